@@ -1,0 +1,143 @@
+"""The typed settings of one job: what stands behind Hydra's border.
+
+Plain dataclasses, free of hydra and torch, so that every part of the harness may import them.
+`harness.run` registers `Config` as Hydra's schema: an unknown key or a value of the wrong type
+fails while the configuration is composed, before any work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+# What omegaconf takes for "mandatory, no default" (omegaconf.MISSING), written out so that this
+# module needs no omegaconf.
+_MANDATORY: Any = "???"
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Where a dataset lies and how it is read (`conf/dataset/*.yaml`).
+
+    Attributes
+    ----------
+    name : str
+        The dataset, as written in tables and run names: `mvtec`.
+    title : str
+        Its name for people: `MVTec AD`.
+    reader : str
+        The layout on disk: one of `harness.data.READERS`.
+    categories : list of str
+        In the order of the tables. Always text: BTAD's are `"01"`, `"02"`, `"03"`.
+    root : str, optional
+        The folder that holds the categories; else `$DFKDE_DATA/<name>`, else `data/<name>`.
+    official : bool
+        Whether a category must equal the published dataset; `false` runs it as *unofficial*.
+    """
+
+    name: str = _MANDATORY
+    title: str = _MANDATORY
+    reader: str = _MANDATORY
+    categories: list[str] = _MANDATORY
+    root: str | None = None
+    official: bool = True
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """The network that gives the features (`conf/backbone/*.yaml`).
+
+    Attributes
+    ----------
+    name : str
+        The backbone, as written in tables and run names.
+    factory : str
+        `module:function`; the function takes `arguments` and returns a `torch.nn.Module`.
+    arguments : dict
+        Keyword arguments of the factory.
+    weights : str, optional
+        A named set of weights of the architecture, or the path of a local state dict.
+    layers : list of str
+        Names of the modules whose outputs are average-pooled and concatenated.
+    mean, std : list of float
+        Per-channel normalisation of RGB in [0, 1].
+    """
+
+    name: str = _MANDATORY
+    factory: str = _MANDATORY
+    arguments: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    layers: list[str] = _MANDATORY
+    mean: list[float] = _MANDATORY
+    std: list[float] = _MANDATORY
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The density model on the pooled features (`conf/model/*.yaml`).
+
+    Attributes
+    ----------
+    name : str
+        The model, as written in tables and run names.
+    factory : str
+        `module:class`, an estimator with `fit`, `score_samples` and `anomaly_score`.
+    params : dict
+        Keyword arguments of the class.
+    """
+
+    name: str = _MANDATORY
+    factory: str = _MANDATORY
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """Where runs are kept (`conf/tracking/*.yaml`).
+
+    Attributes
+    ----------
+    kind : str
+        `mlflow`, or `none` to keep no run.
+    uri : str, optional
+        An MLflow tracking URI; by default the SQLite store of this checkout.
+    """
+
+    kind: str = "mlflow"
+    uri: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell of a table: everything that determines its numbers."""
+
+    dataset: DatasetConfig
+    category: str
+    backbone: BackboneConfig
+    model: ModelConfig
+    seed: int = 42
+    image_size: int = 256
+    localizer: str = "occlusion"
+
+    def __str__(self) -> str:
+        """Name the job as its run is named."""
+        return (
+            f"{self.dataset.name}/{self.category} · {self.model.name}"
+            f" · {self.backbone.name} · s{self.seed}"
+        )
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration, as composed from `conf/`: a job and how to run it."""
+
+    dataset: DatasetConfig = _MANDATORY
+    backbone: BackboneConfig = _MANDATORY
+    model: ModelConfig = _MANDATORY
+    tracking: TrackingConfig = _MANDATORY
+    category: str | None = None
+    seed: int = 42
+    image_size: int = 256
+    localizer: str = "occlusion"
+    cache: str | None = None
+    force: bool = False

@@ -1,0 +1,82 @@
+"""The record of one job: what `evaluate` returns, tracking stores and the report reads.
+
+Free of torch, hydra and mlflow. A failed job has a record too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+SCHEMA_VERSION = 1
+"""Raised whenever a field of the record, or the code behind a number, changes its meaning."""
+
+
+class ImageScore(NamedTuple):
+    """The raw result for one test image.
+
+    Attributes
+    ----------
+    image : str
+        Path of the image relative to the dataset's root, with forward slashes.
+    defect_type : str
+        The defect type's name; `good` for a normal image.
+    anomalous : bool
+        The image-level ground truth.
+    score : float
+        The anomaly score, float64, unbounded: the higher, the more anomalous.
+    """
+
+    image: str
+    defect_type: str
+    anomalous: bool
+    score: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """One job's numbers and all that is needed to trace them.
+
+    Attributes
+    ----------
+    dataset, category, model, backbone : str
+        The names of the cell, as in the tables.
+    seed : int
+        The seed of every random draw.
+    settings : dict of str to str
+        The remaining values that determine the numbers, flat: `image_size`, `localizer`,
+        `model.n_components`, ...; compared when a table picks its runs.
+    weights_digest : str
+        SHA-256 over the backbone's tensors, hexadecimal.
+    data_fingerprint : str
+        Digest over the relative paths and contents of the category's files, hexadecimal.
+    official : bool
+        Whether the data equal the published dataset. Unofficial records enter no README table.
+    n_train, n_test_normal, n_test_anomalous : int
+        Numbers of images.
+    metrics : dict of str to float
+        By name of `harness.metrics.METRICS`. A metric that is undefined is absent here.
+    undefined : dict of str to str
+        Why each absent metric is undefined, by metric name.
+    scores : tuple of ImageScore
+        In the order of the test split.
+    durations : dict of str to float
+        Seconds by stage: `data`, `features`, `fit`, `score`, `pixel`, ...
+    """
+
+    dataset: str
+    category: str
+    model: str
+    backbone: str
+    seed: int
+    settings: dict[str, str]
+    weights_digest: str
+    data_fingerprint: str
+    official: bool
+    n_train: int
+    n_test_normal: int
+    n_test_anomalous: int
+    metrics: dict[str, float]
+    undefined: dict[str, str] = field(default_factory=dict)
+    scores: tuple[ImageScore, ...] = ()
+    durations: dict[str, float] = field(default_factory=dict)
