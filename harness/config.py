@@ -2,7 +2,8 @@
 
 Plain dataclasses, free of hydra and torch, so that every part of the harness may import them.
 `harness.run` registers `Config` as Hydra's schema: an unknown key or a value of the wrong type
-fails while the configuration is composed, before any work.
+fails while the configuration is composed, before any work. (They are not frozen, for omegaconf
+would refuse to compose into a frozen schema; nothing behind the border writes to them.)
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 _MANDATORY: Any = "???"
 
 
-@dataclass(frozen=True)
+@dataclass
 class DatasetConfig:
     """Where a dataset lies and how it is read (`conf/dataset/*.yaml`).
 
@@ -43,7 +44,7 @@ class DatasetConfig:
     official: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass
 class BackboneConfig:
     """The network that gives the features (`conf/backbone/*.yaml`).
 
@@ -72,7 +73,7 @@ class BackboneConfig:
     std: list[float] = _MANDATORY
 
 
-@dataclass(frozen=True)
+@dataclass
 class ModelConfig:
     """The density model on the pooled features (`conf/model/*.yaml`).
 
@@ -91,7 +92,7 @@ class ModelConfig:
     params: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass
 class TrackingConfig:
     """Where runs are kept (`conf/tracking/*.yaml`).
 
@@ -109,7 +110,7 @@ class TrackingConfig:
 
 @dataclass(frozen=True)
 class Job:
-    """One cell of a table: everything that determines its numbers."""
+    """One cell of a table: every setting that determines its numbers."""
 
     dataset: DatasetConfig
     category: str
@@ -127,7 +128,7 @@ class Job:
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Config:
     """The whole configuration, as composed from `conf/`: a job and how to run it."""
 
@@ -139,5 +140,5 @@ class Config:
     seed: int = 42
     image_size: int = 256
     localizer: str = "occlusion"
-    cache: str | None = None
+    cache: str = "cache"
     force: bool = False
