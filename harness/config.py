@@ -92,6 +92,44 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class FeaturesConfig:
+    """How features are extracted (`conf/features/*.yaml`).
+
+    `engine`, `precision`, `device` and `resize` decide the last digits of the features and are
+    part of a job's identity; the rest changes speed and disk space only.
+
+    Attributes
+    ----------
+    engine : str
+        `auto`, `torch`, `onnxruntime` or `openvino`. `auto` takes torch on a GPU; on a CPU ONNX
+        Runtime where it is installed, else torch.
+    precision : str
+        `fp32`, or `bf16`: faster on recent processors, but it moves AUROC in the second digit.
+    device : str
+        `auto`, `cpu` or `cuda`.
+    resize : str
+        `pil`, antialiased bilinear on 8-bit images, or `float_antialias`, the same filter on
+        float images, as other pipelines resize.
+    maps : bool
+        Whether to keep feature maps beside the pooled features; `false` saves disk space where
+        no anomaly map is ever asked for.
+    workers : int
+        Threads that read and compute, 0 for one per available core.
+    cache_limit_gb : float, optional
+        Size of the cache in 10^9 bytes above which the least recently used features go; no limit
+        by default.
+    """
+
+    engine: str = "auto"
+    precision: str = "fp32"
+    device: str = "auto"
+    resize: str = "pil"
+    maps: bool = True
+    workers: int = 0
+    cache_limit_gb: float | None = None
+
+
+@dataclass(frozen=True)
 class TrackingConfig:
     """Where runs are kept (`conf/tracking/*.yaml`).
 
