@@ -93,6 +93,47 @@ class ModelConfig:
 
 
 @dataclass
+class FeaturesConfig:
+    """How features are extracted (`conf/features/*.yaml`).
+
+    `engine`, `precision`, `device` and `resize` decide the last digits of the features and are
+    part of a job's identity; the rest changes speed and disk space only.
+
+    Attributes
+    ----------
+    engine : str
+        `auto`, `torch`, `onnxruntime` or `openvino`. `auto` takes torch on a GPU; on a CPU ONNX
+        Runtime where it is installed, else torch.
+    precision : str
+        `fp32`, or `bf16`: faster on recent processors, but it moves AUROC in the second digit.
+    device : str
+        `auto`, `cpu` or `cuda`.
+    resize : str
+        `pil`, antialiased bilinear on 8-bit images, or `float_antialias`, the same filter on
+        float images, as other pipelines resize.
+    maps : bool
+        Whether to keep feature maps beside the pooled features; `false` saves disk space where
+        no anomaly map is ever asked for.
+    workers : int
+        Threads that read and compute, 0 for one per available core.
+    cache : str, optional
+        Folder of the feature cache; null keeps features only as long as the process.
+    cache_limit_gb : float, optional
+        Size of the cache in 10^9 bytes above which the least recently used features go; no limit
+        by default.
+    """
+
+    engine: str = "auto"
+    precision: str = "fp32"
+    device: str = "auto"
+    resize: str = "pil"
+    maps: bool = True
+    workers: int = 0
+    cache: str | None = "cache"
+    cache_limit_gb: float | None = None
+
+
+@dataclass
 class TrackingConfig:
     """Where runs are kept (`conf/tracking/*.yaml`).
 
@@ -116,9 +157,13 @@ class Job:
     category: str
     backbone: BackboneConfig
     model: ModelConfig
+    features: FeaturesConfig
     seed: int = 42
     image_size: int = 256
     localizer: str = "occlusion"
+    n_train: int | None = None
+    train_contamination: float = 0.0
+    pixel_resolution: int | None = None
 
     def __str__(self) -> str:
         """Name the job as its run is named."""
@@ -135,10 +180,13 @@ class Config:
     dataset: DatasetConfig = _MANDATORY
     backbone: BackboneConfig = _MANDATORY
     model: ModelConfig = _MANDATORY
+    features: FeaturesConfig = _MANDATORY
     tracking: TrackingConfig = _MANDATORY
     category: str | None = None
     seed: int = 42
     image_size: int = 256
     localizer: str = "occlusion"
-    cache: str = "cache"
+    n_train: int | None = None
+    train_contamination: float = 0.0
+    pixel_resolution: int | None = None
     force: bool = False
