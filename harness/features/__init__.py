@@ -7,5 +7,6 @@ is not in the cache.
 from harness.features.extractor import LazyExtractor
 from harness.features.reader import FeatureReader
 from harness.features.recipe import Recipe
+from harness.features.shared import feature_reader
 
-__all__ = ["FeatureReader", "LazyExtractor", "Recipe"]
+__all__ = ["FeatureReader", "LazyExtractor", "Recipe", "feature_reader"]

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from harness.record import ImageScore, Record, StoredRun
-from harness.tracking.store import connect
+from harness.tracking.store import connect, store_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,35 +25,35 @@ COUNTS = {
 _PAGE = 1000
 
 
-def read_runs(uri: str) -> list[StoredRun]:
+def read_runs(uri: str | None = None) -> list[StoredRun]:
     """Return every finished or failed run of a store, without the scores of single images.
 
     Parameters
     ----------
-    uri : str
-        The tracking URI.
+    uri : str, optional
+        The tracking URI; by default the SQLite store of the working folder.
 
     Returns
     -------
     list of StoredRun
         Newest first; `read_scores` gives the scores of one of them.
     """
-    client = connect(uri)
+    client = connect(store_uri(uri))
     experiments = [e.experiment_id for e in client.search_experiments(max_results=_PAGE)]
     return [stored(run) for run in _search(client, experiments) if "schema" in run.data.tags]
 
 
-def read_scores(uri: str, run_id: str) -> tuple[ImageScore, ...]:
+def read_scores(run_id: str, uri: str | None = None) -> tuple[ImageScore, ...]:
     """Return a run's scores of single images, in the order of the test split.
 
     Parameters
     ----------
-    uri : str
-        The tracking URI.
     run_id : str
         A finished run.
+    uri : str, optional
+        The tracking URI; by default the SQLite store of the working folder.
     """
-    path = connect(uri).download_artifacts(run_id, SCORES)
+    path = connect(store_uri(uri)).download_artifacts(run_id, SCORES)
     with open(path, newline="", encoding="utf-8") as file:
         return tuple(map(_image_score, csv.DictReader(file)))
 
