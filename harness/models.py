@@ -9,18 +9,14 @@ from typing import Any
 
 from harness.config import ModelConfig
 
-SEED_PARAMETER = "random_state"
 
-
-def build_model(config: ModelConfig, *, seed: int) -> Any:
+def build_model(config: ModelConfig) -> Any:
     """Return an unfitted estimator.
 
     Parameters
     ----------
     config : ModelConfig
         The model's class and its parameters.
-    seed : int
-        Given as `random_state` to a class that takes one.
 
     Returns
     -------
@@ -38,10 +34,7 @@ def build_model(config: ModelConfig, *, seed: int) -> Any:
     for name in config.params:
         if name not in accepted:
             raise ValueError(_unknown_parameter(name, accepted, factory=config.factory))
-    params = dict(config.params)
-    if SEED_PARAMETER in accepted:
-        params.setdefault(SEED_PARAMETER, seed)
-    return factory(**params)
+    return factory(**config.params)
 
 
 def _resolve(factory: str) -> Any:
