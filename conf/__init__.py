@@ -1,0 +1,1 @@
+"""The configuration: groups of settings that Hydra composes."""

@@ -34,6 +34,10 @@ class DatasetConfig:
         The folder that holds the categories; else `$DFKDE_DATA/<name>`, else `data/<name>`.
     official : bool
         Whether a category must equal the published dataset; `false` runs it as *unofficial*.
+    train_share : float, optional
+        For layouts without a split of their own: the share of the normal images that train.
+    normal_dir, abnormal_dir, mask_dir : str
+        For the layout `folder`: the names of its folders.
     """
 
     name: str = _MANDATORY
@@ -42,6 +46,10 @@ class DatasetConfig:
     categories: list[str] = _MANDATORY
     root: str | None = None
     official: bool = True
+    train_share: float | None = None
+    normal_dir: str = "normal"
+    abnormal_dir: str = "abnormal"
+    mask_dir: str = "masks"
 
 
 @dataclass

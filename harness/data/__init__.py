@@ -1,0 +1,20 @@
+"""Datasets: read, verified, fingerprinted and split."""
+
+from harness.data.errors import DataError
+from harness.data.images import read_image, read_mask
+from harness.data.load import load_split
+from harness.data.readers import READERS
+from harness.data.split import NORMAL, Sample, Split
+from harness.data.streams import random_stream
+
+__all__ = [
+    "NORMAL",
+    "READERS",
+    "DataError",
+    "Sample",
+    "Split",
+    "load_split",
+    "random_stream",
+    "read_image",
+    "read_mask",
+]

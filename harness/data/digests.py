@@ -1,0 +1,107 @@
+"""Inspections, remembered between runs: a file is read again only when it changed.
+
+The memory of a category is a JSON file beside the data, `<root>/.dfkde/<category>.json`, or in the
+user's cache folder where the data may not be written to. A file counts as unchanged while its size
+and its times of modification and of status change (in ns) are the same. The last of these tells
+two files apart that were swapped by renaming, which archives of whole-second times would hide.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sysconfig
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.data.inspection import Inspection
+
+_VERSION = 1
+
+Memory = dict[str, list[Any]]
+"""By name and kind: size, mtime_ns, ctime_ns, then the fields of the inspection."""
+
+
+class InspectionCache:
+    """The inspections of one category.
+
+    Parameters
+    ----------
+    root : Path
+        The dataset's root.
+    category : str
+        The category.
+    """
+
+    def __init__(self, root: Path, category: str) -> None:
+        self._places = _places(root, category)
+        self._memories = [_load(place) for place in self._places]
+
+    def find(self, key: str, status: os.stat_result) -> Inspection | None:
+        """Return what is remembered of a file, or None if it is new or changed."""
+        stamp = _stamp(status)
+        for memory in self._memories:
+            entry = memory.get(key)
+            if entry is not None and entry[:3] == stamp:
+                return Inspection(*entry[3:])
+        return None
+
+    def save(self, found: Mapping[str, tuple[os.stat_result, Inspection]]) -> None:
+        """Remember inspections in the first place that can be written; else do without."""
+        memory = {key: [*_stamp(status), *seen] for key, (status, seen) in found.items()}
+        text = json.dumps({"version": _VERSION, "files": memory}, indent=0)
+        for place in self._places:
+            with contextlib.suppress(OSError):
+                _write(place, text)
+                return
+
+
+def user_cache() -> Path:
+    """Return the user's cache folder for digests."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "dfkde" / "digests"
+
+
+def _places(root: Path, category: str) -> list[Path]:
+    root = root.resolve()
+    key = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
+    own = user_cache() / key / f"{category}.json"
+    if _not_ours_to_write(root):
+        return [own]
+    return [root / ".dfkde" / f"{category}.json", own]
+
+
+def _not_ours_to_write(root: Path) -> bool:
+    """Tell an installed package and a folder marked read-only (which root could write to)."""
+    places = (sysconfig.get_path(name) for name in ("purelib", "platlib"))
+    installed = any(root.is_relative_to(Path(place).resolve()) for place in places)
+    return installed or root.stat().st_mode & 0o222 == 0
+
+
+def _stamp(status: os.stat_result) -> list[int]:
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _load(place: Path) -> Memory:
+    try:
+        stored = json.loads(place.read_text(encoding="utf-8"))
+        return stored["files"] if stored["version"] == _VERSION else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _write(place: Path, text: str) -> None:
+    """Write in one step, so that parallel jobs never read half a file."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=place.parent, prefix=place.stem, suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.replace(name, place)
+    except BaseException:
+        os.unlink(name)
+        raise

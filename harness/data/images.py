@@ -1,0 +1,154 @@
+"""What an image file means: one definition for every format, by Pillow."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from harness.data.errors import DataError
+
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
+"""What Pillow raises on bytes that are not an image (plus a decompression bomb's error)."""
+
+_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
+_TOO_DEEP = ("I", "F")
+
+
+def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """Read an image as RGB.
+
+    The EXIF orientation is applied, grey is repeated over the channels, a palette is looked up, an
+    alpha channel is dropped, and of 16 bits the upper 8 are kept.
+
+    Parameters
+    ----------
+    path : path
+        A PNG, JPEG, BMP, TIFF or WebP file.
+
+    Returns
+    -------
+    ndarray of shape (H, W, 3), uint8
+        RGB.
+
+    Raises
+    ------
+    DataError
+        If the file is not an image that can be decoded.
+    """
+    return _decoded(path, mask=False)
+
+
+def read_mask(path: str | os.PathLike[str]) -> NDArray[np.bool_]:
+    """Read a ground truth mask: every pixel whose value is above 0 is a defect.
+
+    A palette is looked up first, and an alpha channel does not count.
+
+    Parameters
+    ----------
+    path : path
+        A PNG, JPEG, BMP, TIFF or WebP file.
+
+    Returns
+    -------
+    ndarray of shape (H, W), bool
+        True where the defect is.
+
+    Raises
+    ------
+    DataError
+        If the file is not an image that can be decoded.
+    """
+    return _decoded(path, mask=True)
+
+
+def _decoded(path: str | os.PathLike[str], *, mask: bool) -> NDArray:
+    try:
+        with Path(path).open("rb") as stream, open_image(stream) as image:
+            return decode_mask(image) if mask else decode_rgb(image)
+    except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be decoded ({reason(error)})") from error
+
+
+def open_image(stream: BinaryIO) -> Image.Image:
+    """Open an image's header, refusing what has no single meaning as 8- or 16-bit pixels.
+
+    Raises
+    ------
+    ValueError
+        If it holds several images, or more than 16 bits per channel.
+    """
+    image = Image.open(stream)
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":
+        raise ValueError(f"holds {frames} images, not one")
+    if image.mode in _TOO_DEEP:
+        raise ValueError(f"has pixels of mode {image.mode}, not of 8 or 16 bits")
+    return image
+
+
+def decode_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Decode an opened image to (H, W, 3) uint8, as `read_image` says."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in _SIXTEEN_BIT:
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode == "P":
+        # By way of RGBA: Pillow warns about palettes with transparency otherwise.
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def decode_mask(image: Image.Image) -> NDArray[np.bool_]:
+    """Decode an opened image to (H, W) bool, as `read_mask` says."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("1", "L", *_SIXTEEN_BIT):
+        return np.asarray(image).astype(bool)
+    return decode_rgb(image).astype(bool).any(axis=2)
+
+
+def orientation(image: Image.Image, data: bytes) -> int:
+    """Return the EXIF orientation (EXIF 2.3, tag 0x0112) without decoding pixels.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        The opened image.
+    data : bytes
+        The whole file that it was opened from.
+
+    Returns
+    -------
+    int
+        1 for upright, up to 8.
+    """
+    if image.format == "PNG" and "exif" not in image.info and not _oriented_behind_pixels(data):
+        # The base class's method: that of a PNG decodes it in search of metadata at its end.
+        return int(Image.Image.getexif(image).get(0x0112, 1))
+    return int(image.getexif().get(0x0112, 1))
+
+
+def _oriented_behind_pixels(data: bytes) -> bool:
+    """Tell whether a PNG may state an orientation behind its pixels: EXIF, or XMP."""
+    marks = (
+        b"eXIf",
+        b"Raw profile type exif",
+        b"tiff:Orientation",
+        b"XML:com.adobe.xmp\0\1",  # compressed, so unknown
+    )
+    start = data.find(b"IDAT")
+    return any(data.find(mark, start) >= 0 for mark in marks)
+
+
+def reason(error: BaseException) -> str:
+    """Return why an image is unreadable, in one line without Pillow's object addresses."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if type(error).__name__ == "UnidentifiedImageError":
+        return "not an image"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

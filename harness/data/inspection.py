@@ -1,0 +1,113 @@
+"""One look at a file's bytes: its digest, its size in pixels, and whether it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from harness.data.errors import DataError
+from harness.data.images import DECODE_ERRORS, decode_mask, open_image, orientation, reason
+
+_JPEG_END = b"\xff\xd9"
+
+
+class Inspection(NamedTuple):
+    """What is known of a sound file.
+
+    Attributes
+    ----------
+    digest : str
+        SHA-256 of its bytes, hexadecimal.
+    width, height : int
+        In pixels, after the EXIF orientation; 0 for a file that is no image.
+    defect_pixels : int
+        Number of pixels above 0 in a mask; -1 where the file was not read as a mask.
+    """
+
+    digest: str
+    width: int
+    height: int
+    defect_pixels: int
+
+
+def inspect_image(path: Path) -> Inspection:
+    """Digest an image file and check that it is whole, mostly without decoding it.
+
+    A PNG is whole if the checksums of its chunks are right up to its end, a JPEG if it ends with
+    the end-of-image marker; any other file is decoded.
+
+    Raises
+    ------
+    DataError
+        With the reason alone, if it is not a whole image.
+    """
+    data = _read(path)
+    try:
+        with open_image(io.BytesIO(data)) as image:
+            size = _size(image, data)
+            _check_whole(image, data)
+    except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
+        raise DataError(f"cannot be decoded ({reason(error)})") from error
+    return Inspection(_digest(data), *size, defect_pixels=-1)
+
+
+def inspect_mask(path: Path) -> Inspection:
+    """Digest a ground truth mask and count its defect pixels.
+
+    Raises
+    ------
+    DataError
+        With the reason alone, if it cannot be decoded.
+    """
+    data = _read(path)
+    try:
+        with open_image(io.BytesIO(data)) as image:
+            mask = decode_mask(image)
+    except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
+        raise DataError(f"cannot be decoded ({reason(error)})") from error
+    height, width = mask.shape
+    return Inspection(_digest(data), width, height, int(np.count_nonzero(mask)))
+
+
+def inspect_document(path: Path) -> Inspection:
+    """Digest a text file.
+
+    Raises
+    ------
+    DataError
+        With the reason alone, if it cannot be read.
+    """
+    return Inspection(_digest(_read(path)), 0, 0, -1)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})") from error
+    if not data:
+        raise DataError("is empty (0 bytes)")
+    return data
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _size(image: Image.Image, data: bytes) -> tuple[int, int]:
+    """Return (width, height) as displayed: orientations 5 to 8 swap the axes."""
+    width, height = image.size
+    return (height, width) if orientation(image, data) >= 5 else (width, height)
+
+
+def _check_whole(image: Image.Image, data: bytes) -> None:
+    if image.format == "PNG":
+        with Image.open(io.BytesIO(data)) as again:
+            again.verify()
+    elif image.format != "JPEG" or not data.endswith(_JPEG_END):
+        image.load()

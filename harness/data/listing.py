@@ -1,0 +1,209 @@
+"""What lies in a category's folder, before anything is believed."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from harness.data.errors import DataError
+from harness.data.split import NORMAL
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+"""File name endings that count as images, in lower case."""
+
+_DEEPEST = 6
+_JUNK = frozenset({"thumbs.db", "desktop.ini"})
+
+Files = Mapping[str, os.stat_result]
+"""Files by their path relative to the dataset's root, with forward slashes."""
+
+
+class Problem(NamedTuple):
+    """One broken rule.
+
+    Attributes
+    ----------
+    file : str
+        The file or folder, relative to the dataset's root.
+    rule : str
+        What is wrong with it.
+    fatal : bool
+        Whether no result may come from such data; else the data merely differ from the published
+        dataset, and may be run as *unofficial*.
+    """
+
+    file: str
+    rule: str
+    fatal: bool = True
+
+    def __str__(self) -> str:
+        """Write the problem as one line."""
+        return f"{self.file}: {self.rule}"
+
+
+class ImageFile(NamedTuple):
+    """One image as its layout describes it; names are relative to the dataset's root."""
+
+    name: str
+    defect_type: str
+    mask: str | None = None
+
+    @property
+    def anomalous(self) -> bool:
+        """The image-level ground truth."""
+        return self.defect_type != NORMAL
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a reader finds for one category.
+
+    Attributes
+    ----------
+    train, test : tuple of ImageFile
+        Sorted by name. Where the layout has no split of its own, everything is in `test`.
+    problems : tuple of Problem
+        Broken rules of the layout.
+    files : mapping of str to os.stat_result
+        All files below the category's folder.
+    documents : tuple of str
+        Text files, beside the images, that determine labels or the split.
+    has_split : bool
+        Whether the layout says which images train.
+    """
+
+    train: tuple[ImageFile, ...]
+    test: tuple[ImageFile, ...]
+    problems: tuple[Problem, ...]
+    files: Files
+    documents: tuple[str, ...] = ()
+    has_split: bool = True
+
+
+def is_image(name: str) -> bool:
+    """Tell by its name whether a file counts as an image."""
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def stem(name: str) -> str:
+    """Return a file's name without folder and suffix."""
+    return PurePosixPath(name).stem
+
+
+def walk(root: Path, folder: str) -> tuple[dict[str, os.stat_result], list[Problem]]:
+    """List the files below a folder; links are followed, hidden and system files left out.
+
+    Parameters
+    ----------
+    root : Path
+        The dataset's root.
+    folder : str
+        The folder below it.
+
+    Returns
+    -------
+    files : dict of str to os.stat_result
+        Sorted by name.
+    problems : list of Problem
+        Dangling links, devices, names that are not UTF-8.
+
+    Raises
+    ------
+    DataError
+        If a folder cannot be listed.
+    """
+    files: dict[str, os.stat_result] = {}
+    problems: list[Problem] = []
+    for name, entry in _entries(root / folder, folder, depth=1):
+        found = _regular_file(name, entry)
+        if isinstance(found, Problem):
+            problems.append(found)
+        else:
+            files[name] = found
+    return dict(sorted(files.items())), problems
+
+
+def _entries(path: Path, name: str, *, depth: int) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    if depth > _DEEPEST:
+        raise DataError(f"{path}: folders nest deeper than {_DEEPEST} levels (a link to a parent?)")
+    try:
+        entries = list(os.scandir(path))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be listed ({error.strerror})") from error
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name.lower() in _JUNK:
+            continue
+        below = f"{name}/{entry.name}"
+        if entry.is_dir():
+            yield from _entries(path / entry.name, below, depth=depth + 1)
+        else:
+            yield below, entry
+
+
+def _regular_file(name: str, entry: os.DirEntry[str]) -> os.stat_result | Problem:
+    try:
+        name.encode()
+        status = entry.stat()
+    except UnicodeEncodeError:
+        shown = name.encode(errors="backslashreplace").decode()
+        return Problem(shown, "its name is not valid UTF-8")
+    except OSError as error:
+        return Problem(name, f"cannot be read ({error.strerror})")
+    if not stat.S_ISREG(status.st_mode):
+        return Problem(name, "is not a regular file")
+    return status
+
+
+def stray(name: str) -> Problem:
+    """Describe a file that has no place in the layout; fatal if it is an image."""
+    if is_image(name):
+        return Problem(name, "is an image outside the dataset's layout")
+    return Problem(name, "is a stray file, not part of the dataset", fatal=False)
+
+
+def pair_masks(
+    images: Iterable[ImageFile], masks: Iterable[tuple[str, str]], category: str
+) -> tuple[list[ImageFile], list[Problem]]:
+    """Give every anomalous image its ground truth mask, by name.
+
+    Parameters
+    ----------
+    images : iterable of ImageFile
+        The test images.
+    masks : iterable of (key, name)
+        The masks, with the key `defect_type/stem` of the image that each belongs to.
+    category : str
+        The category, for the message when it has no masks at all.
+
+    Returns
+    -------
+    images : list of ImageFile
+        With their masks.
+    problems : list of Problem
+        Images without a mask, masks without an image, two masks of one image.
+    """
+    by_key: dict[str, str] = {}
+    problems = []
+    for key, name in masks:
+        if key in by_key:
+            problems.append(Problem(name, f"is a second mask of the image of {by_key[key]}"))
+        by_key.setdefault(key, name)
+    if not by_key:
+        images = list(images)
+        if any(image.anomalous for image in images):
+            rule = "has no ground truth masks, so no pixel-level metrics"
+            problems.append(Problem(category, rule, fatal=False))
+        return images, problems
+    paired = []
+    for image in images:
+        key = f"{image.defect_type}/{stem(image.name)}"
+        mask = by_key.pop(key, None) if image.anomalous else None
+        if image.anomalous and mask is None:
+            problems.append(Problem(image.name, "has no ground truth mask"))
+        paired.append(image._replace(mask=mask))
+    problems += [Problem(name, "is a mask without an image") for name in by_key.values()]
+    return paired, problems

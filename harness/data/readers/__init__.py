@@ -1,0 +1,25 @@
+"""The layouts on disk, by name: from file names to images, labels and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.config import DatasetConfig
+from harness.data.listing import Listing
+from harness.data.readers.elpv import read_elpv
+from harness.data.readers.folder import read_folder
+from harness.data.readers.tree import read_btad, read_mvtec
+from harness.data.readers.visa import read_visa
+
+Reader = Callable[[Path, str, DatasetConfig], Listing]
+"""Takes the dataset's root, the category and the settings."""
+
+READERS: dict[str, Reader] = {
+    "mvtec": read_mvtec,
+    "btad": read_btad,
+    "visa": read_visa,
+    "elpv": read_elpv,
+    "folder": read_folder,
+}
+"""The layouts, by the name that `dataset.reader` takes."""

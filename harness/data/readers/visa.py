@@ -1,0 +1,133 @@
+"""VisA: the official one-class split `split_csv/1cls.csv` over the original `Data/` tree.
+
+<object>/Data/Images/Normal/0000.JPG    <object>/Data/Images/Anomaly/000.JPG
+<object>/Data/Masks/Anomaly/000.png     (small integers; anything above 0 is a defect)
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.config import DatasetConfig
+from harness.data.errors import DataError
+from harness.data.listing import (
+    Files,
+    ImageFile,
+    Listing,
+    Problem,
+    is_image,
+    stem,
+    stray,
+    walk,
+)
+from harness.data.split import NORMAL
+
+SPLIT_CSV = "split_csv/1cls.csv"
+HEADER = ("object", "split", "label", "image", "mask")
+_ANNOTATIONS = "image_anno.csv"
+
+
+class Row(NamedTuple):
+    """One line of the split file; the fields are the columns."""
+
+    object: str
+    split: str
+    label: str
+    image: str
+    mask: str
+
+
+def read_visa(root: Path, category: str, dataset: DatasetConfig) -> Listing:
+    """List an object of VisA as the official split file says."""
+    files, problems = walk(root, category)
+    rows = [row for row in split_rows(root) if row.object == category]
+    train: list[ImageFile] = []
+    test: list[ImageFile] = []
+    for row in rows:
+        image = ImageFile(
+            row.image, NORMAL if row.label == "normal" else row.label, row.mask or None
+        )
+        (train if row.split == "train" else test).append(image)
+    problems += _row_problems(rows) + _file_problems(rows, files)
+    if not any(image.mask for image in test):
+        problems.append(
+            Problem(category, "has no ground truth masks, so no pixel-level metrics", False)
+        )
+    return Listing(
+        train=tuple(sorted(train)),
+        test=tuple(sorted(test)),
+        problems=tuple(problems),
+        files=files,
+        documents=(SPLIT_CSV,),
+    )
+
+
+def split_rows(root: Path) -> list[Row]:
+    """Read the whole split file.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, or its header or a row has the wrong form.
+    """
+    path = root / SPLIT_CSV
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            header, *lines = csv.reader(stream, strict=True)
+    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+        raise DataError(f"{path}: the split file cannot be read ({error})") from error
+    if tuple(header) != HEADER:
+        raise DataError(f"{path}: its header must be {','.join(HEADER)}, got {','.join(header)}")
+    return [_row(path, number, line) for number, line in enumerate(lines, start=2)]
+
+
+def _row(path: Path, number: int, line: list[str]) -> Row:
+    where = f"{path}, line {number}"
+    if len(line) != len(HEADER):
+        raise DataError(f"{where}: must have {len(HEADER)} fields, got {len(line)}")
+    row = Row(*line)
+    if row.split not in ("train", "test"):
+        raise DataError(f"{where}: split must be train or test, got '{row.split}'")
+    if row.label not in ("normal", "anomaly"):
+        raise DataError(f"{where}: label must be normal or anomaly, got '{row.label}'")
+    return row
+
+
+def _row_problems(rows: list[Row]) -> list[Problem]:
+    problems = []
+    seen: set[str] = set()
+    for row in rows:
+        if row.image in seen:
+            problems.append(Problem(row.image, f"occurs twice in {SPLIT_CSV}"))
+        seen.add(row.image)
+        if not row.image.startswith(f"{row.object}/"):
+            problems.append(Problem(row.image, f"is listed in {SPLIT_CSV} as of '{row.object}'"))
+        if row.label == "normal" and row.mask:
+            problems.append(Problem(row.image, "is normal but has a mask"))
+        if row.label == "anomaly" and row.split == "train":
+            problems.append(Problem(row.image, "is an anomalous training image"))
+        if row.mask and stem(row.mask) != stem(row.image):
+            problems.append(Problem(row.image, f"has the mask of another image, {row.mask}"))
+    masks = any(row.mask for row in rows)
+    problems += [
+        Problem(row.image, "has no ground truth mask")
+        for row in rows
+        if masks and row.label == "anomaly" and not row.mask
+    ]
+    return problems
+
+
+def _file_problems(rows: list[Row], files: Files) -> list[Problem]:
+    listed = {name for row in rows for name in (row.image, row.mask) if name}
+    problems = [
+        Problem(name, f"is named in {SPLIT_CSV} but missing")
+        for name in sorted(listed - files.keys())
+    ]
+    for name in files.keys() - listed:
+        if "/Data/Masks/" in name and is_image(name):
+            problems.append(Problem(name, f"is a mask without an image in {SPLIT_CSV}"))
+        elif not name.endswith(f"/{_ANNOTATIONS}"):
+            problems.append(stray(name))
+    return problems

@@ -1,0 +1,47 @@
+"""Where a dataset lies on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from harness.config import DatasetConfig
+from harness.data.errors import DataError
+from harness.data.readers.elpv import packaged_root
+
+ROOT_VARIABLE = "DFKDE_DATA"
+"""The environment variable of the folder that holds one folder per dataset."""
+
+
+def dataset_root(dataset: DatasetConfig) -> Path:
+    """Return the folder that holds a dataset's categories.
+
+    It is `dataset.root`, else `$DFKDE_DATA/<name>`, else `data/<name>`, else, for ELPV, the folder
+    inside the installed package.
+
+    Raises
+    ------
+    DataError
+        If that folder does not exist.
+    """
+    if dataset.root is not None:
+        root = Path(dataset.root).expanduser()
+    else:
+        root = Path(os.environ.get(ROOT_VARIABLE) or "data") / dataset.name
+    if root.is_dir():
+        return root
+    packaged = packaged_root() if dataset.root is None and dataset.reader == "elpv" else None
+    if packaged is not None and packaged.is_dir():
+        return packaged
+    raise DataError(
+        f"{dataset.title} is not at '{root}': set dataset.root=PATH, or put it in "
+        f"${ROOT_VARIABLE}/{dataset.name} or data/{dataset.name}; {_how_to_fetch(dataset)}"
+    )
+
+
+def _how_to_fetch(dataset: DatasetConfig) -> str:
+    if dataset.reader == "elpv":
+        return "`pip install elpv-dataset` fetches it"
+    if dataset.reader == "folder":
+        return "it holds the folders of your own images"
+    return f"`python -m harness.data fetch dataset={dataset.name}` fetches it"
