@@ -171,9 +171,7 @@ def _record_tags(record: Record) -> dict[str, str]:
 
 
 def _params(record: Record) -> dict[str, str]:
-    return record.settings | {
-        param: str(getattr(record, field)) for field, param in COUNTS.items()
-    }
+    return record.settings | {param: str(getattr(record, field)) for field, param in COUNTS.items()}
 
 
 def _write_scores(path: Path, scores: tuple[ImageScore, ...]) -> None:

@@ -96,7 +96,9 @@ def _wanted(override: Override) -> Glob | list[str]:
     if isinstance(value, Glob):
         return value
     elements = value.list if isinstance(value, ChoiceSweep) else [value]
-    return [element.text if isinstance(element, QuotedString) else str(element) for element in elements]
+    return [
+        element.text if isinstance(element, QuotedString) else str(element) for element in elements
+    ]
 
 
 def _select(wanted: Glob | list[str] | None, datasets: list[DictConfig]) -> dict[str, list[str]]:
