@@ -109,7 +109,7 @@ def decode_mask(image: Image.Image) -> NDArray[np.bool_]:
     image = ImageOps.exif_transpose(image)
     if image.mode in ("1", "L", *_SIXTEEN_BIT):
         return np.asarray(image).astype(bool)
-    return decode_rgb(image).astype(bool).any(axis=2)
+    return np.any(decode_rgb(image), axis=2)
 
 
 def orientation(image: Image.Image, data: bytes) -> int:
