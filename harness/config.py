@@ -2,7 +2,8 @@
 
 Plain dataclasses, free of hydra and torch, so that every part of the harness may import them.
 `harness.run` registers `Config` as Hydra's schema: an unknown key or a value of the wrong type
-fails while the configuration is composed, before any work.
+fails while the configuration is composed, before any work. (They are not frozen, for omegaconf
+would refuse to compose into a frozen schema; nothing behind the border writes to them.)
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 _MANDATORY: Any = "???"
 
 
-@dataclass(frozen=True)
+@dataclass
 class DatasetConfig:
     """Where a dataset lies and how it is read (`conf/dataset/*.yaml`).
 
@@ -51,7 +52,7 @@ class DatasetConfig:
     mask_dir: str = "masks"
 
 
-@dataclass(frozen=True)
+@dataclass
 class BackboneConfig:
     """The network that gives the features (`conf/backbone/*.yaml`).
 
@@ -80,7 +81,7 @@ class BackboneConfig:
     std: list[float] = _MANDATORY
 
 
-@dataclass(frozen=True)
+@dataclass
 class ModelConfig:
     """The density model on the pooled features (`conf/model/*.yaml`).
 
@@ -99,7 +100,48 @@ class ModelConfig:
     params: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass
+class FeaturesConfig:
+    """How features are extracted (`conf/features/*.yaml`).
+
+    `engine`, `precision`, `device` and `resize` decide the last digits of the features and are
+    part of a job's identity; the rest changes speed and disk space only.
+
+    Attributes
+    ----------
+    engine : str
+        `auto`, `torch`, `onnxruntime` or `openvino`. `auto` takes torch on a GPU; on a CPU ONNX
+        Runtime where it is installed, else torch.
+    precision : str
+        `fp32`, or `bf16`: faster on recent processors, but it moves AUROC in the second digit.
+    device : str
+        `auto`, `cpu` or `cuda`.
+    resize : str
+        `pil`, antialiased bilinear on 8-bit images, or `float_antialias`, the same filter on
+        float images, as other pipelines resize.
+    maps : bool
+        Whether to keep feature maps beside the pooled features; `false` saves disk space where
+        no anomaly map is ever asked for.
+    workers : int
+        Threads that read and compute, 0 for one per available core.
+    cache : str, optional
+        Folder of the feature cache; null keeps features only as long as the process.
+    cache_limit_gb : float, optional
+        Size of the cache in 10^9 bytes above which the least recently used features go; no limit
+        by default.
+    """
+
+    engine: str = "auto"
+    precision: str = "fp32"
+    device: str = "auto"
+    resize: str = "pil"
+    maps: bool = True
+    workers: int = 0
+    cache: str | None = "cache"
+    cache_limit_gb: float | None = None
+
+
+@dataclass
 class TrackingConfig:
     """Where runs are kept (`conf/tracking/*.yaml`).
 
@@ -117,15 +159,19 @@ class TrackingConfig:
 
 @dataclass(frozen=True)
 class Job:
-    """One cell of a table: everything that determines its numbers."""
+    """One cell of a table: every setting that determines its numbers."""
 
     dataset: DatasetConfig
     category: str
     backbone: BackboneConfig
     model: ModelConfig
+    features: FeaturesConfig
     seed: int = 42
     image_size: int = 256
     localizer: str = "occlusion"
+    n_train: int | None = None
+    train_contamination: float = 0.0
+    pixel_resolution: int | None = None
 
     def __str__(self) -> str:
         """Name the job as its run is named."""
@@ -135,17 +181,20 @@ class Job:
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Config:
     """The whole configuration, as composed from `conf/`: a job and how to run it."""
 
     dataset: DatasetConfig = _MANDATORY
     backbone: BackboneConfig = _MANDATORY
     model: ModelConfig = _MANDATORY
+    features: FeaturesConfig = _MANDATORY
     tracking: TrackingConfig = _MANDATORY
     category: str | None = None
     seed: int = 42
     image_size: int = 256
     localizer: str = "occlusion"
-    cache: str | None = None
+    n_train: int | None = None
+    train_contamination: float = 0.0
+    pixel_resolution: int | None = None
     force: bool = False

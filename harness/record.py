@@ -80,3 +80,43 @@ class Record:
     undefined: dict[str, str] = field(default_factory=dict)
     scores: tuple[ImageScore, ...] = ()
     durations: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A tracked run as `harness.tracking.read_runs` gives it and `harness.report` reads it.
+
+    Attributes
+    ----------
+    run_id : str
+        The tracking server's name of the run.
+    status : str
+        `finished` or `failed`.
+    identity : str
+        The job's identity: equal for two runs exactly when they must give equal numbers.
+    record : Record
+        What the job gave; a failed job's has no metrics and no scores.
+    error : str, optional
+        Why the job failed, in one line; None for a finished one.
+    started : str
+        When the job started, UTC, ISO 8601: `2025-11-23T14:19:00Z`.
+    commit : str
+        The code's commit, hexadecimal.
+    dirty : bool
+        Whether the working tree differed from that commit.
+    versions : dict of str to str
+        Versions of Python and of the libraries that the numbers depend on.
+    machine : dict of str to str
+        The machine: platform, processor, cores.
+    """
+
+    run_id: str
+    status: str
+    identity: str
+    record: Record
+    error: str | None
+    started: str
+    commit: str
+    dirty: bool
+    versions: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,51 @@
+# `make demo` runs the real job, `make test` passes the tests; both set up .venv on first use.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check format lint types tables ui wheel clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+# Made anew when the project file changes; a broken installation leaves no $(READY) behind.
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,notebooks]'
+	touch $@
+
+demo: $(READY) ## run DFKDE on the ELPV solar cells and print the result table
+	$(BIN)/python -m harness.run -m experiment=demo
+	@echo
+	@echo 'Compare the runs in a browser: make ui'
+
+ui: $(READY) ## open the MLflow UI on http://127.0.0.1:5000
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db --host 127.0.0.1 --port 5000
+
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(READY) ## run the tests that take over a minute
+	$(BIN)/python -m pytest -m slow
+
+check: format lint types test tables ## everything that CI checks
+
+format: $(READY) ## check the formatting
+	$(BIN)/ruff format --check .
+
+lint: $(READY) ## check the style
+	$(BIN)/ruff check .
+
+types: $(READY) ## check the types
+	$(BIN)/mypy
+
+tables: $(READY) ## check that README and results/ agree
+	$(BIN)/python -m harness.report --check
+
+wheel: $(READY) ## build the wheel into dist/
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+clean: ## remove .venv and caches, keep runs and data
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache dist

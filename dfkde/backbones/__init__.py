@@ -1,0 +1,1 @@
+"""Backbones: the factories that `conf/backbone` names, and how one is loaded."""

@@ -1,0 +1,114 @@
+"""What every model on pooled features has in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class NonFiniteError(ValueError):
+    """A row of features holds NaN or infinity.
+
+    Attributes
+    ----------
+    row : int
+        The first such row, so that a caller who knows which image it came from can name it.
+    """
+
+    def __init__(self, row: int, column: int, value: float):
+        super().__init__(
+            f"features must be finite, got {'NaN' if np.isnan(value) else 'inf'}"
+            f" at row {row}, column {column}"
+        )
+        self.row = row
+
+
+class AnomalyDetector(BaseEstimator, ABC):
+    """A scikit-learn estimator that scores features by how anomalous they are.
+
+    A model is one subclass with `_fit` and `_score_samples`; both get a finite, C-contiguous
+    float64 array that they must not change. `fit` learns from normal images alone.
+    """
+
+    def fit(self, X: ArrayLike, y: object = None) -> Self:
+        """Learn what normal features look like.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features)
+            Pooled features of normal images. Never modified.
+        y : None
+            Ignored, for scikit-learn's pipelines.
+
+        Returns
+        -------
+        AnomalyDetector
+            The fitted model itself.
+
+        Raises
+        ------
+        ValueError
+            Where X or a parameter breaks a rule of the model; the message names it.
+        NonFiniteError
+            Where a row holds NaN or infinity.
+        """
+        self._fit(self._validated(X, reset=True))
+        return self
+
+    def score_samples(self, X: ArrayLike) -> Array:
+        """Score features by how normal they are.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features)
+            Pooled features. Never modified.
+
+        Returns
+        -------
+        array of shape (n_samples,)
+            float64, unbounded, the higher the more normal. A natural log density in the models
+            that are densities.
+        """
+        check_is_fitted(self)
+        return self._score_samples(self._validated(X, reset=False))
+
+    def anomaly_score(self, X: ArrayLike) -> Array:
+        """Score features by how anomalous they are: the negative of `score_samples`.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features)
+            Pooled features. Never modified.
+
+        Returns
+        -------
+        array of shape (n_samples,)
+            float64, unbounded, the higher the more anomalous.
+        """
+        return -self.score_samples(X)
+
+    @abstractmethod
+    def _fit(self, X: Array) -> None:
+        """Learn from validated training features (n_samples, n_features)."""
+
+    @abstractmethod
+    def _score_samples(self, X: Array) -> Array:
+        """Score validated features (n_samples, n_features), higher for more normal."""
+
+    def _validated(self, X: ArrayLike, *, reset: bool) -> Array:
+        # scikit-learn's own finiteness check does not say which row is at fault.
+        checked = validate_data(
+            self, X, reset=reset, dtype=np.float64, order="C", ensure_all_finite=False
+        )
+        finite = np.isfinite(checked)
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0]
+            raise NonFiniteError(int(row), int(column), float(checked[row, column]))
+        return checked

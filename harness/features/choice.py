@@ -1,0 +1,75 @@
+"""Which engine, device and precision the machine gives, found out without importing any engine."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+ENGINES = ("auto", "torch", "onnxruntime", "openvino")
+PRECISIONS = ("fp32", "bf16")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def _check(argument: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{argument} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def resolve_precision(precision: str) -> str:
+    """Check the precision: `fp32` or `bf16`."""
+    _check("precision", precision, PRECISIONS)
+    return precision
+
+
+def resolve_device(device: str) -> str:
+    """Turn `auto` into `cuda` where a GPU and a torch built for it are present, else `cpu`."""
+    _check("device", device, DEVICES)
+    if device == "auto":
+        return "cuda" if _has_cuda() else "cpu"
+    if device == "cuda" and not _has_cuda():
+        raise ValueError("device must be cpu or auto on this machine (no CUDA GPU), got 'cuda'")
+    return device
+
+
+def resolve_engine(engine: str, *, device: str, precision: str) -> str:
+    """Turn `auto` into the fastest engine that is installed and check a named one."""
+    _check("engine", engine, ENGINES)
+    usable = [name for name in _candidates(device, precision) if find_spec(name)]
+    if engine == "auto":
+        return usable[0]
+    if engine not in usable:
+        raise ValueError(
+            f"engine must be one of {', '.join(usable)} for device {device} and precision"
+            f" {precision} with what is installed here, got {engine!r}"
+        )
+    return engine
+
+
+def _candidates(device: str, precision: str) -> tuple[str, ...]:
+    """List the engines for a device and precision, the fastest first."""
+    if device == "cuda":
+        return ("torch",)
+    if precision == "bf16":
+        return ("openvino", "torch")
+    return ("onnxruntime", "torch", "openvino")
+
+
+@cache
+def _has_cuda() -> bool:
+    """Ask the driver itself: importing torch to ask takes seconds."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return False
+    return count.value > 0 and _torch_has_cuda()
+
+
+def _torch_has_cuda() -> bool:
+    spec = find_spec("torch")
+    folders = spec.submodule_search_locations if spec else None
+    return any((Path(folder) / "lib" / "libtorch_cuda.so").exists() for folder in folders or [])

@@ -1,0 +1,55 @@
+"""The one definition of a network's input: decode, resize, scale to [0, 1]."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+RESIZES = ("pil", "float_antialias")
+
+
+def read_input(path: Path, *, image_size: int, resize: str = "pil") -> NDArray[np.float32]:
+    """Read one image as the backbone sees it, before normalisation.
+
+    Parameters
+    ----------
+    path : Path
+        An image file.
+    image_size : int
+        Height and width of the result in pixels; the aspect ratio is not kept.
+    resize : {'pil', 'float_antialias'}
+        Pillow's antialiased bilinear filter, on the 8-bit image (rounded to 8 bits again) or on
+        the float image (not rounded).
+
+    Returns
+    -------
+    ndarray of shape (3, image_size, image_size), float32
+        RGB in [0, 1].
+    """
+    image = _read_image(path)
+    resized = _RESIZERS[resize](image, (image_size, image_size))
+    return np.ascontiguousarray((resized / np.float32(255)).transpose(2, 0, 1))
+
+
+def _resize_pil(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float32]:
+    resized = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
+    return np.asarray(resized, dtype=np.float32)
+
+
+def _resize_float(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float32]:
+    channels = [
+        Image.fromarray(image[..., k].astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+        for k in range(3)
+    ]
+    return np.stack([np.asarray(channel) for channel in channels], axis=-1)
+
+
+_RESIZERS = dict(zip(RESIZES, (_resize_pil, _resize_float), strict=True))
+
+
+def _read_image(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as file:
+        return np.asarray(ImageOps.exif_transpose(file).convert("RGB"))

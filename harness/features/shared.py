@@ -1,0 +1,29 @@
+"""One feature reader for all jobs of a process, so that a backbone is built once for a sweep."""
+
+from __future__ import annotations
+
+from harness.config import BackboneConfig, FeaturesConfig
+from harness.features.extractor import LazyExtractor
+from harness.features.reader import FeatureReader
+
+_readers: dict[str, FeatureReader] = {}
+
+
+def feature_reader(
+    backbone: BackboneConfig, features: FeaturesConfig, *, image_size: int
+) -> FeatureReader:
+    """Return the reader of these settings; the same one for equal settings.
+
+    Only the reader asked for last is kept: two backbones of a sweep need not fit into memory
+    together.
+    """
+    key = repr((backbone, features, image_size))
+    if key not in _readers:
+        _readers.clear()
+        _readers[key] = FeatureReader(
+            LazyExtractor(backbone),
+            image_size=image_size,
+            cache=features.cache,
+            settings=features,
+        )
+    return _readers[key]

@@ -1,0 +1,73 @@
+"""The identity of a job: a digest of what determines its numbers, and of nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from harness.config import Job
+from harness.models import build_model
+from harness.record import SCHEMA_VERSION
+
+
+def settings(job: Job) -> dict[str, str]:
+    """Return the values that determine a job's numbers beside data, weights and seed.
+
+    Parameters
+    ----------
+    job : Job
+        The job.
+
+    Returns
+    -------
+    dict of str to str
+        Flat and sorted; every parameter of the model stands there, defaults included.
+    """
+    params = build_model(job.model).get_params()
+    values = {
+        "image_size": job.image_size,
+        "localizer": job.localizer,
+        "n_train": job.n_train,
+        "train_contamination": job.train_contamination,
+        "pixel_resolution": job.pixel_resolution,
+        "precision": job.features.precision,
+        "resize": job.features.resize,
+        "backbone.layers": ",".join(job.backbone.layers),
+        "backbone.mean": _numbers(job.backbone.mean),
+        "backbone.std": _numbers(job.backbone.std),
+    } | {f"model.{name}": value for name, value in params.items()}
+    return {name: str(values[name]) for name in sorted(values)}
+
+
+def identity(job: Job, *, fingerprint: str, weights_digest: str) -> str:
+    """Return the job's identity.
+
+    Parameters
+    ----------
+    job : Job
+        The job.
+    fingerprint : str
+        Digest of the category's files.
+    weights_digest : str
+        Digest of the backbone.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits. No path, no tracking store and no launcher enters.
+    """
+    parts = {
+        "schema": SCHEMA_VERSION,
+        "dataset": job.dataset.name,
+        "category": job.category,
+        "fingerprint": fingerprint,
+        "weights": weights_digest,
+        "model": job.model.factory,
+        "seed": job.seed,
+        "settings": settings(job),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _numbers(values: list[float]) -> str:
+    return ",".join(repr(float(value)) for value in values)

@@ -1,0 +1,86 @@
+"""What became of each job of a sweep, and the summary printed at its end."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from harness.metrics.registry import HEADLINE, METRICS
+
+Status = Literal["finished", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One job's end.
+
+    Attributes
+    ----------
+    job : str
+        The job's name, as its run is named.
+    status : {'finished', 'skipped', 'failed'}
+        `skipped` where a finished run of the same identity exists.
+    run_id : str, optional
+        The MLflow run that holds the record.
+    metrics : dict of str to float
+        By name; those of the earlier run where the job was skipped.
+    reason : str, optional
+        Why it failed or was skipped, in one line.
+    seconds : float
+        Wall time of the job.
+    """
+
+    job: str
+    status: Status
+    run_id: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    reason: str | None = None
+    seconds: float = 0.0
+
+
+def failures(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Return the outcomes of failed jobs."""
+    return [outcome for outcome in outcomes if outcome.status == "failed"]
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """Return a table with a row for each job: its numbers, or why it has none.
+
+    Parameters
+    ----------
+    outcomes : sequence of Outcome
+        In the order of the jobs.
+
+    Returns
+    -------
+    str
+        Lines of text, without colour.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("Job", "Status", *(METRICS[name].display for name in HEADLINE), "Seconds")
+    for outcome in outcomes:
+        table.add_row(*_row(outcome))
+    text = io.StringIO()
+    Console(file=text, width=_width(outcomes)).print(table)
+    reasons = [f"{o.job}: {o.status}: {o.reason}" for o in outcomes if o.reason]
+    return "\n".join([text.getvalue().rstrip(), *reasons])
+
+
+def _row(outcome: Outcome) -> list[str]:
+    cells = [_cell(outcome, name) for name in HEADLINE]
+    return [outcome.job, outcome.status, *cells, f"{outcome.seconds:.1f}"]
+
+
+def _cell(outcome: Outcome, name: str) -> str:
+    if outcome.status == "failed":
+        return "failed"
+    return f"{outcome.metrics[name]:.3f}" if name in outcome.metrics else "–"
+
+
+def _width(outcomes: Sequence[Outcome]) -> int:
+    # Wide enough that no cell is folded: a name cut in two cannot be searched for.
+    return max((len(outcome.job) for outcome in outcomes), default=0) + 100

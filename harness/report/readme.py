@@ -1,0 +1,70 @@
+"""The README's markers: `<!-- table: NAME -->` ... `<!-- /table -->`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from harness.report.table import ReportError
+
+_OPEN = re.compile(r"^<!-- table: (\S+) -->$", re.MULTILINE)
+_CLOSE = "<!-- /table -->"
+
+
+def fill(readme: str, tables: Mapping[str, str]) -> str:
+    r"""Put each table's Markdown between its markers; all other text stays as it is.
+
+    Parameters
+    ----------
+    readme : str
+        The README's text.
+    tables : mapping of str to str
+        The Markdown of every declared table, by name.
+
+    Raises
+    ------
+    ReportError
+        A marker is missing, doubled, unclosed, or names no declared table.
+
+    Examples
+    --------
+    >>> readme = "# Title\n<!-- table: demo -->\nold\n<!-- /table -->\nmore\n"
+    >>> print(fill(readme, {"demo": "| new |\n"}), end="")
+    # Title
+    <!-- table: demo -->
+    <BLANKLINE>
+    | new |
+    <BLANKLINE>
+    <!-- /table -->
+    more
+    """
+    _check_markers(readme, set(tables))
+    pieces: list[str] = []
+    position = 0
+    for match in _OPEN.finditer(readme):
+        pieces += [readme[position : match.end()], f"\n\n{tables[match[1]]}\n"]
+        position = _closing(readme, match)
+    return "".join([*pieces, readme[position:]])
+
+
+def _closing(readme: str, opening: re.Match[str]) -> int:
+    """Find where the closing marker starts that belongs to an opening one."""
+    close = readme.find(_CLOSE, opening.end())
+    following = _OPEN.search(readme, opening.end())
+    if close < 0 or (following and following.start() < close):
+        raise ReportError(f"README.md: the marker of table {opening[1]} is not closed by {_CLOSE}")
+    return close
+
+
+def _check_markers(readme: str, names: set[str]) -> None:
+    found = [match[1] for match in _OPEN.finditer(readme)]
+    doubled = sorted({name for name in found if found.count(name) > 1})
+    for problem, culprits in (
+        ("has more than one marker for", doubled),
+        ("has no marker for", sorted(names - set(found))),
+        ("has a marker for what is no conf/experiment:", sorted(set(found) - names)),
+    ):
+        if culprits:
+            raise ReportError(f"README.md {problem} {', '.join(culprits)}")
+    if readme.count(_CLOSE) > len(found):
+        raise ReportError(f"README.md has a {_CLOSE} that closes no table")

@@ -1,0 +1,193 @@
+"""One row of a results file: one job of one table, at full precision.
+
+Needs the standard library only, so that `--check` is quick.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from harness.record import SCHEMA_VERSION, ImageScore, StoredRun
+from harness.report.table import ReportError
+
+FINISHED, FAILED = "finished", "failed"
+
+_PLAIN = (
+    "schema", "dataset", "category", "model", "backbone", "seed", "status", "run_id", "identity",
+    "started", "commit", "dirty", "weights_digest", "data_fingerprint", "n_train",
+    "n_test_normal", "n_test_anomalous", "environment", "scores_digest", "error",
+)  # fmt: skip
+_NESTED = ("setting", "metric", "low", "high", "undefined", "seconds")
+_INTEGERS = ("schema", "seed", "n_train", "n_test_normal", "n_test_anomalous")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One job of one table.
+
+    Attributes
+    ----------
+    schema : int
+        `harness.record.SCHEMA_VERSION` of the code that wrote the row.
+    dirty : str
+        `clean`, or `dirty` where the working tree differed from `commit`.
+    environment : str
+        The key of the job's versions and machine in `environment.json`.
+    scores_digest : str
+        SHA-256 of the job's lines of the table's scores file, hexadecimal.
+    setting, undefined : dict of str to str
+        As in `Record`.
+    metric : dict of str to float
+        As in `Record`.
+    low, high : dict of str to float
+        The 95 % bootstrap interval of those metrics that have one.
+    seconds : dict of str to float
+        The record's durations.
+
+    The other attributes are those of `Record` and `StoredRun`.
+    """
+
+    schema: int
+    dataset: str
+    category: str
+    model: str
+    backbone: str
+    seed: int
+    status: str
+    run_id: str
+    identity: str
+    started: str
+    commit: str
+    dirty: str
+    weights_digest: str
+    data_fingerprint: str
+    n_train: int
+    n_test_normal: int
+    n_test_anomalous: int
+    environment: str
+    scores_digest: str
+    error: str
+    setting: dict[str, str] = field(default_factory=dict)
+    metric: dict[str, float] = field(default_factory=dict)
+    low: dict[str, float] = field(default_factory=dict)
+    high: dict[str, float] = field(default_factory=dict)
+    undefined: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the job gave its numbers."""
+        return self.status == FINISHED
+
+
+def row_of(
+    run: StoredRun,
+    *,
+    environment: str,
+    low: Mapping[str, float],
+    high: Mapping[str, float],
+) -> Row:
+    """Make the row of a run, given its environment's key and its intervals."""
+    record = run.record
+    return Row(
+        schema=SCHEMA_VERSION,
+        dataset=record.dataset,
+        category=record.category,
+        model=record.model,
+        backbone=record.backbone,
+        seed=record.seed,
+        status=run.status,
+        run_id=run.run_id,
+        identity=run.identity,
+        started=run.started,
+        commit=run.commit,
+        dirty="dirty" if run.dirty else "clean",
+        weights_digest=record.weights_digest,
+        data_fingerprint=record.data_fingerprint,
+        n_train=record.n_train,
+        n_test_normal=record.n_test_normal,
+        n_test_anomalous=record.n_test_anomalous,
+        environment=environment,
+        scores_digest=scores_digest(record.scores),
+        error=" ".join((run.error or "").split()),
+        setting=dict(record.settings),
+        metric=dict(record.metrics),
+        low=dict(low),
+        high=dict(high),
+        undefined=dict(record.undefined),
+        seconds=dict(record.durations),
+    )
+
+
+def scores_digest(scores: Iterable[ImageScore]) -> str:
+    """Digest per-image scores as they are written, in the order of the split."""
+    lines = "".join(f"{_score_line(score)}\n" for score in scores)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _score_line(score: ImageScore) -> str:
+    return f"{score.image},{score.defect_type},{int(score.anomalous)},{score.score!r}"
+
+
+def write_rows(rows: Iterable[Row]) -> str:
+    """Write rows as CSV: lines in the order given, floats as their shortest exact text."""
+    rows = list(rows)
+    nested = [
+        (name, key)
+        for name in _NESTED
+        for key in sorted({key for row in rows for key in getattr(row, name)})
+    ]
+    lines = [list(_PLAIN) + [f"{name}.{key}" for name, key in nested]]
+    for row in rows:
+        values = [str(getattr(row, name)) for name in _PLAIN]
+        lines.append(values + [str(getattr(row, name).get(key, "")) for name, key in nested])
+    return to_csv(lines)
+
+
+def to_csv(lines: Iterable[Iterable[str]]) -> str:
+    """Write lines as CSV with a line feed at every end, on every platform."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read a results file.
+
+    Raises
+    ------
+    ReportError
+        The file is missing or is not one that `write_rows` wrote under this schema.
+    """
+    if not path.is_file():
+        raise ReportError(f"{path} is missing")
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if tuple((reader.fieldnames or ())[: len(_PLAIN)]) != _PLAIN:
+            raise ReportError(f"{path} has not the columns of schema {SCHEMA_VERSION}")
+        return [_parse(line, f"{path}:{number}") for number, line in enumerate(reader, start=2)]
+
+
+def _parse(line: dict[str, str], where: str) -> Row:
+    if line["schema"] != str(SCHEMA_VERSION):
+        raise ReportError(f"{where} has schema {line['schema']}, this code has {SCHEMA_VERSION}")
+    nested: dict[str, dict[str, str]] = {name: {} for name in _NESTED}
+    for column, value in line.items():
+        name, dot, key = column.partition(".")
+        if dot and value != "":
+            nested[name][key] = value
+    plain = {name: int(line[name]) if name in _INTEGERS else line[name] for name in _PLAIN}
+    texts = {name: nested[name] for name in ("setting", "undefined")}
+    numbers = {
+        name: {key: float(value) for key, value in nested[name].items()}
+        for name in ("metric", "low", "high", "seconds")
+    }
+    return Row(**plain, **texts, **numbers)  # type: ignore[arg-type]
+
+
+assert {f.name for f in fields(Row)} == {*_PLAIN, *_NESTED}  # noqa: S101

@@ -1,0 +1,121 @@
+"""Read runs back as records."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from harness.record import ImageScore, Record, StoredRun
+from harness.tracking.store import connect, store_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SCORES = "scores.csv"
+SECONDS = "seconds."
+UNDEFINED = "undefined."
+COUNTS = {
+    "n_train": "images.train",
+    "n_test_normal": "images.test_normal",
+    "n_test_anomalous": "images.test_anomalous",
+}
+_PAGE = 1000
+
+
+def read_runs(uri: str | None = None) -> list[StoredRun]:
+    """Return every finished or failed run of a store, without the scores of single images.
+
+    Parameters
+    ----------
+    uri : str, optional
+        The tracking URI; by default the SQLite store of the working folder.
+
+    Returns
+    -------
+    list of StoredRun
+        Newest first; `read_scores` gives the scores of one of them.
+    """
+    client = connect(store_uri(uri))
+    experiments = [e.experiment_id for e in client.search_experiments(max_results=_PAGE)]
+    return [stored(run) for run in _search(client, experiments) if "schema" in run.data.tags]
+
+
+def read_scores(run_id: str, uri: str | None = None) -> tuple[ImageScore, ...]:
+    """Return a run's scores of single images, in the order of the test split.
+
+    Parameters
+    ----------
+    run_id : str
+        A finished run.
+    uri : str, optional
+        The tracking URI; by default the SQLite store of the working folder.
+    """
+    path = connect(store_uri(uri)).download_artifacts(run_id, SCORES)
+    with open(path, newline="", encoding="utf-8") as file:
+        return tuple(map(_image_score, csv.DictReader(file)))
+
+
+def stored(run: Any) -> StoredRun:
+    """Return an MLflow run as the report reads it."""
+    tags = run.data.tags
+    started = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
+    return StoredRun(
+        run_id=run.info.run_id,
+        status=run.info.status.lower(),
+        identity=tags.get("identity", ""),
+        record=_record(run),
+        error=tags.get("error"),
+        started=started.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        commit=tags["commit"],
+        dirty=tags["dirty"] == "true",
+        versions=json.loads(tags["versions"]),
+        machine=json.loads(tags["machine"]),
+    )
+
+
+def _record(run: Any) -> Record:
+    tags, params, metrics = run.data.tags, dict(run.data.params), run.data.metrics
+    counts = {field: int(params.pop(param, 0)) for field, param in COUNTS.items()}
+    return Record(
+        dataset=tags["dataset"],
+        category=tags["category"],
+        model=tags["model"],
+        backbone=tags["backbone"],
+        seed=int(tags["seed"]),
+        settings=dict(sorted(params.items())),
+        weights_digest=tags.get("weights_digest", ""),
+        data_fingerprint=tags.get("data_fingerprint", ""),
+        official=tags.get("official") == "true",
+        metrics={name: value for name, value in metrics.items() if not name.startswith(SECONDS)},
+        undefined=_prefixed(tags, UNDEFINED),
+        durations=_prefixed(metrics, SECONDS),
+        **counts,
+    )
+
+
+def _prefixed(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
+
+
+def _image_score(row: dict[str, str]) -> ImageScore:
+    return ImageScore(
+        row["image"], row["defect_type"], row["anomalous"] == "1", float(row["score"])
+    )
+
+
+def _search(client: MlflowClient, experiments: list[str]) -> Iterator[Any]:
+    token = None
+    while True:
+        page = client.search_runs(
+            experiments,
+            max_results=_PAGE,
+            order_by=["attributes.start_time DESC"],
+            page_token=token,
+        )
+        yield from (run for run in page if run.info.status in ("FINISHED", "FAILED"))
+        token = page.token
+        if not token:
+            return

@@ -1,0 +1,1 @@
+"""The sweeper of the harness, found by Hydra through its namespace package."""

@@ -1,0 +1,110 @@
+"""Sweep over the categories that each dataset has.
+
+Hydra's own `glob` chooses among the options of a config group, whatever the other choices; a
+category is a plain value whose choices are the list `categories` of the chosen dataset. So
+`dataset=mvtec,btad,visa 'category=glob(*)'` means 15 + 3 + 12 jobs, not 30 for each dataset.
+
+Do not import this module from `harness`: Hydra loads plugins a second time under the same name,
+and a class loaded twice breaks `super()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig, OmegaConf
+
+from harness.categories import CategoryError, match_categories, name_categories
+from harness.outcome import failures, summary
+
+CATEGORY = "category"
+
+
+@dataclass
+class HarnessSweeperConf:
+    """Hydra's schema of `hydra.sweeper`."""
+
+    _target_: str = "hydra_plugins.harness_sweeper.harness_sweeper.HarnessSweeper"
+    max_batch_size: int | None = None
+    params: dict[str, str] | None = None
+
+
+ConfigStore.instance().store(
+    group="hydra/sweeper", name="harness", node=HarnessSweeperConf, provider="harness"
+)
+
+
+class SweepError(CompactHydraException):
+    """A sweep that cannot start, or in which jobs failed; Hydra prints it without traceback."""
+
+
+class HarnessSweeper(BasicSweeper):  # type: ignore[misc]
+    """The product of all swept values, each dataset with its own categories."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run every job, print what became of each, and fail if any of them failed."""
+        batches = super().sweep(arguments)
+        outcomes = [job.return_value for batch in batches for job in batch]
+        print(summary(outcomes))  # noqa: T201
+        failed = failures(outcomes)
+        if failed:
+            raise SweepError(f"{len(failed)} of {len(outcomes)} jobs failed")
+        return batches
+
+    def split_arguments(
+        self, overrides: list[Override], max_batch_size: int | None
+    ) -> list[list[list[str]]]:
+        """Build the jobs, each a list of overrides; every dataset gets its own categories."""
+        others = [o for o in overrides if o.get_key_element() != CATEGORY]
+        wanted = [_wanted(o) for o in overrides if o.get_key_element() == CATEGORY]
+        [products] = BasicSweeper.split_arguments(others, None)
+        datasets = [self._dataset(product) for product in products]
+        selected = _select(wanted[-1] if wanted else None, datasets)
+        jobs = [
+            [*product, f"{CATEGORY}='{category}'"]
+            for product, dataset in zip(products, datasets, strict=True)
+            for category in selected[dataset.name]
+        ]
+        return list(BasicSweeper.split_overrides_to_chunks(jobs, max_batch_size))
+
+    def _dataset(self, overrides: Sequence[str]) -> DictConfig:
+        """Compose the dataset's node, once for each set of the overrides that can change it."""
+        return self._compose(tuple(o for o in overrides if _changes_dataset(o)))
+
+    @lru_cache  # noqa: B019 - a sweeper lives as long as its process
+    def _compose(self, overrides: tuple[str, ...]) -> DictConfig:
+        assert self.hydra_context is not None  # noqa: S101 - set by Hydra before sweep()
+        loader = self.hydra_context.config_loader
+        return loader.load_sweep_config(self.config, list(overrides)).dataset
+
+
+def _changes_dataset(override: str) -> bool:
+    key = override.split("=", 1)[0].lstrip("+~")
+    return key in ("dataset", "experiment") or key.startswith("dataset.")
+
+
+def _wanted(override: Override) -> Glob | list[str]:
+    """Return a category override as a glob or as the names it lists."""
+    value = override.value()
+    if isinstance(value, Glob):
+        return value
+    elements = value.list if isinstance(value, ChoiceSweep) else [value]
+    return [element.text if isinstance(element, QuotedString) else str(element) for element in elements]
+
+
+def _select(wanted: Glob | list[str] | None, datasets: list[DictConfig]) -> dict[str, list[str]]:
+    """Return the categories to run, by name of the dataset."""
+    categories = {dataset.name: list(dataset.categories) for dataset in datasets}
+    try:
+        if isinstance(wanted, Glob):
+            return match_categories(wanted.filter, categories)
+        return name_categories(wanted, categories)
+    except CategoryError as error:
+        raise SweepError(str(error)) from None

@@ -1,0 +1,121 @@
+"""The import arrows, read from the source: what may know of what."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted(
+    path for folder in ("dfkde", "harness", "hydra_plugins") for path in (ROOT / folder).rglob("*.py")
+)
+# Library -> the modules that may import it.
+HOMES = {
+    "hydra": r"harness\.run|hydra_plugins\..*",
+    "omegaconf": r"harness\.run|hydra_plugins\..*",
+    "mlflow": r"harness\.tracking(\..*)?|harness\.predict(\..*)?",
+    "torch": r"harness\.features(\..*)?|dfkde\.(extractor|backbones)(\..*)?",
+    "torchvision": r"harness\.features(\..*)?|dfkde\.(extractor|backbones)(\..*)?",
+    "timm": r"dfkde\.backbones(\..*)?",
+}
+# Package of the harness -> the packages of the harness that it must not import.
+FORBIDDEN = {
+    "harness.report": "harness.evaluate harness.run harness.features harness.data",
+    "harness.data": "harness.evaluate harness.run harness.features harness.metrics "
+    "harness.tracking harness.report",
+    "harness.features": "harness.evaluate harness.run harness.metrics harness.tracking "
+    "harness.report",
+    "harness.metrics": "harness.evaluate harness.run harness.features harness.data "
+    "harness.tracking harness.report harness.config",
+    "harness.tracking": "harness.evaluate harness.run harness.features harness.data "
+    "harness.report",
+    "harness.evaluate": "harness.run harness.tracking harness.report",
+    "dfkde": "harness hydra_plugins",
+}
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path):
+    """Every module that the source imports, anywhere in it except for types alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING"
+        for node in ast.walk(branch)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module
+
+
+def within(module, package):
+    return module == package or module.startswith(package + ".")
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_each_library_has_its_home(library):
+    strangers = [
+        module_name(path)
+        for path in SOURCES
+        if not re.fullmatch(HOMES[library], module_name(path))
+        and any(within(name, library) for name in imports(path))
+    ]
+    assert not strangers
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_arrows_point_one_way(package):
+    wrong = [
+        f"{module_name(path)} -> {name}"
+        for path in SOURCES
+        if within(module_name(path), package)
+        for name in imports(path)
+        if any(within(name, other) for other in FORBIDDEN[package].split())
+    ]
+    assert not wrong
+
+
+def functions():
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{module_name(path)}.{node.name}", node
+
+
+def code_lines(node):
+    """Lines of the function without its docstring."""
+    lines = node.end_lineno - node.lineno + 1
+    first = node.body[0]
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+        lines -= first.end_lineno - first.lineno + 1
+    return lines
+
+
+def test_functions_are_short():
+    lengths = sorted((code_lines(node), name) for name, node in functions())
+    assert lengths[len(lengths) // 2][0] < 10
+    assert lengths[int(len(lengths) * 0.9)][0] < 25
+    assert lengths[-1][0] <= 50, lengths[-1]
+
+
+def test_few_parameters_keyword_only_past_the_second():
+    for name, node in functions():
+        positional = [a.arg for a in node.args.posonlyargs + node.args.args]
+        positional = [a for a in positional if a not in ("self", "cls")]
+        every = positional + [a.arg for a in node.args.kwonlyargs]
+        assert len(every) <= 5, f"{name}: {len(every)} parameters"
+        assert node.args.kwarg is None, f"{name}: passes keyword arguments through"
+
+
+def test_files_are_short():
+    assert not [str(path) for path in SOURCES if len(path.read_text().splitlines()) > 300]
