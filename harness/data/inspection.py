@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from harness.data.errors import DataError
-from harness.data.images import DECODE_ERRORS, decode_mask, open_image, orientation, reason
+from harness.data.images import DECODE_ERRORS, decode_mask, displayed_size, open_image, reason
 
 _JPEG_END = b"\xff\xd9"
 
@@ -49,11 +49,11 @@ def inspect_image(path: Path) -> Inspection:
     data = _read(path)
     try:
         with open_image(io.BytesIO(data)) as image:
-            size = _size(image, data)
+            height, width = displayed_size(image, data)
             _check_whole(image, data)
-    except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
+    except DECODE_ERRORS as error:
         raise DataError(f"cannot be decoded ({reason(error)})") from error
-    return Inspection(_digest(data), *size, defect_pixels=-1)
+    return Inspection(_digest(data), width, height, defect_pixels=-1)
 
 
 def inspect_mask(path: Path) -> Inspection:
@@ -68,7 +68,7 @@ def inspect_mask(path: Path) -> Inspection:
     try:
         with open_image(io.BytesIO(data)) as image:
             mask = decode_mask(image)
-    except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
+    except DECODE_ERRORS as error:
         raise DataError(f"cannot be decoded ({reason(error)})") from error
     height, width = mask.shape
     return Inspection(_digest(data), width, height, int(np.count_nonzero(mask)))
@@ -97,12 +97,6 @@ def _read(path: Path) -> bytes:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _size(image: Image.Image, data: bytes) -> tuple[int, int]:
-    """Return (width, height) as displayed: orientations 5 to 8 swap the axes."""
-    width, height = image.size
-    return (height, width) if orientation(image, data) >= 5 else (width, height)
 
 
 def _check_whole(image: Image.Image, data: bytes) -> None:

@@ -90,7 +90,7 @@ PUBLISHED: dict[str, dict[str, Published]] = {
 
 
 def differences(
-    published: Published, listing: Listing, seen: Mapping[str, Inspection], category: str
+    published: Published, listing: Listing, *, seen: Mapping[str, Inspection], category: str
 ) -> Iterable[Problem]:
     """Say in what a category differs from the published one; these problems are not fatal."""
     anomalous = sum(image.anomalous for image in listing.test)
@@ -105,10 +105,10 @@ def differences(
             yield Problem(category, rule, fatal=False)
     for image in (*listing.train, *listing.test):
         if image.name in seen:
-            yield from _image_differences(published, image.name, seen[image.name])
+            yield from _image_differences(published, image.name, seen=seen[image.name])
 
 
-def _image_differences(published: Published, name: str, seen: Inspection) -> Iterable[Problem]:
+def _image_differences(published: Published, name: str, *, seen: Inspection) -> Iterable[Problem]:
     size = (seen.width, seen.height)
     if not name.endswith(published.suffix):
         yield Problem(name, f"is published as {published.suffix}", fatal=False)
