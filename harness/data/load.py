@@ -69,6 +69,7 @@ def _samples(images: Iterable[ImageFile], found: Survey) -> tuple[Sample, ...]:
             defect_type=image.defect_type,
             mask_path=None if image.mask is None else found.root / image.mask,
             digest=found.seen[image.name].digest,
+            size=(found.seen[image.name].height, found.seen[image.name].width),
         )
         for image in images
     )

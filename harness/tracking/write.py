@@ -14,6 +14,7 @@ from typing import Protocol
 import yaml
 
 from harness.config import Job, TrackingConfig
+from harness.outcome import one_line
 from harness.provenance import commit, machine, versions
 from harness.record import SCHEMA_VERSION, ImageScore, Record, StoredRun
 from harness.tracking.read import COUNTS, SCORES, SECONDS, UNDEFINED, stored
@@ -129,17 +130,6 @@ class MlflowTracker:
             params=[Param(name, value) for name, value in _params(record).items()],
             tags=[RunTag(name, value) for name, value in _record_tags(record).items()],
         )
-
-
-def one_line(error: BaseException) -> str:
-    """Return the error's class and message in one line.
-
-    Examples
-    --------
-    >>> one_line(ValueError("no such\\nfile"))
-    'ValueError: no such file'
-    """
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _job_tags(job: Job) -> dict[str, str]:

@@ -5,10 +5,9 @@ category is a plain value whose choices are the list `categories` of the chosen 
 `dataset=mvtec,btad,visa 'category=glob(*)'` means 15 + 3 + 12 jobs, not 30 for each dataset.
 
 Do not import this module from `harness`: Hydra loads plugins a second time under the same name,
-and a class loaded twice breaks `super()`.
+and a class loaded twice breaks `super()`. Nor may its annotations be postponed: while Hydra loads
+it the module is not in `sys.modules`, where a dataclass would look them up.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
 from hydra.errors import CompactHydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from harness.categories import CategoryError, match_categories, name_categories
 from harness.outcome import failures, summary
