@@ -45,9 +45,7 @@ did you mean 'bottle'? Choose from: bottle, cable
     for name in names:
         if not any(name in own for own in categories.values()):
             raise CategoryError(_unknown(name, categories))
-    return {
-        dataset: [name for name in names if name in own] for dataset, own in categories.items()
-    }
+    return {dataset: [name for name in names if name in own] for dataset, own in categories.items()}
 
 
 def match_categories(

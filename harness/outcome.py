@@ -71,11 +71,11 @@ def summary(outcomes: Sequence[Outcome]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the error's class and message in one line.
+    r"""Return the error's class and message in one line.
 
     Examples
     --------
-    >>> one_line(ValueError("no such\\nfile"))
+    >>> one_line(ValueError("no such\nfile"))
     'ValueError: no such file'
     """
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -8,7 +8,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(
-    path for folder in ("dfkde", "harness", "hydra_plugins") for path in (ROOT / folder).rglob("*.py")
+    path
+    for folder in ("dfkde", "harness", "hydra_plugins")
+    for path in (ROOT / folder).rglob("*.py")
 )
 # Library -> the modules that may import it.
 HOMES = {
@@ -28,8 +30,7 @@ FORBIDDEN = {
     "harness.report",
     "harness.metrics": "harness.evaluate harness.run harness.features harness.data "
     "harness.tracking harness.report harness.config",
-    "harness.tracking": "harness.evaluate harness.run harness.features harness.data "
-    "harness.report",
+    "harness.tracking": "harness.evaluate harness.run harness.features harness.data harness.report",
     "harness.evaluate": "harness.run harness.tracking harness.report",
     "dfkde": "harness hydra_plugins",
 }

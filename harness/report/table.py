@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-GROUPS = ("dataset", "backbone", "model")
+GROUPS = ("dataset", "backbone", "model", "features")
 """The config groups whose choices determine a number."""
 
 

@@ -78,7 +78,7 @@ def stored(run: Any) -> StoredRun:
 
 def _record(run: Any) -> Record:
     tags, params, metrics = run.data.tags, dict(run.data.params), run.data.metrics
-    counts = {field: int(params.pop(param, 0)) for field, param in COUNTS.items()}
+    n_train, n_normal, n_anomalous = (int(params.pop(name, 0)) for name in COUNTS.values())
     return Record(
         dataset=tags["dataset"],
         category=tags["category"],
@@ -89,10 +89,12 @@ def _record(run: Any) -> Record:
         weights_digest=tags.get("weights_digest", ""),
         data_fingerprint=tags.get("data_fingerprint", ""),
         official=tags.get("official") == "true",
+        n_train=n_train,
+        n_test_normal=n_normal,
+        n_test_anomalous=n_anomalous,
         metrics={name: value for name, value in metrics.items() if not name.startswith(SECONDS)},
         undefined=_prefixed(tags, UNDEFINED),
         durations=_prefixed(metrics, SECONDS),
-        **counts,
     )
 
 

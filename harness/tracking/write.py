@@ -27,13 +27,13 @@ class Tracker(Protocol):
     def finished(self, identity: str, *, dataset: str) -> StoredRun | None:
         """Return the newest finished run of that identity, or None."""
 
-    def start(self, job: Job, identity: str | None) -> str | None:
+    def start(self, job: Job, identity: str | None) -> str:
         """Open a run and return its id."""
 
-    def finish(self, run_id: str | None, job: Job, *, record: Record) -> None:
+    def finish(self, run_id: str, job: Job, *, record: Record) -> None:
         """Write the record and close the run as FINISHED."""
 
-    def fail(self, run_id: str | None, error: BaseException) -> None:
+    def fail(self, run_id: str, error: BaseException) -> None:
         """Write the error and close the run as FAILED."""
 
 
@@ -58,13 +58,14 @@ class NoTracker:
     def finished(self, identity: str, *, dataset: str) -> None:
         """Return None: nothing was kept."""
 
-    def start(self, job: Job, identity: str | None) -> None:
-        """Open nothing."""
+    def start(self, job: Job, identity: str | None) -> str:
+        """Open nothing; there is no run and so no id."""
+        return ""
 
-    def finish(self, run_id: str | None, job: Job, *, record: Record) -> None:
+    def finish(self, run_id: str, job: Job, *, record: Record) -> None:
         """Write nothing."""
 
-    def fail(self, run_id: str | None, error: BaseException) -> None:
+    def fail(self, run_id: str, error: BaseException) -> None:
         """Write nothing."""
 
 
@@ -100,7 +101,7 @@ class MlflowTracker:
         run = self._client.create_run(experiment, run_name=str(job), tags=tags)
         return str(run.info.run_id)
 
-    def finish(self, run_id: str | None, job: Job, *, record: Record) -> None:
+    def finish(self, run_id: str, job: Job, *, record: Record) -> None:
         """Write the record and close the run as FINISHED."""
         from harness.figures import draw_scores
 
@@ -112,14 +113,14 @@ class MlflowTracker:
         self._log_values(run_id, record)
         self._client.set_terminated(run_id, "FINISHED")
 
-    def fail(self, run_id: str | None, error: BaseException) -> None:
+    def fail(self, run_id: str, error: BaseException) -> None:
         """Write the error and close the run as FAILED."""
         self._client.set_tag(run_id, "error", one_line(error))
         text = "".join(traceback.format_exception(error))
         self._client.log_text(run_id, text, "traceback.txt")
         self._client.set_terminated(run_id, "FAILED")
 
-    def _log_values(self, run_id: str | None, record: Record) -> None:
+    def _log_values(self, run_id: str, record: Record) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
         now = int(time.time() * 1000)
@@ -161,9 +162,7 @@ def _record_tags(record: Record) -> dict[str, str]:
 
 
 def _params(record: Record) -> dict[str, str]:
-    return record.settings | {
-        param: str(getattr(record, field)) for field, param in COUNTS.items()
-    }
+    return record.settings | {param: str(getattr(record, field)) for field, param in COUNTS.items()}
 
 
 def _write_scores(path: Path, scores: tuple[ImageScore, ...]) -> None:

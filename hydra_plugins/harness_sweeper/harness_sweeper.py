@@ -44,7 +44,7 @@ class SweepError(CompactHydraException):
     """A sweep that cannot start, or in which jobs failed; Hydra prints it without traceback."""
 
 
-class HarnessSweeper(BasicSweeper):  # type: ignore[misc]
+class HarnessSweeper(BasicSweeper):
     """The product of all swept values, each dataset with its own categories."""
 
     def sweep(self, arguments: list[str]) -> Any:
@@ -57,7 +57,7 @@ class HarnessSweeper(BasicSweeper):  # type: ignore[misc]
             raise SweepError(f"{len(failed)} of {len(outcomes)} jobs failed")
         return batches
 
-    def split_arguments(
+    def split_arguments(  # type: ignore[override]
         self, overrides: list[Override], max_batch_size: int | None
     ) -> list[list[list[str]]]:
         """Build the jobs, each a list of overrides; every dataset gets its own categories."""
@@ -79,7 +79,9 @@ class HarnessSweeper(BasicSweeper):  # type: ignore[misc]
 
     @lru_cache  # noqa: B019 - a sweeper lives as long as its process
     def _compose(self, overrides: tuple[str, ...]) -> DictConfig:
-        assert self.hydra_context is not None  # noqa: S101 - set by Hydra before sweep()
+        # Both are set by Hydra before it calls sweep().
+        assert self.hydra_context is not None  # noqa: S101
+        assert self.config is not None  # noqa: S101
         loader = self.hydra_context.config_loader
         return loader.load_sweep_config(self.config, list(overrides)).dataset
 
@@ -95,7 +97,9 @@ def _wanted(override: Override) -> Glob | list[str]:
     if isinstance(value, Glob):
         return value
     elements = value.list if isinstance(value, ChoiceSweep) else [value]
-    return [element.text if isinstance(element, QuotedString) else str(element) for element in elements]
+    return [
+        element.text if isinstance(element, QuotedString) else str(element) for element in elements
+    ]
 
 
 def _select(wanted: Glob | list[str] | None, datasets: list[DictConfig]) -> dict[str, list[str]]:
