@@ -16,6 +16,7 @@ from typing import IO
 from harness.data.errors import DataError
 
 _BLOCK = 1 << 20
+_ZIP = b"PK\3\4"
 _DAMAGED = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -57,12 +58,16 @@ def extract(archive: Path, target: Path) -> dict[str, str]:
                 digest = _write(target / name, stream, what=f"{archive}: '{name}'")
                 digests[str(PurePosixPath(name))] = digest
     except _DAMAGED as error:
-        raise DataError(f"{archive}: is damaged ({error})") from error
+        why = str(error).partition("\n")[0]
+        raise DataError(f"{archive}: is damaged ({why})") from error
     return digests
 
 
 def _members(archive: Path) -> Generator[tuple[str, IO[bytes]]]:
-    if zipfile.is_zipfile(archive):
+    with archive.open("rb") as stream:
+        start = stream.read(len(_ZIP))
+    # zipfile.is_zipfile would take a tar that ends with a zip file for one.
+    if start == _ZIP:
         yield from _zip_members(archive)
     else:
         yield from _tar_members(archive)
