@@ -24,14 +24,15 @@ def settings(job: Job) -> dict[str, str]:
         Flat and sorted; every parameter of the model stands there, defaults included.
     """
     params = build_model(job.model).get_params()
+    params.pop("random_state", None)  # the seed, which stands for itself
     values = {
         "image_size": job.image_size,
         "localizer": job.localizer,
         "n_train": job.n_train,
         "train_contamination": job.train_contamination,
         "pixel_resolution": job.pixel_resolution,
-        "precision": job.features.precision,
-        "resize": job.features.resize,
+        "features.precision": job.features.precision,
+        "features.resize": job.features.resize,
         "backbone.layers": ",".join(job.backbone.layers),
         "backbone.mean": _numbers(job.backbone.mean),
         "backbone.std": _numbers(job.backbone.std),

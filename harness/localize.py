@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dfkde import AnomalyDetector, localizer, render
 from harness.config import Job
-from harness.data import Sample, Split, image_size, read_mask
+from harness.data import Sample, Split, read_mask
 from harness.features import FeatureReader
 from harness.metrics import METRICS, MetricValues, evaluation_size, pixel_metrics, resize_mask
 
@@ -59,8 +59,7 @@ def pixel_results(
 def _gt_mask(sample: Sample, pixel_resolution: int | None) -> NDArray:
     """Return the mask at the size of the evaluation; all False for a normal image."""
     if sample.mask_path is None:
-        native = image_size(sample.path)
-        return np.zeros(evaluation_size(native, pixel_resolution), dtype=bool)
+        return np.zeros(evaluation_size(sample.size, pixel_resolution), dtype=bool)
     gt_mask = read_mask(sample.mask_path)
     return resize_mask(gt_mask, evaluation_size(gt_mask.shape, pixel_resolution))
 

@@ -70,6 +70,17 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     return "\n".join([text.getvalue().rstrip(), *reasons])
 
 
+def one_line(error: BaseException) -> str:
+    r"""Return the error's class and message in one line.
+
+    Examples
+    --------
+    >>> one_line(ValueError("no such\nfile"))
+    'ValueError: no such file'
+    """
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def _row(outcome: Outcome) -> list[str]:
     cells = [_cell(outcome, name) for name in HEADLINE]
     return [outcome.job, outcome.status, *cells, f"{outcome.seconds:.1f}"]

@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import fields, replace
-from importlib.util import find_spec
-from pathlib import Path
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -20,10 +18,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from harness.categories import CategoryError, name_categories
+from harness.confdir import conf_dir
 from harness.config import Config, Job
 from harness.evaluate import evaluate, identify
-from harness.outcome import Outcome, failures, summary
-from harness.tracking import Tracker, one_line, open_tracker
+from harness.outcome import Outcome, failures, one_line, summary
+from harness.tracking import Tracker, open_tracker
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ class JobError(CompactHydraException):
 
 def main() -> None:
     """Run the command line of this process."""
-    hydra.main(version_base="1.3", config_path=_conf(), config_name="config")(_task)()
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_task)()
 
 
 def run_job(job: Job, tracker: Tracker, *, force: bool = False) -> Outcome:
@@ -97,13 +96,6 @@ def _job(config: Config) -> Job:
     except CategoryError as error:
         raise JobError(str(error)) from None
     return Job(**{field.name: getattr(config, field.name) for field in fields(Job)})
-
-
-def _conf() -> str:
-    """Return where the configuration lies: in a wheel as a package, in a checkout as `conf/`."""
-    if find_spec("harness.conf") is not None:
-        return "pkg://harness.conf"
-    return str(Path(__file__).resolve().parent.parent / "conf")
 
 
 if __name__ == "__main__":

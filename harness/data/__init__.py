@@ -1,7 +1,7 @@
 """Datasets: read, verified, fingerprinted and split."""
 
 from harness.data.errors import DataError
-from harness.data.images import read_image, read_mask
+from harness.data.images import image_size, read_image, read_mask
 from harness.data.load import load_split
 from harness.data.readers import READERS
 from harness.data.split import NORMAL, Sample, Split
@@ -13,6 +13,7 @@ __all__ = [
     "DataError",
     "Sample",
     "Split",
+    "image_size",
     "load_split",
     "random_stream",
     "read_image",

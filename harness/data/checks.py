@@ -11,7 +11,7 @@ Seen = Mapping[str, Inspection]
 """Inspections by name; a file that is broken is missing here and has its own problem."""
 
 
-def problems_of(listing: Listing, seen: Seen, category: str) -> Iterator[Problem]:
+def problems_of(listing: Listing, seen: Seen, *, category: str) -> Iterator[Problem]:
     """Check a category's images and masks against each other."""
     yield from _nothing_missing(listing, category)
     yield from _leaks(listing, seen)

@@ -21,6 +21,7 @@ from typing import Any
 from harness.data.inspection import Inspection
 
 _VERSION = 1
+_FIELDS = 3 + len(Inspection._fields)
 
 Memory = dict[str, list[Any]]
 """By name and kind: size, mtime_ns, ctime_ns, then the fields of the inspection."""
@@ -46,7 +47,7 @@ class InspectionCache:
         stamp = _stamp(status)
         for memory in self._memories:
             entry = memory.get(key)
-            if entry is not None and entry[:3] == stamp:
+            if entry is not None and entry[:3] == stamp and len(entry) == _FIELDS:
                 return Inspection(*entry[3:])
         return None
 

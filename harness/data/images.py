@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 from pathlib import Path
@@ -13,8 +14,16 @@ from PIL import Image, ImageOps
 
 from harness.data.errors import DataError
 
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
-"""What Pillow raises on bytes that are not an image (plus a decompression bomb's error)."""
+DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+"""What Pillow raises on bytes that are not an image."""
 
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 _TOO_DEEP = ("I", "F")
@@ -67,11 +76,37 @@ def read_mask(path: str | os.PathLike[str]) -> NDArray[np.bool_]:
     return _decoded(path, mask=True)
 
 
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return the size of an image as `read_image` returns it, mostly without decoding it.
+
+    Parameters
+    ----------
+    path : path
+        A PNG, JPEG, BMP, TIFF or WebP file.
+
+    Returns
+    -------
+    tuple of int
+        (H, W), in pixels.
+
+    Raises
+    ------
+    DataError
+        If the file is not an image.
+    """
+    try:
+        data = Path(path).read_bytes()
+        with open_image(io.BytesIO(data)) as image:
+            return displayed_size(image, data)
+    except DECODE_ERRORS as error:
+        raise DataError(f"{path}: cannot be decoded ({reason(error)})") from error
+
+
 def _decoded(path: str | os.PathLike[str], *, mask: bool) -> NDArray:
     try:
         with Path(path).open("rb") as stream, open_image(stream) as image:
             return decode_mask(image) if mask else decode_rgb(image)
-    except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
+    except DECODE_ERRORS as error:
         raise DataError(f"{path}: cannot be decoded ({reason(error)})") from error
 
 
@@ -109,7 +144,15 @@ def decode_mask(image: Image.Image) -> NDArray[np.bool_]:
     image = ImageOps.exif_transpose(image)
     if image.mode in ("1", "L", *_SIXTEEN_BIT):
         return np.asarray(image).astype(bool)
-    return decode_rgb(image).astype(bool).any(axis=2)
+    return np.any(decode_rgb(image), axis=2)
+
+
+def displayed_size(image: Image.Image, data: bytes) -> tuple[int, int]:
+    """Return (H, W) of an opened image after its EXIF orientation; see `orientation`."""
+    width, height = image.size
+    # Orientations 5 to 8 swap the axes; of a TIFF, Pillow gives the size as displayed.
+    turned = image.format != "TIFF" and orientation(image, data) >= 5
+    return (width, height) if turned else (height, width)
 
 
 def orientation(image: Image.Image, data: bytes) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from harness.data.errors import DataError
-from harness.data.images import DECODE_ERRORS, decode_mask, open_image, orientation, reason
+from harness.data.images import DECODE_ERRORS, decode_mask, displayed_size, open_image, reason
 
 _JPEG_END = b"\xff\xd9"
 
@@ -49,11 +51,11 @@ def inspect_image(path: Path) -> Inspection:
     data = _read(path)
     try:
         with open_image(io.BytesIO(data)) as image:
-            size = _size(image, data)
+            height, width = displayed_size(image, data)
             _check_whole(image, data)
-    except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
+    except DECODE_ERRORS as error:
         raise DataError(f"cannot be decoded ({reason(error)})") from error
-    return Inspection(_digest(data), *size, defect_pixels=-1)
+    return Inspection(_digest(data), width, height, defect_pixels=-1)
 
 
 def inspect_mask(path: Path) -> Inspection:
@@ -68,7 +70,7 @@ def inspect_mask(path: Path) -> Inspection:
     try:
         with open_image(io.BytesIO(data)) as image:
             mask = decode_mask(image)
-    except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
+    except DECODE_ERRORS as error:
         raise DataError(f"cannot be decoded ({reason(error)})") from error
     height, width = mask.shape
     return Inspection(_digest(data), width, height, int(np.count_nonzero(mask)))
@@ -85,6 +87,26 @@ def inspect_document(path: Path) -> Inspection:
     return Inspection(_digest(_read(path)), 0, 0, -1)
 
 
+def fingerprint(seen: Mapping[str, Inspection]) -> str:
+    """Digest the names and contents of files.
+
+    Parameters
+    ----------
+    seen : mapping of str to Inspection
+        The files of a category: images, masks, label files. Names are relative to the root.
+
+    Returns
+    -------
+    str
+        SHA-256, hexadecimal; it depends neither on the seed nor on the machine.
+    """
+    lines = sorted(
+        f"{unicodedata.normalize('NFC', name)}\n{inspection.digest}\n"
+        for name, inspection in seen.items()
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def _read(path: Path) -> bytes:
     try:
         data = path.read_bytes()
@@ -97,12 +119,6 @@ def _read(path: Path) -> bytes:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _size(image: Image.Image, data: bytes) -> tuple[int, int]:
-    """Return (width, height) as displayed: orientations 5 to 8 swap the axes."""
-    width, height = image.size
-    return (height, width) if orientation(image, data) >= 5 else (width, height)
 
 
 def _check_whole(image: Image.Image, data: bytes) -> None:

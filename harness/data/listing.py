@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from harness.data.errors import DataError
 from harness.data.split import NORMAL
 
+NO_MASK = "has no ground truth mask"
+"""The rule that an anomalous image without a mask breaks, where the category has masks."""
+
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 """File name endings that count as images, in lower case."""
 
 _DEEPEST = 6
+_SHOWN = 5
 _JUNK = frozenset({"thumbs.db", "desktop.ini"})
 
 Files = Mapping[str, os.stat_result]
@@ -86,12 +92,12 @@ class Listing:
 
 def is_image(name: str) -> bool:
     """Tell by its name whether a file counts as an image."""
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+    return posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def stem(name: str) -> str:
     """Return a file's name without folder and suffix."""
-    return PurePosixPath(name).stem
+    return posixpath.splitext(posixpath.basename(name))[0]
 
 
 def walk(root: Path, folder: str) -> tuple[dict[str, os.stat_result], list[Problem]]:
@@ -114,8 +120,10 @@ def walk(root: Path, folder: str) -> tuple[dict[str, os.stat_result], list[Probl
     Raises
     ------
     DataError
-        If a folder cannot be listed.
+        If the folder does not exist or one cannot be listed.
     """
+    if not (root / folder).is_dir():
+        raise DataError(f"'{root}' has no folder '{folder}'; it holds {_holdings(root)}")
     files: dict[str, os.stat_result] = {}
     problems: list[Problem] = []
     for name, entry in _entries(root / folder, folder, depth=1):
@@ -125,6 +133,13 @@ def walk(root: Path, folder: str) -> tuple[dict[str, os.stat_result], list[Probl
         else:
             files[name] = found
     return dict(sorted(files.items())), problems
+
+
+def _holdings(root: Path) -> str:
+    """Name the first entries of a folder, for a message."""
+    names = sorted(entry.name for entry in os.scandir(root) if not entry.name.startswith("."))
+    shown = ", ".join(f"'{name}'" for name in names[:_SHOWN]) or "nothing"
+    return f"{shown}, ..." if len(names) > _SHOWN else shown
 
 
 def _entries(path: Path, name: str, *, depth: int) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -137,7 +152,7 @@ def _entries(path: Path, name: str, *, depth: int) -> Iterator[tuple[str, os.Dir
     for entry in entries:
         if entry.name.startswith(".") or entry.name.lower() in _JUNK:
             continue
-        below = f"{name}/{entry.name}"
+        below = f"{name}/{entry.name}" if name else entry.name
         if entry.is_dir():
             yield from _entries(path / entry.name, below, depth=depth + 1)
         else:
@@ -166,7 +181,7 @@ def stray(name: str) -> Problem:
 
 
 def pair_masks(
-    images: Iterable[ImageFile], masks: Iterable[tuple[str, str]], category: str
+    images: Iterable[ImageFile], masks: Iterable[tuple[str, str]], *, category: str
 ) -> tuple[list[ImageFile], list[Problem]]:
     """Give every anomalous image its ground truth mask, by name.
 
@@ -186,24 +201,37 @@ def pair_masks(
     problems : list of Problem
         Images without a mask, masks without an image, two masks of one image.
     """
+    images = list(images)
+    by_key, problems = _masks_by_key(masks)
+    if not by_key:
+        return images, [no_masks(category)]
+    paired = [image._replace(mask=_mask_of(image, by_key)) for image in images]
+    problems += [Problem(i.name, NO_MASK) for i in paired if i.anomalous and i.mask is None]
+    used = Counter(image.mask for image in paired if image.mask is not None)
+    problems += [
+        Problem(name, f"is the mask of {count} images of one name, with different endings")
+        for name, count in used.items()
+        if count > 1
+    ]
+    unused = [name for name in by_key.values() if name not in used]
+    problems += [Problem(name, "is a mask without an anomalous image") for name in unused]
+    return paired, problems
+
+
+def no_masks(category: str) -> Problem:
+    """Describe a category without any mask."""
+    return Problem(category, "has no ground truth masks, so no pixel-level metrics", fatal=False)
+
+
+def _masks_by_key(masks: Iterable[tuple[str, str]]) -> tuple[dict[str, str], list[Problem]]:
     by_key: dict[str, str] = {}
     problems = []
     for key, name in masks:
         if key in by_key:
-            problems.append(Problem(name, f"is a second mask of the image of {by_key[key]}"))
+            problems.append(Problem(name, f"is a second mask of one image, after {by_key[key]}"))
         by_key.setdefault(key, name)
-    if not by_key:
-        images = list(images)
-        if any(image.anomalous for image in images):
-            rule = "has no ground truth masks, so no pixel-level metrics"
-            problems.append(Problem(category, rule, fatal=False))
-        return images, problems
-    paired = []
-    for image in images:
-        key = f"{image.defect_type}/{stem(image.name)}"
-        mask = by_key.pop(key, None) if image.anomalous else None
-        if image.anomalous and mask is None:
-            problems.append(Problem(image.name, "has no ground truth mask"))
-        paired.append(image._replace(mask=mask))
-    problems += [Problem(name, "is a mask without an image") for name in by_key.values()]
-    return paired, problems
+    return by_key, problems
+
+
+def _mask_of(image: ImageFile, by_key: Mapping[str, str]) -> str | None:
+    return by_key.get(f"{image.defect_type}/{stem(image.name)}") if image.anomalous else None

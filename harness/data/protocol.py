@@ -68,7 +68,7 @@ def few_shot(train: Samples, category: str, *, seed: int, n_train: int | None) -
 
 
 def contaminate(
-    train: Samples, test: Samples, category: str, *, seed: int, share: float
+    train: Samples, test: Samples, *, category: str, seed: int, share: float
 ) -> tuple[Samples, Samples]:
     """Move a seeded choice of anomalous images out of the test set into training.
 

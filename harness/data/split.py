@@ -25,6 +25,8 @@ class Sample:
         The ground truth mask's file; None for a normal image or where the dataset has none.
     digest : str
         SHA-256 of the image file's bytes, hexadecimal.
+    size : tuple of int
+        Height and width of the upright image, in pixels.
     """
 
     path: Path
@@ -32,6 +34,7 @@ class Sample:
     defect_type: str
     mask_path: Path | None
     digest: str
+    size: tuple[int, int]
 
     @property
     def anomalous(self) -> bool:

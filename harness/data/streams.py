@@ -6,6 +6,8 @@ import hashlib
 
 import numpy as np
 
+from harness.data.errors import DataError
+
 
 def random_stream(seed: int, name: str) -> np.random.Generator:
     """Return the random generator that belongs to a seed and a stream's name.
@@ -22,6 +24,11 @@ def random_stream(seed: int, name: str) -> np.random.Generator:
     numpy.random.Generator
         Independent of the generator of any other seed or name.
 
+    Raises
+    ------
+    DataError
+        If the seed is negative.
+
     Examples
     --------
     >>> int(random_stream(42, "n_train/bottle").integers(1000))
@@ -29,5 +36,7 @@ def random_stream(seed: int, name: str) -> np.random.Generator:
     >>> int(random_stream(42, "n_train/cable").integers(1000))
     398
     """
+    if seed < 0:
+        raise DataError(f"seed must be at least 0, got {seed}")
     words = np.frombuffer(hashlib.sha256(name.encode()).digest(), dtype="<u4")
     return np.random.default_rng(np.random.SeedSequence([seed, *words.tolist()]))

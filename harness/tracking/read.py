@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 SCORES = "scores.csv"
 SECONDS = "seconds."
 UNDEFINED = "undefined."
+ERROR_CLASS = "error.class"
+ERROR_MESSAGE = "error.message"
 COUNTS = {
     "n_train": "images.train",
     "n_test_normal": "images.test_normal",
@@ -67,7 +69,7 @@ def stored(run: Any) -> StoredRun:
         status=run.info.status.lower(),
         identity=tags.get("identity", ""),
         record=_record(run),
-        error=tags.get("error"),
+        error=_error(tags),
         started=started.isoformat(timespec="seconds").replace("+00:00", "Z"),
         commit=tags["commit"],
         dirty=tags["dirty"] == "true",
@@ -76,9 +78,15 @@ def stored(run: Any) -> StoredRun:
     )
 
 
+def _error(tags: dict[str, str]) -> str | None:
+    if ERROR_CLASS not in tags:
+        return None
+    return " ".join(f"{tags[ERROR_CLASS]}: {tags[ERROR_MESSAGE]}".split())
+
+
 def _record(run: Any) -> Record:
     tags, params, metrics = run.data.tags, dict(run.data.params), run.data.metrics
-    counts = {field: int(params.pop(param, 0)) for field, param in COUNTS.items()}
+    n_train, n_normal, n_anomalous = (int(params.pop(name, 0)) for name in COUNTS.values())
     return Record(
         dataset=tags["dataset"],
         category=tags["category"],
@@ -89,10 +97,12 @@ def _record(run: Any) -> Record:
         weights_digest=tags.get("weights_digest", ""),
         data_fingerprint=tags.get("data_fingerprint", ""),
         official=tags.get("official") == "true",
+        n_train=n_train,
+        n_test_normal=n_normal,
+        n_test_anomalous=n_anomalous,
         metrics={name: value for name, value in metrics.items() if not name.startswith(SECONDS)},
         undefined=_prefixed(tags, UNDEFINED),
         durations=_prefixed(metrics, SECONDS),
-        **counts,
     )
 
 

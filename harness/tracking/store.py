@@ -43,12 +43,15 @@ def experiment_id(client: MlflowClient, uri: str, *, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    try:
-        return str(client.create_experiment(name, artifact_location=_artifacts(uri)))
-    except MlflowException:  # another process made it in the meantime
-        return str(client.get_experiment_by_name(name).experiment_id)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=_artifacts(uri)))
+        except MlflowException:
+            # Another process made it in the meantime; any other fault shows below.
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    return str(found.experiment_id)
 
 
 def _sqlite_file(uri: str) -> Path:

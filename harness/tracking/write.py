@@ -16,7 +16,15 @@ import yaml
 from harness.config import Job, TrackingConfig
 from harness.provenance import commit, machine, versions
 from harness.record import SCHEMA_VERSION, ImageScore, Record, StoredRun
-from harness.tracking.read import COUNTS, SCORES, SECONDS, UNDEFINED, stored
+from harness.tracking.read import (
+    COUNTS,
+    ERROR_CLASS,
+    ERROR_MESSAGE,
+    SCORES,
+    SECONDS,
+    UNDEFINED,
+    stored,
+)
 from harness.tracking.store import connect, experiment_id, store_uri
 
 
@@ -26,13 +34,13 @@ class Tracker(Protocol):
     def finished(self, identity: str, *, dataset: str) -> StoredRun | None:
         """Return the newest finished run of that identity, or None."""
 
-    def start(self, job: Job, identity: str | None) -> str | None:
+    def start(self, job: Job, identity: str | None) -> str:
         """Open a run and return its id."""
 
-    def finish(self, run_id: str | None, job: Job, *, record: Record) -> None:
+    def finish(self, run_id: str, job: Job, *, record: Record) -> None:
         """Write the record and close the run as FINISHED."""
 
-    def fail(self, run_id: str | None, error: BaseException) -> None:
+    def fail(self, run_id: str, error: BaseException) -> None:
         """Write the error and close the run as FAILED."""
 
 
@@ -57,13 +65,14 @@ class NoTracker:
     def finished(self, identity: str, *, dataset: str) -> None:
         """Return None: nothing was kept."""
 
-    def start(self, job: Job, identity: str | None) -> None:
-        """Open nothing."""
+    def start(self, job: Job, identity: str | None) -> str:
+        """Open nothing; there is no run and so no id."""
+        return ""
 
-    def finish(self, run_id: str | None, job: Job, *, record: Record) -> None:
+    def finish(self, run_id: str, job: Job, *, record: Record) -> None:
         """Write nothing."""
 
-    def fail(self, run_id: str | None, error: BaseException) -> None:
+    def fail(self, run_id: str, error: BaseException) -> None:
         """Write nothing."""
 
 
@@ -99,7 +108,7 @@ class MlflowTracker:
         run = self._client.create_run(experiment, run_name=str(job), tags=tags)
         return str(run.info.run_id)
 
-    def finish(self, run_id: str | None, job: Job, *, record: Record) -> None:
+    def finish(self, run_id: str, job: Job, *, record: Record) -> None:
         """Write the record and close the run as FINISHED."""
         from harness.figures import draw_scores
 
@@ -111,14 +120,15 @@ class MlflowTracker:
         self._log_values(run_id, record)
         self._client.set_terminated(run_id, "FINISHED")
 
-    def fail(self, run_id: str | None, error: BaseException) -> None:
+    def fail(self, run_id: str, error: BaseException) -> None:
         """Write the error and close the run as FAILED."""
-        self._client.set_tag(run_id, "error", one_line(error))
+        self._client.set_tag(run_id, ERROR_CLASS, type(error).__name__)
+        self._client.set_tag(run_id, ERROR_MESSAGE, str(error))
         text = "".join(traceback.format_exception(error))
         self._client.log_text(run_id, text, "traceback.txt")
         self._client.set_terminated(run_id, "FAILED")
 
-    def _log_values(self, run_id: str | None, record: Record) -> None:
+    def _log_values(self, run_id: str, record: Record) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
         now = int(time.time() * 1000)
@@ -129,17 +139,6 @@ class MlflowTracker:
             params=[Param(name, value) for name, value in _params(record).items()],
             tags=[RunTag(name, value) for name, value in _record_tags(record).items()],
         )
-
-
-def one_line(error: BaseException) -> str:
-    """Return the error's class and message in one line.
-
-    Examples
-    --------
-    >>> one_line(ValueError("no such\\nfile"))
-    'ValueError: no such file'
-    """
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _job_tags(job: Job) -> dict[str, str]:

@@ -5,10 +5,9 @@ category is a plain value whose choices are the list `categories` of the chosen 
 `dataset=mvtec,btad,visa 'category=glob(*)'` means 15 + 3 + 12 jobs, not 30 for each dataset.
 
 Do not import this module from `harness`: Hydra loads plugins a second time under the same name,
-and a class loaded twice breaks `super()`.
+and a class loaded twice breaks `super()`. Nor may its annotations be postponed: while Hydra loads
+it the module is not in `sys.modules`, where a dataclass would look them up.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
 from hydra.errors import CompactHydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from harness.categories import CategoryError, match_categories, name_categories
 from harness.outcome import failures, summary
@@ -45,7 +44,7 @@ class SweepError(CompactHydraException):
     """A sweep that cannot start, or in which jobs failed; Hydra prints it without traceback."""
 
 
-class HarnessSweeper(BasicSweeper):  # type: ignore[misc]
+class HarnessSweeper(BasicSweeper):
     """The product of all swept values, each dataset with its own categories."""
 
     def sweep(self, arguments: list[str]) -> Any:
@@ -58,7 +57,7 @@ class HarnessSweeper(BasicSweeper):  # type: ignore[misc]
             raise SweepError(f"{len(failed)} of {len(outcomes)} jobs failed")
         return batches
 
-    def split_arguments(
+    def split_arguments(  # type: ignore[override]
         self, overrides: list[Override], max_batch_size: int | None
     ) -> list[list[list[str]]]:
         """Build the jobs, each a list of overrides; every dataset gets its own categories."""
@@ -80,7 +79,9 @@ class HarnessSweeper(BasicSweeper):  # type: ignore[misc]
 
     @lru_cache  # noqa: B019 - a sweeper lives as long as its process
     def _compose(self, overrides: tuple[str, ...]) -> DictConfig:
-        assert self.hydra_context is not None  # noqa: S101 - set by Hydra before sweep()
+        # Both are set by Hydra before it calls sweep().
+        assert self.hydra_context is not None  # noqa: S101
+        assert self.config is not None  # noqa: S101
         loader = self.hydra_context.config_loader
         return loader.load_sweep_config(self.config, list(overrides)).dataset
 

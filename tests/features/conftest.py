@@ -54,7 +54,7 @@ def write_image(path: Path, seed: int, size: tuple[int, int] = (50, 40)) -> Samp
     rng = np.random.default_rng(seed)
     Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Sample(path, path.name, NORMAL, None, digest)
+    return Sample(path, path.name, NORMAL, None, digest, (8, 8))
 
 
 @pytest.fixture

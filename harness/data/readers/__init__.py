@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from harness.config import DatasetConfig
 from harness.data.listing import Listing
@@ -12,8 +12,13 @@ from harness.data.readers.folder import read_folder
 from harness.data.readers.tree import read_btad, read_mvtec
 from harness.data.readers.visa import read_visa
 
-Reader = Callable[[Path, str, DatasetConfig], Listing]
-"""Takes the dataset's root, the category and the settings."""
+
+class Reader(Protocol):
+    """Lists a category of a layout from file names, opening no image."""
+
+    def __call__(self, root: Path, category: str, *, dataset: DatasetConfig) -> Listing:
+        """Take the dataset's root, the category and the settings."""
+
 
 READERS: dict[str, Reader] = {
     "mvtec": read_mvtec,

@@ -26,7 +26,7 @@ def packaged_root() -> Path | None:
     return Path(spec.origin).parent / "data"
 
 
-def read_elpv(root: Path, category: str, dataset: DatasetConfig) -> Listing:
+def read_elpv(root: Path, category: str, *, dataset: DatasetConfig) -> Listing:
     """List the cells of one type, `mono` or `poly`, that are surely normal or defective."""
     files, problems = walk(root, "images")
     labels = _labels(root)

@@ -17,30 +17,22 @@ from harness.data.listing import ImageFile, Listing, is_image, pair_masks, stem,
 from harness.data.split import NORMAL
 
 
-def read_folder(root: Path, category: str, dataset: DatasetConfig) -> Listing:
+def read_folder(root: Path, category: str, *, dataset: DatasetConfig) -> Listing:
     """List the user's images; the split comes from the seed."""
-    base = "" if (root / dataset.normal_dir).is_dir() else f"{category}/"
-    if not (root / base / dataset.normal_dir).is_dir():
-        raise DataError(
-            f"{root / base}: holds no folder '{dataset.normal_dir}' (dataset.normal_dir)"
-        )
-    files, problems = walk(root, base.removesuffix("/"))
+    folder = _folder(root, category, normal_dir=dataset.normal_dir)
+    files, problems = walk(root, folder)
     images: list[ImageFile] = []
     masks: list[tuple[str, str]] = []
     for name in files:
-        top, _, below = name.removeprefix(base).partition("/")
-        if not is_image(name):
+        top, _, below = name.removeprefix(f"{folder}/").partition("/")
+        if not is_image(name) or top not in _folders(dataset):
             problems.append(stray(name))
-        elif top == dataset.normal_dir:
-            images.append(ImageFile(name, NORMAL))
-        elif top == dataset.abnormal_dir:
-            images.append(ImageFile(name, _defect_type(below)))
         elif top == dataset.mask_dir:
-            key = f"{_defect_type(below)}/{stem(name).removesuffix('_mask')}"
-            masks.append((key, name))
+            masks.append((f"{_defect_type(below)}/{stem(name).removesuffix('_mask')}", name))
         else:
-            problems.append(stray(name))
-    paired, unpaired = pair_masks(images, masks, category)
+            defect_type = NORMAL if top == dataset.normal_dir else _defect_type(below)
+            images.append(ImageFile(name, defect_type))
+    paired, unpaired = pair_masks(images, masks, category=category)
     return Listing(
         train=(),
         test=tuple(paired),
@@ -48,6 +40,19 @@ def read_folder(root: Path, category: str, dataset: DatasetConfig) -> Listing:
         files=files,
         has_split=False,
     )
+
+
+def _folder(root: Path, category: str, *, normal_dir: str) -> str:
+    """Return the category's folder below the root; empty where the root itself is."""
+    for folder in (category, ""):
+        if (root / folder / normal_dir).is_dir():
+            return folder
+    where = f"neither '{root / category}' nor '{root}'"
+    raise DataError(f"{where} holds a folder '{normal_dir}' of normal images (dataset.normal_dir)")
+
+
+def _folders(dataset: DatasetConfig) -> tuple[str, str, str]:
+    return dataset.normal_dir, dataset.abnormal_dir, dataset.mask_dir
 
 
 def _defect_type(below: str) -> str:

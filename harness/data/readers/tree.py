@@ -37,12 +37,12 @@ class _Found:
     problems: list[Problem] = field(default_factory=list)
 
 
-def read_mvtec(root: Path, category: str, dataset: DatasetConfig) -> Listing:
+def read_mvtec(root: Path, category: str, *, dataset: DatasetConfig) -> Listing:
     """List a category of MVTec AD: normal images in `good`, masks `000_mask.png`."""
     return _read_tree(root, category, normal="good", mask_ending="_mask")
 
 
-def read_btad(root: Path, category: str, dataset: DatasetConfig) -> Listing:
+def read_btad(root: Path, category: str, *, dataset: DatasetConfig) -> Listing:
     """List a category of BTAD: normal images in `ok`, masks named as their images."""
     return _read_tree(root, category, normal="ok", mask_ending="")
 
@@ -50,7 +50,7 @@ def read_btad(root: Path, category: str, dataset: DatasetConfig) -> Listing:
 def _read_tree(root: Path, category: str, *, normal: str, mask_ending: str) -> Listing:
     files, problems = walk(root, category)
     found = _sort_out(files, normal=normal, mask_ending=mask_ending)
-    test, unpaired = pair_masks(found.test, found.masks, category)
+    test, unpaired = pair_masks(found.test, found.masks, category=category)
     return Listing(
         train=tuple(found.train),
         test=tuple(test),
@@ -68,7 +68,7 @@ def _sort_out(files: Files, *, normal: str, mask_ending: str) -> _Found:
             case ["test", folder, _] if is_image(name):
                 found.test.append(ImageFile(name, NORMAL if folder == normal else folder))
             case ["ground_truth", folder, _] if is_image(name):
-                _take_mask(name, folder, found, ending=mask_ending)
+                _take_mask(name, found, folder=folder, ending=mask_ending)
             case [text] if text.lower() in _TEXTS:
                 pass
             case _:
@@ -76,7 +76,7 @@ def _sort_out(files: Files, *, normal: str, mask_ending: str) -> _Found:
     return found
 
 
-def _take_mask(name: str, folder: str, found: _Found, *, ending: str) -> None:
+def _take_mask(name: str, found: _Found, *, folder: str, ending: str) -> None:
     if not stem(name).endswith(ending):
         found.problems.append(Problem(name, f"is a mask whose name does not end in '{ending}'"))
         return

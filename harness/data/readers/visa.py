@@ -7,17 +7,20 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 from harness.config import DatasetConfig
 from harness.data.errors import DataError
 from harness.data.listing import (
+    NO_MASK,
     Files,
     ImageFile,
     Listing,
     Problem,
     is_image,
+    no_masks,
     stem,
     stray,
     walk,
@@ -39,29 +42,24 @@ class Row(NamedTuple):
     mask: str
 
 
-def read_visa(root: Path, category: str, dataset: DatasetConfig) -> Listing:
+def read_visa(root: Path, category: str, *, dataset: DatasetConfig) -> Listing:
     """List an object of VisA as the official split file says."""
     files, problems = walk(root, category)
     rows = [row for row in split_rows(root) if row.object == category]
-    train: list[ImageFile] = []
-    test: list[ImageFile] = []
-    for row in rows:
-        image = ImageFile(
-            row.image, NORMAL if row.label == "normal" else row.label, row.mask or None
-        )
-        (train if row.split == "train" else test).append(image)
     problems += _row_problems(rows) + _file_problems(rows, files)
-    if not any(image.mask for image in test):
-        problems.append(
-            Problem(category, "has no ground truth masks, so no pixel-level metrics", False)
-        )
+    if rows and not any(row.mask for row in rows):
+        problems.append(no_masks(category))
     return Listing(
-        train=tuple(sorted(train)),
-        test=tuple(sorted(test)),
+        train=tuple(sorted(_image(row) for row in rows if row.split == "train")),
+        test=tuple(sorted(_image(row) for row in rows if row.split == "test")),
         problems=tuple(problems),
         files=files,
         documents=(SPLIT_CSV,),
     )
+
+
+def _image(row: Row) -> ImageFile:
+    return ImageFile(row.image, NORMAL if row.label == "normal" else row.label, row.mask or None)
 
 
 def split_rows(root: Path) -> list[Row]:
@@ -74,49 +72,57 @@ def split_rows(root: Path) -> list[Row]:
     """
     path = root / SPLIT_CSV
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
             header, *lines = csv.reader(stream, strict=True)
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
         raise DataError(f"{path}: the split file cannot be read ({error})") from error
     if tuple(header) != HEADER:
-        raise DataError(f"{path}: its header must be {','.join(HEADER)}, got {','.join(header)}")
-    return [_row(path, number, line) for number, line in enumerate(lines, start=2)]
+        got = ",".join(header).replace("\n", " ")
+        raise DataError(f"{path}: its header must be {','.join(HEADER)}, got {got}")
+    for number, line in enumerate(lines, start=2):
+        rule = _wrong_form(line)
+        if rule is not None:
+            raise DataError(f"{path}, line {number}: {rule}")
+    return [Row(*line) for line in lines]
 
 
-def _row(path: Path, number: int, line: list[str]) -> Row:
-    where = f"{path}, line {number}"
+def _wrong_form(line: list[str]) -> str | None:
     if len(line) != len(HEADER):
-        raise DataError(f"{where}: must have {len(HEADER)} fields, got {len(line)}")
-    row = Row(*line)
-    if row.split not in ("train", "test"):
-        raise DataError(f"{where}: split must be train or test, got '{row.split}'")
-    if row.label not in ("normal", "anomaly"):
-        raise DataError(f"{where}: label must be normal or anomaly, got '{row.label}'")
-    return row
+        return f"must have {len(HEADER)} fields, got {len(line)}"
+    if line[1] not in ("train", "test"):
+        return f"split must be train or test, got {line[1]!r}"
+    if line[2] not in ("normal", "anomaly"):
+        return f"label must be normal or anomaly, got {line[2]!r}"
+    return None
 
 
 def _row_problems(rows: list[Row]) -> list[Problem]:
-    problems = []
-    seen: set[str] = set()
-    for row in rows:
-        if row.image in seen:
-            problems.append(Problem(row.image, f"occurs twice in {SPLIT_CSV}"))
-        seen.add(row.image)
-        if not row.image.startswith(f"{row.object}/"):
-            problems.append(Problem(row.image, f"is listed in {SPLIT_CSV} as of '{row.object}'"))
-        if row.label == "normal" and row.mask:
-            problems.append(Problem(row.image, "is normal but has a mask"))
-        if row.label == "anomaly" and row.split == "train":
-            problems.append(Problem(row.image, "is an anomalous training image"))
-        if row.mask and stem(row.mask) != stem(row.image):
-            problems.append(Problem(row.image, f"has the mask of another image, {row.mask}"))
     masks = any(row.mask for row in rows)
-    problems += [
-        Problem(row.image, "has no ground truth mask")
-        for row in rows
-        if masks and row.label == "anomaly" and not row.mask
+    times = Counter(row.image for row in rows)
+    problems = [
+        Problem(name, f"occurs {count} times in {SPLIT_CSV}")
+        for name, count in times.items()
+        if count > 1
     ]
+    for row in rows:
+        rule = _broken_rule(row, masks=masks)
+        if rule is not None:
+            problems.append(Problem(row.image, rule))
     return problems
+
+
+def _broken_rule(row: Row, *, masks: bool) -> str | None:
+    if not row.image.startswith(f"{row.object}/"):
+        return f"is listed in {SPLIT_CSV} as an image of '{row.object}'"
+    if row.label == "anomaly" and row.split == "train":
+        return f"is an anomalous training image in {SPLIT_CSV}"
+    if row.label == "normal" and row.mask:
+        return f"is normal but has a mask in {SPLIT_CSV}"
+    if row.label == "anomaly" and masks and not row.mask:
+        return NO_MASK
+    if row.mask and stem(row.mask) != stem(row.image):
+        return f"has the mask of another image in {SPLIT_CSV}, {row.mask}"
+    return None
 
 
 def _file_problems(rows: list[Row], files: Files) -> list[Problem]:

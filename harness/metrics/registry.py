@@ -1,0 +1,51 @@
+"""Every metric of the tables: its name, level, direction and display name.
+
+Imports nothing: whatever prints a table may read it at no cost.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+
+class Metric(NamedTuple):
+    """One metric, as records and tables know it.
+
+    Attributes
+    ----------
+    name : str
+        Its key in `Record.metrics`; also the name of its function in `harness.metrics`.
+    level : {"image", "pixel"}
+        Whether one score per image or one per pixel is ranked.
+    direction : {"higher", "lower"}
+        Which values are better.
+    display : str
+        Its name in tables.
+    oracle : bool
+        Whether a threshold is chosen on the test labels themselves, which flatters the value.
+    """
+
+    name: str
+    level: Literal["image", "pixel"]
+    direction: Literal["higher", "lower"]
+    display: str
+    oracle: bool = False
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("image_auroc", "image", "higher", "Image AUROC"),
+        Metric("image_f1_max", "image", "higher", "Image F1", oracle=True),
+        Metric("pixel_auroc", "pixel", "higher", "Pixel AUROC"),
+        Metric("aupro", "pixel", "higher", "Pixel AUPRO"),
+        Metric("image_average_precision", "image", "higher", "Image AP"),
+        Metric("image_f1_at", "image", "higher", "Image F1 at training threshold"),
+        Metric("pixel_average_precision", "pixel", "higher", "Pixel AP"),
+        Metric("pixel_f1_max", "pixel", "higher", "Pixel F1", oracle=True),
+    )
+}
+"""All metrics by name, in the order of the tables."""
+
+HEADLINE: tuple[str, ...] = ("image_auroc", "image_f1_max", "pixel_auroc", "aupro")
+"""The four metrics that stand for a cell where there is room for no more."""
