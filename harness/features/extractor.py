@@ -33,12 +33,12 @@ class LazyExtractor:
     @property
     def mean(self) -> Sequence[float]:
         """Per-channel mean of the normalisation."""
-        return self.backbone.mean
+        return self.backbone.mean or self.module.mean
 
     @property
     def std(self) -> Sequence[float]:
         """Per-channel standard deviation of the normalisation."""
-        return self.backbone.std
+        return self.backbone.std or self.module.std
 
     @property
     def digest(self) -> str:
@@ -55,7 +55,7 @@ class LazyExtractor:
             settings.factory, arguments=dict(settings.arguments), weights=settings.weights
         )
         return FeatureExtractor(
-            network, list(settings.layers), mean=list(settings.mean), std=list(settings.std)
+            network, list(settings.layers), mean=settings.mean, std=settings.std
         )
 
 
