@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -54,11 +53,24 @@ def test_thirty_jobs_fill_three_tables(scratch):
     sweep += [f"{key}={value}" for key, value in SETTINGS.items()]
     _run(scratch, "-c", RUN, "-m", *sweep)
     _run(scratch, "-m", "harness.report")
-    readme = (scratch / "README.md").read_text()
-    assert "–" not in readme
-    for name in DATASETS:
-        for category in [*PUBLISHED[name], "Average"]:
-            assert re.search(rf"\| \**{category}\b.*\d", readme)
+    cells = _cells((scratch / "README.md").read_text())
+    categories = [category for name in DATASETS for category in PUBLISHED[name]]
+    assert [line["Category"] for line in cells if "Average" not in line["Category"]] == categories
+    assert len(cells) == 30 + 3
+    for line in cells:
+        for column in ("Image AUROC", "Image F1", "Pixel AUROC", "Pixel AUPRO"):
+            assert 0 < float(line[column]) <= 1
+
+
+def _cells(readme: str) -> list[dict[str, str]]:
+    """Read the lines of the README's tables by the titles of their columns."""
+    lines = [line.strip("| ").split(" | ") for line in readme.splitlines() if line[:1] == "|"]
+    titles = lines[0]
+    return [
+        dict(zip(titles, line, strict=True))
+        for line in lines
+        if line != titles and set(line[0]) != {"-"}
+    ]
 
 
 def _run(folder: Path, *arguments: str) -> None:
