@@ -37,6 +37,8 @@ def settings(job: Job) -> dict[str, str]:
         "backbone.mean": _numbers(job.backbone.mean),
         "backbone.std": _numbers(job.backbone.std),
     } | {f"model.{name}": value for name, value in params.items()}
+    if job.dataset.train_share is not None:  # only where the layout has no split of its own
+        values["dataset.train_share"] = job.dataset.train_share
     return {name: str(values[name]) for name in sorted(values)}
 
 
