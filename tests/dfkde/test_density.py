@@ -42,5 +42,5 @@ def test_nan_names_its_row():
 
 
 def test_too_few_images():
-    with pytest.raises(ValueError, match=r"n_components=16 needs at least 18 training samples"):
+    with pytest.raises(ValueError, match=r"n_components=16 needs at least 18 samples"):
         DFKDE().fit(np.random.default_rng(0).normal(size=(17, 20)))
