@@ -39,12 +39,12 @@ def evaluate(job: Job) -> Record:
     """
     stages = Stages()
     with stages("data"):
-        split, reader = _split(job), _reader(job)
+        split, reader, model = _split(job), _reader(job), build_model(job.model)
     with stages("features"):
         train, test = reader.pooled(split.train), reader.pooled(split.test)
     with stages("model"):
         with _naming(split.train):
-            model = build_model(job.model).fit(train)
+            model.fit(train)
         with _naming(split.test):
             scores = model.anomaly_score(test)
     with stages("image metrics"):

@@ -28,7 +28,7 @@ class _ConnectionLostError(Exception):
     """The server stopped before the end; what came is kept."""
 
 
-def download(url: str, target: Path, sha256: str, *, progress: Progress) -> None:
+def download(url: str, target: Path, *, sha256: str, progress: Progress) -> None:
     """Bring a file from a server, resuming `<target>.part` if there is one.
 
     Parameters

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import lzma
-import shutil
 import stat
 import tarfile
 import zipfile
@@ -15,6 +15,8 @@ from typing import IO
 
 from harness.data.errors import DataError
 
+_BLOCK = 1 << 20
+_ZIP = b"PK\3\4"
 _DAMAGED = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -25,7 +27,7 @@ _DAMAGED = (
 )
 
 
-def extract(archive: Path, target: Path) -> int:
+def extract(archive: Path, target: Path) -> dict[str, str]:
     """Write the files of a tar or zip archive below a folder.
 
     Folders and plain files only; owners, modes and times are not taken over.
@@ -39,8 +41,8 @@ def extract(archive: Path, target: Path) -> int:
 
     Returns
     -------
-    int
-        The number of files.
+    dict of str to str
+        The SHA-256 of every file, hexadecimal, by name relative to the target.
 
     Raises
     ------
@@ -48,20 +50,24 @@ def extract(archive: Path, target: Path) -> int:
         If a member is a link or a device, or would lie outside the target or over another
         member; if the archive is damaged, or the disk is full.
     """
-    count = 0
+    digests = {}
     try:
         with contextlib.closing(_members(archive)) as members:
             for name, stream in members:
                 _check_name(archive, name)
-                _write(target / name, stream, what=f"{archive}: '{name}'")
-                count += 1
+                digest = _write(target / name, stream, what=f"{archive}: '{name}'")
+                digests[str(PurePosixPath(name))] = digest
     except _DAMAGED as error:
-        raise DataError(f"{archive}: is damaged ({error})") from error
-    return count
+        why = str(error).partition("\n")[0]
+        raise DataError(f"{archive}: is damaged ({why})") from error
+    return digests
 
 
 def _members(archive: Path) -> Generator[tuple[str, IO[bytes]]]:
-    if zipfile.is_zipfile(archive):
+    with archive.open("rb") as stream:
+        start = stream.read(len(_ZIP))
+    # zipfile.is_zipfile would take a tar that ends with a zip file for one.
+    if start == _ZIP:
         yield from _zip_members(archive)
     else:
         yield from _tar_members(archive)
@@ -96,12 +102,16 @@ def _check_name(archive: Path, name: str) -> None:
         raise DataError(f"{archive}: '{name}' would lie outside the target folder")
 
 
-def _write(place: Path, stream: IO[bytes], *, what: str) -> None:
+def _write(place: Path, stream: IO[bytes], *, what: str) -> str:
+    digest = hashlib.sha256()
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with place.open("xb") as out:
-            shutil.copyfileobj(stream, out, length=1 << 20)
+            while block := stream.read(_BLOCK):
+                out.write(block)
+                digest.update(block)
     except FileExistsError as error:
         raise DataError(f"{what} lies over another member") from error
     except OSError as error:
         raise DataError(f"{what} cannot be extracted ({error.strerror or error})") from error
+    return digest.hexdigest()

@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -14,6 +14,7 @@ from harness.data.archives import Archive
 from harness.data.download import Progress, download, file_digest
 from harness.data.errors import DataError
 from harness.data.extract import extract
+from harness.data.manifest import write_manifest
 
 
 def fetch(archive: Archive, root: Path, *, categories: list[str], progress: Progress) -> Path:
@@ -44,21 +45,28 @@ def fetch(archive: Archive, root: Path, *, categories: list[str], progress: Prog
         If any step fails; `root` then does not exist, and the same command goes on where the
         download stopped.
     """
-    root = root.expanduser().absolute()
-    if root.is_dir() and any(root.iterdir()):
-        raise DataError(f"'{root}' is already there; remove it to fetch it anew")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(root):
-        packed = root.parent / PurePosixPath(urlsplit(archive.url).path).name
-        own = packed.exists()
-        if own:
-            _check_digest(packed, archive.sha256)
-        else:
-            download(archive.url, packed, archive.sha256, progress=progress)
-        _unpack(packed, root, categories=categories)
-        if not own:
-            packed.unlink()
+    root = root.expanduser().resolve()
+    try:
+        if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+            raise DataError(f"'{root}' is already there; remove it to fetch it anew")
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(root):
+            _fetch(archive, root, categories=categories, progress=progress)
+    except OSError as error:
+        raise DataError(f"'{root}' cannot be made ({error.strerror or error})") from error
     return root
+
+
+def _fetch(archive: Archive, root: Path, *, categories: list[str], progress: Progress) -> None:
+    packed = root.parent / PurePosixPath(urlsplit(archive.url).path).name
+    own = packed.exists()
+    if own:
+        _check_digest(packed, archive.sha256)
+    else:
+        download(archive.url, packed, sha256=archive.sha256, progress=progress)
+    _unpack(packed, root, categories=categories)
+    if not own:
+        packed.unlink()
 
 
 @contextlib.contextmanager
@@ -85,13 +93,24 @@ def _unpack(packed: Path, root: Path, *, categories: list[str]) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        extract(packed, partial)
+        digests = extract(packed, partial)
         found = _dataset_folder(packed, partial, categories=categories)
+        write_manifest(found, _below(digests, found.relative_to(partial)))
         if root.exists():
             root.rmdir()  # it is empty
         os.replace(found, root)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _below(digests: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """Name the files relative to a folder of the archive."""
+    prefix = "" if folder == Path() else f"{folder.as_posix()}/"
+    return {
+        name.removeprefix(prefix): digest
+        for name, digest in digests.items()
+        if name.startswith(prefix)
+    }
 
 
 def _dataset_folder(packed: Path, partial: Path, *, categories: list[str]) -> Path:

@@ -150,8 +150,9 @@ def decode_mask(image: Image.Image) -> NDArray[np.bool_]:
 def displayed_size(image: Image.Image, data: bytes) -> tuple[int, int]:
     """Return (H, W) of an opened image after its EXIF orientation; see `orientation`."""
     width, height = image.size
-    # Orientations 5 to 8 swap the axes.
-    return (width, height) if orientation(image, data) >= 5 else (height, width)
+    # Orientations 5 to 8 swap the axes; of a TIFF, Pillow gives the size as displayed.
+    turned = image.format != "TIFF" and orientation(image, data) >= 5
+    return (width, height) if turned else (height, width)
 
 
 def orientation(image: Image.Image, data: bytes) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,6 +85,26 @@ def inspect_document(path: Path) -> Inspection:
         With the reason alone, if it cannot be read.
     """
     return Inspection(_digest(_read(path)), 0, 0, -1)
+
+
+def fingerprint(seen: Mapping[str, Inspection]) -> str:
+    """Digest the names and contents of files.
+
+    Parameters
+    ----------
+    seen : mapping of str to Inspection
+        The files of a category: images, masks, label files. Names are relative to the root.
+
+    Returns
+    -------
+    str
+        SHA-256, hexadecimal; it depends neither on the seed nor on the machine.
+    """
+    lines = sorted(
+        f"{unicodedata.normalize('NFC', name)}\n{inspection.digest}\n"
+        for name, inspection in seen.items()
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _read(path: Path) -> bytes:

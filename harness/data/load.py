@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from harness.config import DatasetConfig
 from harness.data.errors import DataError
+from harness.data.inspection import fingerprint
 from harness.data.listing import ImageFile, Problem
 from harness.data.protocol import contaminate, few_shot
 from harness.data.split import Sample, Split
-from harness.data.survey import Survey, fingerprint, survey
+from harness.data.survey import Survey, survey
 
 _SHOWN = 3
 
@@ -57,7 +58,7 @@ def load_split(
         seed=seed,
         share=train_contamination,
     )
-    return Split(train, test, fingerprint(found), official=dataset.official)
+    return Split(train, test, fingerprint(found.seen), official=dataset.official)
 
 
 def _samples(images: Iterable[ImageFile], found: Survey) -> tuple[Sample, ...]:

@@ -6,10 +6,11 @@ Zou et al., ECCV 2022; Buerhop-Lutz et al., EU PVSEC 2018).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from harness.data.inspection import Inspection
+from harness.data.inspection import Inspection, fingerprint
 from harness.data.listing import Listing, Problem
 
 
@@ -26,6 +27,10 @@ class Published(NamedTuple):
         (width, height) of every image; None where they vary.
     smallest_side : int
         No image is smaller than this, in pixels; tells resized copies where sizes vary.
+    split_digest : str, optional
+        As `split_digest` gives it, where a file and not the folders says which images train.
+    fingerprint : str, optional
+        As `Split.fingerprint`, where it is known.
     """
 
     train: int
@@ -34,19 +39,23 @@ class Published(NamedTuple):
     suffix: str
     size: tuple[int, int] | None = None
     smallest_side: int = 0
+    split_digest: str | None = None
+    fingerprint: str | None = None
 
 
 def _square(train: int, normal: int, anomalous: int, side: int) -> Published:
     return Published(train, normal, anomalous, ".png", (side, side))
 
 
-def _visa(train: int, normal: int, anomalous: int) -> Published:
-    return Published(train, normal, anomalous, ".JPG", smallest_side=600)
+def _visa(train: int, normal: int, anomalous: int, digest: str) -> Published:
+    return Published(train, normal, anomalous, ".JPG", smallest_side=600, split_digest=digest)
 
 
 PUBLISHED: dict[str, dict[str, Published]] = {
     "mvtec": {
-        "bottle": _square(209, 20, 63, 900),
+        "bottle": _square(209, 20, 63, 900)._replace(
+            fingerprint="9b551eac1ef13934e949630ca0dbc969f5408f02d796036ee256aa7153836ec2"
+        ),
         "cable": _square(224, 58, 92, 1024),
         "capsule": _square(219, 23, 109, 1000),
         "carpet": _square(280, 28, 89, 1024),
@@ -68,18 +77,18 @@ PUBLISHED: dict[str, dict[str, Published]] = {
         "03": Published(1000, 400, 41, ".bmp", (800, 600)),
     },
     "visa": {
-        "candle": _visa(900, 100, 100),
-        "capsules": _visa(542, 60, 100),
-        "cashew": _visa(450, 50, 100),
-        "chewinggum": _visa(453, 50, 100),
-        "fryum": _visa(450, 50, 100),
-        "macaroni1": _visa(900, 100, 100),
-        "macaroni2": _visa(900, 100, 100),
-        "pcb1": _visa(904, 100, 100),
-        "pcb2": _visa(901, 100, 100),
-        "pcb3": _visa(905, 101, 100),
-        "pcb4": _visa(904, 101, 100),
-        "pipe_fryum": _visa(450, 50, 100),
+        "candle": _visa(900, 100, 100, "c8ddaa6152691505"),
+        "capsules": _visa(542, 60, 100, "187d2ca78c6e9ba1"),
+        "cashew": _visa(450, 50, 100, "fe91adb62f567334"),
+        "chewinggum": _visa(453, 50, 100, "2b9a2cc68216e505"),
+        "fryum": _visa(450, 50, 100, "2cdb82f2733e4c28"),
+        "macaroni1": _visa(900, 100, 100, "2dfa5e2dfb99f55a"),
+        "macaroni2": _visa(900, 100, 100, "1109d47398523e86"),
+        "pcb1": _visa(904, 100, 100, "1d07ff2e3484ffbf"),
+        "pcb2": _visa(901, 100, 100, "031735fdb5388ba1"),
+        "pcb3": _visa(905, 101, 100, "8843251b222ece47"),
+        "pcb4": _visa(904, 101, 100, "fcab19343c2be89d"),
+        "pipe_fryum": _visa(450, 50, 100, "f250f5b476f5f797"),
     },
     "elpv": {
         "mono": Published(352, 236, 313, ".png", (300, 300)),
@@ -91,8 +100,23 @@ PUBLISHED: dict[str, dict[str, Published]] = {
 
 def differences(
     published: Published, listing: Listing, *, seen: Mapping[str, Inspection], category: str
-) -> Iterable[Problem]:
+) -> list[Problem]:
     """Say in what a category differs from the published one; these problems are not fatal."""
+    rules = [*_count_differences(published, listing)]
+    if published.split_digest not in (None, split_digest(listing)):
+        rules.append("is split otherwise than the published dataset")
+    problems = [Problem(category, rule, fatal=False) for rule in rules]
+    for image in (*listing.train, *listing.test):
+        if image.name in seen:
+            found = _image_differences(published, image.name, seen=seen[image.name])
+            problems += [Problem(image.name, rule, fatal=False) for rule in found]
+    if not problems and published.fingerprint not in (None, fingerprint(seen)):
+        rule = f"has the fingerprint {fingerprint(seen)}, published {published.fingerprint}"
+        problems.append(Problem(category, f"{rule}: a file was changed", fatal=False))
+    return problems
+
+
+def _count_differences(published: Published, listing: Listing) -> Iterator[str]:
     anomalous = sum(image.anomalous for image in listing.test)
     counts = {
         "training images": (len(listing.train), published.train),
@@ -101,20 +125,25 @@ def differences(
     }
     for what, (count, expected) in counts.items():
         if count != expected:
-            rule = f"has {count} {what}, the published dataset {expected}"
-            yield Problem(category, rule, fatal=False)
-    for image in (*listing.train, *listing.test):
-        if image.name in seen:
-            yield from _image_differences(published, image.name, seen=seen[image.name])
+            yield f"has {count} {what}, the published dataset {expected}"
 
 
-def _image_differences(published: Published, name: str, *, seen: Inspection) -> Iterable[Problem]:
-    size = (seen.width, seen.height)
+def split_digest(listing: Listing) -> str:
+    """Digest which images train, which are tested, as what, and with which masks."""
+    splits = {"train": listing.train, "test": listing.test}
+    lines = sorted(
+        f"{split},{image.defect_type},{image.name},{image.mask or ''}\n"
+        for split, images in splits.items()
+        for image in images
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+
+
+def _image_differences(published: Published, name: str, *, seen: Inspection) -> Iterator[str]:
+    size = f"{seen.width}x{seen.height}"
     if not name.endswith(published.suffix):
-        yield Problem(name, f"is published as {published.suffix}", fatal=False)
-    if published.size is not None and size != published.size:
-        expected = "x".join(map(str, published.size))
-        yield Problem(name, f"is {size[0]}x{size[1]}, published as {expected}", fatal=False)
-    if min(size) < published.smallest_side:
-        rule = f"is {size[0]}x{size[1]}, published with no side below {published.smallest_side}"
-        yield Problem(name, rule, fatal=False)
+        yield f"is published as {published.suffix}"
+    if published.size not in (None, (seen.width, seen.height)):
+        yield f"is {size}, published as {'x'.join(map(str, published.size or ()))}"
+    if min(seen.width, seen.height) < published.smallest_side:
+        yield f"is {size}, published with no side below {published.smallest_side}"

@@ -24,10 +24,7 @@ def dataset_root(dataset: DatasetConfig) -> Path:
     DataError
         If that folder does not exist.
     """
-    if dataset.root is not None:
-        root = Path(dataset.root).expanduser()
-    else:
-        root = Path(os.environ.get(ROOT_VARIABLE) or "data") / dataset.name
+    root = usual_root(dataset)
     if root.is_dir():
         return root
     packaged = packaged_root() if dataset.root is None and dataset.reader == "elpv" else None
@@ -37,6 +34,13 @@ def dataset_root(dataset: DatasetConfig) -> Path:
         f"{dataset.title} is not at '{root}': set dataset.root=PATH, or put it in "
         f"${ROOT_VARIABLE}/{dataset.name} or data/{dataset.name}; {_how_to_fetch(dataset)}"
     )
+
+
+def usual_root(dataset: DatasetConfig) -> Path:
+    """Return where a dataset is expected, whether or not it is there."""
+    if dataset.root is not None:
+        return Path(dataset.root).expanduser()
+    return Path(os.environ.get(ROOT_VARIABLE) or "data") / dataset.name
 
 
 def _how_to_fetch(dataset: DatasetConfig) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import os
-import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from harness.data.digests import InspectionCache
 from harness.data.errors import DataError
 from harness.data.inspection import Inspection, inspect_document, inspect_image, inspect_mask
 from harness.data.listing import Listing, Problem
+from harness.data.manifest import changed_files
 from harness.data.official import PUBLISHED, differences
 from harness.data.protocol import split_normals
 from harness.data.readers import READERS
@@ -88,27 +87,13 @@ def survey(dataset: DatasetConfig, category: str, *, seed: int) -> Survey:
         listing = split_normals(listing, category, seed=seed, share=dataset.train_share)
     seen, broken = _inspect_all(root, listing, category=category)
     problems = [*listing.problems, *broken, *problems_of(listing, seen, category=category)]
+    problems += changed_files(root, category, seen=seen)
     published = PUBLISHED.get(dataset.name, {}).get(category)
     if published is None:
         problems.append(Problem(category, "is not a category of a published dataset", fatal=False))
     else:
         problems += differences(published, listing, seen=seen, category=category)
     return Survey(root, listing, seen, tuple(problems))
-
-
-def fingerprint(found: Survey) -> str:
-    """Digest the names and contents of a category's images, masks and label files.
-
-    Returns
-    -------
-    str
-        SHA-256, hexadecimal; it depends neither on the seed nor on the machine.
-    """
-    lines = sorted(
-        f"{unicodedata.normalize('NFC', name)}\n{inspection.digest}\n"
-        for name, inspection in found.seen.items()
-    )
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _check_settings(dataset: DatasetConfig, category: str) -> None:

@@ -11,8 +11,9 @@ from typing import NamedTuple
 from harness.config import DatasetConfig
 from harness.data.errors import DataError
 from harness.data.images import read_image
+from harness.data.inspection import fingerprint
 from harness.data.listing import ImageFile, Problem
-from harness.data.survey import Survey, fingerprint, survey
+from harness.data.survey import Survey, survey
 
 
 class Verdict(NamedTuple):
@@ -78,7 +79,7 @@ def verify(dataset: DatasetConfig, category: str, *, seed: int) -> Verdict:
         test_normal=len(test) - anomalous,
         test_anomalous=anomalous,
         masks=sum(image.mask is not None for image in test),
-        fingerprint=fingerprint(found),
+        fingerprint=fingerprint(found.seen),
         problems=problems,
     )
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 SCORES = "scores.csv"
 SECONDS = "seconds."
 UNDEFINED = "undefined."
+ERROR_CLASS = "error.class"
+ERROR_MESSAGE = "error.message"
 COUNTS = {
     "n_train": "images.train",
     "n_test_normal": "images.test_normal",
@@ -67,13 +69,19 @@ def stored(run: Any) -> StoredRun:
         status=run.info.status.lower(),
         identity=tags.get("identity", ""),
         record=_record(run),
-        error=tags.get("error"),
+        error=_error(tags),
         started=started.isoformat(timespec="seconds").replace("+00:00", "Z"),
         commit=tags["commit"],
         dirty=tags["dirty"] == "true",
         versions=json.loads(tags["versions"]),
         machine=json.loads(tags["machine"]),
     )
+
+
+def _error(tags: dict[str, str]) -> str | None:
+    if ERROR_CLASS not in tags:
+        return None
+    return " ".join(f"{tags[ERROR_CLASS]}: {tags[ERROR_MESSAGE]}".split())
 
 
 def _record(run: Any) -> Record:

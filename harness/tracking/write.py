@@ -14,10 +14,17 @@ from typing import Protocol
 import yaml
 
 from harness.config import Job, TrackingConfig
-from harness.outcome import one_line
 from harness.provenance import commit, machine, versions
 from harness.record import SCHEMA_VERSION, ImageScore, Record, StoredRun
-from harness.tracking.read import COUNTS, SCORES, SECONDS, UNDEFINED, stored
+from harness.tracking.read import (
+    COUNTS,
+    ERROR_CLASS,
+    ERROR_MESSAGE,
+    SCORES,
+    SECONDS,
+    UNDEFINED,
+    stored,
+)
 from harness.tracking.store import connect, experiment_id, store_uri
 
 
@@ -115,7 +122,8 @@ class MlflowTracker:
 
     def fail(self, run_id: str, error: BaseException) -> None:
         """Write the error and close the run as FAILED."""
-        self._client.set_tag(run_id, "error", one_line(error))
+        self._client.set_tag(run_id, ERROR_CLASS, type(error).__name__)
+        self._client.set_tag(run_id, ERROR_MESSAGE, str(error))
         text = "".join(traceback.format_exception(error))
         self._client.log_text(run_id, text, "traceback.txt")
         self._client.set_terminated(run_id, "FAILED")

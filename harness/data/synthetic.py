@@ -1,0 +1,225 @@
+"""Synthetic datasets in the published layouts: seeded textures with known defects and masks.
+
+Each category has a grating of its own as texture, and its images differ in phase and noise. A
+defect inverts the texture inside an ellipse: a round `spot` or a long `scratch`; the mask is that
+ellipse. File names, formats, channels and mask values follow the published datasets.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from harness.data.errors import DataError
+from harness.data.official import PUBLISHED, Published
+from harness.data.readers.visa import HEADER, SPLIT_CSV
+from harness.data.split import NORMAL
+from harness.data.streams import random_stream
+
+_SINGLE_CHANNEL = frozenset({"grid", "screw", "zipper"})
+_FEWEST_TRAIN = 24
+_FEWEST_TEST = 4
+_ELONGATION = {"spot": 1.0, "scratch": 6.0}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How large a synthetic dataset is.
+
+    Attributes
+    ----------
+    scale : float
+        The share of the published numbers of images; a few of each kind remain at least. At 1
+        the numbers are the published ones.
+    side : int
+        Width and height of the images, in pixels.
+    seed : int
+        Determines every byte.
+    """
+
+    scale: float = 0.02
+    side: int = 64
+    seed: int = 0
+
+
+class _Picture(NamedTuple):
+    """One image to make, and where; names are relative to the root."""
+
+    name: str
+    split: str
+    defect_type: str = NORMAL
+    mask: str | None = None
+
+
+class _Counts(NamedTuple):
+    train: int
+    normal: int
+    anomalous: int
+
+
+def write_synthetic(
+    root: Path, dataset: str, *, categories: list[str] | None = None, plan: Plan | None = None
+) -> Path:
+    """Write a dataset in its published layout.
+
+    Parameters
+    ----------
+    root : Path
+        The dataset's root; created.
+    dataset : {"mvtec", "btad", "visa"}
+        The layout, and the names of the categories.
+    categories : list of str, optional
+        All by default.
+    plan : Plan, optional
+        How large; small by default.
+
+    Returns
+    -------
+    Path
+        `root`.
+
+    Raises
+    ------
+    DataError
+        If the dataset or a category is not known.
+    """
+    plan = Plan() if plan is None else plan
+    if dataset not in _LAYOUTS:
+        raise DataError(f"dataset must be one of {', '.join(_LAYOUTS)}, got '{dataset}'")
+    known = PUBLISHED[dataset]
+    categories = list(known) if categories is None else categories
+    if unknown := [category for category in categories if category not in known]:
+        raise DataError(f"categories must be of {', '.join(known)}, got '{unknown[0]}'")
+    pictures = {
+        category: list(_LAYOUTS[dataset](category, _counts(known[category], plan.scale)))
+        for category in categories
+    }
+    for category in categories:
+        _write_category(root, category, pictures=pictures[category], plan=plan)
+    if dataset == "visa":
+        _write_split_csv(root, pictures)
+    return root
+
+
+def as_published(dataset: str, plan: Plan) -> dict[str, Published]:
+    """Return what `harness.data.official.PUBLISHED[dataset]` would say of a synthetic dataset.
+
+    A test that puts it there gets synthetic data that pass for official.
+    """
+    return {
+        category: Published(*_counts(published, plan.scale), published.suffix, (plan.side,) * 2)
+        for category, published in PUBLISHED[dataset].items()
+    }
+
+
+def _counts(published: Published, scale: float) -> _Counts:
+    return _Counts(
+        max(_FEWEST_TRAIN, round(scale * published.train)),
+        max(_FEWEST_TEST, round(scale * published.test_normal)),
+        max(_FEWEST_TEST, round(scale * published.test_anomalous)),
+    )
+
+
+def _mvtec(category: str, counts: _Counts) -> Iterator[_Picture]:
+    for number in range(counts.train):
+        yield _Picture(f"{category}/train/good/{number:03}.png", "train")
+    for number in range(counts.normal):
+        yield _Picture(f"{category}/test/good/{number:03}.png", "test")
+    for number in range(counts.anomalous):
+        kind, below = ("spot", "scratch")[number % 2], f"{number // 2:03}"
+        mask = f"{category}/ground_truth/{kind}/{below}_mask.png"
+        yield _Picture(f"{category}/test/{kind}/{below}.png", "test", kind, mask)
+
+
+def _btad(category: str, counts: _Counts) -> Iterator[_Picture]:
+    image = PUBLISHED["btad"][category].suffix
+    mask = ".bmp" if category == "03" else ".png"
+    for number in range(counts.train):
+        yield _Picture(f"{category}/train/ok/{number:04}{image}", "train")
+    for number in range(counts.normal):
+        yield _Picture(f"{category}/test/ok/{number:04}{image}", "test")
+    for number in range(counts.anomalous):
+        name = f"{category}/test/ko/{number:04}{image}"
+        yield _Picture(name, "test", "spot", f"{category}/ground_truth/ko/{number:04}{mask}")
+
+
+def _visa(category: str, counts: _Counts) -> Iterator[_Picture]:
+    stream = random_stream(0, f"synthetic split/{category}")
+    tested = set(stream.permutation(counts.train + counts.normal)[: counts.normal].tolist())
+    for number in range(counts.train + counts.normal):
+        name = f"{category}/Data/Images/Normal/{number:04}.JPG"
+        yield _Picture(name, "test" if number in tested else "train")
+    for number in range(counts.anomalous):
+        mask = f"{category}/Data/Masks/Anomaly/{number:03}.png"
+        name = f"{category}/Data/Images/Anomaly/{number:03}.JPG"
+        yield _Picture(name, "test", "spot", mask)
+
+
+_LAYOUTS = {"mvtec": _mvtec, "btad": _btad, "visa": _visa}
+
+
+def _write_category(root: Path, category: str, *, pictures: list[_Picture], plan: Plan) -> None:
+    for folder in {(root / name).parent for p in pictures for name in (p.name, p.mask) if name}:
+        folder.mkdir(parents=True, exist_ok=True)
+    stream = random_stream(plan.seed, f"synthetic/{category}")
+    angle, period = stream.uniform(0, np.pi), stream.uniform(6, 16)
+    colour = stream.uniform(0.4, 1.0, size=3)
+    for picture in pictures:
+        pixels = _texture(stream, plan.side, angle=angle, period=period)
+        if picture.mask is not None:
+            defect = _ellipse(stream, plan.side, elongation=_ELONGATION[picture.defect_type])
+            pixels[defect] = 255 - pixels[defect]
+            _save_mask(root / picture.mask, defect)
+        grey = category in _SINGLE_CHANNEL
+        _save(root / picture.name, pixels if grey else (pixels[..., None] * colour).astype("u1"))
+
+
+def _texture(
+    stream: np.random.Generator, side: int, *, angle: float, period: float
+) -> NDArray[np.uint8]:
+    """Draw a grating of the category's angle and period, in pixels, with noise: (side, side)."""
+    y, x = np.mgrid[:side, :side]
+    phase = stream.uniform(0, 2 * np.pi)
+    wave = np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / period + phase)
+    values = 75 + 35 * wave + stream.normal(scale=6, size=wave.shape)
+    return values.clip(0, 255).astype(np.uint8)
+
+
+def _ellipse(stream: np.random.Generator, side: int, *, elongation: float) -> NDArray[np.bool_]:
+    """Draw a defect's shape: (side, side), True inside."""
+    radius = stream.uniform(0.10, 0.16) * side
+    angle = stream.uniform(0, np.pi)
+    centre = stream.uniform(0.3, 0.7, size=2) * side
+    y, x = np.mgrid[:side, :side] + 0.5 - centre[:, None, None]
+    along = (x * np.cos(angle) + y * np.sin(angle)) / (radius * np.sqrt(elongation))
+    across = (y * np.cos(angle) - x * np.sin(angle)) * np.sqrt(elongation) / radius
+    return np.less_equal(along**2 + across**2, 1)
+
+
+def _save_mask(path: Path, defect: NDArray[np.bool_]) -> None:
+    # VisA numbers its defects from 1; the others write white.
+    value = 1 if "Masks" in path.parts else 255
+    _save(path, defect.astype(np.uint8) * np.uint8(value))
+
+
+def _save(path: Path, pixels: NDArray[np.uint8]) -> None:
+    Image.fromarray(pixels).save(path, compress_level=1, quality=92)
+
+
+def _write_split_csv(root: Path, pictures: dict[str, list[_Picture]]) -> None:
+    path = root / SPLIT_CSV
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(HEADER)
+        for category, rows in pictures.items():
+            for row in rows:
+                label = "normal" if row.mask is None else "anomaly"
+                writer.writerow([category, row.split, label, row.name, row.mask or ""])

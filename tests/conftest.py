@@ -1,0 +1,79 @@
+"""What several test packages share: a tiny job on synthetic data, and the real images' place."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
+from harness.data.synthetic import write_synthetic
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def dataset_config(name):
+    """Return `conf/dataset/<name>.yaml`."""
+    return _config(DatasetConfig, "dataset", name)
+
+
+def _config(kind, group, name):
+    return kind(**yaml.safe_load((ROOT / "conf" / group / f"{name}.yaml").read_text()))
+
+
+@pytest.fixture(scope="session")
+def synthetic_mvtec(tmp_path_factory):
+    """Root of a small synthetic MVTec AD with two categories."""
+    root = tmp_path_factory.mktemp("synthetic") / "mvtec"
+    return write_synthetic(root, "mvtec", categories=["bottle", "grid"])
+
+
+@pytest.fixture
+def job(synthetic_mvtec, tmp_path):
+    """A job that takes a fraction of a second: synthetic bottle, tiny backbone, own cache."""
+    dataset = dataset_config("mvtec")
+    return Job(
+        dataset=replace(dataset, root=str(synthetic_mvtec), official=False),
+        category="bottle",
+        backbone=BackboneConfig(
+            name="tiny",
+            factory="tests.tiny:build",
+            layers=["features"],
+            mean=[0.5, 0.5, 0.5],
+            std=[0.25, 0.25, 0.25],
+        ),
+        model=ModelConfig(name="dfkde", factory="dfkde.density:DFKDE", params={"n_components": 4}),
+        features=FeaturesConfig(engine="torch", cache=str(tmp_path / "cache")),
+        image_size=64,
+    )
+
+
+@pytest.fixture
+def elpv_job(tmp_path):
+    """The demo's job on `mono`, as `conf/` has it, with its own cache."""
+    return Job(
+        dataset=dataset_config("elpv"),
+        category="mono",
+        backbone=_config(BackboneConfig, "backbone", "efficientnet_lite0"),
+        model=ModelConfig(name="dfkde", factory="dfkde.density:DFKDE"),
+        features=FeaturesConfig(cache=str(tmp_path / "cache")),
+    )
+
+
+@pytest.fixture(scope="session")
+def real_images():
+    """Folder of the real test images; the test is skipped where there is none."""
+    return _folder("DFKDE_TEST_DATA", "real images")
+
+
+@pytest.fixture(scope="session")
+def real_weights():
+    """Folder of the stand-in ResNet50; the test is skipped where there is none."""
+    return _folder("DFKDE_TEST_WEIGHTS", "a real ResNet50")
+
+
+def _folder(variable, what):
+    if variable not in os.environ:
+        pytest.skip(f"{variable} does not name a folder with {what}")
+    return Path(os.environ[variable])

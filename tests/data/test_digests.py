@@ -1,0 +1,136 @@
+"""Files are read once, and the fingerprint is the same everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.data import load_split, survey
+from harness.data.inspection import fingerprint
+from tests.data.small import CATEGORY
+
+
+def _count_looks(monkeypatch):
+    looked = []
+    inspect = survey._inspect
+    monkeypatch.setattr(
+        survey, "_inspect", lambda root, file: looked.append(file.name) or inspect(root, file)
+    )
+    return looked
+
+
+@pytest.mark.parametrize("layout", CATEGORY)
+def test_files_are_read_once(copy, layout, monkeypatch):
+    dataset = copy(layout)
+    looked = _count_looks(monkeypatch)
+    first = load_split(dataset, CATEGORY[layout], seed=42)
+    assert len(looked) == len(set(looked)) > len(first.train) + len(first.test)
+    looked.clear()
+    assert load_split(dataset, CATEGORY[layout], seed=42) == first
+    assert looked == []
+
+
+def test_only_what_changed_is_read_again(copy, monkeypatch):
+    dataset = copy("mvtec")
+    first = load_split(dataset, "bottle", seed=42)
+    looked = _count_looks(monkeypatch)
+    name = "bottle/train/good/003.png"
+    data = (Path(dataset.root) / name).read_bytes()
+    (Path(dataset.root) / name).write_bytes(data + b"\0")
+    second = load_split(dataset, "bottle", seed=42)
+    assert looked == [name]
+    assert second.fingerprint != first.fingerprint
+
+
+def test_files_swapped_within_one_second_are_told_apart(copy):
+    dataset = copy("btad")  # BMP files of one category are all of one size
+    folder = Path(dataset.root) / "03/train/ok"
+    one, other = folder / "0000.bmp", folder / "0001.bmp"
+    for path in (one, other):
+        os.utime(path, ns=(10**18, 10**18))
+    before = {sample.name: sample.digest for sample in load_split(dataset, "03", seed=42).train}
+    one.rename(folder / "x")
+    other.rename(one)
+    (folder / "x").rename(other)
+    after = {sample.name: sample.digest for sample in load_split(dataset, "03", seed=42).train}
+    assert before["03/train/ok/0000.bmp"] == after["03/train/ok/0001.bmp"]
+    assert before["03/train/ok/0001.bmp"] == after["03/train/ok/0000.bmp"]
+
+
+def test_digests_are_sha256_of_the_files(copy):
+    split = load_split(copy("visa"), "cashew", seed=42)
+    for sample in (*split.train[:3], *split.test[:3]):
+        assert sample.digest == hashlib.sha256(sample.path.read_bytes()).hexdigest()
+
+
+def test_the_memory_lies_beside_the_data(copy, user_cache):
+    dataset = copy("mvtec")
+    load_split(dataset, "bottle", seed=42)
+    assert (Path(dataset.root) / ".dfkde/bottle.json").is_file()
+    assert not list(user_cache.rglob("*.json"))
+
+
+def test_a_read_only_dataset_is_remembered_in_the_users_cache(copy, user_cache, monkeypatch):
+    dataset = copy("mvtec")
+    root = Path(dataset.root)
+    root.chmod(0o555)
+    split = load_split(dataset, "bottle", seed=42)
+    assert not (root / ".dfkde").exists()
+    assert len(list(user_cache.rglob("bottle.json"))) == 1
+    looked = _count_looks(monkeypatch)
+    assert load_split(dataset, "bottle", seed=42) == split
+    assert looked == []
+
+
+def test_without_any_place_for_the_memory_it_works(copy, tmp_path, monkeypatch):
+    dataset = copy("mvtec")
+    Path(dataset.root).chmod(0o555)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert load_split(dataset, "bottle", seed=42).official
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1, "files": {"x": 3}}', "\0"])
+def test_a_broken_memory_is_made_anew(copy, text):
+    dataset = copy("mvtec")
+    split = load_split(dataset, "bottle", seed=42)
+    memory = Path(dataset.root) / ".dfkde/bottle.json"
+    memory.write_text(text)
+    assert load_split(dataset, "bottle", seed=42) == split
+    assert len(json.loads(memory.read_text())["files"]) == 24 + 4 + 5 + 5
+
+
+def test_the_fingerprint_does_not_depend_on_the_place(copy, tmp_path):
+    dataset = copy("visa")
+    here = load_split(dataset, "cashew", seed=42)
+    shutil.copytree(dataset.root, tmp_path / "there", ignore=shutil.ignore_patterns(".dfkde"))
+    there = load_split(replace(dataset, root=str(tmp_path / "there")), "cashew", seed=1)
+    assert here.fingerprint == there.fingerprint
+
+
+def test_the_fingerprint_depends_on_names_contents_and_labels(copy):
+    dataset = copy("visa")
+    seen = [load_split(dataset, "cashew", seed=42).fingerprint]
+    mask = Path(dataset.root) / "cashew/Data/Masks/Anomaly/000.png"
+    mask.write_bytes(mask.read_bytes() + b"\0")
+    seen.append(load_split(dataset, "cashew", seed=42).fingerprint)
+    csv = Path(dataset.root) / "split_csv/1cls.csv"
+    csv.write_text(csv.read_text() + "candle,train,normal,candle/x.JPG,\n")
+    seen.append(load_split(dataset, "cashew", seed=42).fingerprint)
+    assert len(set(seen)) == 3
+
+
+def test_composed_and_decomposed_names_are_one(copy):
+    dataset = copy("mvtec")
+    found = survey.survey(dataset, "bottle", seed=42)
+    composed = {f"é/{name}": inspection for name, inspection in found.seen.items()}
+    decomposed = {
+        f"e\N{COMBINING ACUTE ACCENT}/{name}": inspection for name, inspection in found.seen.items()
+    }
+    assert fingerprint(composed) == fingerprint(decomposed)

@@ -1,0 +1,211 @@
+"""The layouts on disk, and where a dataset is looked for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.data import DataError, load_split, read_image, read_mask
+from harness.data.official import PUBLISHED
+from harness.data.readers.visa import split_rows
+from harness.data.settings import dataset_settings
+from tests.data.small import CATEGORY
+
+REAL = os.environ.get("DFKDE_TEST_DATA")
+
+
+@pytest.mark.parametrize("layout", CATEGORY)
+def test_each_layout_pairs_images_and_masks_by_name(copy, layout):
+    split = load_split(copy(layout), CATEGORY[layout], seed=42)
+    assert not any(sample.anomalous or sample.mask_path for sample in split.train)
+    for sample in split.test:
+        assert (sample.mask_path is not None) == sample.anomalous
+        if sample.mask_path is not None:
+            number = sample.path.stem
+            assert sample.mask_path.stem.removesuffix("_mask") == number
+            assert read_mask(sample.mask_path).shape == read_image(sample.path).shape[:2]
+    assert [s.name for s in split.test] == sorted(s.name for s in split.test)
+
+
+def test_names_are_relative_to_the_root(copy):
+    dataset = copy("btad")
+    for sample in load_split(dataset, "03", seed=42).test:
+        assert Path(dataset.root) / sample.name == sample.path
+
+
+def test_defect_types_are_the_datasets_own(copy):
+    kinds = {
+        layout: {sample.defect_type for sample in load_split(copy(layout), category, seed=1).test}
+        for layout, category in CATEGORY.items()
+    }
+    assert kinds == {
+        "mvtec": {"good", "spot", "scratch"},
+        "btad": {"good", "ko"},
+        "visa": {"good", "anomaly"},
+    }
+
+
+@pytest.mark.skipif(REAL is None, reason="DFKDE_TEST_DATA is not set")
+def test_the_real_split_file_has_the_official_counts():
+    rows = split_rows(Path(REAL or "") / "visa")
+    assert len(rows) == 10_821
+    for category, published in PUBLISHED["visa"].items():
+        kinds = [(row.split, row.label) for row in rows if row.object == category]
+        assert kinds.count(("train", "normal")) == published.train
+        assert kinds.count(("test", "normal")) == published.test_normal
+        assert kinds.count(("test", "anomaly")) == published.test_anomalous
+        assert kinds.count(("train", "anomaly")) == 0
+
+
+@pytest.mark.skipif(REAL is None, reason="DFKDE_TEST_DATA is not set")
+def test_the_real_split_has_the_published_digests():
+    from harness.data.listing import ImageFile, Listing
+    from harness.data.official import split_digest
+
+    rows = split_rows(Path(REAL or "") / "visa")
+    for category, published in PUBLISHED["visa"].items():
+        images = {
+            split: tuple(
+                ImageFile(row.image, row.label.replace("normal", "good"), row.mask or None)
+                for row in rows
+                if (row.object, row.split) == (category, split)
+            )
+            for split in ("train", "test")
+        }
+        listing = Listing(images["train"], images["test"], (), {})
+        assert split_digest(listing) == published.split_digest
+
+
+def test_published_totals():
+    totals = {
+        name: tuple(np.sum([[p.train, p.test_normal, p.test_anomalous] for p in known.values()], 0))
+        for name, known in PUBLISHED.items()
+        if name != "elpv"
+    }
+    assert totals["mvtec"][0] == 3629
+    assert sum(totals["mvtec"][1:]) == 1725
+    assert totals["btad"] == (1799, 451, 290)
+    assert sum(totals["visa"]) == 10_821
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_configuration_lists_the_published_categories(name):
+    assert dataset_settings(name).categories == list(PUBLISHED[name])
+
+
+@pytest.fixture
+def own(copy):
+    """A dataset in the layout `folder`, made of the synthetic bottle."""
+    dataset = copy("mvtec")
+    bottle = Path(dataset.root) / "bottle"
+    (bottle / "train/good").rename(bottle / "normal")
+    shutil.rmtree(bottle / "train")
+    for kind in ("spot", "scratch"):
+        shutil.copytree(bottle / "test" / kind, bottle / "abnormal" / kind)
+        shutil.copytree(bottle / "ground_truth" / kind, bottle / "masks" / kind)
+    shutil.rmtree(bottle / "test")
+    shutil.rmtree(bottle / "ground_truth")
+    return replace(dataset_settings("folder"), root=str(bottle.parent), categories=["bottle"])
+
+
+def test_an_own_folder_is_split_by_seed(own):
+    split = load_split(own, "bottle", seed=42)
+    assert not split.official
+    assert len(split.train) == 14  # 60 % of 24
+    assert len(split.test) == 10 + 5
+    assert {sample.defect_type for sample in split.test} == {"good", "spot", "scratch"}
+    assert all(sample.mask_path for sample in split.test if sample.anomalous)
+    other = load_split(own, "bottle", seed=43)
+    assert other.train != split.train
+    assert other.fingerprint == split.fingerprint
+
+
+def test_an_own_folder_may_be_the_root_itself(own):
+    root = Path(own.root) / "bottle"
+    shutil.rmtree(root / "masks")
+    dataset = replace(own, root=str(root), categories=["all"], train_share=0.5)
+    split = load_split(dataset, "all", seed=42)
+    assert len(split.train) == 12
+    assert split.train[0].name.startswith("normal/")
+    assert not any(sample.mask_path for sample in split.test)
+
+
+def test_own_folders_may_have_other_names_and_no_defect_folders(own):
+    root = Path(own.root) / "bottle"
+    (root / "normal").rename(root / "ok")
+    shutil.rmtree(root / "abnormal/scratch")
+    shutil.rmtree(root / "masks/scratch")
+    (root / "abnormal/spot").rename(root / "nok")
+    (root / "masks/spot").rename(root / "gt")
+    for folder in ("abnormal", "masks"):
+        (root / folder).rmdir()
+    dataset = replace(own, normal_dir="ok", abnormal_dir="nok", mask_dir="gt")
+    split = load_split(dataset, "bottle", seed=42)
+    assert {sample.defect_type for sample in split.test} == {"good", "abnormal"}
+    assert sum(sample.mask_path is not None for sample in split.test) == 3
+
+
+def test_an_own_folder_without_normal_images(own):
+    shutil.rmtree(Path(own.root) / "bottle/normal")
+    with pytest.raises(DataError, match=r"holds a folder 'normal' of normal images"):
+        load_split(own, "bottle", seed=42)
+
+
+@pytest.mark.parametrize("share", [None, 0.0, 1.0, 0.01])
+def test_a_share_that_leaves_nothing(own, share):
+    with pytest.raises(DataError, match=r"dataset.train_share"):
+        load_split(replace(own, train_share=share), "bottle", seed=42)
+
+
+def test_a_missing_dataset_says_where_it_could_be(monkeypatch, tmp_path):
+    monkeypatch.delenv("DFKDE_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as caught:
+        load_split(dataset_settings("btad"), "01", seed=42)
+    for part in (
+        "dataset.root=PATH",
+        "$DFKDE_DATA/btad",
+        "data/btad",
+        "`python -m harness.data fetch dataset=btad`",
+    ):
+        assert part in str(caught.value)
+
+
+def test_the_root_is_found_in_order(copy, monkeypatch, tmp_path):
+    dataset = copy("mvtec")
+    expected = load_split(dataset, "bottle", seed=42).fingerprint
+    anywhere = replace(dataset, root=None)
+    monkeypatch.setenv("DFKDE_DATA", str(Path(dataset.root).parent))
+    assert load_split(anywhere, "bottle", seed=42).fingerprint == expected
+    monkeypatch.delenv("DFKDE_DATA")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/mvtec").symlink_to(dataset.root)
+    assert load_split(anywhere, "bottle", seed=42).fingerprint == expected
+    with pytest.raises(DataError, match="not at 'nowhere'"):
+        load_split(replace(dataset, root="nowhere"), "bottle", seed=42)
+
+
+def test_an_unknown_category_suggests_the_nearest(copy):
+    with pytest.raises(DataError, match=r"one of bottle, .* got 'botle'; did you mean 'bottle'"):
+        load_split(copy("mvtec"), "botle", seed=42)
+
+
+def test_an_unknown_reader_lists_the_choices(copy):
+    with pytest.raises(DataError, match=r"dataset.reader must be one of mvtec, .* got 'coco'"):
+        load_split(replace(copy("mvtec"), reader="coco"), "bottle", seed=42)
+
+
+def test_broken_elpv_labels_name_the_line(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels.csv").write_text("images/a.png 0.0 mono\nimages/b.png none mono\n")
+    with pytest.raises(DataError, match=r"labels.csv, line 2: could not convert"):
+        load_split(dataset_settings("elpv", root=str(tmp_path)), "mono", seed=42)
+    (tmp_path / "labels.csv").write_text("images/a.png 0.0 mono\nimages/a.png 0.0 mono\n")
+    with pytest.raises(DataError, match=r"line 2: images/a.png occurs twice"):
+        load_split(dataset_settings("elpv", root=str(tmp_path)), "mono", seed=42)

@@ -1,0 +1,139 @@
+"""The `verify` and `synthetic` commands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from harness.data import load_split
+from harness.data.__main__ import USAGE, main
+from harness.data.verify import verify
+from tests.data.faults import ANOMALY, TRAIN
+from tests.data.small import CATEGORY, unofficial
+
+
+def test_a_sound_category(copy):
+    dataset = copy("mvtec")
+    verdict = verify(dataset, "bottle", seed=42)
+    assert verdict[1:5] == (24, 4, 5, 5)
+    assert verdict.problems == ()
+    assert verdict.fingerprint == load_split(dataset, "bottle", seed=42).fingerprint
+
+
+@pytest.mark.parametrize("layout", CATEGORY)
+def test_sound_categories_pass(copy, layout, capsys):
+    dataset, category = copy(layout), CATEGORY[layout]
+    arguments = [f"dataset={layout}", f"category={category}", f"dataset.root={dataset.root}"]
+    assert main(["verify", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert load_split(dataset, category, seed=42).fingerprint[:12] in printed
+    assert "official" in printed
+    assert printed.endswith("1 of 1 categories passed\n")
+
+
+def test_all_problems_of_all_categories_are_listed(copy, capsys):
+    dataset = copy("mvtec")
+    root = Path(dataset.root)
+    for number in range(6):
+        (root / f"bottle/train/good/{number:03}.png").write_bytes(b"")
+    (root / "bottle/notes.txt").write_text("x")
+    assert main(["verify", "dataset=mvtec", f"dataset.root={root}"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    for number in range(6):
+        line = f"bottle: broken: bottle/train/good/{number:03}.png: is empty (0 bytes)"
+        assert line in lines
+    assert any(line.startswith("bottle: differs: bottle/notes.txt: is a stray") for line in lines)
+    assert any(line.startswith("zipper: broken: zipper: '") for line in lines)
+    assert lines[-1] == "0 of 15 categories passed"
+
+
+def test_differences_pass_when_they_are_wanted(copy, capsys):
+    dataset = copy("mvtec")
+    (Path(dataset.root) / TRAIN).unlink()
+    arguments = ["verify", "dataset=mvtec", "category=bottle", f"dataset.root={dataset.root}"]
+    assert main(arguments) == 1
+    assert main([*arguments, "dataset.official=false"]) == 0
+    assert "unofficial" in capsys.readouterr().out
+
+
+def test_pixels_that_cannot_be_decoded(copy):
+    """A JPEG with a broken Huffman table ends well: only decoding finds it."""
+    dataset = copy("visa")
+    path = Path(dataset.root) / ANOMALY
+    data = bytearray(path.read_bytes())
+    table = data.index(b"\xff\xc4")
+    data[table + 5 : table + 21] = b"\xff" * 16
+    path.write_bytes(data)
+    assert load_split(dataset, "cashew", seed=42)
+    problems = verify(dataset, "cashew", seed=42).problems
+    assert [problem.file for problem in problems] == [ANOMALY]
+    assert "cannot be decoded" in problems[0].rule
+
+
+def test_equal_pixels_in_different_files(copy):
+    dataset = copy("btad")
+    root = Path(dataset.root)
+    with Image.open(root / "03/train/ok/0003.bmp") as image:
+        image.save(root / "03/test/ok/0000.bmp", dpi=(300, 300))
+    assert load_split(dataset, "03", seed=42)
+    assert [str(problem) for problem in verify(dataset, "03", seed=42).problems] == [
+        "03/test/ok/0000.bmp: has the same pixels as the training image 03/train/ok/0003.bmp"
+    ]
+
+
+def test_elpv_passes(capsys):
+    assert main(["verify", "dataset=elpv", "category=mono"]) == 0
+    assert "1 of 1 categories passed" in capsys.readouterr().out
+
+
+def test_an_unofficial_dataset_needs_no_published_one(copy):
+    dataset = replace(unofficial(copy("mvtec")), name="mine")
+    verdict = verify(dataset, "bottle", seed=42)
+    assert not verdict.broken
+    assert [problem.fatal for problem in verdict.problems] == [False]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verify"], "dataset=NAME is missing"),
+        (["verify", "dataset=mvtek"], "dataset must be one of btad, elpv, .* got 'mvtek'"),
+        (["verify", "dataset=mvtec", "categories=x"], "'categories=x' must be KEY=VALUE with"),
+        (["verify", "mvtec"], "'mvtec' must be KEY=VALUE with a key of dataset, category"),
+        (["verify", "dataset=mvtec", "seed=x"], "seed must be a whole number, got 'x'"),
+        (["verify", "dataset=mvtec", "dataset.official=no"], "must be true or false, got 'no'"),
+        (["synthetic", "dataset=mvtec"], "dataset.root=PATH is missing"),
+        (["synthetic", "dataset=elpv", "dataset.root=x"], "one of mvtec, btad, visa, got 'elpv'"),
+    ],
+)
+def test_errors_are_one_line(arguments, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(message, error)
+
+
+def test_usage(capsys):
+    for arguments in ([], ["help"]):
+        assert main(arguments) == 2
+        assert capsys.readouterr().err == USAGE
+
+
+def test_as_a_module(tmp_path):
+    command = [sys.executable, "-m", "harness.data"]
+    root = f"dataset.root={tmp_path / 'btad'}"
+    subprocess.run([*command, "synthetic", "dataset=btad", root, "side=16"], check=True)
+    done = subprocess.run(
+        [*command, "verify", "dataset=btad", root, "dataset.official=false"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert "3 of 3 categories passed" in done.stdout

@@ -1,0 +1,116 @@
+"""A working folder with synthetic datasets, and the command line run in it, as users run it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sqlite3
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from harness import run as run_module
+from harness.data.synthetic import Plan, write_synthetic
+from harness.tracking.store import connect, store_uri
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+SETTINGS = (
+    "backbone=custom",
+    "backbone.factory=tiny_backbone:build",
+    'backbone.layers=["1"]',
+    "features.engine=torch",
+    "image_size=32",
+    "dataset.official=false",
+)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit status and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def datasets(tmp_path_factory):
+    """Every category of the three datasets, small; as $DFKDE_DATA."""
+    root = tmp_path_factory.mktemp("datasets")
+    for name in ("mvtec", "btad", "visa"):
+        write_synthetic(root / name, name, plan=Plan(side=32))
+    return root
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """An SQLite store without runs; making its tables takes seconds, copying it does not."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    connect(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path, datasets, empty_store, monkeypatch):
+    """A working folder with an empty store; the process works there."""
+    (tmp_path / "runs").mkdir()
+    with (
+        contextlib.closing(sqlite3.connect(empty_store)) as source,
+        contextlib.closing(sqlite3.connect(tmp_path / "runs" / "mlflow.db")) as copy,
+    ):
+        source.backup(copy)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(HERE))
+    for name, value in environment(datasets).items():
+        monkeypatch.setenv(name, value)
+    return tmp_path
+
+
+@pytest.fixture
+def client(folder):
+    return connect(store_uri())
+
+
+def environment(datasets):
+    return {
+        "DFKDE_DATA": str(datasets),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)]),
+    }
+
+
+def command_line(*arguments):
+    """The command as a list; sweeps begin with -m."""
+    return [sys.executable, "-m", "harness.run", *arguments, *SETTINGS]
+
+
+def in_process(*arguments):
+    """Run the command line in this process, which spares the imports."""
+    out, err = io.StringIO(), io.StringIO()
+    status = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["harness.run", *arguments, *SETTINGS])
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                run_module.main()
+            except SystemExit as error:
+                status = int(error.code or 0)
+    return Ended(status, out.getvalue(), err.getvalue())
+
+
+def as_process(*arguments):
+    """Run the command line as a process of its own."""
+    done = subprocess.run(command_line(*arguments), capture_output=True, text=True, check=False)
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def runs(client, **tags):
+    """Every run of the store with these tags, as MLflow gives them."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = client.search_runs(experiments, max_results=50_000)
+    return [run for run in found if tags.items() <= run.data.tags.items()]

@@ -1,0 +1,163 @@
+"""The whole experiment against one written anew with other libraries."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from scipy.stats import gaussian_kde
+from sklearn.decomposition import PCA
+from sklearn.metrics import precision_recall_curve, roc_auc_score
+
+from harness.config import ModelConfig
+from harness.data import DataError, load_split, read_mask
+from harness.evaluate import evaluate, identify
+from tests import tiny
+
+
+def independent_features(samples):
+    module = tiny.build().eval()
+    images = [Image.open(sample.path).convert("RGB") for sample in samples]
+    arrays = [np.asarray(image.resize((64, 64), Image.Resampling.BILINEAR)) for image in images]
+    batch = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        return module.features((batch - 0.5) / 0.25).double().numpy()
+
+
+@pytest.fixture
+def split(job):
+    return load_split(job.dataset, job.category, seed=job.seed)
+
+
+@pytest.fixture
+def independent(split):
+    """Score function and feature maps by scikit-learn and scipy."""
+    train, test = independent_features(split.train), independent_features(split.test)
+    pca = PCA(4, svd_solver="full").fit(train.mean(axis=(2, 3)))
+    kde = gaussian_kde(pca.transform(train.mean(axis=(2, 3))).T)
+
+    def score(features):
+        return -kde.logpdf(pca.transform(features).T)
+
+    return score, train, test
+
+
+def test_image_scores_and_metrics_equal_an_independent_implementation(job, split, independent):
+    score, _, test = independent
+    record = evaluate(job)
+    expected = score(test.mean(axis=(2, 3)))
+    # The features are float32; the density alone is tested to 1e-9 in tests/dfkde.
+    np.testing.assert_allclose([s.score for s in record.scores], expected, rtol=1e-4)
+    labels = [s.anomalous for s in record.scores]
+    assert labels == ["good" not in sample.name for sample in split.test]
+    assert record.metrics["image_auroc"] == pytest.approx(roc_auc_score(labels, expected))
+    precision, recall, _ = precision_recall_curve(labels, expected)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-300)
+    assert record.metrics["image_f1_max"] == pytest.approx(f1.max())
+
+
+def test_pixel_auroc_equals_an_independent_occlusion(job, split, independent):
+    score, train, test = independent
+    mean_map = train.mean(axis=0)
+    masks, maps = [], []
+    for sample, feature_map in zip(split.test, test, strict=True):
+        whole = score(feature_map.mean(axis=(1, 2))[None])[0]
+        grid = np.empty(feature_map.shape[1:])
+        for y, x in np.ndindex(grid.shape):
+            occluded = feature_map.copy()
+            occluded[:, y, x] = mean_map[:, y, x]
+            grid[y, x] = whole - score(occluded.mean(axis=(1, 2))[None])[0]
+        # PIL repeats the edge and aligns pixel centres; sigma is 4 px at 256, so 1 px at 64.
+        image = Image.fromarray(grid.astype(np.float32)).resize((64, 64), Image.Resampling.BILINEAR)
+        maps.append(gaussian_filter(np.asarray(image, np.float64), 1.0))
+        masks.append(read_mask(sample.mask_path) if sample.mask_path else np.zeros((64, 64), bool))
+    expected = roc_auc_score(np.ravel(masks), np.ravel(maps))
+    assert evaluate(job).metrics["pixel_auroc"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_second_run_gives_the_same_bits_from_the_cache(job):
+    first, second = evaluate(job), evaluate(job)
+    assert (first.scores, first.metrics) == (second.scores, second.metrics)
+
+
+def test_record_tells_where_its_numbers_come_from(job, split):
+    record = evaluate(job)
+    assert record.data_fingerprint == split.fingerprint
+    assert len(record.weights_digest) == 64
+    assert record.settings["model.n_components"] == "4"
+    assert record.settings["image_size"] == "64"
+    assert not record.official
+    assert (record.n_train, record.n_test_normal + record.n_test_anomalous) == (
+        len(split.train),
+        len(split.test),
+    )
+
+
+def test_without_localizer_pixel_metrics_are_absent_with_the_reason(job):
+    record = evaluate(replace(job, localizer="none"))
+    assert "pixel_auroc" not in record.metrics
+    assert record.undefined["pixel_auroc"] == "localizer=none makes no anomaly maps"
+
+
+def test_pixel_resolution_changes_pixel_metrics_only(job):
+    native, resized = evaluate(job), evaluate(replace(job, pixel_resolution=32))
+    assert resized.metrics["image_auroc"] == native.metrics["image_auroc"]
+    assert resized.metrics["pixel_auroc"] != native.metrics["pixel_auroc"]
+    assert resized.metrics["pixel_auroc"] == pytest.approx(native.metrics["pixel_auroc"], abs=0.05)
+
+
+def test_a_feature_that_is_not_finite_names_its_image(job, split, monkeypatch):
+    from harness.features import FeatureReader
+
+    pooled = FeatureReader.pooled
+
+    def broken(self, samples):
+        features = pooled(self, samples).copy()
+        features[3] = np.nan
+        return features
+
+    monkeypatch.setattr(FeatureReader, "pooled", broken)
+    with pytest.raises(DataError, match=split.train[3].name):
+        evaluate(job)
+
+
+def test_identity_depends_on_what_determines_the_numbers_and_on_nothing_else(job, tmp_path):
+    same = identify(job)
+    assert same == identify(replace(job, features=replace(job.features, cache=str(tmp_path / "b"))))
+    assert same == identify(replace(job, features=replace(job.features, workers=2)))
+    others = [
+        replace(job, seed=1),
+        replace(job, category="grid"),
+        replace(job, image_size=32),
+        replace(job, localizer="none"),
+        replace(job, n_train=20),
+        replace(job, pixel_resolution=32),
+        replace(job, model=replace(job.model, params={"n_components": 5})),
+        replace(job, backbone=replace(job.backbone, mean=[0.4, 0.5, 0.5])),
+    ]
+    assert len({same, *map(identify, others)}) == len(others) + 1
+
+
+def test_parameters_left_at_their_defaults_share_an_identity_with_the_same_values(job):
+    by_default = replace(job, model=replace(job.model, params={}))
+    written = replace(job, model=replace(job.model, params={"n_components": 16}))
+    assert identify(by_default) == identify(written)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            ModelConfig("m", "dfkde.density:DFKDE", {"n_component": 8}),
+            r"model\.params\.n_component is not .* did you mean 'n_components'",
+        ),
+        (ModelConfig("m", "dfkde.density:DFKD"), r"model\.factory must be an importable"),
+        (ModelConfig("m", "no.such:Model"), r"model\.factory must be an importable"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_named_in_one_line(job, model, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        evaluate(replace(job, model=model))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,53 @@
+"""What the README tells a reader to type works as it stands there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(language, containing):
+    blocks = re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    [found] = [text for text in blocks if containing in text]
+    return found
+
+
+def test_a_model_of_ones_own_is_one_class_and_one_file(tmp_path, synthetic_mvtec):
+    (tmp_path / "mymodule.py").write_text(block("python", "class Centroid"))
+    (tmp_path / "tiny.py").write_text((ROOT / "tests" / "tiny.py").read_text())
+    model = tmp_path / "conf" / "model" / "centroid.yaml"
+    model.parent.mkdir(parents=True)
+    named = re.search(r"names it: `(name: .*?)`, `(factory: .*?)`", README.replace("\n", " "))
+    model.write_text("\n".join(named.groups()))
+    command = [
+        *(sys.executable, "-m", "harness.run", "--config-dir", str(tmp_path / "conf"), "-m"),
+        *("category=bottle", "dataset.official=false", f"dataset.root={synthetic_mvtec}"),
+        *("backbone=custom", "backbone.factory=tiny:build", "backbone.layers=[features]"),
+        *("image_size=64", "model=dfkde,centroid"),
+    ]
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": f"{ROOT}:{tmp_path}",
+        "HOME": str(tmp_path),
+    }
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "mvtec/bottle · centroid · custom · s42 │ finished" in done.stdout
+
+
+def test_a_dataset_of_ones_own_has_the_keys_of_the_schema():
+    from harness.config import DatasetConfig
+
+    DatasetConfig(**yaml.safe_load(block("yaml", "name: mine")))
+
+
+def test_every_make_target_that_is_named_exists():
+    makefile = (ROOT / "Makefile").read_text()
+    texts = README + (ROOT / "CONTRIBUTING.md").read_text()
+    for target in set(re.findall(r"^make ([a-z-]+)", texts, flags=re.MULTILINE)):
+        assert f"\n{target}:" in makefile
