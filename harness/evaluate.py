@@ -58,7 +58,7 @@ def evaluate(job: Job) -> Record:
         model=job.model.name,
         backbone=job.backbone.name,
         seed=job.seed,
-        settings=settings(job),
+        settings=settings(job, reader.recipe),
         weights_digest=reader.recipe.weights_digest,
         data_fingerprint=split.fingerprint,
         official=split.official,
@@ -90,8 +90,7 @@ def identify(job: Job) -> str:
     DataError, ValueError
         As `evaluate`.
     """
-    fingerprint, weights_digest = _split(job).fingerprint, _reader(job).recipe.weights_digest
-    return identity(job, fingerprint=fingerprint, weights_digest=weights_digest)
+    return identity(job, _reader(job).recipe, fingerprint=_split(job).fingerprint)
 
 
 def _split(job: Job) -> Split:
