@@ -39,8 +39,8 @@ def settings(job: Job, recipe: Recipe) -> dict[str, str]:
         "features.precision": recipe.precision,
         "features.resize": recipe.resize,
         "backbone.layers": ",".join(recipe.layers),
-        "backbone.mean": ",".join(map(repr, recipe.mean)),
-        "backbone.std": ",".join(map(repr, recipe.std)),
+        "backbone.mean": _numbers(job.backbone.mean),
+        "backbone.std": _numbers(job.backbone.std),
     } | {f"model.{name}": value for name, value in params.items()}
     if job.dataset.train_share is not None:  # only where the layout has no split of its own
         values["dataset.train_share"] = job.dataset.train_share
@@ -75,3 +75,7 @@ def identity(job: Job, recipe: Recipe, *, fingerprint: str) -> str:
         "settings": settings(job, recipe),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _numbers(values: list[float]) -> str:
+    return ",".join(repr(float(value)) for value in values)
