@@ -105,7 +105,8 @@ class FeatureExtractor(nn.Module):
 
     def _keep(self, layer: str) -> Callable[[nn.Module, object, object], None]:
         def hook(module: nn.Module, inputs: object, output: object) -> None:
-            self._outputs[layer] = output
+            # A copy, for the next layer may be an activation that works in place.
+            self._outputs[layer] = output.clone() if isinstance(output, Tensor) else output
 
         return hook
 

@@ -77,5 +77,7 @@ def identity(job: Job, recipe: Recipe, *, fingerprint: str) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _numbers(values: list[float]) -> str:
+def _numbers(values: list[float] | None) -> str:
+    if values is None:
+        return "backbone's own"
     return ",".join(repr(float(value)) for value in values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,7 @@ def pixel_results(
         return _undefined("localizer=none makes no anomaly maps")
     if not any(sample.mask_path for sample in split.test):
         return _undefined(f"{job.dataset.name}/{job.category} has no ground truth masks")
-    locate.fit(model, train, reader.maps(split.train))
+    locate.fit(model, train, _Maps(reader, split.train))
     # On the backbone's grid a map is small; each pass of the metrics renders it anew, so that
     # never more than one image is held at full size.
     grids = [locate.anomaly_map(feature_map) for feature_map in reader.maps(split.test)]
@@ -54,6 +54,16 @@ def pixel_results(
             yield sample.name, gt_mask, render(grid, size=gt_mask.shape)
 
     return pixel_metrics(pairs, threads=os.cpu_count() or 1)
+
+
+class _Maps:
+    """The feature maps of samples, one at a time and as often as they are asked for."""
+
+    def __init__(self, reader: FeatureReader, samples: Sequence[Sample]) -> None:
+        self.reader, self.samples = reader, samples
+
+    def __iter__(self) -> Iterator[NDArray]:
+        return self.reader.maps(self.samples)
 
 
 def _gt_mask(sample: Sample, pixel_resolution: int | None) -> NDArray:

@@ -47,10 +47,22 @@ class LazyExtractor:
 
     def __init__(self, backbone: BackboneConfig, *, memory: str | None = None) -> None:
         self.backbone = backbone
-        self.layers: Sequence[str] = backbone.layers
-        self.mean: Sequence[float] = backbone.mean
-        self.std: Sequence[float] = backbone.std
         self._memory = memory
+
+    @property
+    def layers(self) -> Sequence[str]:
+        """Names of the modules whose outputs are the features."""
+        return self.backbone.layers
+
+    @property
+    def mean(self) -> Sequence[float]:
+        """Per-channel mean of the normalisation."""
+        return self.backbone.mean or self.module.mean
+
+    @property
+    def std(self) -> Sequence[float]:
+        """Per-channel standard deviation of the normalisation."""
+        return self.backbone.std or self.module.std
 
     @cached_property
     def digest(self) -> str:
@@ -67,7 +79,7 @@ class LazyExtractor:
             settings.factory, arguments=dict(settings.arguments), weights=settings.weights
         )
         return FeatureExtractor(
-            network, list(settings.layers), mean=list(settings.mean), std=list(settings.std)
+            network, list(settings.layers), mean=settings.mean, std=settings.std
         )
 
 
