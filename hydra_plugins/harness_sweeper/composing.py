@@ -5,7 +5,7 @@ plain values only (category, seed, a number) share one composition here.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -29,8 +29,10 @@ class Composer:
         self._loader = loader
         self._config = config
         self._parser = OverridesParser.create(config_loader=loader)
-        self._base = lru_cache(self._load)
-        self._parse = lru_cache(self._parser.parse_override)
+        self._base = cache(self._load)
+        # Both are slow, and the jobs of a sweep ask the same again and again.
+        self._parse = cache(self._parser.parse_override)
+        self._options = cache(loader.get_group_options)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """Return the configuration of the job with these overrides, without Hydra's own part.
@@ -62,5 +64,5 @@ class Composer:
         return (
             override.type == OverrideType.CHANGE
             and override.package is None
-            and not self._loader.get_group_options(override.key_or_group)
+            and not self._options(override.key_or_group)
         )
