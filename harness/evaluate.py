@@ -17,13 +17,15 @@ from harness.record import ImageScore, Record
 from harness.stages import Stages
 
 
-def evaluate(job: Job) -> Record:
+def evaluate(job: Job, stages: Stages | None = None) -> Record:
     """Train on the normal images of a category, score its test images, measure the scores.
 
     Parameters
     ----------
     job : Job
         What to run.
+    stages : Stages, optional
+        The stopwatch to time its stages with.
 
     Returns
     -------
@@ -37,7 +39,7 @@ def evaluate(job: Job) -> Record:
     ValueError
         If a setting does not fit the data.
     """
-    stages = Stages()
+    stages = Stages() if stages is None else stages
     with stages("data"):
         split, reader, model = _split(job), _reader(job), build_model(job.model)
     with stages("features"):
