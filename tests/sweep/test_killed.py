@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from conftest import as_process, in_process, numbers, runs, start, statuses, wait_until
+from tests.sweep.conftest import as_process, in_process, numbers, runs, start, statuses, wait_until
 
 from harness.config import TrackingConfig
 from harness.tracking import open_tracker
