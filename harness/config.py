@@ -8,7 +8,7 @@ would refuse to compose into a frozen schema; nothing behind the border writes t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 # What omegaconf takes for "mandatory, no default" (omegaconf.MISSING), written out so that this
@@ -198,3 +198,8 @@ class Config:
     train_contamination: float = 0.0
     pixel_resolution: int | None = None
     force: bool = False
+    fail_fast: bool = False
+
+    def job(self) -> Job:
+        """Take the job out."""
+        return Job(**{field.name: getattr(self, field.name) for field in fields(Job)})

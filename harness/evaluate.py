@@ -17,13 +17,15 @@ from harness.record import ImageScore, Record
 from harness.stages import Stages
 
 
-def evaluate(job: Job) -> Record:
+def evaluate(job: Job, stages: Stages | None = None) -> Record:
     """Train on the normal images of a category, score its test images, measure the scores.
 
     Parameters
     ----------
     job : Job
         What to run.
+    stages : Stages, optional
+        The stopwatch to time its stages with.
 
     Returns
     -------
@@ -37,7 +39,7 @@ def evaluate(job: Job) -> Record:
     ValueError
         If a setting does not fit the data.
     """
-    stages = Stages()
+    stages = Stages() if stages is None else stages
     with stages("data"):
         split, reader, model = _split(job), _reader(job), build_model(job.model)
     with stages("features"):
@@ -58,7 +60,7 @@ def evaluate(job: Job) -> Record:
         model=job.model.name,
         backbone=job.backbone.name,
         seed=job.seed,
-        settings=settings(job),
+        settings=settings(job, reader.recipe),
         weights_digest=reader.recipe.weights_digest,
         data_fingerprint=split.fingerprint,
         official=split.official,
@@ -90,8 +92,7 @@ def identify(job: Job) -> str:
     DataError, ValueError
         As `evaluate`.
     """
-    fingerprint, weights_digest = _split(job).fingerprint, _reader(job).recipe.weights_digest
-    return identity(job, fingerprint=fingerprint, weights_digest=weights_digest)
+    return identity(job, _reader(job).recipe, fingerprint=_split(job).fingerprint)
 
 
 def _split(job: Job) -> Split:

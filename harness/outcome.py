@@ -9,7 +9,7 @@ from typing import Literal
 
 from harness.metrics.registry import HEADLINE, METRICS
 
-Status = Literal["finished", "skipped", "failed"]
+Status = Literal["finished", "skipped", "failed", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,9 @@ class Outcome:
     ----------
     job : str
         The job's name, as its run is named.
-    status : {'finished', 'skipped', 'failed'}
-        `skipped` where a finished run of the same identity exists.
+    status : {'finished', 'skipped', 'failed', 'stopped'}
+        `skipped` where a run of the same identity is finished or at work, `stopped` where the
+        sweep ended before the job.
     run_id : str, optional
         The MLflow run that holds the record.
     metrics : dict of str to float
@@ -30,6 +31,8 @@ class Outcome:
         Why it failed or was skipped, in one line.
     seconds : float
         Wall time of the job.
+    n_images : int
+        How many images it read.
     """
 
     job: str
@@ -38,6 +41,11 @@ class Outcome:
     metrics: dict[str, float] = field(default_factory=dict)
     reason: str | None = None
     seconds: float = 0.0
+    n_images: int = 0
+
+    def headline(self) -> dict[str, float]:
+        """Return the metrics of the tables by their display names, where they are defined."""
+        return {METRICS[n].display: self.metrics[n] for n in HEADLINE if n in self.metrics}
 
 
 def failures(outcomes: Sequence[Outcome]) -> list[Outcome]:

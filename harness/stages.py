@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+log = logging.getLogger(__name__)
 
 
 class Stages:
     """A stopwatch with named laps.
+
+    Parameters
+    ----------
+    watch : callable, optional
+        Called with a stage's name when it begins.
 
     Attributes
     ----------
@@ -24,13 +32,17 @@ class Stages:
     ['fit']
     """
 
-    def __init__(self) -> None:
+    def __init__(self, watch: Callable[[str], object] | None = None) -> None:
+        self._watch = watch
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Time the body of a `with` statement under that name; repeated names add up."""
+        if self._watch is not None:
+            self._watch(name)
         started = time.perf_counter()
         yield
         elapsed = time.perf_counter() - started
+        log.info("%s: %.3f s", name, elapsed)
         self.seconds[name] = self.seconds.get(name, 0.0) + elapsed

@@ -48,7 +48,12 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         """Write the problem as one line."""
-        return f"{self.file}: {self.rule}"
+        return f"{shown(self.file)}: {self.rule}"
+
+
+def shown(name: str) -> str:
+    """Write a file's name so that it stays on one line."""
+    return name if name.isprintable() else ascii(name)
 
 
 class ImageFile(NamedTuple):

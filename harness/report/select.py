@@ -98,7 +98,8 @@ def _agrees(table: Table, record: Record, key: str) -> bool:
         expected = table.expected(key)
     except KeyError:
         return False
-    return _values(expected) == given
+    # `auto` is whatever the machine has: fp32 engines agree far below what a table prints.
+    return expected == "auto" or _values(expected) == given
 
 
 def _values(setting: Any) -> list[Any]:

@@ -3,8 +3,40 @@
 The only package that imports mlflow, and only once a run is written or read.
 """
 
+from functools import cache
+
+from harness.config import TrackingConfig
 from harness.tracking.read import read_runs, read_scores
 from harness.tracking.store import store_uri
-from harness.tracking.write import NoTracker, Tracker, open_tracker
+from harness.tracking.tracker import NoTracker, OpenRun, Tracker
+from harness.tracking.write import MlflowTracker, StoreError
 
-__all__ = ["NoTracker", "Tracker", "open_tracker", "read_runs", "read_scores", "store_uri"]
+__all__ = [
+    "NoTracker",
+    "OpenRun",
+    "StoreError",
+    "Tracker",
+    "open_tracker",
+    "read_runs",
+    "read_scores",
+    "store_uri",
+]
+
+
+def open_tracker(config: TrackingConfig) -> Tracker:
+    """Return the tracker that `conf/tracking` names; the same one for equal settings.
+
+    Raises
+    ------
+    ValueError
+        If `tracking.kind` is neither `mlflow` nor `none`.
+    """
+    if config.kind == "mlflow":
+        return _mlflow_tracker(store_uri(config.uri))
+    if config.kind == "none":
+        return NoTracker()
+    raise ValueError(f"tracking.kind must be one of mlflow, none; got {config.kind!r}")
+
+
+# One for each store and process: connecting takes longer than writing a run.
+_mlflow_tracker = cache(MlflowTracker)

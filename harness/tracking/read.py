@@ -9,21 +9,19 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from harness.record import ImageScore, Record, StoredRun
+from harness.tracking.names import (
+    COUNTS,
+    ERROR_CLASS,
+    ERROR_MESSAGE,
+    SCORES,
+    SECONDS,
+    UNDEFINED,
+)
 from harness.tracking.store import connect, store_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-SCORES = "scores.csv"
-SECONDS = "seconds."
-UNDEFINED = "undefined."
-ERROR_CLASS = "error.class"
-ERROR_MESSAGE = "error.message"
-COUNTS = {
-    "n_train": "images.train",
-    "n_test_normal": "images.test_normal",
-    "n_test_anomalous": "images.test_anomalous",
-}
 _PAGE = 1000
 
 

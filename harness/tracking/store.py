@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from harness.tracking.entry import locked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -12,8 +17,15 @@ if TYPE_CHECKING:
 # Read by mlflow when it is imported: a benchmark on somebody's data reports to nobody.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+# A server that does not answer must not hold up the sweep: the result goes to the spool.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 _SQLITE = "sqlite:///"
+_WAIT = 60
+"""Seconds that a writer waits for the others before SQLite calls the store locked."""
 
 
 def store_uri(uri: str | None = None) -> str:
@@ -29,19 +41,34 @@ def store_uri(uri: str | None = None) -> str:
     return uri or f"{_SQLITE}{Path('runs').resolve() / 'mlflow.db'}"
 
 
+@cache
 def connect(uri: str) -> MlflowClient:
-    """Return a client of the store; the folder of an SQLite store is made if need be."""
+    """Return a client of the store; an SQLite store is made if need be.
+
+    Raises
+    ------
+    mlflow.exceptions.MlflowException
+        If the store cannot be reached.
+    """
     from mlflow import MlflowClient
 
-    if uri.startswith(_SQLITE):
-        _sqlite_file(uri).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri=uri)
+    if not uri.startswith(_SQLITE):
+        return MlflowClient(tracking_uri=uri)
+    path = _sqlite_file(uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Of several processes that find no store, one makes it: MLflow itself would let them race.
+    with locked(path.with_name(f"{path.name}.lock")):
+        client = MlflowClient(tracking_uri=f"{uri}?timeout={_WAIT}")
+        _write_ahead(path)
+    return client
 
 
-def experiment_id(client: MlflowClient, uri: str, *, name: str) -> str:
+@cache
+def experiment_id(uri: str, *, name: str) -> str:
     """Return the id of the experiment of that name, which is made if it does not exist."""
     from mlflow.exceptions import MlflowException
 
+    client = connect(uri)
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
@@ -54,8 +81,23 @@ def experiment_id(client: MlflowClient, uri: str, *, name: str) -> str:
     return str(found.experiment_id)
 
 
+def spool_folder(uri: str) -> Path:
+    """Return where the results of a store's jobs wait if it cannot take them."""
+    if uri.startswith(_SQLITE):
+        return _sqlite_file(uri).parent / "spool"
+    return Path("runs").resolve() / "spool"
+
+
 def _sqlite_file(uri: str) -> Path:
     return Path(uri.removeprefix(_SQLITE))
+
+
+def _write_ahead(path: Path) -> None:
+    """Let one process write while others read; the file itself remembers it."""
+    with closing(sqlite3.connect(path, timeout=_WAIT)) as connection:
+        [[mode]] = connection.execute("PRAGMA journal_mode")
+        if mode != "wal":
+            connection.execute("PRAGMA journal_mode=WAL")
 
 
 def _artifacts(uri: str) -> str | None:

@@ -1,79 +1,37 @@
-"""Write a job's run: opened before the work, closed as FINISHED or FAILED."""
+"""Write a job's run: opened before the work, closed as FINISHED, FAILED or KILLED."""
 
 from __future__ import annotations
 
-import csv
-import json
-import tempfile
+import logging
 import time
-import traceback
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
-import yaml
+from harness.config import Job
+from harness.outcome import one_line
+from harness.record import Record
+from harness.tracking import contents
+from harness.tracking.entry import Entry
+from harness.tracking.names import ERROR_CLASS, ERROR_MESSAGE, IDENTITY, SECONDS
+from harness.tracking.owner import HEARTBEAT, HOST, PID, Heartbeat, alive, now, this_process
+from harness.tracking.push import push
+from harness.tracking.spool import Spool
+from harness.tracking.store import connect, experiment_id, spool_folder
+from harness.tracking.tracker import Earlier, OpenRun
 
-from harness.config import Job, TrackingConfig
-from harness.provenance import commit, machine, versions
-from harness.record import SCHEMA_VERSION, ImageScore, Record, StoredRun
-from harness.tracking.read import (
-    COUNTS,
-    ERROR_CLASS,
-    ERROR_MESSAGE,
-    SCORES,
-    SECONDS,
-    UNDEFINED,
-    stored,
-)
-from harness.tracking.store import connect, experiment_id, store_uri
+log = logging.getLogger(__name__)
 
-
-class Tracker(Protocol):
-    """What the sweep asks of a tracking store."""
-
-    def finished(self, identity: str, *, dataset: str) -> StoredRun | None:
-        """Return the newest finished run of that identity, or None."""
-
-    def start(self, job: Job, identity: str | None) -> str:
-        """Open a run and return its id."""
-
-    def finish(self, run_id: str, job: Job, *, record: Record) -> None:
-        """Write the record and close the run as FINISHED."""
-
-    def fail(self, run_id: str, error: BaseException) -> None:
-        """Write the error and close the run as FAILED."""
+PUSH = "python -m harness.tracking push"
+_PAUSE = 30.0
+"""Seconds for which a store that failed is not asked again: each try may wait for a timeout."""
+_PAGE = 1000
 
 
-def open_tracker(config: TrackingConfig) -> Tracker:
-    """Return the tracker that `conf/tracking` names.
-
-    Raises
-    ------
-    ValueError
-        If `tracking.kind` is neither `mlflow` nor `none`.
-    """
-    if config.kind == "mlflow":
-        return MlflowTracker(store_uri(config.uri))
-    if config.kind == "none":
-        return NoTracker()
-    raise ValueError(f"tracking.kind must be one of mlflow, none; got {config.kind!r}")
-
-
-class NoTracker:
-    """Keeps nothing."""
-
-    def finished(self, identity: str, *, dataset: str) -> None:
-        """Return None: nothing was kept."""
-
-    def start(self, job: Job, identity: str | None) -> str:
-        """Open nothing; there is no run and so no id."""
-        return ""
-
-    def finish(self, run_id: str, job: Job, *, record: Record) -> None:
-        """Write nothing."""
-
-    def fail(self, run_id: str, error: BaseException) -> None:
-        """Write nothing."""
+class StoreError(RuntimeError):
+    """The tracking store cannot be reached."""
 
 
 class MlflowTracker:
@@ -87,98 +45,148 @@ class MlflowTracker:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._client = connect(uri)
+        self._spool = Spool(spool_folder(uri))
+        self._failed_at = float("-inf")
 
-    def finished(self, identity: str, *, dataset: str) -> StoredRun | None:
-        """Return the newest finished run of that identity, or None."""
-        found = self._client.search_runs(
-            [experiment_id(self._client, self._uri, name=dataset)],
-            f"tags.identity = '{identity}' and attributes.status = 'FINISHED'",
-            max_results=1,
+    def earlier(self, identity: str, *, dataset: str) -> Earlier | None:
+        """Return the newest run of that identity that is finished or at work, or None."""
+        waiting = self._spool.find(identity)
+        if waiting is not None:
+            reason = f"finished, waits in the spool for the store; `{PUSH}` sends it"
+            return Earlier(None, _measured(waiting.metrics), reason)
+        runs = self._try(partial(self._runs, identity, dataset=dataset)) or []
+        for run in runs:
+            if run.info.status == "FINISHED":
+                reason = f"finished as run {run.info.run_id}; force=true runs it again"
+                return Earlier(run.info.run_id, _measured(run.data.metrics), reason)
+        for run in runs:
+            if run.info.status == "RUNNING" and alive(run.data.tags):
+                return Earlier(run.info.run_id, {}, _at_work(run))
+        return None
+
+    def start(self, job: Job, identity: str | None) -> OpenRun:
+        """Open a run; without the store, the result will wait in the spool."""
+        run = OpenRun(job, tags=contents.job_tags(job, identity))
+        run.run_id = self._try(partial(self._create, run))
+        if run.run_id is not None:
+            run.heartbeat = Heartbeat(partial(self._beat, run.run_id))
+        return run
+
+    def finish(self, run: OpenRun, record: Record) -> None:
+        """Keep the record and close the run as FINISHED."""
+        entry = replace(
+            _entry(run, "FINISHED", tags=contents.record_tags(record)),
+            params=contents.params(record),
+            metrics=contents.metrics(record),
+            source=contents.source(run.job, record),
+        )
+        self._keep(entry, partial(contents.write_record, job=run.job, record=record))
+
+    def fail(self, run: OpenRun, error: BaseException) -> None:
+        """Keep the error and close the run as FAILED."""
+        entry = _entry(run, "FAILED", tags=contents.error_tags(error))
+        self._keep(entry, partial(contents.write_traceback, error=error))
+
+    def kill(self, run: OpenRun) -> None:
+        """Close the run as KILLED, unless it is closed already."""
+        if run.close() and run.run_id is not None:
+            closing = partial(self._close, run.run_id, "Interrupted", "the job was interrupted")
+            self._try(closing)
+
+    def recover(self) -> None:
+        """Send what the store could not take, and close the runs of processes that died.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be reached.
+        """
+        try:
+            for folder in self._spool:
+                push(folder, self._uri)
+            for run in self._running():
+                tags = run.data.tags
+                if not alive(tags):
+                    died = f"process {tags[PID]} of {tags[HOST]} ended without closing the run"
+                    self._close(run.info.run_id, "ProcessDied", died)
+        except Exception as error:
+            raise StoreError(f"tracking.uri={self._uri}: {one_line(error)}") from error
+
+    def waiting(self) -> str | None:
+        """Say which results the store could not take yet, or None."""
+        folders = list(self._spool)
+        if not folders:
+            return None
+        where = ", ".join(sorted({str(folder.parent) for folder in folders}))
+        return f"{len(folders)} results wait in {where} for {self._uri}; `{PUSH}` sends them"
+
+    def _keep(self, entry: Entry, draw: Callable[[Path], None]) -> None:
+        """Write the entry to the spool, then try to send it from there."""
+        folder = self._spool.add(entry, draw)
+        self._try(partial(push, folder, self._uri))
+
+    def _try(self, action: Callable[[], Any]) -> Any:
+        """Return what the action gives, or None if the store fails or has just failed."""
+        if time.monotonic() < self._failed_at + _PAUSE:
+            return None
+        try:
+            return action()
+        except Exception as error:
+            self._failed_at = time.monotonic()
+            log.warning("%s: %s", self._uri, one_line(error))
+            log.debug("the store failed", exc_info=True)
+            return None
+
+    def _create(self, run: OpenRun) -> str:
+        client = connect(self._uri)
+        experiment = experiment_id(self._uri, name=run.job.dataset.name)
+        tags = run.tags | this_process()
+        return str(client.create_run(experiment, run.started, tags, str(run.job)).info.run_id)
+
+    def _close(self, run_id: str, name: str, message: str) -> None:
+        client = connect(self._uri)
+        client.set_tag(run_id, ERROR_CLASS, name)
+        client.set_tag(run_id, ERROR_MESSAGE, message)
+        client.set_terminated(run_id, "KILLED")
+
+    def _beat(self, run_id: str) -> None:
+        connect(self._uri).set_tag(run_id, HEARTBEAT, now())
+
+    def _runs(self, identity: str, *, dataset: str) -> list[Any]:
+        """Return the runs of an identity, the newest first."""
+        return connect(self._uri).search_runs(
+            [experiment_id(self._uri, name=dataset)],
+            f"tags.{IDENTITY} = '{identity}'",
+            max_results=_PAGE,
             order_by=["attributes.start_time DESC"],
         )
-        return stored(found[0]) if found else None
 
-    def start(self, job: Job, identity: str | None) -> str:
-        """Open a run and return its id."""
-        tags = _job_tags(job) | _code_tags()
-        if identity is not None:
-            tags["identity"] = identity
-        experiment = experiment_id(self._client, self._uri, name=job.dataset.name)
-        run = self._client.create_run(experiment, run_name=str(job), tags=tags)
-        return str(run.info.run_id)
-
-    def finish(self, run_id: str, job: Job, *, record: Record) -> None:
-        """Write the record and close the run as FINISHED."""
-        from harness.figures import draw_scores
-
-        with tempfile.TemporaryDirectory() as folder:
-            _write_scores(Path(folder, SCORES), record.scores)
-            _write_job(Path(folder, "job.yaml"), job)
-            draw_scores(Path(folder, "scores.png"), record)
-            self._client.log_artifacts(run_id, folder)
-        self._log_values(run_id, record)
-        self._client.set_terminated(run_id, "FINISHED")
-
-    def fail(self, run_id: str, error: BaseException) -> None:
-        """Write the error and close the run as FAILED."""
-        self._client.set_tag(run_id, ERROR_CLASS, type(error).__name__)
-        self._client.set_tag(run_id, ERROR_MESSAGE, str(error))
-        text = "".join(traceback.format_exception(error))
-        self._client.log_text(run_id, text, "traceback.txt")
-        self._client.set_terminated(run_id, "FAILED")
-
-    def _log_values(self, run_id: str, record: Record) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-
-        now = int(time.time() * 1000)
-        seconds = {SECONDS + stage: value for stage, value in record.durations.items()}
-        self._client.log_batch(
-            run_id,
-            metrics=[Metric(k, v, now, 0) for k, v in (record.metrics | seconds).items()],
-            params=[Param(name, value) for name, value in _params(record).items()],
-            tags=[RunTag(name, value) for name, value in _record_tags(record).items()],
-        )
+    def _running(self) -> list[Any]:
+        """Return the runs of this harness that are open."""
+        client = connect(self._uri)
+        experiments = [e.experiment_id for e in client.search_experiments(max_results=_PAGE)]
+        found = client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=_PAGE)
+        return [run for run in found if HOST in run.data.tags]
 
 
-def _job_tags(job: Job) -> dict[str, str]:
-    return {
-        "schema": str(SCHEMA_VERSION),
-        "dataset": job.dataset.name,
-        "category": job.category,
-        "model": job.model.name,
-        "backbone": job.backbone.name,
-        "seed": str(job.seed),
-    }
+def _entry(run: OpenRun, status: str, *, tags: dict[str, str]) -> Entry:
+    run.close()
+    return Entry(
+        experiment=run.job.dataset.name,
+        name=str(run.job),
+        run_id=run.run_id,
+        status=status,
+        started=run.started,
+        ended=round(time.time() * 1000),
+        job_tags=run.tags,
+        tags=tags,
+    )
 
 
-def _code_tags() -> dict[str, str]:
-    return {
-        "commit": commit().sha,
-        "dirty": str(commit().dirty).lower(),
-        "versions": json.dumps(versions()),
-        "machine": json.dumps(machine()),
-    }
+def _measured(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if not name.startswith(SECONDS)}
 
 
-def _record_tags(record: Record) -> dict[str, str]:
-    return {
-        "weights_digest": record.weights_digest,
-        "data_fingerprint": record.data_fingerprint,
-        "official": str(record.official).lower(),
-    } | {UNDEFINED + name: reason for name, reason in record.undefined.items()}
-
-
-def _params(record: Record) -> dict[str, str]:
-    return record.settings | {param: str(getattr(record, field)) for field, param in COUNTS.items()}
-
-
-def _write_scores(path: Path, scores: tuple[ImageScore, ...]) -> None:
-    # repr() of a float64 reads back to the same bits.
-    rows = [(s.image, s.defect_type, int(s.anomalous), repr(s.score)) for s in scores]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([ImageScore._fields, *rows])
-
-
-def _write_job(path: Path, job: Job) -> None:
-    path.write_text(yaml.safe_dump(asdict(job), allow_unicode=True), encoding="utf-8")
+def _at_work(run: Any) -> str:
+    tags = run.data.tags
+    return f"runs now as run {run.info.run_id}, process {tags[PID]} of {tags[HOST]}"

@@ -9,9 +9,10 @@ and a class loaded twice breaks `super()`. Nor may its annotations be postponed:
 it the module is not in `sys.modules`, where a dataclass would look them up.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -22,6 +23,8 @@ from omegaconf import DictConfig
 
 from harness.categories import CategoryError, match_categories, name_categories
 from harness.outcome import failures, summary
+from harness.signals import Interrupted
+from hydra_plugins.harness_sweeper.composing import Composer
 
 CATEGORY = "category"
 
@@ -31,7 +34,6 @@ class HarnessSweeperConf:
     """Hydra's schema of `hydra.sweeper`."""
 
     _target_: str = "hydra_plugins.harness_sweeper.harness_sweeper.HarnessSweeper"
-    max_batch_size: int | None = None
     params: dict[str, str] | None = None
 
 
@@ -45,17 +47,34 @@ class SweepError(CompactHydraException):
 
 
 class HarnessSweeper(BasicSweeper):
-    """The product of all swept values, each dataset with its own categories."""
+    """The product of all swept values, each dataset with its own categories.
+
+    Parameters
+    ----------
+    params : dict of str to str, optional
+        Sweeps that the configuration asks for; the command line replaces them.
+    """
+
+    def __init__(self, params: dict[str, str] | None = None) -> None:
+        BasicSweeper.__init__(self, max_batch_size=None, params=params)
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run every job, print what became of each, and fail if any of them failed."""
-        batches = super().sweep(arguments)
+        try:
+            batches = BasicSweeper.sweep(self, arguments)
+        except Interrupted as error:
+            print(summary(getattr(self.launcher, "outcomes", [])))  # noqa: T201
+            print(error, file=sys.stderr)  # noqa: T201
+            raise
         outcomes = [job.return_value for batch in batches for job in batch]
         print(summary(outcomes))  # noqa: T201
         failed = failures(outcomes)
         if failed:
             raise SweepError(f"{len(failed)} of {len(outcomes)} jobs failed")
         return batches
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Do nothing: the launcher composes all jobs before it runs the first."""
 
     def split_arguments(  # type: ignore[override]
         self, overrides: list[Override], max_batch_size: int | None
@@ -64,26 +83,24 @@ class HarnessSweeper(BasicSweeper):
         others = [o for o in overrides if o.get_key_element() != CATEGORY]
         wanted = [_wanted(o) for o in overrides if o.get_key_element() == CATEGORY]
         [products] = BasicSweeper.split_arguments(others, None)
-        datasets = [self._dataset(product) for product in products]
+        datasets = self._datasets(products)
         selected = _select(wanted[-1] if wanted else None, datasets)
-        jobs = [
-            [*product, f"{CATEGORY}='{category}'"]
-            for product, dataset in zip(products, datasets, strict=True)
-            for category in selected[dataset.name]
+        return [
+            [
+                [*product, f"{CATEGORY}='{category}'"]
+                for product, dataset in zip(products, datasets, strict=True)
+                for category in selected[dataset.name]
+            ]
         ]
-        return list(BasicSweeper.split_overrides_to_chunks(jobs, max_batch_size))
 
-    def _dataset(self, overrides: Sequence[str]) -> DictConfig:
-        """Compose the dataset's node, once for each set of the overrides that can change it."""
-        return self._compose(tuple(o for o in overrides if _changes_dataset(o)))
-
-    @lru_cache  # noqa: B019 - a sweeper lives as long as its process
-    def _compose(self, overrides: tuple[str, ...]) -> DictConfig:
+    def _datasets(self, products: Sequence[Sequence[str]]) -> list[DictConfig]:
+        """Return each product's dataset, composed once for what can change it."""
         # Both are set by Hydra before it calls sweep().
         assert self.hydra_context is not None  # noqa: S101
         assert self.config is not None  # noqa: S101
-        loader = self.hydra_context.config_loader
-        return loader.load_sweep_config(self.config, list(overrides)).dataset
+        composer = Composer(self.hydra_context.config_loader, self.config)
+        compose = cache(composer.compose)
+        return [compose(tuple(filter(_changes_dataset, product))).dataset for product in products]
 
 
 def _changes_dataset(override: str) -> bool:

@@ -8,6 +8,8 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,19 +58,25 @@ def empty_store(tmp_path_factory):
 
 
 @pytest.fixture
-def folder(tmp_path, datasets, empty_store, monkeypatch):
-    """A working folder with an empty store; the process works there."""
-    (tmp_path / "runs").mkdir()
-    with (
-        contextlib.closing(sqlite3.connect(empty_store)) as source,
-        contextlib.closing(sqlite3.connect(tmp_path / "runs" / "mlflow.db")) as copy,
-    ):
-        source.backup(copy)
+def empty_folder(tmp_path, datasets, monkeypatch):
+    """An empty working folder; the process works there."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(HERE))
     for name, value in environment(datasets).items():
         monkeypatch.setenv(name, value)
     return tmp_path
+
+
+@pytest.fixture
+def folder(empty_folder, empty_store):
+    """A working folder with an empty store; the process works there."""
+    (empty_folder / "runs").mkdir()
+    with (
+        contextlib.closing(sqlite3.connect(empty_store)) as source,
+        contextlib.closing(sqlite3.connect(empty_folder / "runs" / "mlflow.db")) as copy,
+    ):
+        source.backup(copy)
+    return empty_folder
 
 
 @pytest.fixture
@@ -109,8 +117,51 @@ def as_process(*arguments):
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
+def start(*arguments, **environment):
+    """Start the command line as a process of its own, its output going to `output.txt`."""
+    with open("output.txt", "a") as output:
+        return subprocess.Popen(
+            command_line(*arguments),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | environment,
+            start_new_session=True,
+        )
+
+
+def wait_until(condition, seconds=120):
+    """Return what the condition gives, once it is true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"{condition} is not true after {seconds} s")
+
+
 def runs(client, **tags):
     """Every run of the store with these tags, as MLflow gives them."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found = client.search_runs(experiments, max_results=50_000)
+    found = client.search_runs(experiments, max_results=10_000)
     return [run for run in found if tags.items() <= run.data.tags.items()]
+
+
+def statuses(client):
+    """How many runs have each status."""
+    return Counter(run.info.status for run in runs(client))
+
+
+def numbers(client):
+    """The metrics of each finished run by identity, without its times; no identity twice."""
+    finished = [run for run in runs(client) if run.info.status == "FINISHED"]
+    found = {
+        run.data.tags["identity"]: {
+            name: value
+            for name, value in run.data.metrics.items()
+            if not name.startswith("seconds.")
+        }
+        for run in finished
+    }
+    assert len(found) == len(finished)
+    return found

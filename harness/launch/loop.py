@@ -1,0 +1,89 @@
+"""Hand out tasks and take back outcomes, one by one: what happens to one task stays with it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Generator, Sequence
+from typing import Protocol
+
+from harness.outcome import Outcome, one_line
+from harness.signals import Interrupted
+from harness.work import Task
+
+_POLL = 0.02
+"""Seconds between two looks at what is at work."""
+
+
+class Pending(Protocol):
+    """A task at work."""
+
+    def done(self) -> bool:
+        """Tell whether it has ended, in whatever way."""
+
+    def result(self) -> Outcome:
+        """Return its outcome; raises if its process died."""
+
+
+class Pool(Protocol):
+    """Does tasks, some at once."""
+
+    size: int
+    """How many at once."""
+
+    def submit(self, task: Task) -> Pending:
+        """Begin a task."""
+
+    def stop(self) -> None:
+        """End what is at work within seconds."""
+
+    def close(self) -> None:
+        """End the idle workers."""
+
+
+def run_tasks(
+    tasks: Sequence[Task], pool: Pool, *, fail_fast: bool = False
+) -> Generator[tuple[int, Outcome]]:
+    """Do all tasks.
+
+    Parameters
+    ----------
+    tasks : sequence of Task
+        Begun in this order.
+    pool : Pool
+        Who does them; closed at the end.
+    fail_fast : bool
+        Whether the first failure stops the rest.
+
+    Yields
+    ------
+    tuple of int and Outcome
+        The task's index and its outcome, in the order of their ends. A task whose process died
+        has failed. After a failure that stops the rest, nothing more comes.
+    """
+    waiting = deque(range(len(tasks)))
+    at_work: dict[int, Pending] = {}
+    try:
+        while waiting or at_work:
+            while waiting and len(at_work) < pool.size:
+                number = waiting.popleft()
+                at_work[number] = pool.submit(tasks[number])
+            ended = [number for number, pending in at_work.items() if pending.done()]
+            for number in ended:
+                outcome = _outcome(tasks[number], at_work.pop(number))
+                yield number, outcome
+                if fail_fast and outcome.status == "failed":
+                    return
+            if not ended:
+                time.sleep(_POLL)
+    finally:
+        if at_work:
+            pool.stop()
+        pool.close()
+
+
+def _outcome(task: Task, pending: Pending) -> Outcome:
+    try:
+        return pending.result()
+    except (Exception, Interrupted) as error:
+        return Outcome(str(task.job), "failed", reason=one_line(error))

@@ -1,0 +1,87 @@
+"""All that is to be said of a run that has ended, as a folder that can be pushed at any time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from fcntl import LOCK_EX, LOCK_NB, flock
+from pathlib import Path
+
+_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An ended run as MLflow will hold it, except for its artifacts.
+
+    Attributes
+    ----------
+    experiment, name : str
+        MLflow's names of experiment and run.
+    run_id : str, optional
+        The run opened when the job started; None if the store could not be reached then.
+    status : str
+        `FINISHED` or `FAILED`.
+    started, ended : int
+        Milliseconds since 1970.
+    job_tags : dict of str to str
+        What was known when the job started; set when the run is opened.
+    tags, params : dict of str to str
+        What is known at its end.
+    metrics : dict of str to float
+        By MLflow's name.
+    source : dict of str to str
+        The data the job read, as MLflow describes a dataset; empty where it read none.
+    """
+
+    experiment: str
+    name: str
+    run_id: str | None
+    status: str
+    started: int
+    ended: int
+    job_tags: dict[str, str]
+    tags: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    source: dict[str, str] = field(default_factory=dict)
+
+
+def write_entry(folder: Path, entry: Entry) -> None:
+    """Write the entry into its folder, in one step."""
+    part = folder / f".{_FILE}"
+    # JSON keeps every bit of a float64: Python writes the shortest text that reads back to it.
+    part.write_text(json.dumps(asdict(entry), indent=1), encoding="utf-8")
+    part.replace(folder / _FILE)
+
+
+def read_entry(folder: Path) -> Entry:
+    """Return the entry of a folder."""
+    return Entry(**json.loads((folder / _FILE).read_text(encoding="utf-8")))
+
+
+def name_run(folder: Path, entry: Entry, *, run_id: str) -> Entry:
+    """Note which run the entry has become, so that pushing it again makes no second one."""
+    named = replace(entry, run_id=run_id)
+    write_entry(folder, named)
+    return named
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold a file lock, which the system releases if the process dies.
+
+    Yields
+    ------
+    bool
+        Whether the lock is held; always True where `wait` is.
+    """
+    with path.open("a") as file:
+        try:
+            flock(file, LOCK_EX if wait else LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True

@@ -1,0 +1,15 @@
+"""How a record's fields are called in MLflow."""
+
+from __future__ import annotations
+
+SCORES = "scores.csv"
+SECONDS = "seconds."
+UNDEFINED = "undefined."
+ERROR_CLASS = "error.class"
+ERROR_MESSAGE = "error.message"
+IDENTITY = "identity"
+COUNTS = {
+    "n_train": "images.train",
+    "n_test_normal": "images.test_normal",
+    "n_test_anomalous": "images.test_anomalous",
+}

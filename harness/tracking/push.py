@@ -1,0 +1,83 @@
+"""From an entry of the spool to a run in MLflow; safe to break off and to repeat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.tracking.entry import Entry, locked, name_run, read_entry
+from harness.tracking.owner import this_process
+from harness.tracking.spool import artifacts, remove
+from harness.tracking.store import connect, experiment_id
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
+
+
+def push(folder: Path, uri: str) -> str | None:
+    """Send an entry to the store and take it out of the spool.
+
+    Parameters
+    ----------
+    folder : Path
+        The entry's folder.
+    uri : str
+        The tracking URI.
+
+    Returns
+    -------
+    str or None
+        The run's id; None if another process is sending the entry, or has sent it.
+
+    Raises
+    ------
+    Exception
+        Whatever the store raises; the entry is still there.
+    """
+    try:
+        with locked(folder / "lock", wait=False) as held:
+            if not held:
+                return None
+            run_id = _send(folder, read_entry(folder), uri=uri)
+            remove(folder)
+            return run_id
+    except FileNotFoundError:
+        if folder.exists():
+            raise
+        return None
+
+
+def _send(folder: Path, entry: Entry, *, uri: str) -> str:
+    client = connect(uri)
+    if entry.run_id is None:
+        # Should this process die now, the run left behind is recognised by its tags.
+        experiment = experiment_id(uri, name=entry.experiment)
+        tags = entry.job_tags | this_process()
+        run = client.create_run(experiment, entry.started, tags, entry.name)
+        entry = name_run(folder, entry, run_id=run.info.run_id)
+    assert entry.run_id is not None  # noqa: S101
+    # Sent twice, an artifact replaces itself, and a value equal to the one there is no error.
+    client.log_artifacts(entry.run_id, str(artifacts(folder)))
+    _log_values(client, entry.run_id, entry=entry)
+    if entry.source:
+        client.log_inputs(entry.run_id, [_dataset_input(entry.source)])
+    client.set_terminated(entry.run_id, entry.status, entry.ended)
+    return entry.run_id
+
+
+def _log_values(client: MlflowClient, run_id: str, *, entry: Entry) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+
+    client.log_batch(
+        run_id,
+        metrics=[Metric(name, value, entry.ended, 0) for name, value in entry.metrics.items()],
+        params=[Param(name, value) for name, value in entry.params.items()],
+        tags=[RunTag(name, value) for name, value in entry.tags.items()],
+    )
+
+
+def _dataset_input(source: dict[str, str]) -> DatasetInput:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    return DatasetInput(Dataset(**source), [InputTag("mlflow.data.context", "evaluation")])

@@ -1,0 +1,1 @@
+"""The launchers of the harness, found by Hydra through their namespace package."""

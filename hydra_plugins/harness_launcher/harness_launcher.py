@@ -1,0 +1,151 @@
+"""Launchers whose workers cost their own job only when they die.
+
+`conf/hydra/launcher` names them and their settings; `harness.launch` does the work. Jobs go to
+workers as plain data: no worker needs Hydra.
+"""
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import CompactHydraException
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from harness.config import Config
+from harness.launch import InProcess, Pool, Processes, local_queue, run_tasks, slurm_queue
+from harness.outcome import Outcome
+from harness.progress import Progress
+from harness.threads import cores
+from harness.work import Task, sweep_of
+from hydra_plugins.harness_sweeper.composing import Composer
+
+_MOST = 8
+"""Workers by default at most: each holds a backbone in memory."""
+
+
+class LaunchError(CompactHydraException):
+    """A launcher that cannot be set up so; Hydra prints it without a traceback."""
+
+
+class HarnessLauncher(Launcher):
+    """Runs every job in this process, one after another; the others say where instead.
+
+    Attributes
+    ----------
+    outcomes : list of Outcome
+        Of the batch launched last, in the order of its jobs.
+    """
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Take what Hydra hands over before a sweep."""
+        self._composer = Composer(hydra_context.config_loader, config)
+        self._folder = Path(config.hydra.sweep.dir).resolve()
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Run the jobs and return what became of each."""
+        # All of them are composed before the first one runs: a mistake costs no work.
+        configs = [self._config(overrides) for overrides in job_overrides]
+        tasks = [
+            Task(config.job(), config.tracking, self._folder / str(number), config.force)
+            for number, config in enumerate(configs, initial_job_idx)
+        ]
+        self.outcomes = [Outcome(str(task.job), "stopped") for task in tasks]
+        with sweep_of(len(tasks), configs[0].tracking) as progress:
+            ends = run_tasks(tasks, self.pool(progress), fail_fast=configs[0].fail_fast)
+            with closing(ends):
+                for number, outcome in ends:
+                    self.outcomes[number] = outcome
+                    progress.count(outcome)
+        return [_returned(outcome) for outcome in self.outcomes]
+
+    def pool(self, progress: Progress) -> Pool:
+        """Return who does the tasks."""
+        return InProcess(progress.stage)
+
+    def _config(self, overrides: Sequence[str]) -> Config:
+        config: Any = OmegaConf.to_object(self._composer.compose(overrides))
+        return config
+
+
+class JoblibLauncher(HarnessLauncher):
+    """Runs jobs in several processes of this machine.
+
+    Parameters
+    ----------
+    n_jobs : int, optional
+        How many processes; one for each core by default, but no more than eight.
+    """
+
+    def __init__(self, n_jobs: int | None = None) -> None:
+        self.outcomes = []
+        self._size = _positive("n_jobs", min(cores(), _MOST) if n_jobs is None else n_jobs)
+
+    def pool(self, progress: Progress) -> Pool:
+        """Return the processes."""
+        return Processes(self._size)
+
+
+class SubmititLocalLauncher(HarnessLauncher):
+    """Runs each job in a process of its own on this machine.
+
+    Parameters
+    ----------
+    n_jobs : int, optional
+        How many at once; one for each core by default, but no more than eight.
+    timeout_min : int
+        Minutes after which a job is ended.
+    """
+
+    def __init__(self, n_jobs: int | None = None, timeout_min: int = 24 * 60) -> None:
+        self.outcomes = []
+        self._size = _positive("n_jobs", min(cores(), _MOST) if n_jobs is None else n_jobs)
+        self._timeout_min = _positive("timeout_min", timeout_min)
+
+    def pool(self, progress: Progress) -> Pool:
+        """Return the queue."""
+        return local_queue(self._folder / "submitit", self._size, timeout_min=self._timeout_min)
+
+
+class SubmititSlurmLauncher(HarnessLauncher):
+    """Submits each job to Slurm.
+
+    Parameters
+    ----------
+    max_jobs : int
+        How many are in Slurm's queue at once.
+    parameters : dict
+        What `sbatch` takes, in the words of submitit's SlurmExecutor.
+    """
+
+    def __init__(self, max_jobs: int, parameters: dict[str, Any]) -> None:
+        self.outcomes = []
+        self._size = _positive("max_jobs", max_jobs)
+        self._parameters = parameters
+
+    def pool(self, progress: Progress) -> Pool:
+        """Return the queue."""
+        return slurm_queue(self._folder / "submitit", self._size, parameters=self._parameters)
+
+
+def _returned(outcome: Outcome) -> JobReturn:
+    returned = JobReturn()
+    returned.status = JobStatus.COMPLETED
+    returned.return_value = outcome
+    return returned
+
+
+def _positive(name: str, value: int) -> int:
+    if value < 1:
+        raise LaunchError(f"hydra.launcher.{name} must be at least 1, got {value}")
+    return value

@@ -1,0 +1,155 @@
+"""Sweeps that are killed or interrupted: the same command again does the rest."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+
+import pytest
+from tests.sweep.conftest import as_process, in_process, numbers, runs, start, statuses, wait_until
+
+from harness.config import TrackingConfig
+from harness.tracking import open_tracker
+from harness.tracking.owner import HEARTBEAT, MACHINE, PID, STARTED, this_process
+from harness.tracking.store import connect, store_uri
+
+TWELVE = ("-m", "dataset=visa", "category=glob(*)")
+ONE = ("dataset=btad", "category=01", "localizer=none")
+LAUNCHERS = {
+    "in_process": (),
+    "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=4"),
+    "submitit_local": ("hydra/launcher=submitit_local", "hydra.launcher.n_jobs=2"),
+}
+
+
+@pytest.fixture
+def pause(monkeypatch):
+    """Make a job of the tiny backbone take at least two seconds."""
+    monkeypatch.setenv("TINY_PAUSE", "0.06")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["in_process", "joblib"])
+def test_sweep_killed_at_ten_random_moments(empty_folder, pause, launcher):
+    elsewhere = ("features.cache=apart/cache", "tracking.uri=sqlite:///apart/mlflow.db")
+    assert as_process(*TWELVE, *elsewhere).status == 0
+    expected = numbers(connect("sqlite:///apart/mlflow.db"))
+    assert len(expected) == 12
+    chance = random.Random(launcher)
+    sweep = (*TWELVE, *LAUNCHERS[launcher])
+
+    for _ in range(10):
+        process = start(*sweep)
+        time.sleep(chance.uniform(0.5, 8))
+        assert process.poll() is None, "the sweep ended before it was killed"
+        # The process alone: its workers have to notice by themselves.
+        process.kill()
+        process.wait()
+    last = as_process(*sweep)
+
+    assert last.status == 0, last.out + last.err
+    client = connect(store_uri())
+    assert numbers(client) == expected
+    assert statuses(client)["FINISHED"] == 12
+    assert set(statuses(client)) <= {"FINISHED", "KILLED"}
+    assert not list((empty_folder / "runs" / "spool").glob("*"))
+    assert as_process(*sweep).out.count("skipped: finished as run") == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["in_process", "joblib", "submitit_local"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_sweep_closes_its_runs(client, pause, launcher, number):
+    sweep = ("-m", "dataset=btad", "category=01,02,03", *LAUNCHERS[launcher])
+    process = start(*sweep)
+    wait_until(lambda: statuses(client)["RUNNING"])
+    interrupted = time.monotonic()
+    process.send_signal(number)
+
+    assert process.wait(60) == 128 + number
+    assert time.monotonic() - interrupted < 15
+    assert statuses(client)["RUNNING"] == 0
+    assert statuses(client)["KILLED"] >= 1
+    text = open("output.txt", encoding="utf-8").read()
+    assert f"interrupted by {number.name}" in text
+    assert "Traceback" not in text
+    assert as_process(*sweep).status == 0
+    assert len(numbers(client)) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_killed_worker_costs_its_own_job_only(client, pause, launcher):
+    sweep = ("-m", "dataset=btad", "category=01,02,03", "seed=1,2", *LAUNCHERS[launcher])
+    process = start(*sweep)
+    [victim, *_] = wait_until(lambda: runs(client))
+    os.kill(int(victim.data.tags[PID]), signal.SIGKILL)
+
+    assert process.wait(180) == 1
+    text = open("output.txt", encoding="utf-8").read()
+    assert f"{victim.info.run_name}: failed: WorkerDiedError" in text
+    assert "1 of 6 jobs failed" in text
+    assert statuses(client) == {"FINISHED": 5, "KILLED": 1}
+    again = as_process(*sweep)
+    assert again.status == 0, again.out + again.err
+    assert again.out.count("skipped: finished as run") == 5
+    assert len(numbers(client)) == 6
+
+
+def leave_running(client, tags):
+    """A run of ONE's identity that is still open, as another process would have left it."""
+    assert in_process(*ONE).status == 0
+    [finished] = runs(client)
+    client.delete_run(finished.info.run_id)
+    kept = {k: v for k, v in finished.data.tags.items() if not k.startswith("mlflow.")}
+    run = client.create_run(finished.info.experiment_id, tags=kept | tags)
+    return run.info.run_id
+
+
+def dead(**changes):
+    tags = this_process()
+    return tags | {PID: "999999999"} | changes
+
+
+def test_run_left_by_a_dead_process_is_done_again(client):
+    left = leave_running(client, dead())
+    assert in_process(*ONE).status == 0
+    assert client.get_run(left).info.status == "KILLED"
+    assert "ended without closing the run" in client.get_run(left).data.tags["error.message"]
+    assert statuses(client) == {"FINISHED": 1, "KILLED": 1}
+
+
+def test_number_of_a_process_given_again_does_not_pass_for_it(client):
+    left = leave_running(client, this_process() | {STARTED: "1"})
+    assert in_process(*ONE).status == 0
+    assert client.get_run(left).info.status == "KILLED"
+
+
+def test_run_at_work_is_left_alone(client):
+    left = leave_running(client, this_process())
+    ended = in_process(*ONE)
+    assert f"skipped: runs now as run {left}" in ended.out
+    assert statuses(client) == {"RUNNING": 1}
+
+
+@pytest.mark.parametrize(("age", "status"), [(30, "RUNNING"), (3600, "KILLED")])
+def test_run_of_another_machine_lives_by_its_heartbeat(client, age, status):
+    tags = dead(**{MACHINE: "another", HEARTBEAT: str(time.time() - age)})
+    left = leave_running(client, tags)
+    assert in_process(*ONE).status == 0
+    assert client.get_run(left).info.status == status
+
+
+def test_fail_fast_stops_at_the_first_failure(client):
+    sweep = ("-m", "dataset=btad", "category=01,02,03", "dataset.root=nowhere", "fail_fast=true")
+    ended = in_process(*sweep)
+    assert ended.status == 1
+    assert statuses(client) == {"FAILED": 1}
+    assert ended.out.count("│ stopped") == 2
+
+
+def test_recovery_without_runs_changes_nothing(client):
+    open_tracker(TrackingConfig()).recover()
+    assert not runs(client)
