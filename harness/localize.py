@@ -38,15 +38,13 @@ def pixel_results(
     MetricValues
         All undefined, with the reason, where there are no masks or no localizer.
     """
-    locate = localizer(job.localizer)
-    if locate is None:
+    if localizer(job.localizer) is None:
         return _undefined("localizer=none makes no anomaly maps")
     if not any(sample.mask_path for sample in split.test):
         return _undefined(f"{job.dataset.name}/{job.category} has no ground truth masks")
-    locate.fit(model, train, _Maps(reader, split.train))
     # On the backbone's grid a map is small; each pass of the metrics renders it anew, so that
     # never more than one image is held at full size.
-    grids = [locate.anomaly_map(feature_map) for feature_map in reader.maps(split.test)]
+    grids = anomaly_grids(job, split, model=model, train=train, reader=reader)
 
     def pairs() -> Iterator[tuple[str, NDArray, NDArray]]:
         for sample, grid in zip(split.test, grids, strict=True):
@@ -54,6 +52,28 @@ def pixel_results(
             yield sample.name, gt_mask, render(grid, size=gt_mask.shape)
 
     return pixel_metrics(pairs, threads=os.cpu_count() or 1)
+
+
+def anomaly_grids(
+    job: Job, split: Split, *, model: AnomalyDetector, train: NDArray, reader: FeatureReader
+) -> list[NDArray]:
+    """Map the anomaly score over each test image, on the backbone's grid.
+
+    Parameters
+    ----------
+    job, split, model, train, reader
+        As for `pixel_results`.
+
+    Returns
+    -------
+    list of ndarray of shape (h, w)
+        In the order of the test images; empty with localizer=none.
+    """
+    locate = localizer(job.localizer)
+    if locate is None:
+        return []
+    locate.fit(model, train, _Maps(reader, split.train))
+    return [locate.anomaly_map(feature_map) for feature_map in reader.maps(split.test)]
 
 
 class _Maps:
