@@ -22,6 +22,7 @@ examples:
   python -m harness.report compare published     published numbers beside ours
   python -m harness.report compare TABLE TABLE   two models or backbones, on the same images
   python -m harness.report latex TABLE           a table for a paper
+  python -m harness.report html                  everything as one page, runs/report.html
 """
 
 
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND")
     _add_compare(commands)
     _add_latex(commands)
+    _add_html(commands)
     return parser
 
 
@@ -71,6 +73,18 @@ def _add_latex(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser("latex", help="print tables as LaTeX (booktabs)")
     parser.add_argument("tables", nargs="+", metavar="TABLE")
     parser.set_defaults(run=_latex)
+
+
+def _add_html(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("html", help="write the report as one self-contained page")
+    parser.add_argument("--output", type=Path, default=Path("runs/report.html"))
+    parser.add_argument(
+        "--pictures",
+        type=Path,
+        default=Path("runs/gallery"),
+        help="what `python -m harness.gallery` wrote (default: runs/gallery)",
+    )
+    parser.set_defaults(run=_html)
 
 
 def _check(root: Path) -> int:
@@ -123,6 +137,18 @@ def _latex(options: argparse.Namespace) -> int:
     for name in options.tables:
         table, results = held_table(options.root, name)
         print(latex(name, grid_of(table, results), caption(table, results.rows)))
+    return 0
+
+
+def _html(options: argparse.Namespace) -> int:
+    from harness.report.page import build_page
+
+    tables = read_tables(options.root / "conf")
+    held = {name: read_results(options.root / "results", name) for name in tables}
+    page = build_page(tables, held, pictures=options.pictures)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(page, encoding="utf-8", newline="\n")
+    print(f"wrote {options.output}, {len(page.encode()) / 1e6:.1f} MB")
     return 0
 
 
