@@ -21,6 +21,7 @@ from harness.features.extractor import Extractor
 from harness.features.recipe import recipe_of
 from harness.features.store import MAPS, POOLED, FeatureStore
 from harness.features.upkeep import prune
+from harness.threads import available
 
 _DEFAULTS = FeaturesConfig()
 
@@ -156,11 +157,9 @@ class FeatureReader:
             prune(self._cache, limit=int(limit * 1e9))
             self._has_grown = False
 
-    @cached_property
+    @property
     def _workers(self) -> int:
-        import joblib  # slow to import, and needed only here
-
-        return self._settings.workers or int(joblib.cpu_count())
+        return self._settings.workers or available()
 
     @cached_property
     def _engine(self) -> Engine:
