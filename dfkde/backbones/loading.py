@@ -93,6 +93,8 @@ def _resolve(factory: str) -> Factory:
         function: Factory = getattr(module, name)
     except (ImportError, AttributeError, FileNotFoundError) as error:
         raise ValueError(f"factory {factory!r} cannot be imported: {error}") from error
+    if not callable(function):
+        raise ValueError(f"factory {factory!r} is no function")
     return function
 
 

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from dfkde import render
 from harness.config import Job
-from harness.data import Sample, Split, load_split, read_image, read_mask
-from harness.features import feature_reader
+from harness.data import Sample, read_image, read_mask
+from harness.fitting import Fitted, fit
 from harness.localize import anomaly_grids
 from harness.metrics import pixel_auroc
-from harness.models import build_model
 from harness.record import ImageScore
 from harness.report.page.gallery import COLUMNS, INDEX
 
@@ -88,15 +87,9 @@ def draw_gallery(job: Job, scores: Sequence[ImageScore], folder: Path) -> int:
     DataError
         The images are not there any more, or not the same.
     """
-    split = load_split(
-        job.dataset,
-        job.category,
-        seed=job.seed,
-        n_train=job.n_train,
-        train_contamination=job.train_contamination,
-    )
-    maps = _maps(job, split)
-    samples = {sample.name: sample for sample in split.test}
+    fitted = fit(job)
+    maps = _maps(fitted)
+    samples = {sample.name: sample for sample in fitted.split.test}
     shown = [*_mistakes(scores, samples), *_localisations(scores, samples, maps=maps)]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / INDEX).open("w", encoding="utf-8", newline="") as file:
@@ -109,13 +102,9 @@ def draw_gallery(job: Job, scores: Sequence[ImageScore], folder: Path) -> int:
     return len(shown)
 
 
-def _maps(job: Job, split: Split) -> Maps:
-    reader = feature_reader(job.backbone, job.features, image_size=job.image_size)
-    train = reader.pooled(split.train)
-    model = build_model(job.model).fit(train)
-    grids = anomaly_grids(job, split, model=model, train=train, reader=reader)
+def _maps(fitted: Fitted) -> Maps:
     of, auroc = {}, {}
-    for sample, grid in zip(split.test, grids, strict=False):
+    for sample, grid in zip(fitted.split.test, anomaly_grids(fitted), strict=False):
         of[sample.name] = render(grid, size=(SIZE, SIZE))
         if sample.mask_path is not None:
             gt_mask = read_mask(sample.mask_path)

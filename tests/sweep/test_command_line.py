@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+
 from tests.sweep.conftest import as_process, in_process, runs
 
 
