@@ -75,13 +75,15 @@ class FeatureReader:
         self._cache = Path(cache)
         self._store = FeatureStore(self._cache, self.recipe)
 
-    def pooled(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
+    def pooled(self, samples: Sequence[Sample], *, maps: bool = True) -> NDArray[np.float32]:
         """Return the pooled features of the samples, in their order.
 
         Parameters
         ----------
         samples : sequence of Sample
             At least one.
+        maps : bool
+            Whether the feature maps will be asked for too, and so are worth keeping.
 
         Returns
         -------
@@ -100,7 +102,7 @@ class FeatureReader:
                 missing[sample.digest] = sample
             else:
                 found[sample.digest] = pooled
-        found |= self._extract(list(missing.values()), maps=self._settings.maps)
+        found |= self._extract(list(missing.values()), maps=maps and self._settings.maps)
         self._evict()
         return np.stack([found[sample.digest] for sample in samples])
 
