@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.config import Job
 from harness.data import Sample
-from harness.fitting import Fitted, fit, naming, reader_of, split_of
+from harness.fitting import Fitted, fit, naming, reader_of, split_of, wants_maps
 from harness.identity import identity, settings
 from harness.localize import pixel_results
 from harness.metrics import image_metrics
@@ -55,7 +55,7 @@ def measure(fitted: Fitted, stages: Stages) -> Record:
     """
     job, split, recipe = fitted.job, fitted.split, fitted.reader.recipe
     with stages("features"):
-        test = fitted.reader.pooled(split.test)
+        test = fitted.reader.pooled(split.test, maps=wants_maps(job, split))
     with stages("model"), naming(split.test):
         scores = fitted.model.anomaly_score(test)
     with stages("image metrics"):

@@ -43,7 +43,7 @@ def resolve_device(device: str) -> str:
 def resolve_engine(engine: str, *, device: str, precision: str) -> str:
     """Turn `auto` into the fastest engine that is installed and check a named one."""
     _check("engine", engine, ENGINES)
-    usable = [name for name in _candidates(device, precision) if _installed(name)]
+    usable = usable_engines(device, precision)
     if engine == "auto":
         return usable[0]
     if engine not in usable:
@@ -54,8 +54,12 @@ def resolve_engine(engine: str, *, device: str, precision: str) -> str:
     return engine
 
 
+def usable_engines(device: str, precision: str) -> list[str]:
+    """List the engines that are installed for a device and a precision, the fastest first."""
+    return [name for name in _candidates(device, precision) if _installed(name)]
+
+
 def _candidates(device: str, precision: str) -> tuple[str, ...]:
-    """List the engines for a device and precision, the fastest first."""
     if device == "cuda":
         return ("torch",)
     if precision == "bf16":

@@ -21,6 +21,7 @@ from harness.features.extractor import Extractor
 from harness.features.recipe import recipe_of
 from harness.features.store import MAPS, POOLED, FeatureStore
 from harness.features.upkeep import prune
+from harness.threads import available
 
 _DEFAULTS = FeaturesConfig()
 
@@ -74,13 +75,15 @@ class FeatureReader:
         self._cache = Path(cache)
         self._store = FeatureStore(self._cache, self.recipe)
 
-    def pooled(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
+    def pooled(self, samples: Sequence[Sample], *, maps: bool = True) -> NDArray[np.float32]:
         """Return the pooled features of the samples, in their order.
 
         Parameters
         ----------
         samples : sequence of Sample
             At least one.
+        maps : bool
+            Whether the feature maps will be asked for too, and so are worth keeping.
 
         Returns
         -------
@@ -99,7 +102,7 @@ class FeatureReader:
                 missing[sample.digest] = sample
             else:
                 found[sample.digest] = pooled
-        found |= self._extract(list(missing.values()), maps=self._settings.maps)
+        found |= self._extract(list(missing.values()), maps=maps and self._settings.maps)
         self._evict()
         return np.stack([found[sample.digest] for sample in samples])
 
@@ -156,11 +159,9 @@ class FeatureReader:
             prune(self._cache, limit=int(limit * 1e9))
             self._has_grown = False
 
-    @cached_property
+    @property
     def _workers(self) -> int:
-        import joblib  # slow to import, and needed only here
-
-        return self._settings.workers or int(joblib.cpu_count())
+        return self._settings.workers or available()
 
     @cached_property
     def _engine(self) -> Engine:

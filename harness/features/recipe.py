@@ -18,8 +18,9 @@ from harness.features.inputs import RESIZES
 _VERSION = 1
 """Raised whenever the code turns the same image into other features."""
 
-# One image at a time costs a CPU next to nothing and makes a feature a function of its image alone.
-_BATCH = {"cpu": 1, "cuda": 16}
+# Images in a batch, by device and engine. One at a time costs a CPU next to nothing and shares the
+# work most finely; but torch packs its weights anew for each batch.
+_BATCHES = {("cuda", "torch"): 16, ("cpu", "torch"): 4}
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def recipe_of(extractor: Extractor, *, image_size: int, settings: FeaturesConfig
         engine=engine,
         precision=precision,
         device=device,
-        batch=_BATCH[device],
+        batch=_BATCHES.get((device, engine), 1),
         versions=tuple(f"{name} {version(name)}" for name in (engine, "pillow")),
     )
 
