@@ -36,7 +36,7 @@ Case = Callable[[NDArray[np.bool_], NDArray[np.float32], int], dict[str, float]]
 
 
 class Measured(NamedTuple):
-    """The best of several runs of one case."""
+    """The shortest time and the largest memory of several runs of one case."""
 
     seconds: float
     sort_seconds: float
@@ -182,8 +182,8 @@ def run_case(name: str, shape: tuple[int, int, int], threads: int) -> Measured:
         sorts.append(measure(lambda: np.sort(maps.ravel()))[0])
         if len(runs) < repeats:
             runs.append(measure(lambda: case(gt_masks, maps, threads)))
-    seconds, extra, values = min(runs, key=lambda run: run[0])
-    return Measured(seconds, min(sorts), extra, maps.nbytes, values)
+    seconds, extra, values = zip(*runs, strict=True)
+    return Measured(min(seconds), min(sorts), max(extra), maps.nbytes, values[0])
 
 
 def run_streamed(shape: tuple[int, int, int], threads: int) -> Measured:
