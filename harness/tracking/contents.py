@@ -64,6 +64,19 @@ def params(record: Record) -> dict[str, str]:
     return record.settings | {param: str(getattr(record, field)) for field, param in COUNTS.items()}
 
 
+def planned(job: Job) -> dict[str, str]:
+    """Return the settings of a job that are known even if it failed before it read anything."""
+    values = {
+        "image_size": job.image_size,
+        "localizer": job.localizer,
+        "n_train": job.n_train,
+        "train_contamination": job.train_contamination,
+        "pixel_resolution": job.pixel_resolution,
+    } | {f"model.{name}": job.model.params[name] for name in job.model.params}
+    values.pop("model.random_state", None)  # the seed, which stands for itself
+    return {name: str(value) for name, value in values.items()}
+
+
 def metrics(record: Record) -> dict[str, float]:
     """Return the metrics and the seconds of each stage."""
     return record.metrics | {SECONDS + stage: value for stage, value in record.durations.items()}

@@ -84,7 +84,10 @@ class MlflowTracker:
 
     def fail(self, run: OpenRun, error: BaseException) -> None:
         """Keep the error and close the run as FAILED."""
-        entry = _entry(run, "FAILED", tags=contents.error_tags(error))
+        entry = replace(
+            _entry(run, "FAILED", tags=contents.error_tags(error)),
+            params=contents.planned(run.job),
+        )
         self._keep(entry, partial(contents.write_traceback, error=error))
 
     def kill(self, run: OpenRun) -> None:
