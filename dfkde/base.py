@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
@@ -11,6 +12,19 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def check_integer(name: str, value: object, *, minimum: int) -> int:
+    """Give back a parameter that must be an integer, or say what is wrong with it.
+
+    Raises
+    ------
+    ValueError
+        If it is no integer (a bool is none) or below the minimum.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
+        raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}")
+    return int(value)
 
 
 class NonFiniteError(ValueError):

@@ -50,17 +50,24 @@ class Gaussian(AnomalyDetector):
     """
 
     def _fit(self, X: Array) -> None:
+        if np.ptp(X, axis=0).max() == 0:
+            raise ValueError(f"the training features must vary, got n_samples={len(X)} equal rows")
         fitted = LedoitWolf(store_precision=False).fit(X)
-        if not fitted.covariance_.any():
-            raise ValueError(f"the training features must vary, got {len(X)} equal rows")
         self.mean_ = fitted.location_
-        self.cholesky_ = linalg.cholesky(fitted.covariance_, lower=True)
+        self.cholesky_ = _cholesky(fitted.covariance_)
 
     def _score_samples(self, X: Array) -> Array:
         whitened = linalg.solve_triangular(self.cholesky_, (X - self.mean_).T, lower=True)
         log_det = 2 * np.log(np.diag(self.cholesky_)).sum()
         dimensions = X.shape[1]
         return -((whitened**2).sum(axis=0) + dimensions * np.log(2 * np.pi) + log_det) / 2
+
+
+def _cholesky(covariance: Array) -> Array:
+    try:
+        return np.ascontiguousarray(linalg.cholesky(covariance, lower=True))
+    except linalg.LinAlgError as error:
+        raise ValueError("the shrunk covariance of the training features is singular") from error
 
 
 class Constant(AnomalyDetector):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from sklearn.utils import check_random_state
 
-from dfkde.base import AnomalyDetector, Array
+from dfkde.base import AnomalyDetector, Array, check_integer
 from dfkde.kernel_density import GaussianKDE
 from dfkde.pca import PCA
 
@@ -21,8 +22,14 @@ class DFKDE(AnomalyDetector):
         Principal components kept, as published 16.
     max_training_points : int
         With more training images than this, a random subset of this size is used.
-    random_state : int
-        Seed of that subset.
+    random_state : int, RandomState instance or None
+        Seed of that subset. Without a subset nothing is random.
+
+    Raises
+    ------
+    ValueError
+        When fitted on no more than n_components + 1 samples, or on features that vary in fewer
+        than n_components directions.
 
     Attributes
     ----------
@@ -40,6 +47,10 @@ class DFKDE(AnomalyDetector):
     >>> near, far = model.anomaly_score([[0, 0, 0, 0], [9, 9, 9, 9]])
     >>> bool(near < far)
     True
+
+    References
+    ----------
+    D. W. Scott, Multivariate Density Estimation, 1992, equation 6.44, for the bandwidth.
     """
 
     def __init__(
@@ -47,7 +58,7 @@ class DFKDE(AnomalyDetector):
         n_components: int = 16,
         *,
         max_training_points: int = 40_000,
-        random_state: int = 0,
+        random_state: int | np.random.RandomState | None = 0,
     ):
         self.n_components = n_components
         self.max_training_points = max_training_points
@@ -55,7 +66,9 @@ class DFKDE(AnomalyDetector):
 
     def _fit(self, X: Array) -> None:
         self._check(X)
-        X = self._subset(X)
+        self._fit_density(self._subset(X))
+
+    def _fit_density(self, X: Array) -> None:
         self.pca_ = PCA(self.n_components).fit(X)
         self.kde_ = GaussianKDE().fit(self.pca_.transform(X))
 
@@ -63,22 +76,23 @@ class DFKDE(AnomalyDetector):
         return self.kde_.score_samples(self.pca_.transform(X))
 
     def _check(self, X: Array) -> None:
-        k = self.n_components
+        k = check_integer("n_components", self.n_components, minimum=1)
+        most = check_integer("max_training_points", self.max_training_points, minimum=2)
         shape = f"(n_samples={X.shape[0]}, n_features={X.shape[1]})"
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise ValueError(f"n_components must be an integer of at least 1, got {k!r}")
         if X.shape[1] < k:
             raise ValueError(f"n_components={k} needs at least {k} features, got {shape}")
-        if min(len(X), self.max_training_points) <= k + 1:
+        if len(X) <= k + 1:
+            raise ValueError(f"n_components={k} needs at least {k + 2} samples, got {shape}")
+        if most <= k + 1:
             raise ValueError(
-                f"n_components={k} needs at least {k + 2} training samples, got {shape}"
+                f"n_components={k} needs max_training_points of at least {k + 2}, got {most}"
             )
 
     def _subset(self, X: Array) -> Array:
         if len(X) <= self.max_training_points:
             return X
-        rng = np.random.default_rng(self.random_state)
-        return X[np.sort(rng.choice(len(X), self.max_training_points, replace=False))]
+        random = check_random_state(self.random_state)
+        return X[random.choice(len(X), self.max_training_points, replace=False)]
 
 
 class DFKDEResidual(DFKDE):
@@ -88,25 +102,54 @@ class DFKDEResidual(DFKDE):
     directions left out, as in probabilistic PCA. The sum is a proper log density over the whole
     feature space; with all components kept it equals DFKDE's.
 
+    Attributes
+    ----------
+    residual_variance_ : float
+        Mean unbiased variance of the training features over the directions left out; 0 where
+        there is none.
+
     References
     ----------
     M. E. Tipping and C. M. Bishop, Probabilistic Principal Component Analysis, J. R. Stat. Soc.
     B 61, 1999, equation 8 for the variance.
+
+    Examples
+    --------
+    A feature off the training data's plane is anomalous although its projection is not.
+
+    >>> import numpy as np
+    >>> from dfkde import DFKDE, DFKDEResidual
+    >>> normal = np.random.default_rng(0).normal(size=(100, 3)) * [1, 1, 0.1]
+    >>> off = [[0.0, 0.0, 1.0]]
+    >>> plain, extended = DFKDE(2).fit(normal), DFKDEResidual(2).fit(normal)
+    >>> bool(plain.anomaly_score(off) < plain.anomaly_score([[2.0, 0.0, 0.0]]))
+    True
+    >>> bool(extended.anomaly_score(off) > extended.anomaly_score([[2.0, 0.0, 0.0]]))
+    True
     """
 
-    def _fit(self, X: Array) -> None:
-        super()._fit(X)
-        if self.pca_.residual_variance_ == 0 and X.shape[1] > self.n_components:
-            raise ValueError(
-                f"the training features do not vary outside the first {self.n_components}"
-                " principal components; use the model dfkde, which needs no residual"
-            )
+    def _fit_density(self, X: Array) -> None:
+        super()._fit_density(X)
+        left_out = X.shape[1] - self.n_components
+        self.residual_variance_ = 0.0
+        if left_out:
+            total = self.pca_.squared_residual(X).sum()
+            self.residual_variance_ = float(total / (len(X) - 1) / left_out)
+            self._check_residual(X.shape)
 
     def _score_samples(self, X: Array) -> Array:
         log_density = super()._score_samples(X)
-        dimensions = X.shape[1] - self.n_components
-        if dimensions == 0:
+        left_out = X.shape[1] - self.n_components
+        if not left_out:
             return log_density
-        variance = self.pca_.residual_variance_
-        residual = self.pca_.squared_residual(X) / variance
-        return log_density - (residual + dimensions * np.log(2 * np.pi * variance)) / 2
+        squared = self.pca_.squared_residual(X) / self.residual_variance_
+        log_norm = left_out * np.log(2 * np.pi * self.residual_variance_)
+        return log_density - (squared + log_norm) / 2
+
+    def _check_residual(self, shape: tuple[int, ...]) -> None:
+        rounding = (max(shape) * np.finfo(np.float64).eps) ** 2 * self.pca_.variances_[0]
+        if self.residual_variance_ <= rounding:
+            raise ValueError(
+                f"the training features vary in n_components={self.n_components} directions only,"
+                " so there is no residual to model; use DFKDE, or fewer components"
+            )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
+
+OUTPUT = "output"
+"""The layer name for what the backbone itself returns."""
 
 
 class FeatureExtractor(nn.Module):
@@ -18,39 +22,49 @@ class FeatureExtractor(nn.Module):
     module : torch.nn.Module
         The backbone; set to evaluation mode and frozen.
     layers : sequence of str
-        Names of its modules (as in `named_modules`) whose outputs are feature maps
-        (n, channels, h, w). The coarsest sets the grid; the others are average-pooled to it.
-    mean, std : sequence of float
-        Per-channel normalisation of RGB in [0, 1].
+        Names of its modules, as in `named_modules`, or `output` for what the backbone returns.
+        The coarsest sets the grid; the others are average-pooled to it.
+    mean, std : sequence of float, optional
+        Per-channel normalisation of RGB in [0, 1]. By default the backbone's own, from its
+        attribute `pretrained_cfg`, which the networks of timm have.
 
     Raises
     ------
     ValueError
-        If a layer is unknown.
+        If a layer is unknown, or the backbone does not know its normalisation.
+
+    Examples
+    --------
+    >>> import torch
+    >>> backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 1), torch.nn.AvgPool2d(4))
+    >>> extractor = FeatureExtractor(backbone, ["0", "1"], mean=[0.5] * 3, std=[0.5] * 3)
+    >>> pooled, feature_maps = extractor(torch.rand(2, 3, 8, 8))
+    >>> tuple(pooled.shape), tuple(feature_maps.shape)
+    ((2, 10), (2, 10, 2, 2))
     """
 
-    mean: Tensor
-    std: Tensor
+    _mean: Tensor
+    _std: Tensor
 
     def __init__(
         self,
         module: nn.Module,
         layers: Sequence[str],
         *,
-        mean: Sequence[float],
-        std: Sequence[float],
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ):
         super().__init__()
         self.module = module.eval().requires_grad_(False)
-        self.layers = tuple(layers)
-        self.register_buffer("mean", torch.tensor(list(mean)).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(list(std)).view(1, 3, 1, 1))
-        self._outputs: dict[str, Tensor] = {}
-        modules = dict(module.named_modules())
+        self.layers = _known_layers(module, layers)
+        self.mean = _channels(module, "mean", mean)
+        self.std = _channels(module, "std", std)
+        self.register_buffer("_mean", torch.tensor(self.mean).view(1, 3, 1, 1))
+        self.register_buffer("_std", torch.tensor(self.std).view(1, 3, 1, 1))
+        self._outputs: dict[str, object] = {}
         for layer in self.layers:
-            if layer not in modules:
-                raise ValueError(_unknown_layer(layer, modules))
-            modules[layer].register_forward_hook(self._keep(layer))
+            part = module if layer == OUTPUT else module.get_submodule(layer)
+            part.register_forward_hook(self._keep(layer))
         self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,38 +82,81 @@ class FeatureExtractor(nn.Module):
         feature_maps : tensor of shape (n, D, h, w)
             The layers' outputs on the coarsest grid, concatenated in the order of `layers`.
         """
-        self.module((images - self.mean) / self.std)
-        outputs = [self._outputs.pop(layer) for layer in self.layers]
-        h, w = min((tuple(output.shape[-2:]) for output in outputs), key=lambda hw: hw[0] * hw[1])
-        feature_maps = torch.cat([_on_grid(output, (h, w)) for output in outputs], dim=1)
+        self.module((images - self._mean) / self._std)
+        maps = [self._feature_map(layer, self._outputs.pop(layer)) for layer in self.layers]
+        h, w = min((one.shape[2:] for one in maps), key=math.prod)
+        feature_maps = torch.cat([_on_grid(one, (h, w)) for one in maps], dim=1)
         return feature_maps.mean(dim=(2, 3)), feature_maps
 
     @property
     def digest(self) -> str:
-        """SHA-256, hexadecimal, over the architecture and the backbone's tensors."""
+        """SHA-256, hexadecimal, over the backbone's architecture and tensors.
+
+        The architecture is the tree of its modules with their settings, for two networks may
+        have equal tensors and differ in a stride.
+        """
         digest = hashlib.sha256()
         for name, module in self.module.named_modules():
             digest.update(f"{name}:{type(module).__name__}({module.extra_repr()})\n".encode())
         for name, tensor in self.module.state_dict().items():
             digest.update(f"{name}:{tensor.dtype}{list(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def _keep(self, layer: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
-            self._outputs[layer] = output
+    def _keep(self, layer: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(module: nn.Module, inputs: object, output: object) -> None:
+            # A copy, for the next layer may be an activation that works in place.
+            self._outputs[layer] = output.clone() if isinstance(output, Tensor) else output
 
         return hook
 
+    def _feature_map(self, layer: str, output: object) -> Tensor:
+        """Bring a layer's output to the form (n, channels, h, w)."""
+        if isinstance(output, Tensor) and output.ndim == 3:
+            output = _unfolded(output, getattr(self.module, "num_prefix_tokens", 0))
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            form = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(
+                f"layer {layer!r} must give a feature map (n, channels, h, w), got {form}"
+            )
+        channels_last = getattr(self.module, "output_fmt", "NCHW") == "NHWC"
+        return output.permute(0, 3, 1, 2) if channels_last else output
 
-def _on_grid(output: Tensor, grid: tuple[int, int]) -> Tensor:
-    if tuple(output.shape[-2:]) == grid:
-        return output
-    return nn.functional.adaptive_avg_pool2d(output, grid)
+
+def _unfolded(tokens: Tensor, n_prefix: int) -> Tensor:
+    """Lay the tokens (n, length, channels) of a vision transformer on their square grid."""
+    patches = tokens[:, n_prefix:].transpose(1, 2)
+    side = math.isqrt(patches.shape[2])
+    return patches.unflatten(2, (side, side)) if side**2 == patches.shape[2] else tokens
 
 
-def _unknown_layer(layer: str, modules: dict[str, nn.Module]) -> str:
-    top = [name for name in modules if name and "." not in name]
-    nearest = get_close_matches(layer, [name for name in modules if name], n=3)
-    hint = f"; did you mean {nearest}?" if nearest else ""
-    return f"layers: no module {layer!r} in the backbone, which has {top} and their parts{hint}"
+def _on_grid(feature_map: Tensor, grid: tuple[int, int]) -> Tensor:
+    if feature_map.shape[2:] == grid:
+        return feature_map
+    return nn.functional.adaptive_avg_pool2d(feature_map, grid)
+
+
+def _channels(module: nn.Module, name: str, values: Sequence[float] | None) -> tuple[float, ...]:
+    if values is None:
+        values = getattr(module, "pretrained_cfg", {}).get(name)
+    if values is None:
+        raise ValueError(f"{name} must be given, for the backbone does not tell its own")
+    if len(values) != 3:
+        raise ValueError(f"{name} must hold 3 numbers, one per channel, got {list(values)}")
+    return tuple(map(float, values))
+
+
+def _known_layers(module: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
+    known = [name for name, _ in module.named_modules() if name]
+    for layer in layers:
+        if layer != OUTPUT and layer not in known:
+            top = [name for name in known if "." not in name]
+            near = get_close_matches(layer, known, n=3)
+            hint = f"; near {layer!r}: {near}" if near else ""
+            raise ValueError(
+                f"layers must be modules of the backbone, {[*top, OUTPUT]} and their parts,"
+                f" got {layer!r}{hint}"
+            )
+    if not layers or len(set(layers)) < len(layers):
+        raise ValueError(f"layers must be at least one and different, got {list(layers)}")
+    return tuple(layers)

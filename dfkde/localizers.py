@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.linalg.blas import dsyrk
+from scipy.special import logsumexp
+from sklearn.base import BaseEstimator
 
 from dfkde.base import AnomalyDetector, Array
+from dfkde.pca import leading_components_of_scatter
+
+FeatureMap = np.ndarray[Any, Any]
 
 
-class Localizer(ABC):
+class Localizer(BaseEstimator, ABC):
     """Gives each position of a feature map an anomaly score, with a fitted model."""
 
     @abstractmethod
@@ -20,7 +26,7 @@ class Localizer(ABC):
         self,
         model: AnomalyDetector,
         train_features: ArrayLike,
-        train_maps: Iterable[np.ndarray[Any, Any]],
+        train_maps: Iterable[FeatureMap],
     ) -> Self:
         """Learn from the training images.
 
@@ -31,17 +37,23 @@ class Localizer(ABC):
         train_features : array of shape (n_samples, n_features)
             The pooled features that it was fitted on.
         train_maps : iterable of arrays of shape (n_features, h, w)
-            The feature maps of the same images in the same order; read once, one at a time.
+            The feature maps of the same images in the same order. Only one is held at a time;
+            some localizers read them twice, so a generator does not do.
+
+        Raises
+        ------
+        ValueError
+            If the maps are not those of the features.
         """
 
     @abstractmethod
-    def anomaly_map(self, feature_map: np.ndarray[Any, Any]) -> Array:
+    def anomaly_map(self, feature_map: FeatureMap) -> Array:
         """Score the positions of one image.
 
         Parameters
         ----------
         feature_map : array of shape (n_features, h, w)
-            Its mean over the positions is the pooled feature.
+            Its mean over the positions is the pooled feature. Never modified.
 
         Returns
         -------
@@ -69,27 +81,141 @@ class Occlusion(Localizer):
         self,
         model: AnomalyDetector,
         train_features: ArrayLike,
-        train_maps: Iterable[np.ndarray[Any, Any]],
+        train_maps: Iterable[FeatureMap],
     ) -> Self:
         """Keep the model and average the training maps."""
         self.model_ = model
-        total, count = np.zeros(()), 0
-        for feature_map in train_maps:
-            total, count = total + feature_map.astype(np.float64), count + 1
-        self.mean_map_ = total / count
+        total, n = np.zeros(()), len(np.asarray(train_features))
+        for feature_map in _counted(train_maps, n):
+            total = total + feature_map
+        self.mean_map_ = total / n
         return self
 
-    def anomaly_map(self, feature_map: np.ndarray[Any, Any]) -> Array:
-        """Score each position by the drop when it is made normal."""
-        feature_map = feature_map.astype(np.float64)
-        d, h, w = feature_map.shape
-        pooled = feature_map.mean(axis=(1, 2))
-        change = (self.mean_map_ - feature_map).reshape(d, h * w).T / (h * w)
-        scores = self.model_.anomaly_score(np.vstack([pooled, pooled + change]))
-        return (scores[0] - scores[1:]).reshape(h, w)
+    def anomaly_map(self, feature_map: FeatureMap) -> Array:
+        """Score each position by the drop when its feature is made normal."""
+        features = _positions(feature_map)
+        change = (_positions(self.mean_map_) - features) / len(features)
+        pooled = features.mean(axis=0)
+        before, *after = self.model_.anomaly_score(np.vstack([pooled, pooled + change]))
+        return (before - np.array(after)).reshape(feature_map.shape[1:])
 
 
-LOCALIZERS: dict[str, type[Localizer]] = {"occlusion": Occlusion}
+class PatchDensity(Localizer):
+    """How unlikely each position's own feature is at that position.
+
+    The features of all positions are projected to their common principal components; at each
+    position a Gaussian kernel density is fitted to the training images' features there.
+
+    The kernels' covariance is the position's own, mixed with the mean over all positions: at a
+    position where the training images hardly differ, as in an empty corner, its own is singular.
+
+    Parameters
+    ----------
+    n_components : int
+        Principal components kept.
+    shrinkage : float
+        Share of the mean covariance in each position's, in (0, 1].
+
+    Attributes
+    ----------
+    mean_ : array of shape (n_features,)
+        Mean of the training features over images and positions.
+    components_ : array of shape (n_components, n_features)
+        Their principal directions.
+    position_means_ : array of shape (h * w, n_components)
+        Mean of the projected training features at each position.
+    whitening_ : array of shape (h * w, n_components, n_components)
+        Inverse Cholesky factor of the kernels' covariance at each position.
+    points_ : array of shape (h * w, n_samples, n_components)
+        The projected training features, centred and whitened.
+    log_norm_ : array of shape (h * w,)
+        Log of the kernels' common factor.
+    """
+
+    def __init__(self, n_components: int = 16, *, shrinkage: float = 0.1):
+        self.n_components = n_components
+        self.shrinkage = shrinkage
+
+    def fit(
+        self,
+        model: AnomalyDetector,
+        train_features: ArrayLike,
+        train_maps: Iterable[FeatureMap],
+    ) -> Self:
+        """Fit a density at each position; the model is not used."""
+        if isinstance(train_maps, Iterator):
+            raise ValueError("train_maps are read twice, got an iterator that can be read once")
+        features = np.asarray(train_features, dtype=np.float64)
+        self.mean_ = features.mean(axis=0)
+        self.components_ = self._principal_components(train_maps, n=len(features))
+        self._fit_densities(np.stack([self._project(one) for one in train_maps]))
+        return self
+
+    def anomaly_map(self, feature_map: FeatureMap) -> Array:
+        """Score each position by the negative log density of its own feature."""
+        centred = self._project(feature_map) - self.position_means_
+        whitened = np.einsum("pij,pj->pi", self.whitening_, centred)
+        squared = ((self.points_ - whitened[:, None]) ** 2).sum(axis=2)
+        log_density = logsumexp(-squared / 2, axis=1) + self.log_norm_
+        return -np.asarray(log_density).reshape(feature_map.shape[1:])
+
+    def _project(self, feature_map: FeatureMap) -> Array:
+        return (_positions(feature_map) - self.mean_) @ self.components_.T
+
+    def _principal_components(self, train_maps: Iterable[FeatureMap], *, n: int) -> Array:
+        d, k = len(self.mean_), self.n_components
+        if d < k:
+            raise ValueError(f"n_components={k} needs at least {k} features, got {d}")
+        scatter = np.zeros((d, d), order="F")
+        for feature_map in _counted(train_maps, n):
+            centred = _positions(feature_map) - self.mean_
+            # In place and one triangle only: half the work, and no large temporary.
+            scatter = dsyrk(1.0, centred.T, beta=1.0, c=scatter, overwrite_c=True)
+        return leading_components_of_scatter(scatter, k)
+
+    def _fit_densities(self, projected: Array) -> None:
+        n, _, k = projected.shape
+        self.position_means_ = projected.mean(axis=0)
+        centred = (projected - self.position_means_).transpose(1, 0, 2)
+        own = centred.transpose(0, 2, 1) @ centred / (n - 1)
+        covariance = own + self.shrinkage * (own.mean(axis=0) - own)
+        cholesky = np.linalg.cholesky(covariance) * n ** (-1 / (k + 4))
+        self.whitening_ = np.linalg.inv(cholesky)
+        self.points_ = np.ascontiguousarray(centred @ self.whitening_.transpose(0, 2, 1))
+        log_det = 2 * np.log(np.diagonal(cholesky, axis1=1, axis2=2)).sum(axis=1)
+        self.log_norm_ = -np.log(n) - (k * np.log(2 * np.pi) + log_det) / 2
+
+
+class Uniform(Localizer):
+    """The image's anomaly score at every position: the control that shows what a map is worth.
+
+    Attributes
+    ----------
+    model_ : AnomalyDetector
+        The fitted model.
+    """
+
+    def fit(
+        self,
+        model: AnomalyDetector,
+        train_features: ArrayLike,
+        train_maps: Iterable[FeatureMap],
+    ) -> Self:
+        """Keep the model; the maps are not read."""
+        self.model_ = model
+        return self
+
+    def anomaly_map(self, feature_map: FeatureMap) -> Array:
+        """Repeat the anomaly score of the pooled feature."""
+        score = self.model_.anomaly_score(_positions(feature_map).mean(axis=0, keepdims=True))
+        return np.full(feature_map.shape[1:], score[0])
+
+
+LOCALIZERS: dict[str, type[Localizer]] = {
+    "occlusion": Occlusion,
+    "patch_density": PatchDensity,
+    "uniform": Uniform,
+}
 """The localizers by name."""
 
 
@@ -105,9 +231,27 @@ def localizer(name: str) -> Localizer | None:
     ------
     ValueError
         If there is no such localizer.
+
+    Examples
+    --------
+    >>> localizer("patch_density")
+    PatchDensity()
     """
     if name == "none":
         return None
     if name not in LOCALIZERS:
         raise ValueError(f"localizer must be one of {[*LOCALIZERS, 'none']}, got {name!r}")
     return LOCALIZERS[name]()
+
+
+def _positions(feature_map: FeatureMap) -> Array:
+    """Turn a feature map (d, h, w) to one feature per position (h * w, d), in float64."""
+    return feature_map.reshape(len(feature_map), -1).T.astype(np.float64)
+
+
+def _counted(train_maps: Iterable[FeatureMap], n: int) -> Iterator[FeatureMap]:
+    count = 0
+    for count, feature_map in enumerate(train_maps, start=1):  # noqa: B007
+        yield feature_map
+    if count != n:
+        raise ValueError(f"train_maps must be as many as train_features, got {count} and {n}")

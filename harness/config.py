@@ -68,8 +68,8 @@ class BackboneConfig:
         A named set of weights of the architecture, or the path of a local state dict.
     layers : list of str
         Names of the modules whose outputs are average-pooled and concatenated.
-    mean, std : list of float
-        Per-channel normalisation of RGB in [0, 1].
+    mean, std : list of float, optional
+        Per-channel normalisation of RGB in [0, 1]; null takes the network's own.
     """
 
     name: str = _MANDATORY
@@ -77,8 +77,8 @@ class BackboneConfig:
     arguments: dict[str, Any] = field(default_factory=dict)
     weights: str | None = None
     layers: list[str] = _MANDATORY
-    mean: list[float] = _MANDATORY
-    std: list[float] = _MANDATORY
+    mean: list[float] | None = _MANDATORY
+    std: list[float] | None = _MANDATORY
 
 
 @dataclass

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-
-from dfkde import NonFiniteError
 from harness.config import Job
-from harness.data import DataError, Sample, Split, load_split
-from harness.features import FeatureReader, feature_reader
+from harness.data import Sample
+from harness.fitting import Fitted, fit, naming, reader_of, split_of, wants_maps
 from harness.identity import identity, settings
 from harness.localize import pixel_results
 from harness.metrics import image_metrics
-from harness.models import build_model
 from harness.record import ImageScore, Record
 from harness.stages import Stages
 
@@ -40,28 +35,42 @@ def evaluate(job: Job, stages: Stages | None = None) -> Record:
         If a setting does not fit the data.
     """
     stages = Stages() if stages is None else stages
-    with stages("data"):
-        split, reader, model = _split(job), _reader(job), build_model(job.model)
+    return measure(fit(job, stages), stages)
+
+
+def measure(fitted: Fitted, stages: Stages) -> Record:
+    """Score the test images with a fitted model and measure the scores.
+
+    Parameters
+    ----------
+    fitted : Fitted
+        The model.
+    stages : Stages
+        The stopwatch that it was fitted with.
+
+    Returns
+    -------
+    Record
+        As `evaluate`.
+    """
+    job, split, recipe = fitted.job, fitted.split, fitted.reader.recipe
     with stages("features"):
-        train, test = reader.pooled(split.train), reader.pooled(split.test)
-    with stages("model"):
-        with _naming(split.train):
-            model.fit(train)
-        with _naming(split.test):
-            scores = model.anomaly_score(test)
+        test = fitted.reader.pooled(split.test, maps=wants_maps(job, split))
+    with stages("model"), naming(split.test):
+        scores = fitted.model.anomaly_score(test)
     with stages("image metrics"):
         labels = [sample.anomalous for sample in split.test]
         image = image_metrics(labels, scores)
     with stages("pixel metrics"):
-        pixel = pixel_results(job, split, model=model, train=train, reader=reader)
+        pixel = pixel_results(fitted)
     return Record(
         dataset=job.dataset.name,
         category=job.category,
         model=job.model.name,
         backbone=job.backbone.name,
         seed=job.seed,
-        settings=settings(job),
-        weights_digest=reader.recipe.weights_digest,
+        settings=settings(job, recipe),
+        weights_digest=recipe.weights_digest,
         data_fingerprint=split.fingerprint,
         official=split.official,
         n_train=len(split.train),
@@ -92,32 +101,8 @@ def identify(job: Job) -> str:
     DataError, ValueError
         As `evaluate`.
     """
-    fingerprint, weights_digest = _split(job).fingerprint, _reader(job).recipe.weights_digest
-    return identity(job, fingerprint=fingerprint, weights_digest=weights_digest)
-
-
-def _split(job: Job) -> Split:
-    return load_split(
-        job.dataset,
-        job.category,
-        seed=job.seed,
-        n_train=job.n_train,
-        train_contamination=job.train_contamination,
-    )
-
-
-def _reader(job: Job) -> FeatureReader:
-    return feature_reader(job.backbone, job.features, image_size=job.image_size)
+    return identity(job, reader_of(job).recipe, fingerprint=split_of(job).fingerprint)
 
 
 def _image_score(sample: Sample, score: float) -> ImageScore:
     return ImageScore(sample.name, sample.defect_type, sample.anomalous, score)
-
-
-@contextmanager
-def _naming(samples: Sequence[Sample]) -> Iterator[None]:
-    """Let an error about a row of features name the image it came from."""
-    try:
-        yield
-    except NonFiniteError as error:
-        raise DataError(f"{samples[error.row].name}: {error}") from error

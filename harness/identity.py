@@ -6,17 +6,20 @@ import hashlib
 import json
 
 from harness.config import Job
+from harness.features import Recipe
 from harness.models import build_model
 from harness.record import SCHEMA_VERSION
 
 
-def settings(job: Job) -> dict[str, str]:
+def settings(job: Job, recipe: Recipe) -> dict[str, str]:
     """Return the values that determine a job's numbers beside data, weights and seed.
 
     Parameters
     ----------
     job : Job
         The job.
+    recipe : Recipe
+        How its features are made, every `auto` resolved.
 
     Returns
     -------
@@ -31,26 +34,30 @@ def settings(job: Job) -> dict[str, str]:
         "n_train": job.n_train,
         "train_contamination": job.train_contamination,
         "pixel_resolution": job.pixel_resolution,
-        "features.precision": job.features.precision,
-        "features.resize": job.features.resize,
-        "backbone.layers": ",".join(job.backbone.layers),
+        "features.device": recipe.device,
+        "features.engine": recipe.engine,
+        "features.precision": recipe.precision,
+        "features.resize": recipe.resize,
+        "backbone.layers": ",".join(recipe.layers),
         "backbone.mean": _numbers(job.backbone.mean),
         "backbone.std": _numbers(job.backbone.std),
     } | {f"model.{name}": value for name, value in params.items()}
+    if job.dataset.train_share is not None:  # only where the layout has no split of its own
+        values["dataset.train_share"] = job.dataset.train_share
     return {name: str(values[name]) for name in sorted(values)}
 
 
-def identity(job: Job, *, fingerprint: str, weights_digest: str) -> str:
+def identity(job: Job, recipe: Recipe, *, fingerprint: str) -> str:
     """Return the job's identity.
 
     Parameters
     ----------
     job : Job
         The job.
+    recipe : Recipe
+        How its features are made.
     fingerprint : str
         Digest of the category's files.
-    weights_digest : str
-        Digest of the backbone.
 
     Returns
     -------
@@ -62,13 +69,15 @@ def identity(job: Job, *, fingerprint: str, weights_digest: str) -> str:
         "dataset": job.dataset.name,
         "category": job.category,
         "fingerprint": fingerprint,
-        "weights": weights_digest,
+        "weights": recipe.weights_digest,
         "model": job.model.factory,
         "seed": job.seed,
-        "settings": settings(job),
+        "settings": settings(job, recipe),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _numbers(values: list[float]) -> str:
+def _numbers(values: list[float] | None) -> str:
+    if values is None:
+        return "backbone's own"
     return ",".join(repr(float(value)) for value in values)

@@ -8,52 +8,61 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from dfkde import AnomalyDetector, localizer, render
-from harness.config import Job
-from harness.data import Sample, Split, read_mask
-from harness.features import FeatureReader
+from dfkde import render
+from harness.data import Sample, read_mask
+from harness.fitting import Fitted
 from harness.metrics import METRICS, MetricValues, evaluation_size, pixel_metrics, resize_mask
 
 
-def pixel_results(
-    job: Job, split: Split, *, model: AnomalyDetector, train: NDArray, reader: FeatureReader
-) -> MetricValues:
+def pixel_results(fitted: Fitted) -> MetricValues:
     """Compute the pixel-level metrics of a fitted model.
 
     Parameters
     ----------
-    job : Job
-        Which localizer, at which resolution.
-    split : Split
-        The test images and their ground truth masks.
-    model : AnomalyDetector
-        Fitted on `train`.
-    train : ndarray of shape (n, D)
-        Pooled features of the training images.
-    reader : FeatureReader
-        Where feature maps come from.
+    fitted : Fitted
+        The model, its localizer and the test images with their ground truth masks.
 
     Returns
     -------
     MetricValues
         All undefined, with the reason, where there are no masks or no localizer.
     """
-    locate = localizer(job.localizer)
-    if locate is None:
-        return _undefined("localizer=none makes no anomaly maps")
-    if not any(sample.mask_path for sample in split.test):
+    job, test = fitted.job, fitted.split.test
+    if not any(sample.mask_path for sample in test):
         return _undefined(f"{job.dataset.name}/{job.category} has no ground truth masks")
-    locate.fit(model, train, reader.maps(split.train))
+    if fitted.localizer is None:
+        return _undefined("localizer=none makes no anomaly maps")
     # On the backbone's grid a map is small; each pass of the metrics renders it anew, so that
     # never more than one image is held at full size.
-    grids = [locate.anomaly_map(feature_map) for feature_map in reader.maps(split.test)]
+    grids = anomaly_grids(fitted)
 
     def pairs() -> Iterator[tuple[str, NDArray, NDArray]]:
-        for sample, grid in zip(split.test, grids, strict=True):
+        for sample, grid in zip(test, grids, strict=True):
             gt_mask = _gt_mask(sample, job.pixel_resolution)
             yield sample.name, gt_mask, render(grid, size=gt_mask.shape)
 
     return pixel_metrics(pairs, threads=os.cpu_count() or 1)
+
+
+def anomaly_grids(fitted: Fitted) -> list[NDArray]:
+    """Map the anomaly score over each test image, on the backbone's grid.
+
+    Parameters
+    ----------
+    fitted : Fitted
+        The model, its localizer and the test images.
+
+    Returns
+    -------
+    list of ndarray of shape (h, w)
+        In the order of the test images; empty with localizer=none.
+    """
+    locate = fitted.localizer
+    if locate is None:
+        return []
+    return [
+        locate.anomaly_map(feature_map) for feature_map in fitted.reader.maps(fitted.split.test)
+    ]
 
 
 def _gt_mask(sample: Sample, pixel_resolution: int | None) -> NDArray:

@@ -113,8 +113,8 @@ def test_a_feature_that_is_not_finite_names_its_image(job, split, monkeypatch):
 
     pooled = FeatureReader.pooled
 
-    def broken(self, samples):
-        features = pooled(self, samples).copy()
+    def broken(self, samples, *, maps):
+        features = pooled(self, samples, maps=maps).copy()
         features[3] = np.nan
         return features
 
@@ -133,6 +133,7 @@ def test_identity_depends_on_what_determines_the_numbers_and_on_nothing_else(job
         replace(job, image_size=32),
         replace(job, localizer="none"),
         replace(job, n_train=20),
+        replace(job, dataset=replace(job.dataset, train_share=0.5)),
         replace(job, pixel_resolution=32),
         replace(job, model=replace(job.model, params={"n_components": 5})),
         replace(job, backbone=replace(job.backbone, mean=[0.4, 0.5, 0.5])),

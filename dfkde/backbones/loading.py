@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import os
+import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import torch
 from torch import nn
+
+from dfkde.backbones.state_dicts import fill, read_state_dict
+
+Factory = Callable[..., nn.Module]
 
 
 def load_backbone(factory: str, *, arguments: Mapping[str, Any], weights: str | None) -> nn.Module:
@@ -18,12 +25,12 @@ def load_backbone(factory: str, *, arguments: Mapping[str, Any], weights: str | 
     Parameters
     ----------
     factory : str
-        `module:function` that returns a `torch.nn.Module`.
+        `module:function`, or `path/to/file.py:function`, that returns a `torch.nn.Module`.
     arguments : mapping
         Keyword arguments of the function.
     weights : str, optional
-        A local state dict (`.pth`, `.pt` or `.safetensors`), or else a name that the function
-        takes as its argument `weights`. None leaves the function's own default.
+        The path of a local state dict (`.pth` or `.safetensors`), else a name that the function
+        takes as its argument `weights`. None for a function that knows its weights by itself.
 
     Returns
     -------
@@ -33,46 +40,69 @@ def load_backbone(factory: str, *, arguments: Mapping[str, Any], weights: str | 
     Raises
     ------
     ValueError
-        If the factory or the weights cannot be found.
+        If the factory, an argument or the weights do not exist; the message lists the choices.
+    WeightsError
+        If the weights have to be downloaded and cannot be.
     """
     function = _resolve(factory)
+    path = _local_path(weights)
+    given = _with_weights(function, dict(arguments), None if path else weights, factory=factory)
+    try:
+        inspect.signature(function).bind(**given)
+    except TypeError as error:
+        raise ValueError(f"arguments of the factory {factory}: {error}") from error
+    state_dict = read_state_dict(path) if path else None
+    module = function(**given)
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"factory {factory!r} must return a torch.nn.Module, got {module!r}")
+    if path and state_dict is not None:
+        fill(module, state_dict, source=path)
+    return module.eval()
+
+
+def _local_path(weights: str | None) -> Path | None:
+    """Tell a path from a name: by a separator or a suffix of a state dict."""
     if weights is None:
-        return function(**arguments).eval()
-    if Path(weights).suffix in {".pth", ".pt", ".safetensors"}:
-        return _with_state_dict(function, arguments, Path(weights)).eval()
-    if "weights" not in inspect.signature(function).parameters:
-        raise ValueError(f"weights must be the path of a state dict for {factory}, got {weights!r}")
-    return function(**arguments, weights=weights).eval()
+        return None
+    path = Path(weights).expanduser()
+    is_path = os.sep in weights or path.suffix in {".pth", ".pt", ".bin", ".safetensors"}
+    return path if is_path else None
 
 
-def _resolve(factory: str) -> Callable[..., nn.Module]:
-    module_name, _, name = factory.partition(":")
-    if not module_name or not name:
+def _with_weights(
+    function: Factory, arguments: dict[str, Any], name: str | None, *, factory: str
+) -> dict[str, Any]:
+    taken = inspect.signature(function).parameters.get("weights")
+    if taken is None and name is not None:
+        raise ValueError(
+            f"weights must be null or the path of a state dict, for the factory {factory}"
+            f" has none by name, got {name!r}"
+        )
+    # A name, or None where the function has no default and leaves the tensors to a state dict.
+    if taken is not None and (name is not None or taken.default is taken.empty):
+        arguments["weights"] = name
+    return arguments
+
+
+def _resolve(factory: str) -> Factory:
+    source, _, name = factory.rpartition(":")
+    if not source or not name:
         raise ValueError(f"factory must be written module:function, got {factory!r}")
     try:
-        module = import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"factory {factory!r}: {error}") from error
-    if not hasattr(module, name):
-        raise ValueError(f"factory {factory!r}: module {module_name!r} has no {name!r}")
-    function: Callable[..., nn.Module] = getattr(module, name)
+        module = _module_of_file(Path(source)) if source.endswith(".py") else import_module(source)
+        function: Factory = getattr(module, name)
+    except (ImportError, AttributeError, FileNotFoundError) as error:
+        raise ValueError(f"factory {factory!r} cannot be imported: {error}") from error
+    if not callable(function):
+        raise ValueError(f"factory {factory!r} is no function")
     return function
 
 
-def _with_state_dict(
-    function: Callable[..., nn.Module], arguments: Mapping[str, Any], path: Path
-) -> nn.Module:
-    if not path.is_file():
-        raise ValueError(f"weights: no such file {str(path)!r}")
-    takes_weights = "weights" in inspect.signature(function).parameters
-    module = function(**arguments, **({"weights": None} if takes_weights else {}))
-    module.load_state_dict(_read_state_dict(path))
+def _module_of_file(path: Path) -> ModuleType:
+    spec = spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{str(path)!r} is no Python file")
+    module = module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
     return module
-
-
-def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return dict(load_file(path))
-    return dict(torch.load(path, map_location="cpu", weights_only=True))

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
 from torch import nn
-from torchvision.models import get_model
+from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
+
+from dfkde.backbones.download import WeightsError, reachable
 
 
-def torchvision_model(architecture: str, *, weights: str | None = None) -> nn.Module:
+def torchvision_model(
+    architecture: str, *, weights: str | None, num_classes: int = 1000
+) -> nn.Module:
     """Build a torchvision network.
 
     Parameters
@@ -14,6 +22,40 @@ def torchvision_model(architecture: str, *, weights: str | None = None) -> nn.Mo
     architecture : str
         As torchvision names it: `resnet50`.
     weights : str, optional
-        As torchvision names them: `IMAGENET1K_V1`; downloaded on first use. None for random ones.
+        As torchvision names them: `IMAGENET1K_V1`; downloaded on first use. None leaves the
+        network to be filled from a state dict.
+    num_classes : int
+        Number of classes of the classifier, where a state dict has another than ImageNet's.
+
+    Raises
+    ------
+    ValueError
+        If torchvision has no such network or weights.
+    WeightsError
+        If the weights are not in torch's cache and cannot be downloaded.
     """
-    return get_model(architecture, weights=weights)
+    if architecture not in list_models():
+        near = get_close_matches(architecture, list_models(), n=5) or list_models()
+        raise ValueError(f"architecture must be one of torchvision's {near}, got {architecture!r}")
+    names = get_model_weights(architecture).__members__
+    if weights is None:
+        return get_model(architecture, weights=None, num_classes=num_classes)
+    if weights not in names:
+        raise ValueError(f"weights of {architecture} must be one of {[*names]}, got {weights!r}")
+    entry = names[weights]
+    return _downloaded(architecture, entry)
+
+
+def _downloaded(architecture: str, entry: WeightsEnum) -> nn.Module:
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    error = WeightsError(
+        f"the weights {entry.name} of {architecture}",
+        url=entry.url,
+        way_on=f"put that file into {folder}",
+    )
+    if not (folder / Path(entry.url).name).exists() and not reachable(entry.url):
+        raise error
+    try:
+        return get_model(architecture, weights=entry)
+    except OSError as cause:
+        raise error from cause

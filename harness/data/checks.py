@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from harness.data.inspection import Inspection
-from harness.data.listing import ImageFile, Listing, Problem
+from harness.data.listing import ImageFile, Listing, Problem, shown
 
 Seen = Mapping[str, Inspection]
 """Inspections by name; a file that is broken is missing here and has its own problem."""
@@ -35,7 +35,9 @@ def _leaks(listing: Listing, seen: Seen) -> Iterator[Problem]:
     for image in _known(listing.test, seen):
         twin = train.get(seen[image.name].digest)
         if twin is not None:
-            yield Problem(image.name, f"is a test image identical to the training image {twin}")
+            yield Problem(
+                image.name, f"is a test image identical to the training image {shown(twin)}"
+            )
 
 
 def _known(images: Iterable[ImageFile], seen: Seen) -> Iterator[ImageFile]:

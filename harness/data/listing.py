@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from harness.data.errors import DataError
@@ -47,7 +48,12 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         """Write the problem as one line."""
-        return f"{self.file}: {self.rule}"
+        return f"{shown(self.file)}: {self.rule}"
+
+
+def shown(name: str) -> str:
+    """Write a file's name so that it stays on one line."""
+    return name if name.isprintable() else ascii(name)
 
 
 class ImageFile(NamedTuple):
@@ -91,12 +97,12 @@ class Listing:
 
 def is_image(name: str) -> bool:
     """Tell by its name whether a file counts as an image."""
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+    return posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def stem(name: str) -> str:
     """Return a file's name without folder and suffix."""
-    return PurePosixPath(name).stem
+    return posixpath.splitext(posixpath.basename(name))[0]
 
 
 def walk(root: Path, folder: str) -> tuple[dict[str, os.stat_result], list[Problem]]:

@@ -34,7 +34,8 @@ def split_normals(listing: Listing, category: str, *, seed: int, share: float | 
         If `share` leaves training or the normal test images empty.
     """
     if share is None or not 0 < share < 1:
-        raise DataError(f"dataset.train_share must lie between 0 and 1, got {share}")
+        rule = "dataset.train_share, the share of the normal images that train,"
+        raise DataError(f"{rule} must lie between 0 and 1, got {share}")
     normal = sorted(image for image in listing.test if not image.anomalous)
     # 1e-9: 0.6 * 5 is 3 images, whatever the last bit of 0.6 says.
     count = int(share * len(normal) + 1e-9)

@@ -80,7 +80,7 @@ def survey(dataset: DatasetConfig, category: str, *, seed: int) -> Survey:
     DataError
         If a setting is wrong, or the category cannot be listed at all.
     """
-    _check_settings(dataset, category)
+    check_settings(dataset, category)
     root = dataset_root(dataset)
     listing = READERS[dataset.reader](root, category, dataset=dataset)
     if not listing.has_split:
@@ -96,7 +96,8 @@ def survey(dataset: DatasetConfig, category: str, *, seed: int) -> Survey:
     return Survey(root, listing, seen, tuple(problems))
 
 
-def _check_settings(dataset: DatasetConfig, category: str) -> None:
+def check_settings(dataset: DatasetConfig, category: str) -> None:
+    """Raise `DataError` if the reader is unknown, or the dataset has no such category."""
     if dataset.reader not in READERS:
         rule = f"dataset.reader must be one of {', '.join(READERS)}"
         raise DataError(f"{rule}, got '{dataset.reader}'")

@@ -13,7 +13,8 @@ from harness.data.errors import DataError
 from harness.data.images import read_image
 from harness.data.inspection import fingerprint
 from harness.data.listing import ImageFile, Problem
-from harness.data.survey import Survey, survey
+from harness.data.roots import dataset_root
+from harness.data.survey import Survey, check_settings, survey
 
 
 class Verdict(NamedTuple):
@@ -66,6 +67,8 @@ def verify(dataset: DatasetConfig, category: str, *, seed: int) -> Verdict:
     DataError
         If a setting is wrong or the dataset's root does not exist.
     """
+    check_settings(dataset, category)
+    dataset_root(dataset)
     try:
         found = survey(dataset, category, seed=seed)
     except DataError as error:

@@ -11,6 +11,13 @@ ENGINES = ("auto", "torch", "onnxruntime", "openvino")
 PRECISIONS = ("fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
 
+# ONNX and its script translate the backbone for the engines that do not run torch.
+_NEEDS = {
+    "torch": ("torch",),
+    "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
+    "openvino": ("openvino", "onnx", "onnxscript"),
+}
+
 
 def _check(argument: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
@@ -36,7 +43,7 @@ def resolve_device(device: str) -> str:
 def resolve_engine(engine: str, *, device: str, precision: str) -> str:
     """Turn `auto` into the fastest engine that is installed and check a named one."""
     _check("engine", engine, ENGINES)
-    usable = [name for name in _candidates(device, precision) if find_spec(name)]
+    usable = usable_engines(device, precision)
     if engine == "auto":
         return usable[0]
     if engine not in usable:
@@ -47,13 +54,21 @@ def resolve_engine(engine: str, *, device: str, precision: str) -> str:
     return engine
 
 
+def usable_engines(device: str, precision: str) -> list[str]:
+    """List the engines that are installed for a device and a precision, the fastest first."""
+    return [name for name in _candidates(device, precision) if _installed(name)]
+
+
 def _candidates(device: str, precision: str) -> tuple[str, ...]:
-    """List the engines for a device and precision, the fastest first."""
     if device == "cuda":
         return ("torch",)
     if precision == "bf16":
         return ("openvino", "torch")
     return ("onnxruntime", "torch", "openvino")
+
+
+def _installed(engine: str) -> bool:
+    return all(find_spec(name) for name in _NEEDS[engine])
 
 
 @cache

@@ -4,13 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from harness.config import BackboneConfig
-from harness.features.recipe import Identity
+from harness.features.memo import remembered_digest
 
 if TYPE_CHECKING:
     import torch
+
+
+class Extractor(Protocol):
+    """What a feature extractor tells about itself without running."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the architecture's name and its tensors, hexadecimal."""
+
+    @property
+    def layers(self) -> Sequence[str]:
+        """Names of the modules whose outputs are the features."""
+
+    @property
+    def mean(self) -> Any:
+        """Mean of the normalisation, one value for each channel."""
+
+    @property
+    def std(self) -> Any:
+        """Standard deviation of the normalisation, one value for each channel."""
 
 
 class LazyExtractor:
@@ -20,10 +40,14 @@ class LazyExtractor:
     ----------
     backbone : BackboneConfig
         The settings of the backbone.
+    memory : path-like, optional
+        Folder where the digest of the weights is remembered, so that a later process with all
+        features in the cache needs no torch.
     """
 
-    def __init__(self, backbone: BackboneConfig) -> None:
+    def __init__(self, backbone: BackboneConfig, *, memory: str | None = None) -> None:
         self.backbone = backbone
+        self._memory = memory
 
     @property
     def layers(self) -> Sequence[str]:
@@ -33,17 +57,17 @@ class LazyExtractor:
     @property
     def mean(self) -> Sequence[float]:
         """Per-channel mean of the normalisation."""
-        return self.backbone.mean
+        return self.backbone.mean or self.module.mean
 
     @property
     def std(self) -> Sequence[float]:
         """Per-channel standard deviation of the normalisation."""
-        return self.backbone.std
+        return self.backbone.std or self.module.std
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """SHA-256 over the architecture's name and its tensors, hexadecimal."""
-        return self.module.digest
+        """SHA-256 over the architecture and its tensors, hexadecimal."""
+        return remembered_digest(self.backbone, self._memory, compute=lambda: self.module.digest)
 
     @cached_property
     def module(self) -> Any:
@@ -55,11 +79,11 @@ class LazyExtractor:
             settings.factory, arguments=dict(settings.arguments), weights=settings.weights
         )
         return FeatureExtractor(
-            network, list(settings.layers), mean=list(settings.mean), std=list(settings.std)
+            network, list(settings.layers), mean=settings.mean, std=settings.std
         )
 
 
-def module_of(extractor: Identity) -> torch.nn.Module:
+def module_of(extractor: Extractor) -> torch.nn.Module:
     """Return the torch module of an extractor, built now if it is a lazy one."""
     module: Any = extractor.module if isinstance(extractor, LazyExtractor) else extractor
     return cast("torch.nn.Module", module)

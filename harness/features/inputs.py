@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
+
+from harness.features.decoding import decode
 
 RESIZES = ("pil", "float_antialias")
 
@@ -29,7 +31,7 @@ def read_input(path: Path, *, image_size: int, resize: str = "pil") -> NDArray[n
     ndarray of shape (3, image_size, image_size), float32
         RGB in [0, 1].
     """
-    image = _read_image(path)
+    image = decode(path)
     resized = _RESIZERS[resize](image, (image_size, image_size))
     return np.ascontiguousarray((resized / np.float32(255)).transpose(2, 0, 1))
 
@@ -48,8 +50,3 @@ def _resize_float(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
 
 
 _RESIZERS = dict(zip(RESIZES, (_resize_pil, _resize_float), strict=True))
-
-
-def _read_image(path: Path) -> NDArray[np.uint8]:
-    with Image.open(path) as file:
-        return np.asarray(ImageOps.exif_transpose(file).convert("RGB"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import weakref
@@ -13,14 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.config import FeaturesConfig
-from harness.data.split import Sample
-from harness.features.engine import Engine, TorchEngine
-from harness.features.extractor import module_of
-from harness.features.inputs import read_input
-from harness.features.recipe import Identity, recipe_of
+from harness.data import Sample
+from harness.features.engines import Engine, build_engine
+from harness.features.extraction import Extraction
+from harness.features.extractor import Extractor
+from harness.features.recipe import recipe_of
 from harness.features.store import MAPS, POOLED, FeatureStore
+from harness.features.upkeep import prune
+from harness.threads import available
 
 _DEFAULTS = FeaturesConfig()
+
+log = logging.getLogger(__name__)
 
 
 class FeatureReader:
@@ -44,11 +49,16 @@ class FeatureReader:
         What determines the features besides the images, every `auto` resolved.
     n_extracted : int
         Number of images that went through the backbone so far.
+
+    Raises
+    ------
+    ValueError
+        If a setting is none of its choices, or cannot be honoured here.
     """
 
     def __init__(
         self,
-        extractor: Identity,
+        extractor: Extractor,
         *,
         image_size: int,
         cache: str | Path | None,
@@ -58,17 +68,31 @@ class FeatureReader:
         self.n_extracted = 0
         self._extractor = extractor
         self._settings = settings
+        self._has_grown = False
         if cache is None:
             cache = tempfile.mkdtemp(prefix="features-")
             weakref.finalize(self, shutil.rmtree, cache, ignore_errors=True)
-        self._store = FeatureStore(Path(cache), self.recipe)
+        self._cache = Path(cache)
+        self._store = FeatureStore(self._cache, self.recipe)
 
-    def pooled(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
+    def pooled(self, samples: Sequence[Sample], *, maps: bool = True) -> NDArray[np.float32]:
         """Return the pooled features of the samples, in their order.
+
+        Parameters
+        ----------
+        samples : sequence of Sample
+            At least one.
+        maps : bool
+            Whether the feature maps will be asked for too, and so are worth keeping.
 
         Returns
         -------
         ndarray of shape (n, D), float32
+
+        Raises
+        ------
+        DataError
+            If an image cannot be decoded.
         """
         found: dict[str, NDArray[np.float32]] = {}
         missing: dict[str, Sample] = {}
@@ -78,41 +102,67 @@ class FeatureReader:
                 missing[sample.digest] = sample
             else:
                 found[sample.digest] = pooled
-        found.update(self._extract(list(missing.values())))
+        found |= self._extract(list(missing.values()), maps=maps and self._settings.maps)
+        self._evict()
         return np.stack([found[sample.digest] for sample in samples])
 
     def maps(self, samples: Sequence[Sample]) -> Iterator[NDArray[np.float32]]:
-        """Yield the feature map of each sample, (D, h, w) float32, in their order."""
+        """Yield the feature map of each sample, in their order, one at a time.
+
+        Parameters
+        ----------
+        samples : sequence of Sample
+            The images.
+
+        Yields
+        ------
+        ndarray of shape (D, h, w), float32
+
+        Raises
+        ------
+        DataError
+            If an image cannot be decoded.
+        """
         missing = {s.digest: s for s in samples if not self._store.has(s.digest, MAPS)}
-        for _ in self._extract(list(missing.values()), maps=True):
-            pass
-        for sample in samples:
-            yield self._map(sample)
+        self._extract(list(missing.values()), maps=True)
+        try:
+            for sample in samples:
+                yield self._map(sample)
+        finally:
+            self._evict()
 
     def _map(self, sample: Sample) -> NDArray[np.float32]:
         feature_map = self._store.read(sample.digest, MAPS)
-        if feature_map is None:  # damaged or evicted meanwhile
-            list(self._extract([sample], maps=True))
+        if feature_map is None:  # damaged, or evicted meanwhile
+            self._extract([sample], maps=True)
             feature_map = self._store.read(sample.digest, MAPS)
         if feature_map is None:
-            raise RuntimeError(f"the cache {self._store.folder} loses features as they are written")
+            raise RuntimeError(f"{self._store.folder} loses features as soon as they are written")
         return feature_map
 
-    def _extract(
-        self, samples: Sequence[Sample], *, maps: bool = False
-    ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        for sample in samples:
-            pooled, feature_maps = self._engine(self._input(sample)[None])
-            self.n_extracted += 1
-            self._store.write(sample.digest, POOLED, pooled[0])
-            if maps or self._settings.maps:
-                self._store.write(sample.digest, MAPS, feature_maps[0])
-            yield sample.digest, pooled[0]
+    def _extract(self, samples: Sequence[Sample], *, maps: bool) -> dict[str, NDArray[np.float32]]:
+        """Compute and keep what is missing; return the pooled features by image digest."""
+        pooled: dict[str, NDArray[np.float32]] = {}
+        if not samples:
+            return pooled
+        log.info("extracting features of %d images by %s", len(samples), self.recipe.engine)
+        extraction = Extraction(self._engine, self._store, maps)
+        for result in extraction.run(samples, workers=self._workers):
+            pooled |= result.pooled
+            self.n_extracted += result.n_computed
+        self._has_grown = True
+        return pooled
 
-    def _input(self, sample: Sample) -> NDArray[np.float32]:
-        size, resize = self.recipe.image_size, self.recipe.resize
-        return read_input(sample.path, image_size=size, resize=resize)
+    def _evict(self) -> None:
+        limit = self._settings.cache_limit_gb
+        if self._has_grown and limit is not None:
+            prune(self._cache, limit=int(limit * 1e9))
+            self._has_grown = False
+
+    @property
+    def _workers(self) -> int:
+        return self._settings.workers or available()
 
     @cached_property
     def _engine(self) -> Engine:
-        return TorchEngine(module_of(self._extractor))
+        return build_engine(self._extractor, self.recipe, store=self._store, workers=self._workers)

@@ -4,37 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Protocol
+from typing import Any
+
+import numpy as np
 
 from harness.config import FeaturesConfig
 from harness.features.choice import resolve_device, resolve_engine, resolve_precision
+from harness.features.extractor import Extractor
 from harness.features.inputs import RESIZES
 
 _VERSION = 1
 """Raised whenever the code turns the same image into other features."""
 
-
-class Identity(Protocol):
-    """What a feature extractor tells about itself without running."""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over the architecture's name and its tensors, hexadecimal."""
-
-    @property
-    def layers(self) -> Sequence[str]:
-        """Names of the modules whose outputs are the features."""
-
-    @property
-    def mean(self) -> Sequence[float]:
-        """Per-channel mean of the normalisation."""
-
-    @property
-    def std(self) -> Sequence[float]:
-        """Per-channel standard deviation of the normalisation."""
+# Images in a batch, by device and engine. One at a time costs a CPU next to nothing and shares the
+# work most finely; but torch packs its weights anew for each batch.
+_BATCHES = {("cuda", "torch"): 16, ("cpu", "torch"): 4}
 
 
 @dataclass(frozen=True)
@@ -42,7 +28,8 @@ class Recipe:
     """Everything but the image that determines the numbers of a feature.
 
     The versions of the engine and of Pillow belong to it: an upgrade may change last digits, and
-    features of two versions must not meet in one job.
+    features of two versions must not meet in one job. So does the number of images in a batch,
+    for it decides how an engine sums.
     """
 
     weights_digest: str
@@ -54,6 +41,7 @@ class Recipe:
     engine: str
     precision: str
     device: str
+    batch: int
     versions: tuple[str, ...]
 
     @property
@@ -63,7 +51,7 @@ class Recipe:
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def recipe_of(extractor: Identity, *, image_size: int, settings: FeaturesConfig) -> Recipe:
+def recipe_of(extractor: Extractor, *, image_size: int, settings: FeaturesConfig) -> Recipe:
     """Resolve every `auto` and return the recipe.
 
     Raises
@@ -79,12 +67,18 @@ def recipe_of(extractor: Identity, *, image_size: int, settings: FeaturesConfig)
     return Recipe(
         weights_digest=extractor.digest,
         layers=tuple(extractor.layers),
-        mean=tuple(map(float, extractor.mean)),
-        std=tuple(map(float, extractor.std)),
+        mean=_channels(extractor.mean),
+        std=_channels(extractor.std),
         image_size=image_size,
         resize=settings.resize,
         engine=engine,
         precision=precision,
         device=device,
+        batch=_BATCHES.get((device, engine), 1),
         versions=tuple(f"{name} {version(name)}" for name in (engine, "pillow")),
     )
+
+
+def _channels(values: Any) -> tuple[float, ...]:
+    """Return one number per channel, whether they come as a list or as a tensor."""
+    return tuple(np.asarray(values, dtype=np.float32).ravel().tolist())

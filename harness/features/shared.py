@@ -21,7 +21,7 @@ def feature_reader(
     if key not in _readers:
         _readers.clear()
         _readers[key] = FeatureReader(
-            LazyExtractor(backbone),
+            LazyExtractor(backbone, memory=features.cache),
             image_size=image_size,
             cache=features.cache,
             settings=features,

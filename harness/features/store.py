@@ -2,49 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import tempfile
 import warnings
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.features.entries import (
+    DamagedError,
+    array_from_bytes,
+    array_to_bytes,
+    seal,
+    unseal,
+)
+from harness.features.files import claim, write_atomically
 from harness.features.recipe import Recipe
 
 POOLED = "pooled"
 MAPS = "maps"
-_SUM = hashlib.sha256
-
-
-class DamagedError(ValueError):
-    """A file of the cache whose checksum does not fit its content."""
-
-
-def pack(array: NDArray[np.float32]) -> bytes:
-    """Return checksum, number of axes, shape and values as bytes."""
-    shape = np.array([array.ndim, *array.shape], dtype="<i8").tobytes()
-    body = shape + np.ascontiguousarray(array, dtype="<f4").tobytes()
-    return _SUM(body).digest() + body
-
-
-def unpack(data: bytes) -> NDArray[np.float32]:
-    """Return the array that `pack` wrote.
-
-    Raises
-    ------
-    DamagedError
-        If a byte differs or is missing.
-    """
-    checksum, body = data[:32], memoryview(data)[32:]
-    if len(body) < 8 or _SUM(body).digest() != checksum:
-        raise DamagedError("checksum does not fit the content")
-    ndim = int(np.frombuffer(body, "<i8", 1)[0])
-    shape = np.frombuffer(body, "<i8", ndim, 8)
-    return np.frombuffer(body, "<f4", offset=8 * (1 + ndim)).reshape(shape)
 
 
 class FeatureStore:
@@ -62,49 +41,49 @@ class FeatureStore:
         self.folder = folder / recipe.key
         self.recipe = recipe
 
-    def path(self, digest: str, kind: str) -> Path:
-        """Return the file for an image's digest and a kind of feature."""
-        return self.folder / digest[:2] / f"{digest}.{kind}"
-
     def has(self, digest: str, kind: str) -> bool:
-        """Tell whether there is an entry, without checking its content."""
-        return self.path(digest, kind).exists()
+        """Tell whether there is a feature, without checking its content."""
+        return self._path(f"{digest}.{kind}").exists()
 
     def read(self, digest: str, kind: str) -> NDArray[np.float32] | None:
-        """Return the feature, or None where there is none or (with a warning) it is damaged."""
-        path = self.path(digest, kind)
+        """Return the feature of an image, or None where there is none or it is damaged."""
+        content = self.read_bytes(f"{digest}.{kind}")
+        return None if content is None else array_from_bytes(content)
+
+    def write(self, digest: str, kind: str, array: NDArray[np.float32]) -> None:
+        """Store a feature of an image."""
+        self.write_bytes(f"{digest}.{kind}", array_to_bytes(array))
+
+    def read_bytes(self, name: str) -> memoryview | None:
+        """Return the content of an entry, or None where there is none.
+
+        Warns
+        -----
+        UserWarning
+            If the entry is damaged; it is removed, and None is returned.
+        """
+        path = self._path(name)
         try:
-            array = unpack(path.read_bytes())
-            os.utime(path)  # the order of eviction
+            content = unseal(path.read_bytes())
+            os.utime(path)  # for the order of eviction
         except FileNotFoundError:
             return None
         except DamagedError as error:
-            warnings.warn(f"{path}: {error}; extracted again", stacklevel=2)
+            warnings.warn(f"{path} is made again: {error}", stacklevel=2)
             path.unlink(missing_ok=True)
             return None
-        return array
+        return content
 
-    def write(self, digest: str, kind: str, array: NDArray[np.float32]) -> None:
-        """Store a feature; a reader sees all of it or nothing."""
-        path = self.path(digest, kind)
-        if not path.parent.exists():
-            self._describe()
-            path.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(path, pack(array))
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Store an entry; a reader sees all of it or nothing."""
+        description = self.folder / "recipe.json"
+        if not description.exists():
+            write_atomically(description, json.dumps(asdict(self.recipe), indent=2).encode())
+        write_atomically(self._path(name), seal(content))
 
-    def _describe(self) -> None:
-        """Say beside the entries, for people and `python -m harness.cache`, what they are."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(asdict(self.recipe), indent=2)
-        _write_atomically(self.folder / "recipe.json", text.encode())
+    def claim(self, name: str, *, wait: bool) -> AbstractContextManager[bool]:
+        """Hold the right to make what belongs to a name; see `harness.features.files.claim`."""
+        return claim(self._path(f"{name}.lock"), wait=wait)
 
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    def _path(self, name: str) -> Path:
+        return self.folder / name[:2] / name

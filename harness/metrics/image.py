@@ -175,5 +175,6 @@ def _image_ranks(labels: ArrayLike, scores: ArrayLike) -> Ranks:
     anomalous, values = _validate(labels, scores)
     normal = np.sort(values[~anomalous])
     distinct, counts = np.unique(values[anomalous], return_counts=True)
-    below, tied = _ranks.below_and_tied(normal, distinct)
-    return Ranks(distinct, np.asarray(counts), below, tied, normal.size)
+    below, up_to = np.zeros(distinct.size, np.int64), np.zeros(distinct.size, np.int64)
+    _ranks.add_counts(normal, distinct, below, up_to)
+    return Ranks(distinct, np.asarray(counts), below, up_to, normal.size)

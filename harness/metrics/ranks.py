@@ -6,12 +6,16 @@ scores, taken in any number of chunks, yields all of them without a grid of thre
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.metrics.result import F1Max
+
+_BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,8 @@ class Ranks:
         The distinct anomalous scores.
     anomalous : int64 ndarray of shape (n_distinct,)
         How many anomalous items have each score.
-    below, tied : int64 ndarray of shape (n_distinct,)
-        How many normal items score below it, and exactly at it.
+    below, up_to : int64 ndarray of shape (n_distinct,)
+        How many normal items score below it, and at most it: they differ by the tied ones.
     n_normal : int
         How many normal items there are in all.
     """
@@ -33,63 +37,80 @@ class Ranks:
     scores: NDArray[np.floating]
     anomalous: NDArray[np.int64]
     below: NDArray[np.int64]
-    tied: NDArray[np.int64]
+    up_to: NDArray[np.int64]
     n_normal: int
 
-    @property
+    @cached_property
     def n_anomalous(self) -> int:
         """How many anomalous items there are in all."""
         return int(self.anomalous.sum())
 
-    @property
+    @cached_property
     def true_positives(self) -> NDArray[np.int64]:
-        """Anomalous items that score at least each score."""
+        """How many anomalous items score at least each score."""
         return np.cumsum(self.anomalous[::-1])[::-1]
 
-    @property
-    def false_positives(self) -> NDArray[np.int64]:
-        """Normal items that score at least each score."""
-        return self.n_normal - self.below
+    @cached_property
+    def positives(self) -> NDArray[np.int64]:
+        """How many items of either kind score at least each score."""
+        return self.true_positives + (self.n_normal - self.below)
 
 
-def below_and_tied(
-    ordered: NDArray[np.floating], scores: NDArray[np.floating]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """How many of the ordered values lie below each score, and how many equal it."""
-    below = np.asarray(np.searchsorted(ordered, scores, "left"))
-    return below, np.asarray(np.searchsorted(ordered, scores, "right")) - below
+def add_counts(
+    ordered: NDArray[np.floating],
+    scores: NDArray[np.floating],
+    below: NDArray[np.int64],
+    up_to: NDArray[np.int64],
+) -> None:
+    """Add how many of the ordered values lie below each score, and at most at it.
+
+    Parameters
+    ----------
+    ordered : ndarray of shape (n,)
+        Ascending values, in any number including none.
+    scores : ndarray of shape (n_distinct,)
+        Distinct and ascending.
+    below, up_to : int64 ndarray of shape (n_distinct,)
+        Added to in place: the totals over all chunks counted so far.
+    """
+    starts = np.asarray(np.searchsorted(ordered, scores[::_BLOCK], "left"))
+    stops = np.append(starts, ordered.size)[1:]
+    # A block of neighbouring scores is searched in its own short stretch, which stays in cache.
+    for index, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        block = slice(index * _BLOCK, (index + 1) * _BLOCK)
+        stretch = ordered[start:stop]
+        below[block] += start + np.searchsorted(stretch, scores[block], "left")
+        up_to[block] += start + np.searchsorted(stretch, scores[block], "right")
 
 
 def auroc(ranks: Ranks) -> float:
     """Area under the ROC curve: the probability that anomalous outranks normal, ties half."""
-    wins = np.dot(ranks.anomalous, 2 * ranks.below + ranks.tied)
+    wins = np.dot(ranks.anomalous, ranks.below + ranks.up_to)
     return int(wins) / (2 * ranks.n_anomalous * ranks.n_normal)
 
 
 def average_precision(ranks: Ranks) -> float:
     """Sum of precision over the steps of recall, from the highest threshold down."""
-    positives = ranks.true_positives
-    precision = positives / (positives + ranks.false_positives)
+    precision = ranks.true_positives / ranks.positives
     return float(np.dot(ranks.anomalous, precision)) / ranks.n_anomalous
 
 
 def f1_max(ranks: Ranks) -> F1Max:
     """Give the best F1 over all thresholds.
 
-    Only anomalous scores can be the best threshold: lowering it from one to the next merely
+    Only an anomalous score can be the best threshold: lowering it from one to the next merely
     admits false positives in between.
     """
-    positives = ranks.true_positives
-    f1 = 2 * positives / (positives + ranks.false_positives + ranks.n_anomalous)
-    best = f1.size - 1 - int(np.argmax(f1[::-1]))
-    return F1Max(float(f1[best]), float(ranks.scores[best]))
+    half_f1 = ranks.true_positives / (ranks.positives + ranks.n_anomalous)
+    best = half_f1.size - 1 - int(np.argmax(half_f1[::-1]))
+    return F1Max(2 * float(half_f1[best]), float(ranks.scores[best]))
 
 
 def area_to_limit(ranks: Ranks, steps: NDArray[np.float64], fpr_limit: float) -> float:
-    """Area, over false positive rates up to a limit, of a curve that rises by `steps`.
+    """Area, over false positive rates up to a limit, under a curve that rises by `steps`.
 
-    The group of items that share a score moves the false positive rate from `start` to `stop`
-    while the curve rises on a straight line; from there on the rise counts in full.
+    While the threshold passes one score, the false positive rate moves by the normal items that
+    are tied at it and the curve rises on a straight line; from there on the rise counts in full.
 
     Parameters
     ----------
@@ -105,10 +126,14 @@ def area_to_limit(ranks: Ranks, steps: NDArray[np.float64], fpr_limit: float) ->
     float
         The area divided by `fpr_limit`, in [0, 1].
     """
-    stop = ranks.false_positives / ranks.n_normal
-    start = (ranks.false_positives - ranks.tied) / ranks.n_normal
-    full = fpr_limit - (start + stop) / 2
-    cut = (stop > fpr_limit) & (start < fpr_limit)
-    width = np.where(cut, stop - start, 1.0)
-    area = np.where(cut, (fpr_limit - start) ** 2 / (2 * width), np.maximum(full, 0.0))
-    return float(np.dot(steps, area)) / fpr_limit
+    limit = fpr_limit * ranks.n_normal  # rates are in normal items here, divided at the end
+    first = int(np.searchsorted(ranks.up_to, math.floor(ranks.n_normal - limit), "right"))
+    if first == steps.size:
+        return 0.0
+    # Only the lowest score inside the limit can have ties on both sides of it.
+    inside = limit - float(ranks.n_normal - ranks.up_to[first])
+    width = float(ranks.up_to[first] - ranks.below[first])
+    cut = inside - width / 2 if width <= inside else inside**2 / (2 * width)
+    twice_mean = 2 * ranks.n_normal - ranks.below[first + 1 :] - ranks.up_to[first + 1 :]
+    full = np.dot(steps[first + 1 :], limit - twice_mean / 2)
+    return float(steps[first] * cut + full) / limit

@@ -7,15 +7,32 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.report.publish import MEND, check, publish
-from harness.report.table import ReportError
+from harness.report.check import check
+from harness.report.publish import publish
+from harness.report.results import TableResults, read_results
+from harness.report.table import ReportError, Table, read_tables
+
+MEND = "python -m harness.report"
+"""The command that makes results and README agree again."""
+
+_EXAMPLES = """\
+examples:
+  python -m harness.report                       write results/ and the README's tables
+  python -m harness.report --check               fail when they disagree
+  python -m harness.report compare published     published numbers beside ours
+  python -m harness.report compare TABLE TABLE   two models or backbones, on the same images
+  python -m harness.report latex TABLE           a table for a paper
+  python -m harness.report html                  everything as one page, runs/report.html
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the report's command line and return its exit status."""
     options = _parser().parse_args(arguments)
     try:
-        return _check(options.root) if options.check else _publish(options)
+        if options.check:
+            return _check(options.root)
+        return int(options.run(options))
     except ReportError as error:
         print(f"error: {error}", file=sys.stderr)
         if options.check:
@@ -26,8 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m harness.report",
-        description="Write results/ and the README's tables from the tracked runs.",
+        description="Tables, comparisons and pages from the tracked runs.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.set_defaults(run=_publish)
     parser.add_argument("--root", type=Path, default=Path(), help="the checkout (default: .)")
     parser.add_argument("--uri", help="the MLflow tracking URI (default: this checkout's store)")
     parser.add_argument(
@@ -36,7 +56,35 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check", action="store_true", help="write nothing; fail when README and results disagree"
     )
+    commands = parser.add_subparsers(metavar="COMMAND")
+    _add_compare(commands)
+    _add_latex(commands)
+    _add_html(commands)
     return parser
+
+
+def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("compare", help="compare with published numbers, or two tables")
+    parser.add_argument("tables", nargs="+", metavar="TABLE", help="`published`, or two tables")
+    parser.set_defaults(run=_compare)
+
+
+def _add_latex(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("latex", help="print tables as LaTeX (booktabs)")
+    parser.add_argument("tables", nargs="+", metavar="TABLE")
+    parser.set_defaults(run=_latex)
+
+
+def _add_html(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("html", help="write the report as one self-contained page")
+    parser.add_argument("--output", type=Path, default=Path("runs/report.html"))
+    parser.add_argument(
+        "--pictures",
+        type=Path,
+        default=Path("runs/gallery"),
+        help="what `python -m harness.gallery` wrote (default: runs/gallery)",
+    )
+    parser.set_defaults(run=_html)
 
 
 def _check(root: Path) -> int:
@@ -49,12 +97,67 @@ def _check(root: Path) -> int:
 
 
 def _publish(options: argparse.Namespace) -> int:
-    from harness.tracking import read_runs
+    from harness.tracking import read_runs, read_scores
 
-    for note in publish(options.root, read_runs(options.uri), options.only):
+    notes, refusals = publish(
+        options.root,
+        read_runs(options.uri),
+        only=options.only,
+        read_scores=lambda run: read_scores(run.run_id, options.uri),
+    )
+    for note in notes:
         print(note, file=sys.stderr)
+    for refusal in refusals:
+        print(f"error: {refusal}", file=sys.stderr)
     print(f"wrote {options.root / 'results'} and {options.root / 'README.md'}")
+    return 1 if refusals else 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from harness.report.paired import compare
+    from harness.report.published import compare_published, read_published
+
+    if options.tables == ["published"]:
+        tables = read_tables(options.root / "conf")
+        held = {name: read_results(options.root / "results", name) for name in tables}
+        print(compare_published(tables, held, read_published(options.root / "results")), end="")
+        return 0
+    if len(options.tables) != 2:
+        raise ReportError(f"compare takes `published` or two tables, got {len(options.tables)}")
+    first, second = (held_table(options.root, name) for name in options.tables)
+    print(compare(first, second), end="")
     return 0
+
+
+def _latex(options: argparse.Namespace) -> int:
+    from harness.report.caption import caption
+    from harness.report.grid import grid_of
+    from harness.report.latex import latex
+
+    for name in options.tables:
+        table, results = held_table(options.root, name)
+        print(latex(name, grid_of(table, results), caption(table, results.rows)))
+    return 0
+
+
+def _html(options: argparse.Namespace) -> int:
+    from harness.report.page import build_page
+
+    tables = read_tables(options.root / "conf")
+    held = {name: read_results(options.root / "results", name) for name in tables}
+    page = build_page(tables, held, pictures=options.pictures)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(page, encoding="utf-8", newline="\n")
+    print(f"wrote {options.output}, {len(page.encode()) / 1e6:.1f} MB")
+    return 0
+
+
+def held_table(root: Path, name: str) -> tuple[Table, TableResults]:
+    """Read one declared table and what `results/` holds of it."""
+    tables = read_tables(root / "conf")
+    if name not in tables:
+        raise ReportError(f"no table {name!r}; there are {', '.join(tables)}")
+    return tables[name], read_results(root / "results", name)
 
 
 if __name__ == "__main__":

@@ -4,36 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.report.grid import shown_columns, tally
+from harness.metrics.registry import METRICS
+from harness.report.grid import shown_metrics, tally
+from harness.report.protocol import RESAMPLES
 from harness.report.row import Row
 from harness.report.table import Table
 
 
 def caption(table: Table, rows: Sequence[Row]) -> str:
-    """Write a table's caption in Markdown, from its rows alone."""
+    """Write a table's caption in Markdown, from its declaration and its rows alone."""
     finished = [row for row in rows if row.finished]
-    parts = [_claim(table, finished)]
-    if finished:
-        images = sum(row.n_test_normal + row.n_test_anomalous for row in finished)
-        parts += [f"{images:,} test images", _commits(finished), _dates(finished)]
-    sentences = "; ".join(parts) + "."
-    return f"{sentences} {_pixel_note(table, rows)}Filled by `{table.command}`."
+    if not finished:
+        sentences = [f"{_claim(table, finished)}; not run yet: `{table.command}`."]
+    else:
+        sentences = [f"{_claim(table, finished)}; {_runs(finished)} by `{table.command}`."]
+    if finished and table.headline:
+        sentences += [_interval(finished), _oracle(), _pixels(table, finished)]
+    elif finished:
+        sentences += [_seeds(table)]
+    sentences += [_failed(rows)]
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def _claim(table: Table, finished: Sequence[Row]) -> str:
     digests = tally(finished, lambda row: row.weights_digest[:12])
     weights = "".join(f" (weights `{digest}`)" for digest in digests)
-    size = table.expected("image_size")
-    return f"{table.model} with {table.backbone}{weights}, {size} px, seed {table.seed}"
+    seeds = ", ".join(str(seed) for seed in table.seeds)
+    several = "seeds" if len(table.seeds) > 1 else "seed"
+    name = f"{table.choice('model').upper()} with `{table.choice('backbone')}`"
+    return f"{name}{weights}, images of {table.expected('image_size')} px, {several} {seeds}"
+
+
+def _runs(finished: Sequence[Row]) -> str:
+    images = {row.category: row.n_test_normal + row.n_test_anomalous for row in finished}
+    return f"{sum(images.values()):,} test images; {_commits(finished)}; {_dates(finished)}"
 
 
 def _commits(finished: Sequence[Row]) -> str:
     commits = tally(finished, _commit)
     if len(commits) == 1:
         return f"commit {next(iter(commits))}"
-    return "commits " + ", ".join(
-        f"{commit} ({', '.join(names)})" for commit, names in commits.items()
-    )
+    listed = (f"{commit} ({', '.join(names)})" for commit, names in commits.items())
+    return "commits " + ", ".join(listed)
 
 
 def _commit(row: Row) -> str:
@@ -46,7 +58,38 @@ def _dates(finished: Sequence[Row]) -> str:
     return f"run on {days[0]}" if len(days) == 1 else f"run from {days[0]} to {days[-1]}"
 
 
-def _pixel_note(table: Table, rows: Sequence[Row]) -> str:
-    if not any(column.metric.startswith("pixel") for column in shown_columns(rows)):
+def _interval(finished: Sequence[Row]) -> str:
+    if not any(row.low for row in finished):
         return ""
-    return f"Pixel columns: {table.expected('localizer')} map. "
+    return (
+        "95 % interval of the image AUROC: BCa bootstrap of the test images"
+        f" ({RESAMPLES:,} resamples, normal and anomalous images apart, within each category;"
+        " the model stays as it is)."
+    )
+
+
+def _oracle() -> str:
+    return (
+        f"{METRICS['image_f1_max'].display}: best threshold on the test labels (an oracle);"
+        " beside it the F1 of calling every image anomalous."
+    )
+
+
+def _pixels(table: Table, finished: Sequence[Row]) -> str:
+    if not any(METRICS[metric].level == "pixel" for metric in shown_metrics(finished)):
+        return ""
+    return f"Pixel columns: `{table.expected('localizer')}` map, no interval."
+
+
+def _seeds(table: Table) -> str:
+    if len(table.seeds) == 1:
+        return "Image AUROC."
+    return (
+        f"Image AUROC, mean ± standard deviation over {len(table.seeds)} seeds, which draw the"
+        " training images; no test image is resampled."
+    )
+
+
+def _failed(rows: Sequence[Row]) -> str:
+    reasons = {row.category: row.error for row in rows if not row.finished}
+    return " ".join(f"{category} failed: `{reason}`." for category, reason in reasons.items())

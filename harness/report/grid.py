@@ -4,33 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import stdev
 
+from harness.metrics.registry import HEADLINE, METRICS
+from harness.report.averages import mean
+from harness.report.protocol import INTERVAL_METRIC
+from harness.report.results import TableResults
 from harness.report.row import Row
 from harness.report.table import Table
 
 ABSENT = "–"
 UNDEFINED = "n/a"
 FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column: its title and the number it takes from a row."""
-
-    title: str
-    metric: str
-
-    def of(self, row: Row) -> float | None:
-        """Read the column's number, None where the row has none."""
-        return row.metric.get(self.metric)
-
-
-COLUMNS = (
-    Column("Image AUROC", "image_auroc"),
-    Column("Image F1", "image_f1_max"),
-    Column("Pixel AUROC", "pixel_auroc"),
-    Column("Pixel AUPRO", "pixel_aupro"),
-)
+INTERVAL = "95 % interval"
+TRIVIAL = "F1, all anomalous"
+MAIN = INTERVAL_METRIC
+"""The metric of a table that has room for one."""
 
 
 @dataclass(frozen=True)
@@ -45,40 +34,16 @@ class Grid:
         One line per category.
     average : tuple of str
         The last line.
-    caption : str
-        What the numbers are and where they come from, in Markdown.
     """
 
     header: tuple[str, ...]
     body: tuple[tuple[str, ...], ...]
     average: tuple[str, ...]
-    caption: str
 
 
-def grid_of(table: Table, rows: Sequence[Row], caption: str) -> Grid:
-    """Lay a table's rows out in its declared order, with the average of complete columns."""
-    by_category = {row.category: row for row in rows}
-    columns = shown_columns(rows)
-    ordered = [by_category.get(category) for category in table.categories]
-    return Grid(
-        header=("Category", *(column.title for column in columns)),
-        body=tuple(
-            (category, *(_cell(column, row) for column in columns))
-            for category, row in zip(table.categories, ordered, strict=True)
-        ),
-        average=("Average", *(_average(column.of, ordered) for column in columns)),
-        caption=caption,
-    )
-
-
-def shown_columns(rows: Sequence[Row]) -> tuple[Column, ...]:
-    """Leave out the columns that no finished job of the dataset can define: no masks."""
-    finished = [row for row in rows if row.finished]
-    return tuple(
-        column
-        for column in COLUMNS
-        if not finished or any(column.metric not in row.undefined for row in finished)
-    )
+def grid_of(table: Table, results: TableResults) -> Grid:
+    """Lay a table out in its declared order, with the averages of complete columns."""
+    return _headline(table, results) if table.headline else _spread(table, results.rows)
 
 
 def number(value: float) -> str:
@@ -86,30 +51,162 @@ def number(value: float) -> str:
     return f"{value:.3f}"
 
 
-def _cell(column: Column, row: Row | None) -> str:
+def limits(low: float | None, high: float | None) -> str:
+    """Print an interval, or that there is none."""
+    return ABSENT if low is None or high is None else f"{number(low)} to {number(high)}"
+
+
+def signed(value: float) -> str:
+    """Print a difference with its sign."""
+    return f"{value:+.3f}"
+
+
+def trivial_f1(row: Row) -> float:
+    """Compute the F1 of calling every test image anomalous: what any Image F1 must beat.
+
+    The recall is 1 and the precision the share of anomalous images.
+    """
+    return 2 * row.n_test_anomalous / (2 * row.n_test_anomalous + row.n_test_normal)
+
+
+def shown_metrics(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Leave out the headline metrics that no finished job could define: no masks, no pixels."""
+    finished = [row for row in rows if row.finished]
+    return tuple(
+        metric
+        for metric in HEADLINE
+        if not finished or any(metric not in row.undefined for row in finished)
+    )
+
+
+def _headline(table: Table, results: TableResults) -> Grid:
+    by_category = {row.category: row for row in results.rows}
+    rows = [by_category.get(category) for category in table.categories]
+    columns = [_metric_column(metric, rows, results) for metric in shown_metrics(results.rows)]
+    columns.insert(1, _interval_column(rows, results))
+    columns.insert(3, _trivial_column(rows))
+    return Grid(
+        header=("Category", *(column[0] for column in columns)),
+        body=tuple(
+            (category, *(column[1 + line] for column in columns))
+            for line, category in enumerate(table.categories)
+        ),
+        average=("Average", *(column[-1] for column in columns)),
+    )
+
+
+def _metric_column(
+    metric: str, rows: Sequence[Row | None], results: TableResults
+) -> tuple[str, ...]:
+    average = results.averages.get(metric)
+    known = sum(row is not None and metric in row.metric for row in rows)
+    last = number(average.value) if average else f"{ABSENT} ({known}/{len(rows)})"
+    return (METRICS[metric].display, *(_value(row, metric) for row in rows), last)
+
+
+def _value(row: Row | None, metric: str) -> str:
     if row is None:
         return ABSENT
     if not row.finished:
         return FAILED
-    value = column.of(row)
-    if value is None:
-        return UNDEFINED if column.metric in row.undefined else ABSENT
-    return number(value)
+    if metric in row.metric:
+        return number(row.metric[metric])
+    return UNDEFINED if metric in row.undefined else ABSENT
 
 
-def _average(of: Callable[[Row], float | None], rows: Sequence[Row | None]) -> str:
-    """Average a complete column; an incomplete one has only its count: `– (1/15)`."""
-    values = [of(row) for row in rows if row is not None]
+def _interval_column(rows: Sequence[Row | None], results: TableResults) -> tuple[str, ...]:
+    average = results.averages.get(MAIN)
+    cells = [limits(row.low.get(MAIN), row.high.get(MAIN)) if row else ABSENT for row in rows]
+    last = limits(average.low, average.high) if average else ABSENT
+    return (INTERVAL, *cells, last)
+
+
+def _trivial_column(rows: Sequence[Row | None]) -> tuple[str, ...]:
+    values = [trivial_f1(row) if row is not None and row.finished else None for row in rows]
+    cells = [ABSENT if value is None else number(value) for value in values]
     known = [value for value in values if value is not None]
-    if len(known) < len(rows):
-        return f"{ABSENT} ({len(known)}/{len(rows)})"
-    return number(sum(known) / len(known))
+    last = number(mean(known)) if len(known) == len(rows) else ABSENT
+    return (TRIVIAL, *cells, last)
 
 
-def tally(rows: Sequence[Row], key: Callable[[Row], str]) -> Mapping[str, list[str]]:
+def _spread(table: Table, rows: Sequence[Row]) -> Grid:
+    """Lay out one metric, mean and spread over seeds, with a column per swept value."""
+    by_cell: dict[tuple[str, str], dict[int, Row]] = {}
+    for row in rows:
+        value = _declared(table, row)
+        by_cell.setdefault((row.category, value), {})[row.seed] = row
+    title = METRICS[MAIN].display
+    header = tuple(f"{table.axis} = {value}" if table.axis else title for value in table.values)
+    cells = {
+        (category, value): by_cell.get((category, value), {})
+        for category in table.categories
+        for value in table.values
+    }
+    return Grid(
+        header=("Category", *header),
+        body=tuple(
+            (category, *(_over_seeds(table, cells[category, value]) for value in table.values))
+            for category in table.categories
+        ),
+        average=("Average", *(_average_over_seeds(table, cells, value) for value in table.values)),
+    )
+
+
+def _declared(table: Table, row: Row) -> str:
+    from harness.report.select import axis_value
+
+    return axis_value(table, row.setting)
+
+
+def _over_seeds(table: Table, by_seed: Mapping[int, Row]) -> str:
+    if not by_seed:
+        return ABSENT
+    values = [row.metric[MAIN] for row in by_seed.values() if MAIN in row.metric]
+    if not values and not any(row.finished for row in by_seed.values()):
+        return FAILED
+    return spread(values, len(table.seeds))
+
+
+def _average_over_seeds(
+    table: Table, cells: Mapping[tuple[str, str], Mapping[int, Row]], value: str
+) -> str:
+    """Average over categories for each seed, then spread over seeds."""
+    averages = []
+    for seed in table.seeds:
+        rows = [cells[category, value].get(seed) for category in table.categories]
+        known = [row.metric[MAIN] for row in rows if row is not None and MAIN in row.metric]
+        if len(known) == len(rows):
+            averages.append(mean(known))
+    return spread(averages, len(table.seeds))
+
+
+def spread(values: Sequence[float], expected: int) -> str:
+    """Print a mean and its standard deviation over seeds; incomplete ones only as a count.
+
+    Examples
+    --------
+    >>> spread([0.9, 0.8], 2)
+    '0.850 ± 0.071'
+    >>> spread([0.9, 0.9], 2)
+    '0.900 (deterministic)'
+    >>> spread([0.9], 2)
+    '– (1/2)'
+    """
+    if len(values) < expected:
+        return f"{ABSENT} ({len(values)}/{expected})"
+    if expected == 1:
+        return number(values[0])
+    if min(values) == max(values):
+        return f"{number(values[0])} (deterministic)"
+    return f"{number(mean(values))} ± {number(stdev(values))}"
+
+
+def tally(rows: Sequence[Row], key: Callable[[Row], str]) -> dict[str, list[str]]:
     """Group the finished rows' categories by what a caption says of them."""
     groups: dict[str, list[str]] = {}
     for row in rows:
         if row.finished:
-            groups.setdefault(key(row), []).append(row.category)
+            names = groups.setdefault(key(row), [])
+            if row.category not in names:
+                names.append(row.category)
     return groups

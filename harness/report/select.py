@@ -1,4 +1,4 @@
-"""Which runs stand in a table: one per category, or a reason why none does."""
+"""Which runs stand in a table: one per cell, or a reason why none does."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from harness.record import StoredRun
+from harness.record import Record, StoredRun
 from harness.report.row import FINISHED
-from harness.report.table import ReportError, Table
+from harness.report.table import Cell, ReportError, Table
 
 
 @dataclass(frozen=True)
@@ -19,18 +19,18 @@ class Selection:
 
     Attributes
     ----------
-    runs : dict of str to StoredRun
-        At most one run per category, in the table's order.
+    runs : dict of Cell to StoredRun
+        At most one run per cell, in the table's order.
     notes : tuple of str
         What a reader of the terminal should know: several runs of one cell, a refused run.
     """
 
-    runs: dict[str, StoredRun]
+    runs: dict[Cell, StoredRun]
     notes: tuple[str, ...]
 
 
 def select(table: Table, runs: Iterable[StoredRun]) -> Selection:
-    """Pick the table's runs: per category the newest finished one, else the newest failed one.
+    """Pick the table's runs: per cell the newest finished one, else the newest failed one.
 
     Parameters
     ----------
@@ -44,39 +44,62 @@ def select(table: Table, runs: Iterable[StoredRun]) -> Selection:
     ReportError
         The picked runs mix two sets of weights: a table claims one.
     """
-    fitting = [run for run in runs if fits(table, run)]
-    notes = [
-        f"{table.name}: run {run.run_id} of {run.record.category} is refused,"
-        " its data are not the published dataset (official is false)"
-        for run in sorted(fitting, key=_age)
-        if not run.record.official and run.status == FINISHED
-    ]
-    chosen: dict[str, StoredRun] = {}
-    for category in table.categories:
-        candidates = [run for run in fitting if run.record.category == category and _eligible(run)]
-        if candidates:
-            chosen[category] = max(candidates, key=_preference)
-            notes += _several(table, chosen[category], candidates)
+    fitting: dict[Cell, list[StoredRun]] = {}
+    notes: list[str] = []
+    for run in sorted(runs, key=_age):
+        if fits(table, run) and _refused(run):
+            notes.append(f"{table.name}: {_refusal(run)}")
+        elif fits(table, run):
+            fitting.setdefault(cell_of(table, run.record), []).append(run)
+    chosen = {
+        cell: max(fitting[cell], key=_preference) for cell in table.cells() if cell in fitting
+    }
+    for cell, run in chosen.items():
+        notes += _several(table, run, fitting[cell])
     _one_set_of_weights(table, chosen)
     return Selection(chosen, tuple(notes))
 
 
 def fits(table: Table, run: StoredRun) -> bool:
-    """Whether a run's cell and settings are those that the table declares."""
+    """Whether a run's cell and settings are among those that the table declares.
+
+    A run that tells no settings fits nowhere: a job that failed before it knew them.
+    """
     record = run.record
-    cell = (record.dataset, record.backbone, record.model, record.seed)
-    if cell != (table.dataset, table.backbone, table.model, table.seed):
+    same = all(
+        getattr(record, group) == table.choice(group) for group in ("dataset", "backbone", "model")
+    )
+    if not same or record.seed not in table.seeds:
         return False
-    return all(_agrees(table, key, value) for key, value in record.settings.items())
+    if not record.settings or (table.axis and table.axis not in record.settings):
+        return False
+    return all(_agrees(table, record, key) for key in record.settings)
 
 
-def _agrees(table: Table, key: str, value: str) -> bool:
+def cell_of(table: Table, record: Record) -> Cell:
+    """Name the cell of a fitting record."""
+    return Cell(record.category, record.seed, axis_value(table, record.settings))
+
+
+def axis_value(table: Table, settings: Mapping[str, str]) -> str:
+    """Spell a swept setting's value as the table declares it."""
+    if not table.axis:
+        return ""
+    given = settings.get(table.axis)
+    return next(value for value in table.values if _values(value) == _values(given))
+
+
+def _agrees(table: Table, record: Record, key: str) -> bool:
     """Compare a setting by value, not by spelling: `0`, `0.0`; an unknown setting disagrees."""
+    given = _values(record.settings[key])
+    if key == table.axis:
+        return any(_values(value) == given for value in table.values)
     try:
         expected = table.expected(key)
-    except (KeyError, TypeError):
+    except KeyError:
         return False
-    return _values(value) == _values(expected)
+    # `auto` is whatever the machine has: fp32 engines agree far below what a table prints.
+    return expected == "auto" or _values(expected) == given
 
 
 def _values(setting: Any) -> list[Any]:
@@ -85,8 +108,15 @@ def _values(setting: Any) -> list[Any]:
     return [None if str(item) == "None" else yaml.safe_load(str(item)) for item in items]
 
 
-def _eligible(run: StoredRun) -> bool:
-    return run.record.official or run.status != FINISHED
+def _refused(run: StoredRun) -> bool:
+    return run.status == FINISHED and not run.record.official
+
+
+def _refusal(run: StoredRun) -> str:
+    return (
+        f"run {run.run_id} of {run.record.category} is refused,"
+        " its data are not the published dataset (official is false)"
+    )
 
 
 def _age(run: StoredRun) -> tuple[str, str]:
@@ -107,16 +137,17 @@ def _several(table: Table, chosen: StoredRun, candidates: list[StoredRun]) -> li
     ]
 
 
-def _one_set_of_weights(table: Table, chosen: Mapping[str, StoredRun]) -> None:
+def _one_set_of_weights(table: Table, chosen: Mapping[Cell, StoredRun]) -> None:
     categories: dict[str, list[str]] = {}
-    for category, run in chosen.items():
+    for cell, run in chosen.items():
         if run.status == FINISHED:
-            categories.setdefault(run.record.weights_digest, []).append(category)
+            categories.setdefault(run.record.weights_digest, []).append(cell.category)
     if len(categories) > 1:
         mixed = "; ".join(
-            f"{digest[:12]} ({', '.join(names)})" for digest, names in categories.items()
+            f"{digest[:12]} ({', '.join(dict.fromkeys(names))})"
+            for digest, names in categories.items()
         )
         raise ReportError(
-            f"{table.name} mixes {len(categories)} sets of weights of {table.backbone}: {mixed};"
-            f" run {table.command} with one of them"
+            f"{table.name} mixes {len(categories)} sets of weights of {table.choice('backbone')}:"
+            f" {mixed}; run {table.command} with one of them"
         )

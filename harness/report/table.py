@@ -5,16 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 GROUPS = ("dataset", "backbone", "model", "features")
-"""The config groups whose choices determine a number."""
+"""The config groups whose choices may determine a number."""
 
 
 class ReportError(ValueError):
     """A table that cannot be made, and why, in one line."""
+
+
+class Cell(NamedTuple):
+    """Which job of a table.
+
+    Attributes
+    ----------
+    category : str
+        The row.
+    seed : int
+        The run's seed; tables over several seeds show their mean.
+    value : str
+        The value of the swept setting; empty where the table sweeps none.
+    """
+
+    category: str
+    seed: int
+    value: str
 
 
 @dataclass(frozen=True)
@@ -25,25 +43,26 @@ class Table:
     ----------
     name : str
         The experiment's name, the README marker's and the CSV file's.
-    dataset, backbone, model : str
-        The choices of the config groups.
-    seed : int
-        The seed of its runs.
     title : str
         The dataset's name for people.
     categories : tuple of str
         The rows, in order.
+    seeds : tuple of int
+        The seeds of each row.
+    axis : str
+        The setting that the experiment sweeps beside category and seed; empty for none.
+    values : tuple of str
+        The values of that setting, in order; `("",)` without one.
     config : dict
         The configuration that its runs must have, nested as in `conf/`.
     """
 
     name: str
-    dataset: str
-    backbone: str
-    model: str
-    seed: int
     title: str
     categories: tuple[str, ...]
+    seeds: tuple[int, ...]
+    axis: str
+    values: tuple[str, ...]
     config: dict[str, Any]
 
     @property
@@ -51,23 +70,40 @@ class Table:
         """The sweep that fills the table."""
         return f"python -m harness.run -m experiment={self.name}"
 
+    @property
+    def headline(self) -> bool:
+        """Whether the table has one job per category, and so a column per metric."""
+        return len(self.seeds) == 1 and not self.axis
+
+    def choice(self, group: str) -> str:
+        """Name the dataset, backbone or model of the table."""
+        return str(self.config[group]["name"])
+
+    def cells(self) -> list[Cell]:
+        """List the table's jobs in the order of its results file."""
+        return [
+            Cell(category, seed, value)
+            for category in self.categories
+            for value in self.values
+            for seed in self.seeds
+        ]
+
     def expected(self, setting: str) -> Any:
         """Look up the value that a run's setting must have.
 
         Parameters
         ----------
         setting : str
-            A dotted key of `Record.settings`: `image_size`, `model.n_components`.
+            A key of `Record.settings`: `image_size`, `model.n_components`.
 
         Raises
         ------
         KeyError
             The table's configuration has no such setting.
         """
-        node: Any = self.config
-        for key in setting.split("."):
-            node = node[key] if key in node else node["params"][key]
-        return node
+        group, dot, key = setting.rpartition(".")
+        home = self.config[group] if dot else self.config
+        return home[key] if key in home else home["params"][key]
 
 
 def read_tables(conf: Path) -> dict[str, Table]:
@@ -91,24 +127,28 @@ def read_table(conf: Path, name: str) -> Table:
     Raises
     ------
     ReportError
-        A file it needs is missing, or a category of it is not one of the dataset's.
+        A file it needs is missing, or it sweeps what a table cannot show.
     """
-    experiment = _load(conf / "experiment" / f"{name}.yaml")
-    base = _load(conf / "config.yaml")
-    choices = {**_choices(base), **_choices(experiment)}
-    config = _plain(base) | {
-        group: _load(conf / group / f"{choices[group]}.yaml") for group in GROUPS
+    experiment, base = _load(conf / "experiment" / f"{name}.yaml"), _load(conf / "config.yaml")
+    choices = _choices(base) | _choices(experiment)
+    groups = {
+        group: _load(conf / group / f"{choices[group]}.yaml")
+        for group in GROUPS
+        if group in choices
     }
-    config = _merge(config, _plain(experiment))
-    dataset = config["dataset"]
+    config = _merge(_plain(base) | groups, _plain(experiment))
+    swept = _swept(experiment)
+    category, seed = swept.pop("category", "glob(*)"), swept.pop("seed", config["seed"])
+    if len(swept) > 1:
+        raise ReportError(f"{name} sweeps {', '.join(swept)}; a table shows one setting at most")
+    axis = next(iter(swept), "")
     return Table(
         name=name,
-        dataset=dataset["name"],
-        backbone=config["backbone"]["name"],
-        model=config["model"]["name"],
-        seed=config["seed"],
-        title=dataset["title"],
-        categories=tuple(str(category) for category in dataset["categories"]),
+        title=config["dataset"]["title"],
+        categories=_categories(name, category, config["dataset"]["categories"]),
+        seeds=tuple(int(item) for item in _items(seed)),
+        axis=axis,
+        values=_items(swept[axis]) if axis else ("",),
         config=config,
     )
 
@@ -120,14 +160,13 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _choices(config: Mapping[str, Any]) -> dict[str, str]:
-    """Read the group choices of a defaults list: `override /dataset: mvtec` or `dataset: mvtec`."""
-    pairs = [
-        pair
-        for entry in config.get("defaults", ())
-        if isinstance(entry, dict)
-        for pair in entry.items()
-    ]
-    named = {key.removeprefix("override ").removeprefix("/"): value for key, value in pairs}
+    """Read the group choices of a defaults list: `override /dataset: mvtec`, `dataset: mvtec`."""
+    entries = [entry for entry in config.get("defaults", ()) if isinstance(entry, dict)]
+    named = {
+        key.removeprefix("override ").removeprefix("/"): value
+        for entry in entries
+        for key, value in entry.items()
+    }
     return {group: named[group] for group in GROUPS if group in named}
 
 
@@ -143,3 +182,25 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
         nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if nested else value
     return merged
+
+
+def _swept(experiment: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the sweep's parameters but those that choose from a group."""
+    params = experiment.get("hydra", {}).get("sweeper", {}).get("params", {})
+    return {key: value for key, value in params.items() if key not in GROUPS}
+
+
+def _items(swept: Any) -> tuple[str, ...]:
+    """Split a sweep's values: `8,16,32`."""
+    return tuple(item.strip() for item in str(swept).split(","))
+
+
+def _categories(name: str, swept: Any, every: list[str]) -> tuple[str, ...]:
+    if str(swept) == "glob(*)":
+        return tuple(every)
+    unknown = sorted(set(_items(swept)) - set(every))
+    if unknown:
+        raise ReportError(
+            f"{name} has categories {', '.join(unknown)}; there are {', '.join(every)}"
+        )
+    return tuple(category for category in every if category in _items(swept))

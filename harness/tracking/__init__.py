@@ -6,7 +6,7 @@ The only package that imports mlflow, and only once a run is written or read.
 from functools import cache
 
 from harness.config import TrackingConfig
-from harness.tracking.read import read_runs, read_scores
+from harness.tracking.read import read_job, read_runs, read_scores
 from harness.tracking.store import store_uri
 from harness.tracking.tracker import NoTracker, OpenRun, Tracker
 from harness.tracking.write import MlflowTracker, StoreError
@@ -17,6 +17,7 @@ __all__ = [
     "StoreError",
     "Tracker",
     "open_tracker",
+    "read_job",
     "read_runs",
     "read_scores",
     "store_uri",

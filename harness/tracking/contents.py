@@ -18,6 +18,7 @@ from harness.tracking.names import (
     ERROR_CLASS,
     ERROR_MESSAGE,
     IDENTITY,
+    JOB,
     SCORES,
     SECONDS,
     UNDEFINED,
@@ -86,7 +87,7 @@ def write_record(folder: Path, job: Job, *, record: Record) -> None:
 
     _write_scores(folder / SCORES, record.scores)
     text = yaml.safe_dump(asdict(job), allow_unicode=True)
-    (folder / "job.yaml").write_text(text, encoding="utf-8")
+    (folder / JOB).write_text(text, encoding="utf-8")
     draw_scores(folder / "scores.png", record)
 
 

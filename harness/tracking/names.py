@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 SCORES = "scores.csv"
+JOB = "job.yaml"
 SECONDS = "seconds."
 UNDEFINED = "undefined."
 ERROR_CLASS = "error.class"

@@ -6,13 +6,18 @@ import csv
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
 from harness.record import ImageScore, Record, StoredRun
 from harness.tracking.names import (
     COUNTS,
     ERROR_CLASS,
     ERROR_MESSAGE,
+    JOB,
     SCORES,
     SECONDS,
     UNDEFINED,
@@ -56,6 +61,27 @@ def read_scores(run_id: str, uri: str | None = None) -> tuple[ImageScore, ...]:
     path = connect(store_uri(uri)).download_artifacts(run_id, SCORES)
     with open(path, newline="", encoding="utf-8") as file:
         return tuple(map(_image_score, csv.DictReader(file)))
+
+
+def read_job(run_id: str, uri: str | None = None) -> Job:
+    """Return the job of a finished run, as its configuration was resolved.
+
+    Parameters
+    ----------
+    run_id : str
+        A finished run.
+    uri : str, optional
+        The tracking URI; by default the SQLite store of the working folder.
+    """
+    path = connect(store_uri(uri)).download_artifacts(run_id, JOB)
+    values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    groups = {
+        "dataset": DatasetConfig,
+        "backbone": BackboneConfig,
+        "model": ModelConfig,
+        "features": FeaturesConfig,
+    }
+    return Job(**values | {name: kind(**values[name]) for name, kind in groups.items()})
 
 
 def stored(run: Any) -> StoredRun:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # Read by mlflow when it is imported: a benchmark on somebody's data reports to nobody.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
+# A bar for each small file would drown what the report says.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 # A server that does not answer must not hold up the sweep: the result goes to the spool.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")

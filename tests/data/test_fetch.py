@@ -235,6 +235,23 @@ def test_what_an_interrupted_extraction_left_is_cleared(server, packed, tmp_path
     assert not list(root.rglob("half.png"))
 
 
+def test_an_interruption_at_the_last_moment(server, packed, tmp_path, monkeypatch):
+    archive, replace_ = _archive(server, packed), os.replace
+
+    def interrupted(source, target):
+        if target == tmp_path / "mvtec":
+            raise KeyboardInterrupt
+        replace_(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _fetch(archive, tmp_path / "mvtec")
+    monkeypatch.undo()
+    assert not (tmp_path / "mvtec").exists()
+    _fetch(archive, tmp_path / "mvtec")
+    assert len(server.requests) == 1
+
+
 def test_two_fetches_at_once(server, packed, tmp_path):
     archive = _archive(server, packed)
     with fetch._alone(tmp_path / "mvtec"), pytest.raises(DataError, match="by another process"):

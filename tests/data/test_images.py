@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
@@ -45,6 +46,12 @@ def test_of_sixteen_bits_the_upper_eight_are_kept(tmp_path, suffix):
     Image.fromarray(deep).save(path)
     np.testing.assert_array_equal(read_image(path)[..., 1], deep >> 8)
     np.testing.assert_array_equal(read_mask(path), deep > 0)
+
+
+def test_sixteen_bit_colour(tmp_path):
+    deep = (RGB.astype(np.uint16) << 8) | 0x7F
+    cv2.imwrite(str(tmp_path / "deep.png"), deep[..., ::-1])
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.png"), RGB)
 
 
 def test_an_alpha_channel_is_dropped(tmp_path):

@@ -209,3 +209,16 @@ def test_broken_elpv_labels_name_the_line(tmp_path):
     (tmp_path / "labels.csv").write_text("images/a.png 0.0 mono\nimages/a.png 0.0 mono\n")
     with pytest.raises(DataError, match=r"line 2: images/a.png occurs twice"):
         load_split(dataset_settings("elpv", root=str(tmp_path)), "mono", seed=42)
+
+
+def test_settings_come_from_any_file_of_the_form(tmp_path):
+    path = tmp_path / "mine.yaml"
+    text = "name: mine\ntitle: My parts\nreader: folder\ncategories: [gear]\n"
+    path.write_text(text)
+    assert dataset_settings(str(path), root="here").root == "here"
+    path.write_text(text + "rooot: x\n")
+    with pytest.raises(DataError, match=r"mine.yaml: 'rooot' is not one of name, title, reader"):
+        dataset_settings(str(path))
+    path.write_text("name: mine\n")
+    with pytest.raises(DataError, match=r"mine.yaml: 'title' is missing"):
+        dataset_settings(str(path))

@@ -108,12 +108,15 @@ def test_an_unofficial_dataset_needs_no_published_one(copy):
         (["verify", "mvtec"], "'mvtec' must be KEY=VALUE with a key of dataset, category"),
         (["verify", "dataset=mvtec", "seed=x"], "seed must be a whole number, got 'x'"),
         (["verify", "dataset=mvtec", "dataset.official=no"], "must be true or false, got 'no'"),
+        (["verify", "dataset=mvtec"], "MVTec AD is not at 'data/mvtec': set dataset.root=PATH, or"),
+        (["verify", "dataset=mvtec", "category=botle"], "did you mean 'bottle'"),
         (["synthetic", "dataset=mvtec"], "dataset.root=PATH is missing"),
         (["synthetic", "dataset=elpv", "dataset.root=x"], "one of mvtec, btad, visa, got 'elpv'"),
     ],
 )
 def test_errors_are_one_line(arguments, message, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DFKDE_DATA", raising=False)
     assert main(arguments) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1

@@ -2,16 +2,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from harness.config import FeaturesConfig
+from harness.data import DataError
 from harness.features import FeatureReader
 from harness.features.inputs import read_input
+from tests.features.images import sample_of
+from tests.features.small import SIZE, TORCH
 
-SIZE = 32
+
+def open_reader(extractor, cache, **changes):
+    settings = replace(TORCH, **changes)
+    return FeatureReader(extractor, image_size=SIZE, cache=cache, settings=settings)
 
 
 def naive(extractor, samples):
@@ -22,51 +29,98 @@ def naive(extractor, samples):
 
 
 def test_pooled_equals_one_image_at_a_time(extractor, samples, tmp_path):
-    reader = FeatureReader(extractor, image_size=SIZE, cache=tmp_path / "cache")
+    reader = open_reader(extractor, tmp_path / "cache")
     expected = np.stack([pooled for pooled, _ in naive(extractor, samples)])
     np.testing.assert_allclose(reader.pooled(samples), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_maps_equal_one_image_at_a_time_in_order(extractor, samples, tmp_path):
-    reader = FeatureReader(extractor, image_size=SIZE, cache=tmp_path / "cache")
+    reader = open_reader(extractor, tmp_path / "cache")
     shuffled = samples[::-1]
     for found, (_, expected) in zip(reader.maps(shuffled), naive(extractor, shuffled), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_pooled_is_the_mean_of_the_maps(extractor, samples):
-    reader = FeatureReader(extractor, image_size=SIZE, cache=None)
+    reader = open_reader(extractor, None)
     maps = np.stack(list(reader.maps(samples)))
     np.testing.assert_allclose(reader.pooled(samples), maps.mean((2, 3)), rtol=1e-5, atol=1e-6)
 
 
+def test_the_result_does_not_depend_on_workers_or_company(extractor, samples):
+    reader = open_reader(extractor, None)
+    alone = [reader.pooled([sample])[0] for sample in samples]
+    for workers in (1, 5):
+        pooled = open_reader(extractor, None, workers=workers).pooled(samples)
+        np.testing.assert_array_equal(pooled, alone)
+
+
 def test_every_image_goes_through_the_backbone_once(extractor, samples, tmp_path):
-    first = FeatureReader(extractor, image_size=SIZE, cache=tmp_path / "cache")
+    first = open_reader(extractor, tmp_path / "cache")
     pooled, maps = first.pooled(samples), list(first.maps(samples))
-    second = FeatureReader(extractor, image_size=SIZE, cache=tmp_path / "cache")
+    second = open_reader(extractor, tmp_path / "cache")
     np.testing.assert_array_equal(second.pooled(samples), pooled)
     np.testing.assert_array_equal(np.stack(list(second.maps(samples))), np.stack(maps))
     assert (first.n_extracted, second.n_extracted) == (len(samples), 0)
 
 
+def test_equal_images_are_computed_once(extractor, samples):
+    copy = samples[0].path.with_name("copy.png")
+    copy.write_bytes(samples[0].path.read_bytes())
+    reader = open_reader(extractor, None)
+    pooled = reader.pooled([*samples, sample_of(copy)])
+    np.testing.assert_array_equal(pooled[0], pooled[-1])
+    assert reader.n_extracted == len(samples)
+
+
+@pytest.mark.parametrize("change", [{"resize": "float_antialias"}, {"precision": "bf16"}])
+def test_other_settings_share_no_features(extractor, samples, tmp_path, change):
+    reader = open_reader(extractor, tmp_path / "cache")
+    other = open_reader(extractor, tmp_path / "cache", **change)
+    reader.pooled(samples)
+    other.pooled(samples)
+    assert other.n_extracted == len(samples)
+
+
 def test_without_maps_a_map_costs_a_second_pass(extractor, samples, tmp_path):
-    settings = FeaturesConfig(maps=False)
-    reader = FeatureReader(extractor, image_size=SIZE, cache=tmp_path, settings=settings)
+    reader = open_reader(extractor, tmp_path / "cache", maps=False)
     reader.pooled(samples)
     list(reader.maps(samples[:3]))
     assert reader.n_extracted == len(samples) + 3
 
 
-def test_a_damaged_entry_is_extracted_again_with_a_warning(extractor, samples, tmp_path):
-    reader = FeatureReader(extractor, image_size=SIZE, cache=tmp_path / "cache")
-    pooled = reader.pooled(samples)
-    entry = next((tmp_path / "cache").rglob(f"{samples[4].digest}.pooled"))
+@pytest.mark.parametrize("kind", ["pooled", "maps"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "empty"])
+def test_a_damaged_entry_is_made_again_with_a_warning(extractor, samples, tmp_path, kind, harm):
+    reader = open_reader(extractor, tmp_path / "cache")
+    pooled, maps = reader.pooled(samples), list(reader.maps(samples))
+    entry = next((tmp_path / "cache").rglob(f"{samples[4].digest}.{kind}"))
     data = bytearray(entry.read_bytes())
-    data[-3] ^= 1
-    entry.write_bytes(data)
-    with pytest.warns(UserWarning, match="extracted again"):
-        np.testing.assert_array_equal(reader.pooled(samples), pooled)
+    data[-3] ^= harm == "flip"
+    entry.write_bytes({"flip": data, "cut": data[:-1], "empty": b""}[harm])
+    with pytest.warns(UserWarning, match="made again"):
+        again = reader.pooled(samples), list(reader.maps(samples))
+    np.testing.assert_array_equal(again[0], pooled)
+    np.testing.assert_array_equal(again[1], maps)
     assert reader.n_extracted == len(samples) + 1
+
+
+def test_an_unreadable_image_is_named_and_the_rest_is_kept(extractor, samples, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(samples[0].path.read_bytes()[:100])
+    reader = open_reader(extractor, tmp_path / "cache", workers=1)
+    with pytest.raises(DataError, match=r"broken\.png"):
+        reader.pooled([*samples, sample_of(broken)])
+    reader.pooled(samples)
+    assert reader.n_extracted == len(samples)
+
+
+def test_a_full_cache_keeps_working(extractor, samples, tmp_path):
+    reader = open_reader(extractor, tmp_path / "cache", cache_limit_gb=0.0)
+    expected = open_reader(extractor, None)
+    np.testing.assert_array_equal(reader.pooled(samples), expected.pooled(samples))
+    for found, wanted in zip(reader.maps(samples), expected.maps(samples), strict=True):
+        np.testing.assert_array_equal(found, wanted)
 
 
 @pytest.mark.parametrize(
@@ -74,15 +128,20 @@ def test_a_damaged_entry_is_extracted_again_with_a_warning(extractor, samples, t
     [("engine", "tensorrt"), ("precision", "int8"), ("device", "tpu"), ("resize", "cv2")],
 )
 def test_an_unknown_setting_names_itself_and_its_choices(extractor, tmp_path, field, value):
-    settings = FeaturesConfig(**{field: value})
     with pytest.raises(ValueError, match=f"^{field} must be one of .*{value}"):
-        FeatureReader(extractor, image_size=SIZE, cache=tmp_path, settings=settings)
+        open_reader(extractor, tmp_path, **{field: value})
+
+
+def test_onnxruntime_does_not_compute_in_bf16(extractor):
+    settings = FeaturesConfig(engine="onnxruntime", precision="bf16", device="cpu")
+    with pytest.raises(ValueError, match=r"engine must be one of .* precision bf16"):
+        FeatureReader(extractor, image_size=SIZE, cache=None, settings=settings)
 
 
 def test_importing_the_package_imports_no_engine():
     code = (
         "import sys, harness.features;"
-        "print({'torch', 'onnxruntime', 'openvino', 'dfkde'} & set(sys.modules))"
+        "print({'torch', 'onnxruntime', 'openvino'} & set(sys.modules))"
     )
     output = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

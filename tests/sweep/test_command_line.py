@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from conftest import as_process, in_process, runs
+
+from tests.sweep.conftest import as_process, in_process, runs
 
 
 def cells(client, **tags):

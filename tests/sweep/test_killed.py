@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import as_process, in_process, numbers, runs, start, statuses, wait_until
 
 from harness.config import TrackingConfig
 from harness.tracking import open_tracker
 from harness.tracking.owner import HEARTBEAT, MACHINE, PID, STARTED, this_process
 from harness.tracking.store import connect, store_uri
+from tests.sweep.conftest import as_process, in_process, numbers, runs, start, statuses, wait_until
 
 TWELVE = ("-m", "dataset=visa", "category=glob(*)")
 ONE = ("dataset=btad", "category=01", "localizer=none")

@@ -72,26 +72,28 @@ def split_rows(root: Path) -> list[Row]:
     """
     path = root / SPLIT_CSV
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
             header, *lines = csv.reader(stream, strict=True)
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
         raise DataError(f"{path}: the split file cannot be read ({error})") from error
     if tuple(header) != HEADER:
-        raise DataError(f"{path}: its header must be {','.join(HEADER)}, got {','.join(header)}")
-    return [
-        _row(line, where=f"{path}, line {number}") for number, line in enumerate(lines, start=2)
-    ]
+        got = ",".join(header).replace("\n", " ")
+        raise DataError(f"{path}: its header must be {','.join(HEADER)}, got {got}")
+    for number, line in enumerate(lines, start=2):
+        rule = _wrong_form(line)
+        if rule is not None:
+            raise DataError(f"{path}, line {number}: {rule}")
+    return [Row(*line) for line in lines]
 
 
-def _row(line: list[str], *, where: str) -> Row:
+def _wrong_form(line: list[str]) -> str | None:
     if len(line) != len(HEADER):
-        raise DataError(f"{where}: must have {len(HEADER)} fields, got {len(line)}")
-    row = Row(*line)
-    if row.split not in ("train", "test"):
-        raise DataError(f"{where}: split must be train or test, got '{row.split}'")
-    if row.label not in ("normal", "anomaly"):
-        raise DataError(f"{where}: label must be normal or anomaly, got '{row.label}'")
-    return row
+        return f"must have {len(HEADER)} fields, got {len(line)}"
+    if line[1] not in ("train", "test"):
+        return f"split must be train or test, got {line[1]!r}"
+    if line[2] not in ("normal", "anomaly"):
+        return f"label must be normal or anomaly, got {line[2]!r}"
+    return None
 
 
 def _row_problems(rows: list[Row]) -> list[Problem]:

@@ -1,0 +1,111 @@
+"""What the benchmarks share: interleaved timing, a machine's description, pictures, a backbone."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from harness.config import BackboneConfig
+from harness.data import NORMAL, Sample
+from harness.threads import cores
+
+PACKAGES = ("numpy", "pillow", "imagecodecs", "torch", "onnxruntime", "openvino")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+
+
+def medians(tasks: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, float]:
+    """Time tasks in turns, so that all of them meet the same disturbances.
+
+    Returns
+    -------
+    dict of str to float
+        Median seconds by task, after one round that does not count.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for counted in [False] + [True] * rounds:
+        for name, task in tasks.items():
+            started = time.perf_counter()
+            task()
+            if counted:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def machine() -> str:
+    """Describe the machine and the libraries, in one line."""
+    names = [f"{name} {_version(name)}" for name in PACKAGES]
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = [line for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        processor = lines[0].partition(":")[2].strip() if lines else processor
+    return f"{processor}, {cores()} cores; Python {platform.python_version()}, " + (
+        ", ".join(names)
+    )
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "-"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a Markdown table."""
+    print("| " + " | ".join(columns) + " |")
+    print("| --- |" + " ---: |" * (len(columns) - 1))
+    for row in rows:
+        print("| " + " | ".join(map(str, row)) + " |", flush=True)
+    print()
+
+
+def in_threads(task: Callable[[], object], n_calls: int, *, threads: int) -> None:
+    """Call a task a number of times, from several threads at once."""
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda _: task(), range(n_calls)))
+
+
+def write_pictures(folder: Path, n: int, *, size: int = 900, suffix: str = ".png") -> None:
+    """Write images that compress about as photographs of objects do: soft shapes, faint noise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for k in range(n):
+        coarse = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        soft = np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
+        noisy = soft + rng.normal(0, 1.2, soft.shape)
+        Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(folder / f"{k:05}{suffix}")
+
+
+def samples_in(folder: Path) -> list[Sample]:
+    """Return every image below a folder as a normal sample."""
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise SystemExit(f"no images in {folder}")
+    return [
+        Sample(p, p.name, NORMAL, None, hashlib.sha256(p.read_bytes()).hexdigest(), (0, 0))
+        for p in paths
+    ]
+
+
+def backbone(factory: str | None) -> BackboneConfig:
+    """Return a ResNet50: of random weights, whose values change no time, or by a factory."""
+    arguments: dict[str, Any] = {} if factory else {"architecture": "resnet50"}
+    return BackboneConfig(
+        name="resnet50",
+        factory=factory or "dfkde.backbones.torchvision:torchvision_model",
+        arguments=arguments,
+        layers=["layer4"],
+        mean=[0.485, 0.456, 0.406],
+        std=[0.229, 0.224, 0.225],
+    )

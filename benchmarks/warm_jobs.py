@@ -1,0 +1,143 @@
+"""A second sweep over a category whose features are cached: what a job costs, stage by stage.
+
+Run: `python -m benchmarks.warm_jobs [--root FOLDER] [--factory MODULE:FUNCTION]`. The first sweep
+is one seed of one model; the second takes another seed, three numbers of components and four
+models, without and with pixel metrics. With `--categories N`, N synthetic categories of the
+official sizes are run cold and then warm with other density settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.measure import backbone, machine, table
+from harness.config import DatasetConfig, FeaturesConfig, Job, ModelConfig, TrackingConfig
+from harness.data.synthetic import Plan, write_synthetic
+from harness.evaluate import evaluate
+from harness.features import feature_reader
+from harness.record import Record
+from harness.tracking import open_tracker
+from harness.work import run_job
+
+MODELS = (
+    *(ModelConfig("dfkde", "dfkde.density:DFKDE", {"n_components": k}) for k in (8, 16, 32)),
+    ModelConfig("gaussian", "dfkde.baselines:Gaussian"),
+    ModelConfig("knn", "dfkde.baselines:KNN"),
+    ModelConfig("dfkde_residual", "dfkde.density:DFKDEResidual"),
+)
+
+
+def main() -> None:
+    """Print the tables."""
+    options = _options()
+    print(f"{machine()}\n")
+    with tempfile.TemporaryDirectory() as folder:
+        if options.categories:
+            sweep_categories(options, Path(folder))
+        else:
+            sweep_models(options, Path(folder))
+
+
+def _options() -> Any:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", help="a folder in MVTec AD's layout with bottle; else synthetic")
+    parser.add_argument("--factory", help="module:function of the network; else a random ResNet50")
+    parser.add_argument("--categories", type=int, default=0, help="number of synthetic categories")
+    parser.add_argument("--side", type=int, default=900, help="size of synthetic images in pixels")
+    return parser.parse_args()
+
+
+def dataset(root: str | Path) -> DatasetConfig:
+    """Return MVTec AD's settings for a folder."""
+    path = Path(__file__).resolve().parents[1] / "conf" / "dataset" / "mvtec.yaml"
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return replace(DatasetConfig(**settings), root=str(root), official=False)
+
+
+def make_job(options: Any, folder: Path, root: str | Path) -> Job:
+    """Return the first job."""
+    return Job(
+        dataset=dataset(root),
+        category="bottle",
+        backbone=backbone(options.factory),
+        model=ModelConfig("dfkde", "dfkde.density:DFKDE"),
+        features=FeaturesConfig(device="cpu", cache=str(folder / "cache")),
+    )
+
+
+def sweep_models(options: Any, folder: Path) -> None:
+    """Run one category cold, then again with another seed and every model."""
+    root = options.root or write_synthetic(
+        folder / "data", "mvtec", categories=["bottle"], plan=Plan(1.0, options.side)
+    )
+    job = make_job(options, folder, root)
+    started = time.perf_counter()
+    evaluate(job)
+    cold = time.perf_counter() - started
+    reader = feature_reader(job.backbone, job.features, image_size=job.image_size)
+    n_cold = reader.n_extracted
+    rows = [("cold, with pixel metrics", 1, f"{cold:.2f}", n_cold)]
+    for localizer in ("none", "occlusion"):
+        seconds = run_all(replace(job, seed=7, localizer=localizer), folder)
+        name = f"warm, localizer={localizer}"
+        rows.append((name, len(seconds), f"{statistics.median(seconds):.3f}", 0))
+    if reader.n_extracted != n_cold:
+        raise SystemExit(f"the second sweep computed {reader.n_extracted - n_cold} images")
+    table(["jobs, with tracking", "number", "median s", "images through the backbone"], rows)
+    show_stages(evaluate(replace(job, seed=8)))
+
+
+def run_all(job: Job, folder: Path) -> list[float]:
+    """Run a job with each model, tracked; return the seconds of each."""
+    store = TrackingConfig("mlflow", f"sqlite:///{folder / 'runs.db'}")
+    tracker = open_tracker(store)
+    run_job(replace(job, seed=1), tracker)  # opens the store
+    outcomes = [run_job(replace(job, model=model), tracker) for model in MODELS]
+    for outcome in outcomes:
+        if outcome.status != "finished":
+            raise SystemExit(f"{outcome.job}: {outcome.status} {outcome.reason}")
+    return [outcome.seconds for outcome in outcomes]
+
+
+def show_stages(record: Record) -> None:
+    """Print the seconds of each stage of a job."""
+    table(
+        ["stage of a warm job", "s"],
+        [(name, f"{seconds:.3f}") for name, seconds in record.durations.items()],
+    )
+
+
+def sweep_categories(options: Any, folder: Path) -> None:
+    """Run many categories cold, then warm with other density settings."""
+    names = dataset(".").categories[: options.categories]
+    plan = Plan(1.0, options.side)
+    root = write_synthetic(folder / "data", "mvtec", categories=names, plan=plan)
+    job = replace(make_job(options, folder, root), localizer="none")
+    cold = run_categories(job, names)
+    other = replace(job, model=ModelConfig("dfkde", "dfkde.density:DFKDE", {"n_components": 32}))
+    warm = run_categories(other, names)
+    table(
+        [f"{len(names)} categories", "s", "ratio"],
+        [("cold", f"{cold:.1f}", "1"), ("warm", f"{warm:.2f}", f"{cold / warm:.0f}")],
+    )
+
+
+def run_categories(job: Job, names: Sequence[str]) -> float:
+    """Return the seconds that all categories take in this process, without tracking."""
+    started = time.perf_counter()
+    for name in names:
+        evaluate(replace(job, category=name))
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

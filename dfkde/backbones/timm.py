@@ -1,0 +1,97 @@
+"""Networks of timm, by name and tag."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+
+import timm
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
+from torch import nn
+
+from dfkde.backbones.download import WeightsError, reachable
+
+PRETRAINED = "pretrained"
+"""The name of the weights that timm's tag stands for."""
+
+_FILE = "model.safetensors"
+
+
+def timm_model(architecture: str, *, weights: str | None, img_size: int | None = None) -> nn.Module:
+    """Build a network of timm without pooling and classifier: it returns its last feature map.
+
+    Parameters
+    ----------
+    architecture : str
+        As timm names it, with or without a tag of its weights: `resnet18.a1_in1k`.
+    weights : str, optional
+        `pretrained` for the tag's weights, downloaded on first use. None leaves the network to
+        be filled from a state dict.
+    img_size : int, optional
+        For vision transformers of a fixed input size: the images' side in pixels.
+
+    Raises
+    ------
+    ValueError
+        If timm has no such network, tag or weights.
+    WeightsError
+        If the weights are not in the hub's cache and cannot be downloaded.
+    """
+    _check_name(architecture)
+    if weights not in (None, PRETRAINED):
+        raise ValueError(f"weights must be {PRETRAINED!r} or a state dict's path, got {weights!r}")
+    with _downloading(architecture, needed=weights is not None):
+        return timm.create_model(
+            architecture,
+            pretrained=weights is not None,
+            num_classes=0,
+            global_pool="",
+            img_size=img_size,
+        )
+
+
+def _check_name(architecture: str) -> None:
+    name, _, tag = architecture.partition(".")
+    if not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models(), n=5)
+        raise ValueError(f"architecture must be one of timm's, got {architecture!r}; near: {near}")
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
+    if tag and tag not in tags:
+        raise ValueError(f"the tag of {name} must be one of {tags}, got {tag!r}")
+
+
+@contextmanager
+def _downloading(architecture: str, *, needed: bool) -> Iterator[None]:
+    """Fail early, and in one line, where weights are needed and cannot be had."""
+    if not needed:
+        yield
+        return
+    url = _url(architecture)
+    error = WeightsError(
+        f"the weights of {architecture}",
+        url=url,
+        way_on=f"give that file as backbone.weights=PATH (or fill the cache {HF_HUB_CACHE})",
+    )
+    if not _cached(architecture) and (HF_HUB_OFFLINE or not reachable(url)):
+        raise error
+    try:
+        yield
+    except OSError as cause:
+        raise error from cause
+
+
+def _url(architecture: str) -> str:
+    config = timm.get_pretrained_cfg(architecture)
+    if config is None or not config.has_weights:
+        raise ValueError(f"timm has no weights for {architecture!r}")
+    if config.hf_hub_id:
+        return f"https://huggingface.co/{config.hf_hub_id}/resolve/main/{_FILE}"
+    return str(config.url)
+
+
+def _cached(architecture: str) -> bool:
+    config = timm.get_pretrained_cfg(architecture)
+    repository = config.hf_hub_id if config else None
+    return bool(repository) and isinstance(try_to_load_from_cache(str(repository), _FILE), str)

@@ -1,0 +1,95 @@
+"""The feature cache from the command line: list, verify, prune.
+
+`python -m harness.cache list`, `... verify`, `... prune --limit-gb 20`; `--cache` names another
+folder than the configuration's default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.config import FeaturesConfig
+from harness.features.upkeep import Section, damaged, prune, sections
+
+_COLUMNS = "{:12}  {:12}  {:>5}  {:34}  {:>7}  {:>7}  {:>9}  {}\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    options = _parser().parse_args(arguments)
+    cache = Path(options.cache)
+    if not cache.is_dir():
+        sys.stderr.write(f"--cache must be an existing folder, got {options.cache!r}\n")
+        return 2
+    if options.command == "list":
+        return _list(cache)
+    if options.command == "verify":
+        return _verify(cache)
+    return _prune(cache, limit=int(options.limit_gb * 1e9))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m harness.cache", description=__doc__)
+    parser.add_argument("--cache", default=FeaturesConfig().cache, help="folder of the cache")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="what is in the cache, by backbone and preprocessing")
+    commands.add_parser("verify", help="read everything; status 1 if something is damaged")
+    pruning = commands.add_parser("prune", help="remove what was not used for longest")
+    pruning.add_argument(
+        "--limit-gb", type=_size, required=True, help="size to keep, in 10^9 bytes"
+    )
+    return parser
+
+
+def _size(text: str) -> float:
+    size = float(text)
+    if not 0 <= size < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be finite and at least 0, got {text}")
+    return size
+
+
+def _list(cache: Path) -> int:
+    header = ("RECIPE", "WEIGHTS", "SIZE", "ENGINE", "POOLED", "MAPS", "MB", "LAST USED")
+    sys.stdout.write(_COLUMNS.format(*header))
+    for section in sections(cache):
+        sys.stdout.write(_COLUMNS.format(*_row(section)))
+    return 0
+
+
+def _row(section: Section) -> tuple[object, ...]:
+    recipe, entries = section.recipe, section.entries
+    kinds = [entry.path.suffix for entry in entries]
+    used = max((entry.used for entry in entries), default=0.0)
+    return (
+        section.key[:12],
+        recipe["weights_digest"][:12],
+        recipe["image_size"],
+        " ".join((recipe["engine"], recipe["precision"], recipe["device"], recipe["resize"])),
+        kinds.count(".pooled"),
+        kinds.count(".maps"),
+        round(sum(entry.size for entry in entries) / 1e6),
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(used)) if entries else "-",
+    )
+
+
+def _verify(cache: Path) -> int:
+    bad = list(damaged(cache))
+    for path in bad:
+        sys.stdout.write(f"damaged: {path}\n")
+    n_entries = sum(len(section.entries) for section in sections(cache))
+    sys.stdout.write(f"{n_entries} entries, {len(bad)} damaged\n")
+    return 1 if bad else 0
+
+
+def _prune(cache: Path, *, limit: int) -> int:
+    n_removed = prune(cache, limit=limit)
+    sys.stdout.write(f"{n_removed} entries removed\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

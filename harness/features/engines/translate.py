@@ -1,0 +1,37 @@
+"""The backbone as an ONNX model, translated once and kept with its features."""
+
+from __future__ import annotations
+
+import logging
+
+from harness.features.extractor import Extractor, module_of
+from harness.features.recipe import Recipe
+from harness.features.store import FeatureStore
+
+_NAME = "model.onnx"
+
+log = logging.getLogger(__name__)
+
+
+def onnx_model(extractor: Extractor, recipe: Recipe, *, store: FeatureStore) -> bytes:
+    """Return the serialised model; with it in the store, no torch is imported."""
+    with store.claim(_NAME, wait=True):
+        kept = store.read_bytes(_NAME)
+        if kept is not None:
+            return bytes(kept)
+        model = _translate(extractor, recipe)
+        store.write_bytes(_NAME, model)
+        return model
+
+
+def _translate(extractor: Extractor, recipe: Recipe) -> bytes:
+    import torch
+
+    from harness.features.engines.capture import capture
+
+    log.info("translating the backbone to ONNX")
+    program = torch.onnx.export(capture(module_of(extractor), recipe), dynamo=True, verbose=False)
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned no program")
+    model: bytes = program.model_proto.SerializeToString()
+    return model

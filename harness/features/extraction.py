@@ -1,0 +1,135 @@
+"""From image files to stored features: reading and computing side by side, each image once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.data import Sample
+from harness.features.engines import Engine
+from harness.features.inputs import read_input
+from harness.features.recipe import Recipe
+from harness.features.store import MAPS, POOLED, FeatureStore
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@dataclass
+class Extracted:
+    """What became of some samples.
+
+    Attributes
+    ----------
+    pooled : dict of str to ndarray of shape (D,)
+        The pooled features by image digest.
+    n_computed : int
+        How many of them went through the backbone just now.
+    busy : list of Sample
+        Samples that another process is computing.
+    """
+
+    pooled: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    n_computed: int = 0
+    busy: list[Sample] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """Computes features and stores them.
+
+    Attributes
+    ----------
+    engine : Engine
+        Runs the backbone.
+    store : FeatureStore
+        Where features go.
+    maps : bool
+        Whether to store feature maps too.
+    """
+
+    engine: Engine
+    store: FeatureStore
+    maps: bool
+
+    def run(self, samples: Sequence[Sample], *, workers: int) -> Iterator[Extracted]:
+        """Extract samples of distinct content; the results come in batches."""
+        busy: list[Sample] = []
+        for result in parallel_map(self._go_on, _batches(samples, self._recipe.batch), workers):
+            busy += result.busy
+            yield result
+        yield from parallel_map(self._wait, _batches(busy, 1), workers)
+
+    @property
+    def _recipe(self) -> Recipe:
+        return self.store.recipe
+
+    def _go_on(self, batch: Sequence[Sample]) -> Extracted:
+        return self._batch(batch, wait=False)
+
+    def _wait(self, batch: Sequence[Sample]) -> Extracted:
+        return self._batch(batch, wait=True)
+
+    def _batch(self, batch: Sequence[Sample], *, wait: bool) -> Extracted:
+        result, todo = Extracted(), []
+        with ExitStack() as claims:
+            for sample in batch:
+                if not claims.enter_context(self.store.claim(sample.digest, wait=wait)):
+                    result.busy.append(sample)
+                elif (pooled := self._finished(sample)) is not None:
+                    result.pooled[sample.digest] = pooled
+                else:
+                    todo.append(sample)
+            result.pooled |= self._compute(todo)
+            result.n_computed = len(todo)
+        return result
+
+    def _finished(self, sample: Sample) -> NDArray[np.float32] | None:
+        """Return what another process may have stored since we looked."""
+        if self.maps and not self.store.has(sample.digest, MAPS):
+            return None
+        return self.store.read(sample.digest, POOLED)
+
+    def _compute(self, samples: Sequence[Sample]) -> dict[str, NDArray[np.float32]]:
+        if not samples:
+            return {}
+        size = self._recipe.image_size
+        images = np.zeros((self._recipe.batch, 3, size, size), dtype=np.float32)
+        for k, sample in enumerate(samples):
+            images[k] = read_input(sample.path, image_size=size, resize=self._recipe.resize)
+        pooled, feature_maps = self.engine(images)
+        for k, sample in enumerate(samples):
+            if self.maps:
+                self.store.write(sample.digest, MAPS, feature_maps[k])
+            self.store.write(sample.digest, POOLED, pooled[k])
+        return {sample.digest: pooled[k] for k, sample in enumerate(samples)}
+
+
+def parallel_map(
+    function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int
+) -> Iterator[_Result]:
+    """Map in threads, in order, with never more than two items per thread under way."""
+    pending: deque[Future[_Result]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) >= 2 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
+    for start in range(0, len(samples), size):
+        yield samples[start : start + size]

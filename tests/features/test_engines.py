@@ -1,0 +1,103 @@
+"""Every engine gives the same features, and none but torch needs torch twice."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from harness.features import FeatureReader
+from harness.features.engines.capture import capture, fuse_batch_norms
+from tests.features.small import SIZE, TORCH, SmallExtractor
+
+ENGINES = ["torch", "onnxruntime", "openvino"]
+
+
+def open_reader(extractor, cache, **changes):
+    settings = replace(TORCH, **changes)
+    return FeatureReader(extractor, image_size=SIZE, cache=cache, settings=settings)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_engines_equal_the_plain_module(extractor, samples, engine):
+    pytest.importorskip(engine)
+    reader = open_reader(extractor, None, engine=engine)
+    maps = np.stack(list(reader.maps(samples)))
+    expected_pooled, expected_maps = plain(extractor, samples)
+    scale = np.abs(expected_maps).max()
+    np.testing.assert_allclose(maps, expected_maps, rtol=1e-5, atol=1e-6 * scale)
+    np.testing.assert_allclose(
+        reader.pooled(samples), expected_pooled, rtol=1e-5, atol=1e-6 * scale
+    )
+
+
+def plain(extractor, samples):
+    from harness.features.inputs import read_input
+
+    images = np.stack([read_input(s.path, image_size=SIZE) for s in samples])
+    with torch.inference_mode():
+        return [part.numpy() for part in extractor(torch.from_numpy(images))]
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_bf16_is_close_and_not_the_same(extractor, samples, engine):
+    pytest.importorskip(engine)
+    exact = open_reader(extractor, None).pooled(samples)
+    rough = open_reader(extractor, None, engine=engine, precision="bf16").pooled(samples)
+    assert rough.dtype == np.float32
+    np.testing.assert_allclose(rough, exact, atol=0.02 * np.abs(exact).max())
+
+
+def test_batch_norms_are_folded_where_nothing_else_reads_the_convolution(extractor):
+    recipe = open_reader(extractor, None).recipe
+    program = capture(extractor, recipe)
+    fused = fuse_batch_norms(program.module())
+    assert not [node for node in fused.graph.nodes if "batch_norm" in str(node.target)]
+
+
+class Branching(SmallExtractor):
+    """The convolution's output is a feature itself, so the batch norm has to stay."""
+
+    def forward(self, images):
+        raw = self.stem[0](images)
+        maps = torch.cat([raw, self.stem[1](raw)], 1)
+        return maps.mean((2, 3)), maps
+
+
+def test_a_convolution_that_is_read_twice_keeps_its_batch_norm(samples):
+    module = Branching()
+    reader = open_reader(module, None)
+    expected, _ = plain(module, samples)
+    np.testing.assert_allclose(reader.pooled(samples), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_translated_model_in_the_cache_spares_torch(extractor, samples, tmp_path, engine):
+    pytest.importorskip(engine)
+    cache = tmp_path / "cache"
+    open_reader(extractor, cache, engine=engine).pooled(samples[:1])
+    code = f"""
+import sys
+from types import SimpleNamespace
+from pathlib import Path
+from harness.config import FeaturesConfig
+from harness.data import Sample
+from harness.features import FeatureReader
+extractor = SimpleNamespace(
+    digest={extractor.digest!r}, layers={extractor.layers!r},
+    mean={extractor.mean!r}, std={extractor.std!r},
+)
+sample = Sample(Path({str(samples[1].path)!r}), "1", "good", None, {samples[1].digest!r}, (8, 8))
+settings = FeaturesConfig(engine={engine!r}, device="cpu", workers=2)
+reader = FeatureReader(extractor, image_size={SIZE}, cache={str(cache)!r}, settings=settings)
+reader.pooled([sample])
+print(reader.n_extracted, "torch" in sys.modules)
+"""
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert output.stdout.split() == ["1", "False"]

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from harness.report import bootstrap
+from harness.report.bootstrap import Images, images_of, interval, mean_of, resample
+from harness.report.intervals import cell_limits, resample_cell
+from tests.report.synthetic import scores
+
+
+def _case(n_normal: int, n_anomalous: int, decimals: int = 9) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(n_normal)
+    drawn = np.concatenate([rng.normal(0, 1, n_normal), rng.normal(1.5, 1, n_anomalous)])
+    order = rng.permutation(n_normal + n_anomalous)
+    return (np.arange(n_normal + n_anomalous) >= n_normal)[order], drawn.round(decimals)[order]
+
+
+def _explicit(images: Images, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and scores of one resample; ranks order as the scores do."""
+    ranks = np.concatenate([images.normal[i], images.anomalous[j]])
+    return np.arange(len(ranks)) >= len(i), ranks
+
+
+@pytest.mark.parametrize("decimals", [9, 0], ids=["distinct", "ties"])
+def test_resamples_have_the_auroc_that_scikit_learn_gives_them(decimals: int) -> None:
+    labels, values = _case(9, 14, decimals)
+    images = images_of(labels, values)
+    result = resample(images, bootstrap.auroc, key="a", n=50)
+    assert result.value == pytest.approx(roc_auc_score(labels, values), abs=1e-12)
+    draws = [
+        pair for i, j in bootstrap.drawn(images, key="a", n=50) for pair in zip(i, j, strict=True)
+    ]
+    expected = [roc_auc_score(*_explicit(images, i, j)) for i, j in draws]
+    np.testing.assert_allclose(result.resamples, expected, atol=1e-12)
+
+
+def test_leaving_out_one_image_gives_the_auroc_of_the_rest() -> None:
+    labels, values = _case(6, 8, decimals=0)
+    left_out = resample(images_of(labels, values), bootstrap.auroc, key="a", n=2).left_out
+    for label, found in zip((False, True), left_out, strict=True):
+        expected = [
+            roc_auc_score(np.delete(labels, i), np.delete(values, i))
+            for i in np.flatnonzero(labels == label)
+        ]
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(20, 63), (60, 40), (12, 30)])
+def test_intervals_agree_with_scipy(shape: tuple[int, int]) -> None:
+    labels, values = _case(*shape)
+    normal, anomalous = values[~labels], values[labels]
+
+    def auroc(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+        return (b[..., :, None] > a[..., None, :]).mean(axis=(-2, -1))
+
+    ours = interval(resample(images_of(labels, values), bootstrap.auroc, key="a", n=20_000))
+    theirs = stats.bootstrap(
+        (normal, anomalous), auroc, method="BCa", n_resamples=20_000, batch=1000, rng=1,
+        confidence_level=0.95, vectorized=True, paired=False,
+    ).confidence_interval  # fmt: skip
+    # Both are random: two standard errors of a 2.5 % quantile of 20,000 draws.
+    np.testing.assert_allclose(ours, theirs, atol=0.1 * (theirs.high - theirs.low) / 2)
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, values = _case(20, 30)
+    images = images_of(labels, values)
+    whole = resample(images, bootstrap.auroc, key="a", n=100)
+    monkeypatch.setattr(bootstrap, "_BLOCK", 128)
+    blocks = resample(images, bootstrap.auroc, key="a", n=100)
+    np.testing.assert_array_equal(whole.left_out[1], blocks.left_out[1])
+    assert len(blocks.resamples) == 100
+
+
+def test_every_image_is_drawn_equally_often() -> None:
+    images = images_of(*_case(7, 11))
+    for part, count in ((0, 7), (1, 11)):
+        drawn = np.concatenate([b[part] for b in bootstrap.drawn(images, key="x", n=4000)])
+        assert drawn.shape == (4000, count)
+        assert stats.chisquare(np.bincount(drawn.ravel(), minlength=count)).pvalue > 1e-4
+
+
+def test_categories_are_resampled_independently_and_models_alike() -> None:
+    images = images_of(*_case(20, 30))
+    first = resample(images, bootstrap.auroc, key="parts/bolt", n=2000).resamples
+    again = resample(images, bootstrap.auroc, key="parts/bolt", n=2000).resamples
+    other = resample(images, bootstrap.auroc, key="parts/cap", n=2000).resamples
+    np.testing.assert_array_equal(first, again)
+    assert abs(np.corrcoef(first, other)[0, 1]) < 0.1
+
+
+def test_an_average_is_narrower_as_independent_categories_are() -> None:
+    cells = [
+        resample(images_of(*_case(30, 40)), bootstrap.auroc, key=str(c), n=4000) for c in range(16)
+    ]
+    low, high = interval(cells[0]) or (0, 0)
+    average_low, average_high = interval(mean_of(cells)) or (0, 0)
+    assert (high - low) / (average_high - average_low) == pytest.approx(4, rel=0.15)
+
+
+def test_separated_scores_have_a_lower_limit_from_their_number() -> None:
+    labels = [False] * 20 + [True] * 63
+    images = images_of(labels, np.arange(83.0))
+    assert interval(resample(images, bootstrap.auroc, key="a", n=100)) is None
+    # Were the AUROC at the limit, 20 disjoint pairs would all be in order 1 time in 20.
+    assert bootstrap.separation_limit(20, 63) ** 20 == pytest.approx(0.05)
+
+
+def test_separated_scores_in_a_cell() -> None:
+    apart = [image._replace(score=image.score + 99 * image.anomalous) for image in scores(1)]
+    limits = cell_limits(resample_cell("parts/bolt", apart))
+    assert limits == (pytest.approx(0.05 ** (1 / 12)), 1.0)
+
+
+def test_one_image_of_a_kind_has_no_interval() -> None:
+    with pytest.raises(ValueError, match="an interval needs at least 2 normal images, got 1"):
+        images_of([False, True, True], [0.0, 1.0, 2.0])
+    assert resample_cell("parts/bolt", scores(1, n_normal=1)) is None
+
+
+def test_the_drawn_numbers_never_change() -> None:
+    images = images_of(*_case(20, 63))
+    normal, anomalous = next(bootstrap.drawn(images, key="mvtec/bottle", n=2))
+    assert normal[0, :8].tolist() == [12, 10, 8, 7, 11, 16, 19, 12]
+    assert anomalous[1, :8].tolist() == [47, 1, 0, 39, 60, 43, 6, 4]

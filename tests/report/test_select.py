@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.record import StoredRun
+from harness.report.select import Selection, select
+from harness.report.table import Cell, ReportError, Table, read_table
+from tests.report.synthetic import SETTINGS, failed, few_shot, maskless, record, run
+
+CONF = Path(__file__).parent / "checkout" / "conf"
+BOLT = Cell("bolt", 42, "")
+
+
+def _select(*runs: StoredRun, table: str = "parts_tiny") -> Selection:
+    return select(read_table(CONF, table), runs)
+
+
+def test_newest_finished_run_wins_and_the_others_are_told() -> None:
+    old = run("old", record("bolt", 1), started="2025-01-01T00:00:00Z")
+    new = run("new", record("bolt", 2), started="2025-03-01T00:00:00Z")
+    late = failed("late", "bolt", "no memory", started="2025-04-01T00:00:00Z")
+    selection = _select(new, late, old)
+    assert selection.runs == {BOLT: new}
+    assert selection.notes == ("parts_tiny: bolt has 2 finished runs, the newest is shown: new",)
+
+
+def test_newest_failed_run_is_shown_where_none_finished() -> None:
+    early = failed("early", "bolt", "no memory", started="2025-01-01T00:00:00Z")
+    late = failed("late", "bolt", "no disk", started="2025-01-02T00:00:00Z")
+    assert _select(late, early).runs == {BOLT: late}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 0},
+        {"dataset": "cells"},
+        {"backbone": "wide"},
+        {"model": "knn"},
+        {"category": "nut"},
+        {"settings": SETTINGS | {"image_size": "255"}},
+        {"settings": SETTINGS | {"model.n_components": "8"}},
+        {"settings": SETTINGS | {"backbone.mean": "0.5,0.5"}},
+        {"settings": SETTINGS | {"n_train": "10"}},
+        {"settings": SETTINGS | {"features.precision": "bf16"}},
+        {"settings": SETTINGS | {"undeclared": "1"}},
+        {"settings": {}},
+    ],
+    ids=str,
+)
+def test_a_run_with_other_settings_stays_out(change: dict[str, Any]) -> None:
+    values = {"category": "bolt"} | change
+    assert _select(run("a", record(values.pop("category"), **values))).runs == {}
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [{"backbone.mean": ".5,.250"}, {"image_size": "256.0"}, {"n_train": "null"}],
+    ids=str,
+)
+def test_settings_are_compared_by_value(spelling: dict[str, str]) -> None:
+    assert BOLT in _select(run("a", record("bolt", settings=SETTINGS | spelling))).runs
+
+
+def test_an_experiment_overrides_the_headline_settings() -> None:
+    runs = _select(run("a", maskless("mono")), table="cells_small").runs
+    assert list(runs) == [Cell("mono", 42, "")]
+
+
+def test_a_sweep_has_a_cell_for_each_seed_and_value() -> None:
+    runs = [
+        run(f"{n}-{seed}", few_shot("bolt", n, seed, draw=1)) for n in (8, 4, 5) for seed in (2, 1)
+    ]
+    chosen = _select(*runs, table="parts_few").runs
+    assert list(chosen) == [Cell("bolt", 1, "4"), Cell("bolt", 1, "8")]
+
+
+def test_unofficial_data_are_refused_with_the_reason() -> None:
+    selection = _select(run("a", record("bolt", official=False)))
+    assert selection.runs == {}
+    assert selection.notes == (
+        "parts_tiny: run a of bolt is refused,"
+        " its data are not the published dataset (official is false)",
+    )
+
+
+def _declare(tmp_path: Path, experiment: str) -> Table:
+    for path in CONF.rglob("*.yaml"):
+        target = tmp_path / path.relative_to(CONF)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(path.read_text())
+    (tmp_path / "experiment" / "new.yaml").write_text(experiment)
+    return read_table(tmp_path, "new")
+
+
+def test_a_table_may_show_some_categories(tmp_path: Path) -> None:
+    table = _declare(tmp_path, "hydra: {sweeper: {params: {category: '01,bolt'}}}")
+    assert table.categories == ("bolt", "01"), "in the order of the dataset"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "problem"),
+    [
+        ("hydra: {sweeper: {params: {category: nut}}}", "new has categories nut; there are bolt"),
+        ("hydra: {sweeper: {params: {image_size: '1,2', n_train: '3,4'}}}", "one setting at most"),
+        ("defaults: [override /backbone: huge]", r"huge.yaml is missing"),
+    ],
+)
+def test_a_wrong_declaration_is_named(tmp_path: Path, experiment: str, problem: str) -> None:
+    with pytest.raises(ReportError, match=problem):
+        _declare(tmp_path, experiment)
