@@ -11,6 +11,7 @@ from pathlib import Path
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -32,8 +33,20 @@ class JobError(CompactHydraException):
 
 def main() -> None:
     """Run the command line of this process."""
+    _prefer_own_launchers()
     with interruptible():
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_task)()
+
+
+def _prefer_own_launchers() -> None:
+    """Forget launchers of other packages that have the name of a file in `conf/hydra/launcher`.
+
+    They would be merged with ours, with a warning; and they lose all jobs if one worker dies.
+    """
+    Plugins.instance()  # loads every package's plugins
+    theirs = ConfigStore.instance().repo["hydra"]["launcher"]
+    for path in (conf_dir() / "hydra" / "launcher").glob("*.yaml"):
+        theirs.pop(path.name, None)
 
 
 def _task(cfg: DictConfig) -> Outcome:
