@@ -18,7 +18,7 @@ from harness.progress import Progress
 from harness.record import Record
 from harness.signals import Interrupted, deferred, interruptible
 from harness.stages import Stages
-from harness.tracking import OpenRun, StoreError, Tracker, open_tracker
+from harness.tracking import NoTracker, OpenRun, StoreError, Tracker, open_tracker
 
 log = logging.getLogger(__name__)
 
@@ -70,18 +70,31 @@ def perform(task: Task, stages: Stages | None = None) -> Outcome:
     """
     with _log_file(task.folder), interruptible():
         tracker = open_tracker(task.tracking)
-        return run_job(task, tracker, stages=stages)
+        return run_job(
+            task.job, tracker, force=task.force, save_model=task.save_model, stages=stages
+        )
 
 
-def run_job(task: Task, tracker: Tracker, *, stages: Stages | None = None) -> Outcome:
+def run_job(
+    job: Job,
+    tracker: Tracker,
+    *,
+    force: bool = False,
+    save_model: bool = False,
+    stages: Stages | None = None,
+) -> Outcome:
     """Run one job, unless a finished run of it exists, and keep its record or its failure.
 
     Parameters
     ----------
-    task : Task
-        What to do.
+    job : Job
+        The job.
     tracker : Tracker
         Where its run is kept.
+    force : bool
+        Run it again although a finished run exists.
+    save_model : bool
+        Keep the fitted model in its run.
     stages : Stages, optional
         The stopwatch that the job's stages are timed with.
 
@@ -91,11 +104,11 @@ def run_job(task: Task, tracker: Tracker, *, stages: Stages | None = None) -> Ou
         As `perform`.
     """
     started = time.perf_counter()
-    job, run = task.job, None
+    run = None
     try:
-        _check_save_model(task)
+        _check_save_model(save_model, tracker)
         identity = identify(job)
-        earlier = None if task.force else tracker.earlier(identity, dataset=job.dataset.name)
+        earlier = None if force else tracker.earlier(identity, dataset=job.dataset.name)
         if earlier is not None:
             return Outcome(str(job), "skipped", earlier.run_id, earlier.metrics, earlier.reason)
         with deferred():
@@ -103,7 +116,7 @@ def run_job(task: Task, tracker: Tracker, *, stages: Stages | None = None) -> Ou
         stages = Stages() if stages is None else stages
         fitted = fit(job, stages)
         record = measure(fitted, stages)
-        attach = _saving(fitted) if task.save_model else None
+        attach = _saving(fitted) if save_model else None
         with deferred():
             tracker.finish(run, record, attach=attach)
         outcome = _finished(job, record, run_id=run.run_id)
@@ -117,8 +130,8 @@ def run_job(task: Task, tracker: Tracker, *, stages: Stages | None = None) -> Ou
     return replace(outcome, seconds=time.perf_counter() - started)
 
 
-def _check_save_model(task: Task) -> None:
-    if task.save_model and task.tracking.kind == "none":
+def _check_save_model(save_model: bool, tracker: Tracker) -> None:
+    if save_model and isinstance(tracker, NoTracker):
         raise ValueError("save_model must be false where tracking.kind is none, got true")
 
 

@@ -14,7 +14,7 @@ import pytest
 from harness.config import TrackingConfig
 from harness.data import load_split
 from harness.tracking import open_tracker
-from harness.work import Task, run_job
+from harness.work import run_job
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BROKEN = "broken/half.png"
@@ -33,9 +33,8 @@ def predict_command(*arguments):
 
 def run_and_keep(job, uri):
     """Run a job that keeps its model; return the run's id."""
-    tracking = TrackingConfig(uri=uri)
-    task = Task(job, tracking, Path(), force=True, save_model=True)
-    outcome = run_job(task, open_tracker(tracking))
+    tracker = open_tracker(TrackingConfig(uri=uri))
+    outcome = run_job(job, tracker, force=True, save_model=True)
     assert outcome.status == "finished", outcome.reason
     return outcome.run_id
 

@@ -25,7 +25,7 @@ from harness.config import BackboneConfig, ModelConfig, TrackingConfig
 from harness.predict.__main__ import main
 from harness.tracking import open_tracker
 from harness.tracking.store import connect
-from harness.work import Task, run_job
+from harness.work import run_job
 from tests.predict.conftest import ROOT, environment, run_and_keep
 
 
@@ -138,8 +138,7 @@ def test_served_over_http_it_gives_the_scores_of_the_command(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("localizer", ["occlusion"])
-def test_three_real_images_over_http(job, uri, real_images, tmp_path, localizer):
+def test_three_real_images_over_http(job, uri, real_images, tmp_path):
     root = real_images / "mvtec_ad"
     backbone = yaml.safe_load((ROOT / "conf/backbone/efficientnet_lite0.yaml").read_text())
     real = replace(
@@ -149,8 +148,6 @@ def test_three_real_images_over_http(job, uri, real_images, tmp_path, localizer)
         model=ModelConfig("dfkde_residual", "dfkde.density:DFKDEResidual"),
         features=replace(job.features, engine="auto"),
         image_size=256,
-        n_train=60,
-        localizer=localizer,
     )
     run_id = run_and_keep(real, uri)
     images = tmp_path / "real"
@@ -183,9 +180,8 @@ def test_the_model_names_its_input_and_what_it_needs(run_id, uri):
 
 
 def test_a_run_without_model_is_told_from_no_run(small_job, uri, images, tmp_path, capsys):
-    tracking = TrackingConfig(uri=uri)
     job = replace(small_job, localizer="none", seed=7)
-    without = run_job(Task(job, tracking, Path()), open_tracker(tracking)).run_id
+    without = run_job(job, open_tracker(TrackingConfig(uri=uri))).run_id
     arguments = [f"images={images}", f"tracking.uri={uri}", f"out={tmp_path / 'out'}"]
     assert main([f"model={without}", *arguments]) == 2
     assert "kept none; run its job with save_model=true force=true" in capsys.readouterr().err
@@ -194,7 +190,7 @@ def test_a_run_without_model_is_told_from_no_run(small_job, uri, images, tmp_pat
 
 
 def test_without_tracking_no_model_can_be_kept(small_job):
-    tracking = TrackingConfig(kind="none")
-    outcome = run_job(Task(small_job, tracking, Path(), save_model=True), open_tracker(tracking))
+    tracker = open_tracker(TrackingConfig(kind="none"))
+    outcome = run_job(small_job, tracker, save_model=True)
     assert outcome.status == "failed"
     assert "save_model must be false where tracking.kind is none" in outcome.reason
