@@ -16,7 +16,7 @@ from harness.predict.command import CSV, Settings, Tally, run
 from harness.signals import interruptible
 
 USAGE = """\
-python -m harness.predict model=RUN_ID|FOLDER images=FOLDER [out=predictions] [quantile=0.99]
+python -m harness.predict model=RUN_ID|FOLDER images=FOLDER [out=predictions] [quantile=0.95]
                           [heatmaps=true] [engine=NAME] [device=cpu|cuda] [cache=FOLDER]
                           [tracking.uri=URI]
 """

@@ -21,7 +21,7 @@ from harness.features.reader import Features
 
 log = logging.getLogger(__name__)
 
-QUANTILE = 0.99
+QUANTILE = 0.95
 """The share of the training images that the threshold calls normal, unless another is asked."""
 
 
@@ -106,8 +106,8 @@ class Predictor:
         Parameters
         ----------
         quantile : float
-            The share of the training images, in (0, 1], whose scores do not lie above it; it is
-            the score of one of them. No other image has a say.
+            The share of the training images, in (0, 1], whose held-out scores do not lie above
+            it; it is the score of one of them. No other image has a say.
 
         Raises
         ------

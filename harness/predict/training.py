@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import KFold
 from threadpoolctl import threadpool_limits
 
 from dfkde import Backbone, TrainedDetector
 from harness.fitting import Fitted
-from harness.predict.predictor import score_one
+from harness.models import build_model
 from harness.provenance import commit, versions
+
+FOLDS = 10
+"""Of the training images, each held out once from a model that scores it."""
 
 
 def trained(fitted: Fitted) -> TrainedDetector:
-    """Take out of a fitted job what predicts, and score its training images.
+    """Take out of a fitted job what predicts, and hold out its training images.
 
     Parameters
     ----------
@@ -28,7 +35,7 @@ def trained(fitted: Fitted) -> TrainedDetector:
     """
     settings, recipe = fitted.job.backbone, fitted.reader.recipe
     with threadpool_limits(1, user_api="blas"):
-        train_scores = np.array([score_one(fitted.model, row) for row in fitted.train])
+        train_scores = _held_out_scores(fitted)
         map_values = _map_values(fitted)
     backbone = Backbone(
         factory=settings.factory,
@@ -59,10 +66,34 @@ def _inputs(fitted: Fitted) -> dict[str, Any]:
     }
 
 
+def _held_out_scores(fitted: Fitted) -> NDArray[np.float64]:
+    """Score each training image by a model that was not fitted on it, shape (n,).
+
+    A model gives the images it was fitted on far lower scores than any other normal image: to
+    their nearest training image, for instance, they have no distance at all.
+    """
+    scores = np.empty(len(fitted.train))
+    for rest, held_out in _folds(fitted):
+        scores[held_out] = rest.model.anomaly_score(fitted.train[held_out])
+    return scores
+
+
 def _map_values(fitted: Fitted) -> list[float] | None:
-    """Return median and maximum over the training images' anomaly maps."""
-    locate = fitted.localizer
+    """Return median and maximum over the anomaly maps of a fold that was held out."""
+    rest, held_out = next(_folds(fitted))
+    locate = rest.localizer
     if locate is None:
         return None
-    maps = [locate.anomaly_map(one) for one in fitted.reader.maps(fitted.split.train)]
+    samples = [fitted.split.train[k] for k in held_out]
+    maps = [locate.anomaly_map(one) for one in fitted.reader.maps(samples)]
     return [float(np.median(maps)), float(np.max(maps))]
+
+
+def _folds(fitted: Fitted) -> Iterator[tuple[Fitted, NDArray[np.intp]]]:
+    """Yield, for each fold, the job fitted on the other folds, and the fold's images."""
+    job, train = fitted.job, fitted.train
+    folds = KFold(min(FOLDS, len(train)), shuffle=True, random_state=job.seed)
+    for rest, held_out in folds.split(train):
+        split = replace(fitted.split, train=tuple(fitted.split.train[k] for k in rest))
+        model = build_model(job.model).fit(train[rest])
+        yield replace(fitted, split=split, model=model, train=train[rest]), held_out
