@@ -53,7 +53,7 @@ def _task(cfg: DictConfig) -> Outcome:
     config: Config = OmegaConf.to_object(cfg)  # type: ignore[assignment]
     _check_category(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    task = Task(config.job(), config.tracking, folder, config.force)
+    task = Task(config.job(), config.tracking, folder, config.force, config.save_model)
     # The launchers of other packages call this for each job of a sweep; the sweeper then prints
     # one summary of all jobs and fails at its end.
     if HydraConfig.get().mode != RunMode.RUN:

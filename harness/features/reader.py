@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from harness.data import Sample
 from harness.features.engines import Engine, build_engine
 from harness.features.extraction import Extraction
 from harness.features.extractor import Extractor
+from harness.features.inputs import read_input
 from harness.features.recipe import recipe_of
 from harness.features.store import MAPS, POOLED, FeatureStore
 from harness.features.upkeep import prune
@@ -26,6 +28,19 @@ from harness.threads import available
 _DEFAULTS = FeaturesConfig()
 
 log = logging.getLogger(__name__)
+
+
+class Features(NamedTuple):
+    """The features of one image.
+
+    Attributes
+    ----------
+    pooled : ndarray of shape (D,), float32
+    feature_map : ndarray of shape (D, h, w), float32
+    """
+
+    pooled: NDArray[np.float32]
+    feature_map: NDArray[np.float32]
 
 
 class FeatureReader:
@@ -131,6 +146,34 @@ class FeatureReader:
         finally:
             self._evict()
 
+    def prepare(self) -> None:
+        """Load the backbone now, which threads that compute side by side must not do each."""
+        _ = self._engine
+
+    def compute(self, paths: Sequence[Path]) -> list[Features | ValueError | OSError]:
+        """Compute the features of image files; the cache is neither read nor written.
+
+        Parameters
+        ----------
+        paths : sequence of Path
+            At most as many image files as the recipe has in a batch.
+
+        Returns
+        -------
+        list of Features or Exception
+            For each file its features, or why it has none.
+        """
+        recipe = self.recipe
+        images = np.zeros((recipe.batch, 3, *[recipe.image_size] * 2), dtype=np.float32)
+        errors: dict[int, ValueError | OSError] = {}
+        for k, path in enumerate(paths):
+            try:
+                images[k] = read_input(path, image_size=recipe.image_size, resize=recipe.resize)
+            except (ValueError, OSError) as error:
+                errors[k] = error
+        features = map(Features, *self._engine(images))
+        return [errors.get(k, one) for k, (_, one) in enumerate(zip(paths, features, strict=False))]
+
     def _map(self, sample: Sample) -> NDArray[np.float32]:
         feature_map = self._store.read(sample.digest, MAPS)
         if feature_map is None:  # damaged, or evicted meanwhile
@@ -147,7 +190,7 @@ class FeatureReader:
             return pooled
         log.info("extracting features of %d images by %s", len(samples), self.recipe.engine)
         extraction = Extraction(self._engine, self._store, maps)
-        for result in extraction.run(samples, workers=self._workers):
+        for result in extraction.run(samples, workers=self.workers):
             pooled |= result.pooled
             self.n_extracted += result.n_computed
         self._has_grown = True
@@ -160,9 +203,10 @@ class FeatureReader:
             self._has_grown = False
 
     @property
-    def _workers(self) -> int:
+    def workers(self) -> int:
+        """Number of threads that read and compute."""
         return self._settings.workers or available()
 
     @cached_property
     def _engine(self) -> Engine:
-        return build_engine(self._extractor, self.recipe, store=self._store, workers=self._workers)
+        return build_engine(self._extractor, self.recipe, store=self._store, workers=self.workers)
