@@ -58,7 +58,9 @@ class AnomalousPixels:
 
     def distinct(self, dtype: np.dtype[np.floating]) -> NDArray[np.floating]:
         """Give the distinct scores, ascending, in a dtype that holds each exactly."""
-        return np.unique(np.concatenate(self._scores, dtype=dtype))
+        scores = np.concatenate(self._scores, dtype=dtype)
+        scores.sort()
+        return scores[_starts(scores)]
 
     def tally(self, dtype: np.dtype[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Count the pixels and the shares of regions at each distinct score.
@@ -79,8 +81,13 @@ class AnomalousPixels:
         shares = 1 / (len(self._sizes) * np.array(self._sizes))
         sort = _sort_packed if dtype == np.float32 else _sort
         ordered, rises = sort(scores, regions, shares)
-        first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+        first = np.flatnonzero(_starts(ordered))
         return np.diff(first, append=ordered.size), np.add.reduceat(rises, first)
+
+
+def _starts(ordered: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Whether each ordered score is the first of those equal to it."""
+    return np.append(True, ordered[1:] != ordered[:-1])
 
 
 def _sort(

@@ -95,13 +95,16 @@ def source(job: Job, record: Record) -> dict[str, str]:
 
 
 def write_record(folder: Path, job: Job, *, record: Record) -> None:
-    """Write the artifacts of a finished job: scores, settings and a figure."""
-    from harness.figures import draw_scores
+    """Write the artifacts of a finished job: scores, settings and figures."""
+    from harness.figures import draw_curves, draw_mistakes
 
     _write_scores(folder / SCORES, record.scores)
     text = yaml.safe_dump(asdict(job), allow_unicode=True)
     (folder / JOB).write_text(text, encoding="utf-8")
-    draw_scores(folder / "scores.png", record)
+    (folder / "curves.svg").write_text(draw_curves(record), encoding="utf-8")
+    if record.mistakes:
+        text = draw_mistakes(record.mistakes)
+        (folder / "mistakes.svg").write_text(text, encoding="utf-8")
 
 
 def write_traceback(folder: Path, error: BaseException) -> None:
