@@ -41,9 +41,9 @@ def medians(tasks: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[s
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def machine() -> str:
+def machine(packages: Sequence[str] = PACKAGES) -> str:
     """Describe the machine and the libraries, in one line."""
-    names = [f"{name} {_version(name)}" for name in PACKAGES]
+    names = [f"{name} {_version(name)}" for name in packages]
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

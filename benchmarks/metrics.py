@@ -2,9 +2,9 @@
 
     python -m benchmarks.metrics
 
-Each row is measured in a process of its own, which also times `np.sort` of the same floats, so
-that the ratios hold on a busy machine too. Memory is what the row adds above its input at peak
-(Linux). The masks are those of MVTec AD bottle where `DFKDE_TEST_DATA` names a folder that has
+Each row is measured in a process of its own, which also times `np.sort` of the same floats in
+turns with it, so that the ratios hold on a busy machine too. Memory is what the row adds above
+its input at peak (Linux). The masks are those of MVTec AD bottle where `DFKDE_TEST_DATA` names a folder that has
 them, else ellipses; the maps are synthetic: noise on a coarse grid, raised on the defects,
 upsampled bilinearly and smoothed, as a localizer makes them.
 """
@@ -25,6 +25,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.measure import machine, table
 from harness.metrics import pixel_metrics
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -32,16 +33,32 @@ FULL = (83, 900, 900)
 VISA = (200, 1562, 960)
 QUICK = (83, 128, 128)
 
+PACKAGES = ("numpy", "opencv-python-headless", "scikit-learn", "torch", "torchmetrics")
+VALUES = ("pixel_auroc", "pixel_average_precision")
+COLUMNS = ("", "threads", "s", "CPU s", "of one sort", "MB above input", "AUROC", "AP")
+
 Case = Callable[[NDArray[np.bool_], NDArray[np.float32], int], dict[str, float]]
 
 
 class Measured(NamedTuple):
-    """The best of several runs of one case."""
+    """The shortest times and the largest memory of several runs of one case.
+
+    Attributes
+    ----------
+    seconds, cpu_seconds : float
+        On the wall, and on all cores together.
+    sort_seconds : float
+        The same floats through one `np.sort`, in the same process; NaN for the streamed case.
+    extra_bytes : int
+        What the case adds at peak to the memory in use before it.
+    values : dict of str to float
+        What it computed.
+    """
 
     seconds: float
+    cpu_seconds: float
     sort_seconds: float
     extra_bytes: int
-    input_bytes: int
     values: dict[str, float]
 
 
@@ -87,7 +104,7 @@ def torchmetrics_auroc(
 
 
 CASES: dict[str, tuple[str, Case, int]] = {
-    "ours": ("**this project: AUROC, AUPRO, AP, F1-max**", ours, 5),
+    "ours": ("ours: AUROC, AUPRO, AP and F1-max", ours, 5),
     "sklearn_auroc": ("scikit-learn: AUROC", sklearn_auroc, 1),
     "sklearn_ap": ("scikit-learn: AP", sklearn_ap, 1),
     "torchmetrics_auroc": ("torchmetrics: AUROC", torchmetrics_auroc, 1),
@@ -95,7 +112,7 @@ CASES: dict[str, tuple[str, Case, int]] = {
 
 
 def bottle_masks(height: int, width: int) -> list[NDArray[np.bool_]]:
-    """The ground truth of MVTec AD bottle at this size, or an empty list."""
+    """Read the ground truth of MVTec AD bottle at this size; none where it is not there."""
     root = Path(os.environ.get("DFKDE_TEST_DATA", "")) / "mvtec_ad/bottle/ground_truth"
     masks = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in sorted(root.glob("*/*.png"))]
     size = (width, height)
@@ -162,41 +179,36 @@ def status_bytes(field: str) -> int:
     raise ValueError(f"field must be in /proc/self/status, got {field}")
 
 
-def measure(work: Callable[[], Any]) -> tuple[float, int, Any]:
-    """Wall seconds, bytes above the start at peak, and the result."""
+def measure(work: Callable[[], Any]) -> tuple[float, float, int, Any]:
+    """Wall seconds, CPU seconds, bytes above the start at peak, and the result."""
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = status_bytes("VmRSS")
-    start = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     result = work()
-    return time.perf_counter() - start, status_bytes("VmHWM") - before, result
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return wall, cpu, status_bytes("VmHWM") - before, result
 
 
 def run_case(name: str, shape: tuple[int, int, int], threads: int) -> Measured:
     """Measure one case in this process, alternating with a sort of the same floats."""
-    cv2.setNumThreads(threads)
     _, case, repeats = CASES[name]
     case(*in_memory((8, 32, 32)), threads)  # imports, outside the measurement
     gt_masks, maps = in_memory(shape)
     sorts, runs = [], []
-    for _ in range(max(repeats, 3)):
+    for index in range(max(repeats, 3)):
         sorts.append(measure(lambda: np.sort(maps.ravel()))[0])
-        if len(runs) < repeats:
+        if index < repeats:
             runs.append(measure(lambda: case(gt_masks, maps, threads)))
-    seconds, extra, values = min(runs, key=lambda run: run[0])
-    return Measured(seconds, min(sorts), extra, maps.nbytes, values)
+    seconds, cpu_seconds, extra, values = zip(*runs, strict=True)
+    return Measured(min(seconds), min(cpu_seconds), min(sorts), max(extra), values[0])
 
 
 def run_streamed(shape: tuple[int, int, int], threads: int) -> Measured:
-    """Measure the streamed case; what stands for the sort is two bare passes over the stream."""
-    cv2.setNumThreads(threads)
-    start = time.perf_counter()
+    """Measure the streamed case, without the time that two bare passes over the stream take."""
     pairs = streamed(shape)
-    for _ in range(2):
-        for _pair in pairs():
-            pass
-    bare = time.perf_counter() - start
-    seconds, extra, result = measure(lambda: pixel_metrics(pairs, threads=threads))
-    return Measured(seconds, bare, extra, int(np.prod(shape)) * 4, result.values)
+    bare = measure(lambda: [name for _ in range(2) for name, _, _ in pairs()])
+    wall, cpu, extra, result = measure(lambda: pixel_metrics(pairs, threads=threads))
+    return Measured(wall - bare[0], cpu - bare[1], float("nan"), extra, result.values)
 
 
 def in_own_process(name: str, shape: tuple[int, int, int], threads: int) -> Measured:
@@ -210,26 +222,29 @@ def in_own_process(name: str, shape: tuple[int, int, int], threads: int) -> Meas
 
 def print_tables(full: tuple[int, int, int], visa: tuple[int, int, int]) -> None:
     """Run everything and print Markdown."""
-    print("| | threads | seconds | of one `np.sort` | memory above input | AUROC |")
-    print("|---|---:|---:|---:|---:|---|")
-    for threads in (1, 2):
-        for name, (title, *_) in CASES.items():
-            row = in_own_process(name, full, threads)
-            if name == "ours":
-                sort = f"{row.sort_seconds:.2f} | 1.0 × | {row.input_bytes / 1e6:.0f} MB"
-                print(f"| `np.sort` of the same floats | 1 | {sort} | |")
-            ratio = row.seconds / row.sort_seconds
-            auroc = row.values.get("pixel_auroc", float("nan"))
-            memory = f"{row.extra_bytes / 1e6:.0f} MB"
-            print(
-                f"| {title} | {threads} | {row.seconds:.2f} | {ratio:.1f} × | {memory} | {auroc:.12f} |"
-            )
-    for threads in (1, 2):
-        row = in_own_process("streamed", visa, threads)
-        print(
-            f"\nstreamed {visa}, {threads} threads: {row.seconds:.2f} s, of which the stream itself "
-            f"{row.sort_seconds:.2f} s; peak memory above start {row.extra_bytes / 1e6:.0f} MB"
-        )
+    print(machine(PACKAGES), end="\n\n")
+    print(f"{full[0]} maps of {full[1]} x {full[2]}, {4 * np.prod(full) / 1e6:.0f} MB\n")
+    for threads, names in ((1, list(CASES)), (2, ["ours", "torchmetrics_auroc"])):
+        measured = {name: in_own_process(name, full, threads) for name in names}
+        best_sort = min(each.sort_seconds for each in measured.values())
+        print(f"One `np.sort` of them: {best_sort:.2f} s\n")
+        table(COLUMNS, [row(CASES[name][0], threads, each) for name, each in measured.items()])
+    print(f"{visa[0]} maps of {visa[1]} x {visa[2]}, streamed\n")
+    streams = {threads: in_own_process("streamed", visa, threads) for threads in (1, 2)}
+    table(COLUMNS, [row(CASES["ours"][0], threads, each) for threads, each in streams.items()])
+
+
+def row(title: str, threads: int, measured: Measured) -> tuple[object, ...]:
+    """One line of the table."""
+    return (
+        title,
+        threads,
+        f"{measured.seconds:.2f}",
+        f"{measured.cpu_seconds:.2f}",
+        f"{measured.seconds / measured.sort_seconds:.1f}",
+        f"{measured.extra_bytes / 1e6:.0f}",
+        *(f"{measured.values.get(name, float('nan')):.9f}" for name in VALUES),
+    )
 
 
 def main() -> None:
@@ -243,6 +258,7 @@ def main() -> None:
     if options.case is None:
         print_tables(*((QUICK, QUICK) if options.quick else (FULL, VISA)))
         return
+    cv2.setNumThreads(options.threads)
     shape = tuple(options.shape)
     if options.case == "streamed":
         measured = run_streamed(shape, options.threads)

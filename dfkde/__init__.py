@@ -16,17 +16,20 @@ if TYPE_CHECKING:
     from dfkde.extractor import FeatureExtractor
     from dfkde.localizers import Localizer, localizer
     from dfkde.rendering import render
+    from dfkde.trained import Backbone, TrainedDetector
 
 __all__ = [
     "DFKDE",
     "KNN",
     "AnomalyDetector",
+    "Backbone",
     "Constant",
     "DFKDEResidual",
     "FeatureExtractor",
     "Gaussian",
     "Localizer",
     "NonFiniteError",
+    "TrainedDetector",
     "load_backbone",
     "localizer",
     "render",
@@ -36,12 +39,14 @@ _HOMES = {
     "DFKDE": "dfkde.density",
     "KNN": "dfkde.baselines",
     "AnomalyDetector": "dfkde.base",
+    "Backbone": "dfkde.trained",
     "Constant": "dfkde.baselines",
     "DFKDEResidual": "dfkde.density",
     "FeatureExtractor": "dfkde.extractor",
     "Gaussian": "dfkde.baselines",
     "Localizer": "dfkde.localizers",
     "NonFiniteError": "dfkde.base",
+    "TrainedDetector": "dfkde.trained",
     "load_backbone": "dfkde.backbones.loading",
     "localizer": "dfkde.localizers",
     "render": "dfkde.rendering",

@@ -197,6 +197,7 @@ class Config:
     n_train: int | None = None
     train_contamination: float = 0.0
     pixel_resolution: int | None = None
+    save_model: bool = False
     force: bool = False
     fail_fast: bool = False
 

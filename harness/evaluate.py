@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from harness.config import Job
 from harness.data import Sample
-from harness.fitting import Fitted, fit, naming, reader_of, split_of
+from harness.fitting import Fitted, fit, naming, reader_of, split_of, wants_maps
 from harness.identity import identity, settings
-from harness.localize import pixel_results
+from harness.localize import anomaly_grids, pixel_results
 from harness.metrics import image_metrics
+from harness.mistakes import most_wrong
 from harness.record import ImageScore, Record
 from harness.stages import Stages
 
@@ -55,14 +56,16 @@ def measure(fitted: Fitted, stages: Stages) -> Record:
     """
     job, split, recipe = fitted.job, fitted.split, fitted.reader.recipe
     with stages("features"):
-        test = fitted.reader.pooled(split.test)
+        test = fitted.reader.pooled(split.test, maps=wants_maps(job, split))
     with stages("model"), naming(split.test):
         scores = fitted.model.anomaly_score(test)
     with stages("image metrics"):
         labels = [sample.anomalous for sample in split.test]
         image = image_metrics(labels, scores)
     with stages("pixel metrics"):
-        pixel = pixel_results(fitted)
+        grids = anomaly_grids(fitted) if wants_maps(job, split) else []
+        pixel = pixel_results(fitted, grids)
+    image_scores = tuple(map(_image_score, split.test, scores.tolist()))
     return Record(
         dataset=job.dataset.name,
         category=job.category,
@@ -78,8 +81,9 @@ def measure(fitted: Fitted, stages: Stages) -> Record:
         n_test_anomalous=labels.count(True),
         metrics=image.values | pixel.values,
         undefined=image.undefined | pixel.undefined,
-        scores=tuple(map(_image_score, split.test, scores.tolist())),
+        scores=image_scores,
         durations=stages.seconds,
+        mistakes=most_wrong(split.test, image_scores, grids),
     )
 
 

@@ -78,10 +78,15 @@ def fit(job: Job, stages: Stages | None = None) -> Fitted:
         split, reader, model = split_of(job), reader_of(job), build_model(job.model)
         localizer(job.localizer)  # a name that does not exist fails before any work
     with stages("features"):
-        train = reader.pooled(split.train)
+        train = reader.pooled(split.train, maps=wants_maps(job, split))
     with stages("model"), naming(split.train):
         model.fit(train)
     return Fitted(job, split, reader=reader, model=model, train=train)
+
+
+def wants_maps(job: Job, split: Split) -> bool:
+    """Return whether pixel-level results are to be had: with a localizer and masks."""
+    return job.localizer != "none" and any(sample.mask_path for sample in split.test)
 
 
 def split_of(job: Job) -> Split:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,15 @@ from harness.fitting import Fitted
 from harness.metrics import METRICS, MetricValues, evaluation_size, pixel_metrics, resize_mask
 
 
-def pixel_results(fitted: Fitted) -> MetricValues:
+def pixel_results(fitted: Fitted, grids: Sequence[NDArray]) -> MetricValues:
     """Compute the pixel-level metrics of a fitted model.
 
     Parameters
     ----------
     fitted : Fitted
         The model, its localizer and the test images with their ground truth masks.
+    grids : sequence of ndarray of shape (h, w)
+        Their anomaly maps; not needed where nothing can be measured.
 
     Returns
     -------
@@ -32,10 +34,9 @@ def pixel_results(fitted: Fitted) -> MetricValues:
         return _undefined(f"{job.dataset.name}/{job.category} has no ground truth masks")
     if fitted.localizer is None:
         return _undefined("localizer=none makes no anomaly maps")
+
     # On the backbone's grid a map is small; each pass of the metrics renders it anew, so that
     # never more than one image is held at full size.
-    grids = anomaly_grids(fitted)
-
     def pairs() -> Iterator[tuple[str, NDArray, NDArray]]:
         for sample, grid in zip(test, grids, strict=True):
             gt_mask = _gt_mask(sample, job.pixel_resolution)

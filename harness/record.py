@@ -6,7 +6,11 @@ Free of torch, hydra and mlflow. A failed job has a record too.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SCHEMA_VERSION = 1
 """Raised whenever a field of the record, or the code behind a number, changes its meaning."""
@@ -31,6 +35,27 @@ class ImageScore(NamedTuple):
     defect_type: str
     anomalous: bool
     score: float
+
+
+class Mistake(NamedTuple):
+    """A test image on the wrong side of images of the other kind, to be shown.
+
+    Attributes
+    ----------
+    image : ImageScore
+        The image and its score.
+    note : str
+        What is wrong, in words.
+    path : Path
+        The image file.
+    anomaly_map : ndarray of shape (h, w), optional
+        On the backbone's grid; None where the job made no maps.
+    """
+
+    image: ImageScore
+    note: str
+    path: Path
+    anomaly_map: NDArray[Any] | None
 
 
 @dataclass(frozen=True)
@@ -62,6 +87,8 @@ class Record:
         In the order of the test split.
     durations : dict of str to float
         Seconds by stage: `data`, `features`, `fit`, `score`, `pixel`, ...
+    mistakes : tuple of Mistake
+        For the job's figures only; never stored.
     """
 
     dataset: str
@@ -80,6 +107,7 @@ class Record:
     undefined: dict[str, str] = field(default_factory=dict)
     scores: tuple[ImageScore, ...] = ()
     durations: dict[str, float] = field(default_factory=dict)
+    mistakes: tuple[Mistake, ...] = field(default=(), repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -32,15 +33,27 @@ class JobError(CompactHydraException):
 
 def main() -> None:
     """Run the command line of this process."""
+    _prefer_own_launchers()
     with interruptible():
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_task)()
+
+
+def _prefer_own_launchers() -> None:
+    """Forget launchers of other packages that have the name of a file in `conf/hydra/launcher`.
+
+    They would be merged with ours, with a warning; and they lose all jobs if one worker dies.
+    """
+    Plugins.instance()  # loads every package's plugins
+    theirs = ConfigStore.instance().repo["hydra"]["launcher"]
+    for path in (conf_dir() / "hydra" / "launcher").glob("*.yaml"):
+        theirs.pop(path.name, None)
 
 
 def _task(cfg: DictConfig) -> Outcome:
     config: Config = OmegaConf.to_object(cfg)  # type: ignore[assignment]
     _check_category(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    task = Task(config.job(), config.tracking, folder, config.force)
+    task = Task(config.job(), config.tracking, folder, config.force, config.save_model)
     # The launchers of other packages call this for each job of a sweep; the sweeper then prints
     # one summary of all jobs and fails at its end.
     if HydraConfig.get().mode != RunMode.RUN:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -21,12 +23,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def share(workers: int) -> dict[str, str]:
-    """Return the environment of one of several workers that divide the cores among them.
+@contextmanager
+def shared(workers: int) -> Iterator[None]:
+    """Start processes in this block: each gets its share of the threads of this process.
 
     Examples
     --------
-    >>> share(10**6)["OMP_NUM_THREADS"]
+    >>> with shared(10**6):
+    ...     os.environ["OMP_NUM_THREADS"]
     '1'
     """
-    return dict.fromkeys(_VARIABLES, str(max(1, cores() // workers)))
+    before = {name: os.environ.get(name) for name in _VARIABLES}
+    os.environ.update(dict.fromkeys(_VARIABLES, str(max(1, available() // workers))))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.config import Job, TrackingConfig
-from harness.evaluate import evaluate, identify
+from harness.evaluate import identify, measure
+from harness.fitting import Fitted, fit
 from harness.outcome import Outcome, one_line
 from harness.progress import Progress
 from harness.record import Record
@@ -36,12 +37,15 @@ class Task:
         Where its log goes, as `job.log`.
     force : bool
         Run it again although a finished run exists.
+    save_model : bool
+        Keep the fitted model in its run.
     """
 
     job: Job
     tracking: TrackingConfig
     folder: Path
     force: bool = False
+    save_model: bool = False
 
 
 def perform(task: Task, stages: Stages | None = None) -> Outcome:
@@ -66,22 +70,18 @@ def perform(task: Task, stages: Stages | None = None) -> Outcome:
     """
     with _log_file(task.folder), interruptible():
         tracker = open_tracker(task.tracking)
-        return run_job(task.job, tracker, force=task.force, stages=stages)
+        return run_job(task, tracker, stages=stages)
 
 
-def run_job(
-    job: Job, tracker: Tracker, *, force: bool = False, stages: Stages | None = None
-) -> Outcome:
+def run_job(task: Task, tracker: Tracker, *, stages: Stages | None = None) -> Outcome:
     """Run one job, unless a finished run of it exists, and keep its record or its failure.
 
     Parameters
     ----------
-    job : Job
-        The job.
+    task : Task
+        What to do.
     tracker : Tracker
         Where its run is kept.
-    force : bool
-        Run it again although a finished run exists.
     stages : Stages, optional
         The stopwatch that the job's stages are timed with.
 
@@ -91,17 +91,21 @@ def run_job(
         As `perform`.
     """
     started = time.perf_counter()
-    run = None
+    job, run = task.job, None
     try:
+        _check_save_model(task)
         identity = identify(job)
-        earlier = None if force else tracker.earlier(identity, dataset=job.dataset.name)
+        earlier = None if task.force else tracker.earlier(identity, dataset=job.dataset.name)
         if earlier is not None:
             return Outcome(str(job), "skipped", earlier.run_id, earlier.metrics, earlier.reason)
         with deferred():
             run = tracker.start(job, identity)
-        record = evaluate(job, stages)
+        stages = Stages() if stages is None else stages
+        fitted = fit(job, stages)
+        record = measure(fitted, stages)
+        attach = _saving(fitted) if task.save_model else None
         with deferred():
-            tracker.finish(run, record)
+            tracker.finish(run, record, attach=attach)
         outcome = _finished(job, record, run_id=run.run_id)
     except Interrupted:
         if run is not None:
@@ -111,6 +115,18 @@ def run_job(
     except Exception as error:
         outcome = _failed(job, tracker, run=run, error=error)
     return replace(outcome, seconds=time.perf_counter() - started)
+
+
+def _check_save_model(task: Task) -> None:
+    if task.save_model and task.tracking.kind == "none":
+        raise ValueError("save_model must be false where tracking.kind is none, got true")
+
+
+def _saving(fitted: Fitted) -> Callable[[Path], None]:
+    """Return what writes the model into a folder; all that takes time is done before."""
+    from harness.predict.saving import saving  # mlflow is imported for those who ask for it
+
+    return saving(fitted)
 
 
 def _finished(job: Job, record: Record, *, run_id: str | None) -> Outcome:

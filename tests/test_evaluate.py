@@ -113,8 +113,8 @@ def test_a_feature_that_is_not_finite_names_its_image(job, split, monkeypatch):
 
     pooled = FeatureReader.pooled
 
-    def broken(self, samples):
-        features = pooled(self, samples).copy()
+    def broken(self, samples, *, maps):
+        features = pooled(self, samples, maps=maps).copy()
         features[3] = np.nan
         return features
 

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from harness.data import Sample
 from harness.features.engines import Engine, build_engine
 from harness.features.extraction import Extraction
 from harness.features.extractor import Extractor
+from harness.features.inputs import read_input
 from harness.features.recipe import recipe_of
 from harness.features.store import MAPS, POOLED, FeatureStore
 from harness.features.upkeep import prune
@@ -27,6 +29,19 @@ from harness.threads import available
 _DEFAULTS = FeaturesConfig()
 
 log = logging.getLogger(__name__)
+
+
+class Features(NamedTuple):
+    """The features of one image.
+
+    Attributes
+    ----------
+    pooled : ndarray of shape (D,), float32
+    feature_map : ndarray of shape (D, h, w), float32
+    """
+
+    pooled: NDArray[np.float32]
+    feature_map: NDArray[np.float32]
 
 
 class FeatureReader:
@@ -76,13 +91,15 @@ class FeatureReader:
         self._cache = Path(cache)
         self._store = FeatureStore(self._cache, self.recipe)
 
-    def pooled(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
+    def pooled(self, samples: Sequence[Sample], *, maps: bool = True) -> NDArray[np.float32]:
         """Return the pooled features of the samples, in their order.
 
         Parameters
         ----------
         samples : sequence of Sample
             At least one.
+        maps : bool
+            Whether the feature maps will be asked for too, and so are worth keeping.
 
         Returns
         -------
@@ -101,7 +118,7 @@ class FeatureReader:
                 missing[sample.digest] = sample
             else:
                 found[sample.digest] = pooled
-        found |= self._extract(list(missing.values()), maps=self._settings.maps)
+        found |= self._extract(list(missing.values()), maps=maps and self._settings.maps)
         self._evict()
         return np.stack([found[sample.digest] for sample in samples])
 
@@ -130,6 +147,34 @@ class FeatureReader:
         finally:
             self._evict()
 
+    def prepare(self) -> None:
+        """Load the backbone now, which threads that compute side by side must not do each."""
+        _ = self._engine
+
+    def compute(self, paths: Sequence[Path]) -> list[Features | ValueError | OSError]:
+        """Compute the features of image files; the cache is neither read nor written.
+
+        Parameters
+        ----------
+        paths : sequence of Path
+            At most as many image files as the recipe has in a batch.
+
+        Returns
+        -------
+        list of Features or Exception
+            For each file its features, or why it has none.
+        """
+        recipe = self.recipe
+        images = np.zeros((recipe.batch, 3, *[recipe.image_size] * 2), dtype=np.float32)
+        errors: dict[int, ValueError | OSError] = {}
+        for k, path in enumerate(paths):
+            try:
+                images[k] = read_input(path, image_size=recipe.image_size, resize=recipe.resize)
+            except (ValueError, OSError) as error:
+                errors[k] = error
+        features = map(Features, *self._engine(images))
+        return [errors.get(k, one) for k, (_, one) in enumerate(zip(paths, features, strict=False))]
+
     def _map(self, sample: Sample) -> NDArray[np.float32]:
         feature_map = self._store.read(sample.digest, MAPS)
         if feature_map is None:  # damaged, or evicted meanwhile
@@ -146,7 +191,7 @@ class FeatureReader:
             return pooled
         started = time.perf_counter()
         extraction = Extraction(self._engine, self._store, maps)
-        for result in extraction.run(samples, workers=self._workers):
+        for result in extraction.run(samples, workers=self.workers):
             pooled |= result.pooled
             self.n_extracted += result.n_computed
         self._has_grown = True
@@ -161,9 +206,10 @@ class FeatureReader:
             self._has_grown = False
 
     @property
-    def _workers(self) -> int:
+    def workers(self) -> int:
+        """Number of threads that read and compute."""
         return self._settings.workers or available()
 
     @cached_property
     def _engine(self) -> Engine:
-        return build_engine(self._extractor, self.recipe, store=self._store, workers=self._workers)
+        return build_engine(self._extractor, self.recipe, store=self._store, workers=self.workers)

@@ -119,12 +119,12 @@ def _mistakes(scores: Sequence[ImageScore], samples: dict[str, Sample]) -> Itera
     for image in normal[:EACH]:
         below = sum(other.score <= image.score for other in anomalous)
         if below:
-            note = f"{below} anomalous images score no higher"
+            note = f"{below} of {len(anomalous)} anomalous images score no higher"
             yield Shown("false_alarm", samples[image.image], image.score, note)
     for image in anomalous[:EACH]:
         above = sum(other.score >= image.score for other in normal)
         if above:
-            note = f"{above} normal images score no lower"
+            note = f"{above} of {len(normal)} normal images score no lower"
             yield Shown("miss", samples[image.image], image.score, note)
 
 

@@ -6,12 +6,12 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import wait
-from typing import Any
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 
 from harness.launch.loop import Pending
 from harness.outcome import Outcome
-from harness.threads import share
+from harness.threads import shared
 from harness.work import Task, perform
 
 _GRACE = 10.0
@@ -25,8 +25,9 @@ class WorkerDiedError(RuntimeError):
 class Processes:
     """Does tasks in worker processes, each kept for one task after another.
 
-    joblib's own pool gives up all its workers when one of them dies. So each worker here is a
-    pool of one: its death costs its task, and the next task gets a new worker.
+    The pools of the standard library and of joblib give up every task when one worker dies.
+    Here each worker has a pipe of its own: its death costs its task, and the next task gets a
+    new worker.
 
     Parameters
     ----------
@@ -40,85 +41,81 @@ class Processes:
 
     def submit(self, task: Task) -> Pending:
         """Give the task to an idle worker."""
-        self._workers = [worker for worker in self._workers if worker.usable()]
-        worker = next((worker for worker in self._workers if worker.idle()), None)
+        self._workers = [worker for worker in self._workers if worker.process.is_alive()]
+        worker = next((worker for worker in self._workers if worker.idle), None)
         if worker is None:
-            worker = _Worker(share(self.size))
+            with shared(self.size):
+                worker = _Worker()
             self._workers.append(worker)
-        return worker.give(task)
+        worker.give(task)
+        return worker
 
     def stop(self) -> None:
         """Let the workers close their runs, then kill them."""
         for worker in self._workers:
-            worker.terminate()
-        wait([worker.task for worker in self._workers if worker.task], _GRACE)
+            worker.process.terminate()
+        end = time.monotonic() + _GRACE
+        for worker in self._workers:
+            worker.process.join(max(0.0, end - time.monotonic()))
 
     def close(self) -> None:
         """Kill the workers."""
         for worker in self._workers:
-            worker.kill()
+            worker.process.kill()
+            worker.process.join()
         self._workers = []
 
 
 class _Worker:
-    """One process and the task it was given last."""
+    """A process, and the task at work in it."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
-        from joblib.externals.loky import ProcessPoolExecutor
+    def __init__(self) -> None:
+        context = get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        # A daemon: it is ended with this process, if this one ends in an orderly way.
+        self.process = context.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.idle = True
 
-        self.task: Any = None
-        self._executor = ProcessPoolExecutor(
-            1, env=environment, initializer=_end_with, initargs=(os.getpid(),)
-        )
-        self._pid = self._executor.submit(os.getpid)
-
-    def give(self, task: Task) -> Pending:
-        self.task = self._executor.submit(perform, task)
-        return _Given(self.task)
-
-    def idle(self) -> bool:
-        return self.task.done()
-
-    def usable(self) -> bool:
-        return not (self.task.done() and _died(self.task))
-
-    def terminate(self) -> None:
-        if self._pid.done() and not _died(self._pid) and not self.task.done():
-            os.kill(self._pid.result(), signal.SIGTERM)
-
-    def kill(self) -> None:
-        self._executor.shutdown(wait=False, kill_workers=True)
-
-
-class _Given:
-    """A task given to a worker."""
-
-    def __init__(self, future: Any) -> None:
-        self._future = future
+    def give(self, task: Task) -> None:
+        self.idle = False
+        self._pipe.send(task)
 
     def done(self) -> bool:
-        return self._future.done()
+        return self._pipe.poll()
 
     def result(self) -> Outcome:
-        if _died(self._future):
-            raise WorkerDiedError("the worker was killed or ran out of memory")
-        return self._future.result()
+        try:
+            outcome: Outcome = self._pipe.recv()
+        except EOFError:
+            self.process.join()
+            raise WorkerDiedError(_end(self.process.exitcode or 0)) from None
+        self.idle = True
+        return outcome
 
 
-def _died(future: Any) -> bool:
-    from joblib.externals.loky import BrokenProcessPool
+def _end(exitcode: int) -> str:
+    if exitcode < 0:
+        return f"the worker was killed by {signal.Signals(-exitcode).name}"
+    return f"the worker ended with status {exitcode}"
 
-    return isinstance(future.exception(), BrokenProcessPool)
+
+def _serve(pipe: Connection, parent: int) -> None:
+    """Do tasks, until there is no parent to do them for."""
+    # Ctrl-C reaches every process of the terminal; an idle worker leaves it to the parent.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    while True:
+        try:
+            task = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(perform(task))
 
 
 def _end_with(parent: int) -> None:
-    """Let this worker end as soon as its parent is gone, whatever it is doing."""
-    # Ctrl-C reaches every process of the terminal; an idle worker leaves it to the parent.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-
-
-def _watch(parent: int) -> None:
+    """End this process as soon as its parent is gone, whatever it is doing."""
     while os.getppid() == parent:
         time.sleep(0.1)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.launch.loop import Pending
 from harness.launch.processes import WorkerDiedError
 from harness.outcome import Outcome
-from harness.threads import share
+from harness.threads import shared
 from harness.work import Task, perform
 
 if TYPE_CHECKING:
@@ -30,17 +29,21 @@ class Queue:
         How jobs are submitted.
     size : int
         How many are in the queue at once.
+    workers : int
+        How many divide the cores of this machine among them.
     """
 
-    def __init__(self, executor: submitit.Executor, size: int) -> None:
+    def __init__(self, executor: submitit.Executor, size: int, *, workers: int = 1) -> None:
         self.size = size
+        self._workers = workers
         self._executor = executor
         self._jobs: list[Any] = []
 
     def submit(self, task: Task) -> Pending:
         """Submit the task."""
         self._jobs = [job for job in self._jobs if not job.done()]
-        job = self._executor.submit(perform, task)
+        with shared(self._workers):
+            job = self._executor.submit(perform, task)
         self._jobs.append(job)
         return _Submitted(job)
 
@@ -89,11 +92,9 @@ def local_queue(folder: Path, size: int, *, timeout_min: int) -> Queue:
     """
     from submitit import LocalExecutor
 
-    # A job inherits the environment of this process, which itself computes nothing.
-    os.environ.update(share(size))
     executor = LocalExecutor(folder)
     executor.update_parameters(timeout_min=timeout_min)
-    return Queue(executor, size)
+    return Queue(executor, size, workers=size)
 
 
 def slurm_queue(folder: Path, size: int, *, parameters: Mapping[str, Any]) -> Queue:

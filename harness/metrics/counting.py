@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.metrics.ranks import Ranks, add_counts
-from harness.metrics.regions import AnomalousScores, RegionPixels, merge_by_score, region_pixels
+from harness.metrics.regions import AnomalousPixels
 from harness.metrics.result import UndefinedMetricError
 
 Pair = tuple[str, NDArray[np.bool_], NDArray[np.floating]]
@@ -69,13 +69,13 @@ def count_pixels(
     first = _FirstPass(keep_pixels)
     for pair in pairs():
         first.add(*pair)
-    anomalous = first.merge()
+    n_normal = first.n_normal
+    scores = first.anomalous.distinct(first.dtype)
     normal = _normal_pixels(pairs()) if first.kept is None else iter(first.kept)
-    n_normal = first.n_pixels - int(anomalous.counts.sum())
-    below, up_to = _count(_chunks(normal, n_normal, first.dtype), anomalous.scores, threads)
-    return PixelRanks(
-        Ranks(anomalous.scores, anomalous.counts, below, up_to, n_normal), anomalous.steps
-    )
+    below, up_to = _count(_chunks(normal, n_normal, first.dtype), scores, threads)
+    # Only now, so that this does not need memory at the same time as a chunk.
+    counts, steps = first.anomalous.tally(first.dtype)
+    return PixelRanks(Ranks(scores, counts, below, up_to, n_normal), steps)
 
 
 def _normal_pixels(pairs: Iterable[Pair]) -> Iterator[NDArray[np.floating]]:
@@ -88,31 +88,32 @@ class _FirstPass:
     """What is known after each image has been seen once."""
 
     keep_pixels: int
+    n_images: int = 0
     n_pixels: int = 0
     dtype: np.dtype[np.floating] = field(default_factory=lambda: np.dtype(np.float32))
-    images: list[RegionPixels] = field(default_factory=list)
+    anomalous: AnomalousPixels = field(default_factory=AnomalousPixels)
     kept: list[NDArray[np.floating]] | None = field(default_factory=list)
 
     def add(self, name: str, gt_mask: NDArray[np.bool_], anomaly_map: NDArray[np.floating]) -> None:
         """Check one image and gather its anomalous pixels."""
         _check_pair(name, gt_mask, anomaly_map)
+        self.n_images += 1
         self.n_pixels += gt_mask.size
         self.dtype = np.result_type(self.dtype, anomaly_map.dtype)
-        self.images.append(region_pixels(gt_mask, anomaly_map))
+        self.anomalous.add(gt_mask, anomaly_map)
         if self.n_pixels > self.keep_pixels:
             self.kept = None
         elif self.kept is not None:
             self.kept.append(anomaly_map[~gt_mask])
 
-    def merge(self) -> AnomalousScores:
-        """Give the anomalous scores of all images, which are released."""
-        n_anomalous = sum(image.scores.size for image in self.images)
-        for kind, number in (("anomalous", n_anomalous), ("normal", self.n_pixels - n_anomalous)):
+    @property
+    def n_normal(self) -> int:
+        """The number of normal pixels, if there are both kinds."""
+        n_normal = self.n_pixels - self.anomalous.n_pixels
+        for kind, number in (("anomalous", self.anomalous.n_pixels), ("normal", n_normal)):
             if number == 0:
-                raise UndefinedMetricError(f"no {kind} pixel in {len(self.images)} images")
-        merged = merge_by_score(self.images, self.dtype)
-        self.images.clear()
-        return merged
+                raise UndefinedMetricError(f"no {kind} pixel in {self.n_images} images")
+        return n_normal
 
 
 def _check_pair(name: str, gt_mask: NDArray[np.bool_], anomaly_map: NDArray[np.floating]) -> None:

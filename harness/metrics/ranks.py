@@ -1,7 +1,8 @@
 """Metrics from ranks: where the distinct anomalous scores stand among the normal ones.
 
 AUROC, average precision, F1-max and AUPRO depend on nothing else, so that one sort of the normal
-scores, taken in any number of chunks, yields all of them without a grid of thresholds.
+scores, taken in any number of chunks, yields all of them without a grid of thresholds. Counts
+are integers and sums are numpy's own, so that no number depends on how many threads took part.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def auroc(ranks: Ranks) -> float:
 def average_precision(ranks: Ranks) -> float:
     """Sum of precision over the steps of recall, from the highest threshold down."""
     precision = ranks.true_positives / ranks.positives
-    return float(np.dot(ranks.anomalous, precision)) / ranks.n_anomalous
+    return float(np.sum(ranks.anomalous * precision)) / ranks.n_anomalous
 
 
 def f1_max(ranks: Ranks) -> F1Max:
@@ -135,5 +136,5 @@ def area_to_limit(ranks: Ranks, steps: NDArray[np.float64], fpr_limit: float) ->
     width = float(ranks.up_to[first] - ranks.below[first])
     cut = inside - width / 2 if width <= inside else inside**2 / (2 * width)
     twice_mean = 2 * ranks.n_normal - ranks.below[first + 1 :] - ranks.up_to[first + 1 :]
-    full = np.dot(steps[first + 1 :], limit - twice_mean / 2)
+    full = np.sum(steps[first + 1 :] * (limit - twice_mean / 2))
     return float(steps[first] * cut + full) / limit

@@ -86,7 +86,8 @@ def _seeds(table: Table) -> str:
         return "Image AUROC."
     return (
         f"Image AUROC, mean ± standard deviation over {len(table.seeds)} seeds, which draw the"
-        " training images; no test image is resampled."
+        " training images and, in a dataset without a split of its own, the test images; nothing is"
+        " resampled."
     )
 
 

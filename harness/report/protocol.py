@@ -12,5 +12,5 @@ SEED = 42
 INTERVAL_METRIC = "image_auroc"
 """The one metric with intervals. Pixel metrics are no function of per-image scores. The best F1
 over thresholds is one, but it is chosen on the images that are resampled: on simulated scores the
-bootstrap's 95 % interval of it held the truth in as few as 77 % of test sets
-(`benchmarks/bench_intervals.py`)."""
+bootstrap's 95 % interval of it held the truth in as few as 80 % of test sets
+(`benchmarks/intervals.py`)."""

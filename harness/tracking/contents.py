@@ -64,6 +64,19 @@ def params(record: Record) -> dict[str, str]:
     return record.settings | {param: str(getattr(record, field)) for field, param in COUNTS.items()}
 
 
+def planned(job: Job) -> dict[str, str]:
+    """Return the settings of a job that are known even if it failed before it read anything."""
+    values = {
+        "image_size": job.image_size,
+        "localizer": job.localizer,
+        "n_train": job.n_train,
+        "train_contamination": job.train_contamination,
+        "pixel_resolution": job.pixel_resolution,
+    } | {f"model.{name}": job.model.params[name] for name in job.model.params}
+    values.pop("model.random_state", None)  # the seed, which stands for itself
+    return {name: str(value) for name, value in values.items()}
+
+
 def metrics(record: Record) -> dict[str, float]:
     """Return the metrics and the seconds of each stage."""
     return record.metrics | {SECONDS + stage: value for stage, value in record.durations.items()}
@@ -82,13 +95,16 @@ def source(job: Job, record: Record) -> dict[str, str]:
 
 
 def write_record(folder: Path, job: Job, *, record: Record) -> None:
-    """Write the artifacts of a finished job: scores, settings and a figure."""
-    from harness.figures import draw_scores
+    """Write the artifacts of a finished job: scores, settings and figures."""
+    from harness.figures import draw_curves, draw_mistakes
 
     _write_scores(folder / SCORES, record.scores)
     text = yaml.safe_dump(asdict(job), allow_unicode=True)
     (folder / JOB).write_text(text, encoding="utf-8")
-    draw_scores(folder / "scores.png", record)
+    (folder / "curves.svg").write_text(draw_curves(record), encoding="utf-8")
+    if record.mistakes:
+        text = draw_mistakes(record.mistakes)
+        (folder / "mistakes.svg").write_text(text, encoding="utf-8")
 
 
 def write_traceback(folder: Path, error: BaseException) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from harness.config import Job
 from harness.record import Record
 from harness.tracking.owner import Heartbeat
+
+Attach = Callable[[Path], None]
+"""Writes further artifacts of a run into the folder it is given."""
 
 
 class Earlier(NamedTuple):
@@ -73,8 +78,8 @@ class Tracker(Protocol):
     def start(self, job: Job, identity: str | None) -> OpenRun:
         """Open a run."""
 
-    def finish(self, run: OpenRun, record: Record) -> None:
-        """Keep the record and close the run as FINISHED."""
+    def finish(self, run: OpenRun, record: Record, *, attach: Attach | None = None) -> None:
+        """Keep the record and what `attach` writes, and close the run as FINISHED."""
 
     def fail(self, run: OpenRun, error: BaseException) -> None:
         """Keep the error and close the run as FAILED."""
@@ -99,7 +104,7 @@ class NoTracker:
         """Open nothing."""
         return OpenRun(job)
 
-    def finish(self, run: OpenRun, record: Record) -> None:
+    def finish(self, run: OpenRun, record: Record, *, attach: Attach | None = None) -> None:
         """Write nothing."""
 
     def fail(self, run: OpenRun, error: BaseException) -> None:

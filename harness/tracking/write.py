@@ -20,7 +20,7 @@ from harness.tracking.owner import HEARTBEAT, HOST, PID, Heartbeat, alive, now, 
 from harness.tracking.push import push
 from harness.tracking.spool import Spool
 from harness.tracking.store import connect, experiment_id, spool_folder
-from harness.tracking.tracker import Earlier, OpenRun
+from harness.tracking.tracker import Attach, Earlier, OpenRun
 
 log = logging.getLogger(__name__)
 
@@ -72,19 +72,28 @@ class MlflowTracker:
             run.heartbeat = Heartbeat(partial(self._beat, run.run_id))
         return run
 
-    def finish(self, run: OpenRun, record: Record) -> None:
-        """Keep the record and close the run as FINISHED."""
+    def finish(self, run: OpenRun, record: Record, *, attach: Attach | None = None) -> None:
+        """Keep the record and what `attach` writes, and close the run as FINISHED."""
         entry = replace(
             _entry(run, "FINISHED", tags=contents.record_tags(record)),
             params=contents.params(record),
             metrics=contents.metrics(record),
             source=contents.source(run.job, record),
         )
-        self._keep(entry, partial(contents.write_record, job=run.job, record=record))
+
+        def draw(folder: Path) -> None:
+            contents.write_record(folder, run.job, record=record)
+            if attach is not None:
+                attach(folder)
+
+        self._keep(entry, draw)
 
     def fail(self, run: OpenRun, error: BaseException) -> None:
         """Keep the error and close the run as FAILED."""
-        entry = _entry(run, "FAILED", tags=contents.error_tags(error))
+        entry = replace(
+            _entry(run, "FAILED", tags=contents.error_tags(error)),
+            params=contents.planned(run.job),
+        )
         self._keep(entry, partial(contents.write_traceback, error=error))
 
     def kill(self, run: OpenRun) -> None:

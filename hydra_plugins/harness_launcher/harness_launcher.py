@@ -57,8 +57,8 @@ class HarnessLauncher(Launcher):
         # All of them are composed before the first one runs: a mistake costs no work.
         configs = [self._config(overrides) for overrides in job_overrides]
         tasks = [
-            Task(config.job(), config.tracking, self._folder / str(number), config.force)
-            for number, config in enumerate(configs, initial_job_idx)
+            Task(c.job(), c.tracking, self._folder / str(number), c.force, c.save_model)
+            for number, c in enumerate(configs, initial_job_idx)
         ]
         self.outcomes = [Outcome(str(task.job), "stopped") for task in tasks]
         with sweep_of(len(tasks), configs[0].tracking) as progress:

@@ -129,7 +129,7 @@ def start(*arguments, **environment):
         )
 
 
-def wait_until(condition, seconds=120):
+def wait_until(condition, seconds=300):
     """Return what the condition gives, once it is true."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -17,10 +17,15 @@ JOBS = [
     ["dataset=btad", "category='01'", "seed=8"],
     ["dataset=mvtec", "dataset.root='/somewhere else'", "category='bottle'"],
     ["experiment=mvtec_efficientnet_lite0", "category='bottle'", "model.params.n_components=8"],
-    ["+model.params.max_training_points=7", "category='pill'"],
     ["+model.params.novel=7", "++model.params.n_components=3"],
-    ["backbone=custom", "backbone.factory=a:b", 'backbone.layers=["1","2"]', "seed=null_free"],
+    ["backbone=custom", "backbone.factory=a:b", 'backbone.layers=["1","2"]', "seed=3"],
     ["~model.params.max_training_points", "image_size=64"],
+]
+MISTAKES = [
+    ["+model.params.max_training_points=7", "category='pill'"],
+    ["seed=one"],
+    ["dataset=btad", "sed=1"],
+    ["dataset.rot=x"],
 ]
 
 
@@ -45,16 +50,19 @@ def by_hydra(loader, sweep, overrides):
 def test_jobs_are_those_that_hydra_composes(loader, sweep):
     composer = Composer(loader, sweep)
     for overrides in JOBS:
-        try:
-            expected = by_hydra(loader, sweep, overrides)
-        except HydraException as error:
-            with pytest.raises(type(error)) as raised:
-                composer.compose(overrides)
-            assert str(raised.value) == str(error)
-        else:
-            found = composer.compose(overrides)
-            assert OmegaConf.to_container(found) == OmegaConf.to_container(expected)
-            assert OmegaConf.get_type(found) == OmegaConf.get_type(expected)
+        expected = by_hydra(loader, sweep, overrides)
+        found = composer.compose(overrides)
+        assert OmegaConf.to_container(found) == OmegaConf.to_container(expected)
+        assert OmegaConf.get_type(found) == OmegaConf.get_type(expected)
+
+
+@pytest.mark.parametrize("overrides", MISTAKES)
+def test_mistakes_are_told_in_the_words_of_hydra(loader, sweep, overrides):
+    with pytest.raises(HydraException) as expected:
+        by_hydra(loader, sweep, overrides)
+    with pytest.raises(type(expected.value)) as found:
+        Composer(loader, sweep).compose(overrides)
+    assert str(found.value) == str(expected.value)
 
 
 def test_one_job_changes_no_other(loader, sweep):

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -68,11 +69,11 @@ def test_interrupted_sweep_closes_its_runs(client, pause, launcher, number):
     interrupted = time.monotonic()
     process.send_signal(number)
 
-    assert process.wait(60) == 128 + number
-    assert time.monotonic() - interrupted < 15
+    assert process.wait(120) == 128 + number
+    assert time.monotonic() - interrupted < 30
     assert statuses(client)["RUNNING"] == 0
     assert statuses(client)["KILLED"] >= 1
-    text = open("output.txt", encoding="utf-8").read()
+    text = Path("output.txt").read_text(encoding="utf-8")
     assert f"interrupted by {number.name}" in text
     assert "Traceback" not in text
     assert as_process(*sweep).status == 0
@@ -87,8 +88,8 @@ def test_killed_worker_costs_its_own_job_only(client, pause, launcher):
     [victim, *_] = wait_until(lambda: runs(client))
     os.kill(int(victim.data.tags[PID]), signal.SIGKILL)
 
-    assert process.wait(180) == 1
-    text = open("output.txt", encoding="utf-8").read()
+    assert process.wait(400) == 1
+    text = Path("output.txt").read_text(encoding="utf-8")
     assert f"{victim.info.run_name}: failed: WorkerDiedError" in text
     assert "1 of 6 jobs failed" in text
     assert statuses(client) == {"FINISHED": 5, "KILLED": 1}

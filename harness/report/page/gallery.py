@@ -72,7 +72,9 @@ def _picture(line: dict[str, str], folder: Path) -> Picture:
 
 def gallery_html(pictures: Sequence[Picture]) -> str:
     """Lay the pictures out by kind, embedded in the page."""
-    parts = []
+    if not pictures:
+        return ""
+    parts = ['<p class="caption">Image, anomaly map on its own scale, ground truth mask.</p>']
     for kind, title in _TITLES.items():
         chosen = [picture for picture in pictures if picture.kind == kind]
         if chosen:
@@ -86,7 +88,7 @@ def _card(picture: Picture) -> str:
     note = f" · {escape(picture.note)}" if picture.note else ""
     return (
         f'<figure><div class="row">{images}</div><figcaption>{escape(picture.image)}'
-        f" · score {picture.score:.4g}{note}</figcaption></figure>"
+        f"<br>score {picture.score:.4g}{note}</figcaption></figure>"
     )
 
 
@@ -95,6 +97,6 @@ def _embedded(name: str, path: Path, picture: Picture) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
     suffix = path.suffix.removeprefix(".")
     return (
-        f'<img loading="lazy" src="data:image/{suffix};base64,{data}" width="160" height="160"'
+        f'<img src="data:image/{suffix};base64,{data}" width="160" height="160"'
         f' alt="{escape(f"{kind} of {picture.image}", quote=True)}">'
     )

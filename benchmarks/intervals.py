@@ -3,7 +3,7 @@
 Normal scores are drawn from N(0, 1), anomalous ones from N(d, 1), with d such that the true AUROC
 is known; an interval is right when it holds the true value. Ours (BCa) stands beside the plain
 percentile interval of the same resamples, and beside the BCa interval of the best F1, which the
-report does not print. Run: `python -m benchmarks.bench_intervals [TRIALS]`.
+report does not print. Run: `python -m benchmarks.intervals [TRIALS]`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from harness.record import ImageScore
 from harness.report import bootstrap
 from harness.report.intervals import average_limits, cell_limits, resample_cell
 
-SIZES = ((20, 63), (12, 30), (60, 100), (600, 400))
+SIZES = ((20, 63), (12, 30), (60, 100), (200, 200))
 AUROCS = (0.75, 0.90, 0.97, 0.99)
 RESAMPLES = 2000
 

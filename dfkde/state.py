@@ -1,0 +1,129 @@
+"""Fitted estimators as JSON and arrays, and back: no pickle, nothing runs that a file says."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+_PLAIN = (bool, int, float, str, type(None))
+
+
+class Encoder:
+    """Takes fitted estimators apart.
+
+    An estimator may keep, in attributes that end with an underscore, arrays, numbers, text and
+    other estimators. One that is reached twice is written once.
+
+    Attributes
+    ----------
+    arrays : dict of str to array
+        What has been taken out so far, by the path to it.
+    """
+
+    def __init__(self) -> None:
+        self.arrays: Arrays = {}
+        self._paths: dict[int, str] = {}
+
+    def encode(self, value: Any, path: str) -> dict[str, Any]:
+        """Describe a value in terms that JSON has.
+
+        Parameters
+        ----------
+        value : object
+            An estimator, or what it keeps.
+        path : str
+            How it is reached, with dots.
+
+        Raises
+        ------
+        TypeError
+            If it is none of what may be kept; the message says where.
+        """
+        if isinstance(value, BaseEstimator):
+            return self._estimator(value, path)
+        if isinstance(value, np.ndarray) and value.dtype == object:
+            return {"names": [str(name) for name in value]}
+        if isinstance(value, np.ndarray):
+            self.arrays[path] = np.ascontiguousarray(value)
+            return {"array": path}
+        return {"value": _plain(value, path)}
+
+    def _estimator(self, estimator: BaseEstimator, path: str) -> dict[str, Any]:
+        if id(estimator) in self._paths:
+            return {"same_as": self._paths[id(estimator)]}
+        self._paths[id(estimator)] = path
+        kind = type(estimator)
+        if kind.__module__ == "__main__":
+            raise TypeError(f"{path}: {kind.__name__} must stand in a module to be found again")
+        params = estimator.get_params(deep=False)
+        return {
+            "class": f"{kind.__module__}:{kind.__qualname__}",
+            "params": {name: _plain(value, f"{path}.{name}") for name, value in params.items()},
+            "attributes": {
+                name: self.encode(value, f"{path}.{name}")
+                for name, value in sorted(vars(estimator).items())
+                if name.endswith("_") and not name.startswith("_")
+            },
+        }
+
+
+class Decoder:
+    """Puts together what an `Encoder` took apart.
+
+    Parameters
+    ----------
+    arrays : dict of str to array
+        The encoder's arrays.
+    """
+
+    def __init__(self, arrays: Arrays) -> None:
+        self._arrays = arrays
+        self._estimators: dict[str, BaseEstimator] = {}
+
+    def decode(self, state: dict[str, Any], path: str) -> Any:
+        """Rebuild the value that stands at a path.
+
+        Raises
+        ------
+        ValueError
+            If a class cannot be found or is no estimator.
+        """
+        if "class" in state:
+            return self._estimator(state, path)
+        if "same_as" in state:
+            return self._estimators[state["same_as"]]
+        if "array" in state:
+            return self._arrays[state["array"]]
+        return np.array(state["names"], dtype=object) if "names" in state else state["value"]
+
+    def _estimator(self, state: dict[str, Any], path: str) -> BaseEstimator:
+        estimator = _class(state["class"])(**state["params"])
+        self._estimators[path] = estimator
+        for name, value in state["attributes"].items():
+            setattr(estimator, name, self.decode(value, f"{path}.{name}"))
+        return estimator
+
+
+def _class(name: str) -> type[BaseEstimator]:
+    module, _, qualified = name.partition(":")
+    try:
+        found = getattr(import_module(module), qualified)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"the saved model's class {name} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, BaseEstimator)):
+        raise ValueError(f"the saved model's class {name} is no scikit-learn estimator")
+    return found
+
+
+def _plain(value: Any, path: str) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    if not isinstance(value, _PLAIN):
+        raise TypeError(
+            f"{path} cannot be saved: a model may keep arrays, numbers, text and estimators,"
+            f" got {type(value).__name__}"
+        )
+    return value

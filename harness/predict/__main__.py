@@ -1,0 +1,94 @@
+"""The command line of a fitted job: `python -m harness.predict model=RUN images=FOLDER`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from harness.outcome import one_line
+from harness.predict.command import CSV, Settings, Tally, run
+from harness.signals import interruptible
+
+USAGE = """\
+python -m harness.predict model=RUN_ID|FOLDER images=FOLDER [out=predictions] [quantile=0.99]
+                          [heatmaps=true] [engine=NAME] [device=cpu|cuda] [cache=FOLDER]
+                          [tracking.uri=URI]
+"""
+# Exit statuses.
+DONE, SOME_FAILED, MISUSED = 0, 1, 2
+
+_NAMES = {field.name.replace("_", "."): field.name for field in fields(Settings)}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; return the exit status.
+
+    0 if every image has a score, 1 if some have none, 2 if a setting is wrong.
+    """
+    logging.basicConfig(format="%(message)s")
+    console = Console(stderr=True)
+    bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+    try:
+        settings = _settings(arguments)
+        with interruptible(), bar:
+            task = bar.add_task("scoring", total=None)
+            tally = run(settings, watch=lambda n, total: bar.update(task, completed=n, total=total))
+    except (ValueError, OSError) as error:
+        message = str(error) if isinstance(error, ValueError) else one_line(error)
+        print(f"error: {message}", file=sys.stderr)
+        return MISUSED
+    print(_summary(tally, settings))
+    return SOME_FAILED if tally.n_failed else DONE
+
+
+def _settings(arguments: list[str]) -> Settings:
+    values: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or key not in _NAMES:
+            raise ValueError(
+                f"'{argument}' must be KEY=VALUE with a key of {', '.join(_NAMES)}\n{USAGE}"
+            )
+        values[_NAMES[key]] = _READERS[key](key, value) if key in _READERS else value
+    for key in ("model", "images"):
+        if key not in values:
+            raise ValueError(f"{key}= is missing\n{USAGE}")
+    return Settings(**values)
+
+
+def _path(key: str, value: str) -> Path:
+    return Path(value)
+
+
+def _number(key: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"{key} must be a number, got '{value}'") from None
+
+
+def _flag(key: str, value: str) -> bool:
+    if value.lower() not in ("true", "false"):
+        raise ValueError(f"{key} must be true or false, got '{value}'")
+    return value.lower() == "true"
+
+
+_READERS = {"images": _path, "out": _path, "quantile": _number, "heatmaps": _flag}
+
+
+def _summary(tally: Tally, settings: Settings) -> str:
+    return (
+        f"{tally.n_anomalous} anomalous, {tally.n_normal} normal, {tally.n_failed} failed;"
+        f" threshold {tally.threshold!r}, the {settings.quantile:g} quantile of the training"
+        f" scores\n{settings.out / CSV}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

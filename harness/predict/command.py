@@ -1,0 +1,159 @@
+"""What `python -m harness.predict` does, once its settings are read."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+
+from dfkde import TrainedDetector
+from harness.data import read_image
+from harness.predict.images import image_files
+from harness.predict.overlay import overlay
+from harness.predict.predictor import QUANTILE, Prediction, Predictor
+from harness.tracking import store_uri
+from harness.tracking.model import MODEL_FILE, detector_of, fetch_model
+
+CSV = "predictions.csv"
+HEATMAPS = "heatmaps"
+COLUMNS = ("path", "score", "verdict", "error")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of the command.
+
+    Attributes
+    ----------
+    model : str
+        A run's id, or the folder of an MLflow model or of a trained detector.
+    images : Path
+        A folder of images.
+    out : Path
+        The folder to write to.
+    quantile : float
+        Of the training scores, the threshold.
+    heatmaps : bool
+        Whether to draw anomaly maps.
+    engine, device : str, optional
+        In place of those that the model was fitted with.
+    cache : str
+        Folder of the feature cache.
+    tracking_uri : str, optional
+        Where the run is; by default the SQLite store of the working folder.
+    """
+
+    model: str
+    images: Path
+    out: Path = Path("predictions")
+    quantile: float = QUANTILE
+    heatmaps: bool = True
+    engine: str | None = None
+    device: str | None = None
+    cache: str = "cache"
+    tracking_uri: str | None = None
+
+
+@dataclass
+class Tally:
+    """How many images came to which end.
+
+    Attributes
+    ----------
+    threshold : float
+        The score above which an image is anomalous.
+    n_normal, n_anomalous, n_failed : int
+        Numbers of images.
+    """
+
+    threshold: float
+    n_normal: int = 0
+    n_anomalous: int = 0
+    n_failed: int = 0
+
+    def count(self, verdict: str | None) -> None:
+        """Count an image."""
+        self.n_normal += verdict == "normal"
+        self.n_anomalous += verdict == "anomalous"
+        self.n_failed += verdict is None
+
+
+def run(settings: Settings, *, watch: Callable[[int, int], object]) -> Tally:
+    """Score a folder of images and write a CSV file and heatmaps.
+
+    Parameters
+    ----------
+    settings : Settings
+        What to do.
+    watch : callable
+        Called with the number of images done and of all images, after each.
+
+    Returns
+    -------
+    Tally
+        What became of the images.
+
+    Raises
+    ------
+    ValueError
+        If a setting is wrong, before any image is read.
+    """
+    paths = image_files(settings.images)
+    predictor = Predictor(
+        _detector(settings), cache=settings.cache, engine=settings.engine, device=settings.device
+    )
+    tally = Tally(predictor.threshold(settings.quantile))
+    settings.out.mkdir(parents=True, exist_ok=True)
+    watch(0, len(paths))
+    with (settings.out / CSV).open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(COLUMNS)
+        for path, prediction in _predictions(predictor, paths, settings):
+            verdict = prediction.verdict(tally.threshold)
+            table.writerow(_row(path.relative_to(settings.images), prediction, verdict))
+            tally.count(verdict)
+            watch(tally.n_normal + tally.n_anomalous + tally.n_failed, len(paths))
+    return tally
+
+
+def _detector(settings: Settings) -> TrainedDetector:
+    path = Path(settings.model)
+    if (path / MODEL_FILE).is_file():
+        return TrainedDetector.load(detector_of(path))
+    if path.is_dir():
+        return TrainedDetector.load(path)
+    with TemporaryDirectory() as place:
+        uri = store_uri(settings.tracking_uri)
+        return TrainedDetector.load(fetch_model(settings.model, uri, folder=Path(place)))
+
+
+def _predictions(
+    predictor: Predictor, paths: list[Path], settings: Settings
+) -> Iterator[tuple[Path, Prediction]]:
+    for path, prediction in zip(
+        paths, predictor.predict(paths, maps=settings.heatmaps), strict=True
+    ):
+        if prediction.anomaly_map is not None:
+            target = settings.out / HEATMAPS / path.relative_to(settings.images)
+            _draw(predictor, path, prediction, target=target)
+        yield path, prediction
+
+
+def _draw(predictor: Predictor, path: Path, prediction: Prediction, *, target: Path) -> None:
+    assert prediction.anomaly_map is not None  # noqa: S101
+    drawn = overlay(
+        read_image(path), prediction.anomaly_map, map_values=predictor.detector.inputs["map_values"]
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays in the name: a.png and a.jpg are two images.
+    Image.fromarray(drawn).save(target.with_name(f"{target.name}.png"), compress_level=1)
+
+
+def _row(path: Path, prediction: Prediction, verdict: str | None) -> list[str]:
+    # repr() of a float64 reads back to the same bits.
+    score = "" if prediction.score is None else repr(prediction.score)
+    return [path.as_posix(), score, verdict or "", prediction.error or ""]

@@ -1,0 +1,71 @@
+"""The code of a served model: MLflow copies this file beside the detector and runs it there.
+
+A model as MLflow knows it takes a table with the column `image`, the bytes of an image file in
+each row, and gives one with `score`, `threshold`, `verdict` and `error`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+
+class ImageScorer(PythonModel):
+    """Scores images by a fitted job."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Read the detector."""
+        from dfkde import TrainedDetector
+        from harness.predict import Predictor
+
+        settings = context.model_config or {}
+        self.predictor = Predictor(
+            TrainedDetector.load(Path(context.artifacts["detector"])),
+            engine=settings.get("engine"),
+            device=settings.get("device"),
+        )
+
+    def predict(
+        self,
+        context: PythonModelContext,
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
+    ) -> pd.DataFrame:
+        """Score each row of a table.
+
+        Parameters
+        ----------
+        context : PythonModelContext
+            Unused: `load_context` has read it.
+        model_input : pandas.DataFrame
+            With a column `image`: the bytes of an image file.
+        params : dict, optional
+            `quantile`, of the training scores, that sets the threshold.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row for each image.
+        """
+        from harness.predict import QUANTILE
+
+        threshold = self.predictor.threshold((params or {}).get("quantile", QUANTILE))
+        with TemporaryDirectory() as folder:
+            paths = [_write(Path(folder, str(k)), b) for k, b in enumerate(model_input["image"])]
+            predictions = list(self.predictor.predict(paths))
+        rows = [(p.score, threshold, p.verdict(threshold), p.error) for p in predictions]
+        # As objects, for the missing score of a broken image would become NaN, which is no JSON.
+        return pd.DataFrame(rows, columns=["score", "threshold", "verdict", "error"], dtype=object)
+
+
+def _write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+set_model(ImageScorer())

@@ -1,0 +1,112 @@
+"""A trained detector as an MLflow model, written from its code: no pickle."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from harness.provenance import versions
+from harness.tracking.store import connect
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+
+MODEL_FILE = "MLmodel"
+"""What tells an MLflow model's folder from others."""
+MODEL = "model"
+"""Where a run keeps its model among its artifacts."""
+DETECTOR = "detector"
+"""What the model calls the trained detector among its own."""
+
+
+def write_model(folder: Path, save: Callable[[Path], None], *, code: Path, quantile: float) -> None:
+    """Write a model that `mlflow.pyfunc.load_model` reads.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it goes, as a folder `model`.
+    save : callable
+        Writes the trained detector to the folder it is given.
+    code : Path
+        The Python file that makes a model of it.
+    quantile : float
+        Default of the parameter `quantile`.
+    """
+    with TemporaryDirectory() as place, warnings.catch_warnings():
+        # MLflow warns of its own type hints, and asks for an example of the input, which would
+        # be somebody's image.
+        warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType")
+        warnings.filterwarnings("ignore", message=".*input example was not provided")
+        from mlflow.pyfunc import save_model
+
+        save(Path(place, DETECTOR))
+        save_model(
+            str(folder / MODEL),
+            python_model=str(code),
+            artifacts={DETECTOR: str(Path(place, DETECTOR))},
+            signature=_signature(quantile),
+            pip_requirements=_requirements(),
+        )
+
+
+def _signature(quantile: float) -> ModelSignature:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    score, threshold = ColSpec("double", "score", required=False), ColSpec("double", "threshold")
+    text = [ColSpec("string", name, required=False) for name in ("verdict", "error")]
+    return ModelSignature(
+        inputs=Schema([ColSpec("binary", "image")]),
+        outputs=Schema([score, threshold, *text]),
+        params=ParamSchema([ParamSpec("quantile", "double", quantile)]),
+    )
+
+
+def fetch_model(run_id: str, uri: str, *, folder: Path) -> Path:
+    """Fetch the trained detector of a run.
+
+    Parameters
+    ----------
+    run_id : str
+        MLflow's id of the run.
+    uri : str
+        The tracking URI.
+    folder : Path
+        Where to put it.
+
+    Returns
+    -------
+    Path
+        Where it is.
+
+    Raises
+    ------
+    ValueError
+        If there is no such run, or it has no model.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = connect(uri)
+    try:
+        client.get_run(run_id)
+    except MlflowException as error:
+        raise ValueError(f"model: there is no run {run_id!r} in {uri}: {error}") from error
+    if not client.list_artifacts(run_id, MODEL):
+        raise ValueError(
+            f"model: run {run_id} kept none; run its job with save_model=true force=true"
+        )
+    return detector_of(Path(client.download_artifacts(run_id, MODEL, str(folder))))
+
+
+def detector_of(model: Path) -> Path:
+    """Return where an MLflow model's folder holds the trained detector."""
+    return model / "artifacts" / DETECTOR
+
+
+def _requirements() -> list[str]:
+    """Return the libraries that the scores depend on, of the versions here."""
+    return [f"{name}=={value}" for name, value in versions().items() if name != "python"]

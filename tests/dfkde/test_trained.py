@@ -1,0 +1,181 @@
+"""Detectors saved and loaded: equal to the bit, in a fresh process, without pickle."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+from dfkde import (
+    DFKDE,
+    KNN,
+    AnomalyDetector,
+    Backbone,
+    Constant,
+    DFKDEResidual,
+    FeatureExtractor,
+    Gaussian,
+    TrainedDetector,
+    load_backbone,
+    localizer,
+)
+
+LITE = "dfkde.backbones.efficientnet_lite:efficientnet_lite"
+BACKBONE = Backbone(
+    factory=LITE,
+    arguments={"variant": 0},
+    weights=None,
+    layers=["bn2"],
+    mean=[0.5] * 3,
+    std=[0.5] * 3,
+    digest="0" * 64,
+)
+MODELS = [DFKDE(4), DFKDEResidual(4, random_state=3), KNN(), Gaussian(), Constant()]
+SCORE = """
+import sys, pickle
+from pathlib import Path
+import numpy as np
+pickle.Unpickler = pickle.load = pickle.loads = None
+from dfkde import TrainedDetector
+folder = Path(sys.argv[1])
+detector = TrainedDetector.load(folder)
+maps = np.load(folder / "maps.npy")
+np.save(folder / "scores.npy", detector.model.anomaly_score(maps.mean(axis=(2, 3))))
+np.save(folder / "anomaly_maps.npy", [detector.localizer.anomaly_map(one) for one in maps])
+assert detector.localizer.get_params() is not None
+assert "torch" not in sys.modules
+"""
+
+
+def feature_maps(n=40, d=20, *, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, d, 2, 3)).astype(np.float32)
+
+
+def trained(model, name="occlusion"):
+    maps = feature_maps()
+    pooled = maps.mean(axis=(2, 3))
+    model = clone(model).fit(pooled)
+    return TrainedDetector(
+        model=model,
+        localizer=localizer(name) and localizer(name).fit(model, pooled, maps),
+        backbone=BACKBONE,
+        inputs={"image_size": 256, "resize": "pil"},
+        train_scores=model.anomaly_score(pooled),
+    )
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", ["occlusion", "patch_density", "uniform"])
+def test_loads_to_equal_scores_and_maps(model, name, tmp_path):
+    saved, maps = trained(model, name), feature_maps(seed=1)
+    saved.save(tmp_path / "new")
+    loaded = TrainedDetector.load(tmp_path / "new")
+    pooled = maps.mean(axis=(2, 3))
+    expected = saved.model.anomaly_score(pooled)
+    np.testing.assert_array_equal(loaded.model.anomaly_score(pooled), expected)
+    for one in maps[:5]:
+        expected = saved.localizer.anomaly_map(one)
+        np.testing.assert_array_equal(loaded.localizer.anomaly_map(one), expected)
+    np.testing.assert_array_equal(loaded.train_scores, saved.train_scores)
+    assert (loaded.backbone, loaded.inputs) == (saved.backbone, saved.inputs)
+    assert loaded.model.get_params() == saved.model.get_params()
+
+
+def test_a_fresh_process_gives_equal_scores_without_pickle(tmp_path):
+    saved, maps = trained(DFKDEResidual()), feature_maps(seed=1)
+    saved.save(tmp_path)
+    np.save(tmp_path / "maps.npy", maps)
+    subprocess.run([sys.executable, "-c", SCORE, str(tmp_path)], check=True)
+    scores, anomaly_maps = np.load(tmp_path / "scores.npy"), np.load(tmp_path / "anomaly_maps.npy")
+    np.testing.assert_array_equal(scores, saved.model.anomaly_score(maps.mean(axis=(2, 3))))
+    expected = [saved.localizer.anomaly_map(one) for one in maps]
+    np.testing.assert_array_equal(anomaly_maps, expected)
+
+
+def test_the_localizers_model_is_the_model_and_saved_once(tmp_path):
+    trained(Gaussian()).save(tmp_path)
+    loaded = TrainedDetector.load(tmp_path)
+    assert loaded.localizer.model_ is loaded.model
+    state = json.loads((tmp_path / "detector.json").read_text())
+    assert state["localizer"]["attributes"]["model_"] == {"same_as": "model"}
+
+
+def test_no_localizer(tmp_path):
+    trained(KNN(), "none").save(tmp_path)
+    assert TrainedDetector.load(tmp_path).localizer is None
+
+
+def test_names_of_features_are_kept(tmp_path):
+    import pandas as pd
+
+    frame = pd.DataFrame(feature_maps().mean(axis=(2, 3)), columns=[f"f{i}" for i in range(20)])
+    detector = trained(KNN())
+    detector.model.fit(frame)
+    detector.save(tmp_path)
+    loaded = TrainedDetector.load(tmp_path)
+    np.testing.assert_array_equal(loaded.model.feature_names_in_, frame.columns)
+    np.testing.assert_array_equal(
+        loaded.model.score_samples(frame), detector.model.score_samples(frame)
+    )
+
+
+class KeepsADict(AnomalyDetector):
+    """Keeps what cannot be saved."""
+
+    def _fit(self, X):
+        self.order_ = {"lists": []}
+
+    def _score_samples(self, X):
+        return np.zeros(len(X))
+
+
+def test_what_cannot_be_saved_is_named(tmp_path):
+    with pytest.raises(
+        TypeError, match=r"model\.order_ cannot be saved: a model may keep arrays, .* got dict"
+    ):
+        trained(KeepsADict()).save(tmp_path)
+    with pytest.raises(TypeError, match=r"model\.random_state cannot be saved: .*got RandomState"):
+        trained(DFKDE(4, random_state=np.random.RandomState(0))).save(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_class_of_a_script_is_refused(tmp_path):
+    script = type("Script", (KNN,), {"__module__": "__main__"})
+    with pytest.raises(TypeError, match="model: Script must stand in a module"):
+        trained(script()).save(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("os:system", "class os:system is no scikit-learn estimator"),
+        ("dfkde.density:PaDiM", "class dfkde.density:PaDiM cannot be imported"),
+        ("nowhere:Model", "class nowhere:Model cannot be imported: No module named 'nowhere'"),
+    ],
+)
+def test_only_estimators_are_built(name, message, tmp_path):
+    trained(KNN()).save(tmp_path)
+    path = tmp_path / "detector.json"
+    path.write_text(path.read_text().replace("dfkde.baselines:KNN", name))
+    with pytest.raises(ValueError, match=message):
+        TrainedDetector.load(tmp_path)
+
+
+def test_what_is_no_detector(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no detector in .* no detector\.json"):
+        TrainedDetector.load(tmp_path)
+    (tmp_path / "detector.json").write_text('{"format": 99}')
+    with pytest.raises(ValueError, match=r"detector\.json must be of format 1, got 99"):
+        TrainedDetector.load(tmp_path)
+
+
+def test_the_backbone_is_built_again_and_checked():
+    module = load_backbone(LITE, arguments={"variant": 0}, weights=None)
+    digest = FeatureExtractor(module, ["bn2"]).digest
+    description = {**vars(BACKBONE), "digest": digest}
+    extractor = Backbone(**description).extractor()
+    assert (extractor.layers, extractor.mean) == (("bn2",), (0.5, 0.5, 0.5))
+    with pytest.raises(ValueError, match=f"must be the one of training, SHA-256 0+, got {digest}"):
+        BACKBONE.extractor()

@@ -1,0 +1,120 @@
+"""The figures hold what they claim; their geometry is worked out by hand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness.data.split import Sample
+from harness.figures import draw_curves, draw_mistakes
+from harness.figures.svg import Axes, round_ticks
+from harness.mistakes import most_wrong
+from harness.record import ImageScore, Record
+
+SCORES = (
+    ImageScore("t/good/0.png", "good", False, 1.0),
+    ImageScore("t/good/1.png", "good", False, 4.0),
+    ImageScore("t/cut & tear/0.png", "cut & tear", True, 3.0),
+    ImageScore("t/cut & tear/1.png", "cut & tear", True, 5.0),
+)
+
+
+def record(scores=SCORES, **metrics):
+    names = dict.fromkeys(("dataset", "category", "model", "backbone"), "x")
+    counts = dict.fromkeys(("n_train", "n_test_normal", "n_test_anomalous"), 2)
+    return Record(
+        **(names | counts),
+        seed=1,
+        settings={},
+        weights_digest="",
+        data_fingerprint="",
+        official=False,
+        metrics=metrics,
+        scores=scores,
+    )
+
+
+def words(svg):
+    return ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter() if node.text]
+
+
+def polylines(svg):
+    return [
+        np.array([pair.split(",") for pair in points.split()], dtype=float)
+        for points in re.findall(r"polyline points='([^']*)'", svg)
+    ]
+
+
+def test_curves_go_through_the_points_of_the_scores():
+    svg = draw_curves(record(image_auroc=0.75))
+    _, roc, _, precision_recall = polylines(svg)
+    # By hand: thresholds 5, 4, 3, 1 give (fpr, tpr) and (recall, precision).
+    axes = Axes(55, 50, 220, 220)
+    expected = [(0, 0), (0, 0.5), (0.5, 0.5), (0.5, 1), (1, 1)]
+    assert roc == pytest.approx(np.array([(axes.x(a), axes.y(b)) for a, b in expected]), abs=0.1)
+    axes = Axes(345, 50, 220, 220)
+    for recall, precision in [(0.5, 1), (0.5, 0.5), (1, 2 / 3), (1, 0.5)]:
+        point = axes.x(recall), axes.y(precision)
+        assert np.abs(precision_recall - point).max(axis=1).min() < 0.1
+    assert "ROC: Image AUROC 0.750" in words(svg)
+    assert {"good (2)", "cut & tear (2)"} <= set(words(svg))
+
+
+def test_scores_of_one_kind_have_no_curves():
+    svg = draw_curves(record(SCORES[:2]))
+    assert not polylines(svg)
+    assert "good (2)" in words(svg)
+
+
+def test_equal_scores_are_drawn():
+    svg = draw_curves(record(tuple(score._replace(score=2.0) for score in SCORES)))
+    ElementTree.fromstring(svg)
+
+
+@pytest.mark.parametrize("limits", [(0, 1), (-3.2, 47), (1e-7, 3e-7), (-5e6, 1e3), (9.9, 10.0)])
+def test_ticks_are_round_and_inside(limits):
+    ticks = round_ticks(*limits)
+    assert 2 <= len(ticks) <= 7
+    slack = 1e-9 * (limits[1] - limits[0])
+    assert all(limits[0] - slack <= tick <= limits[1] + slack for tick in ticks)
+    assert len({f"{step:.6g}" for step in np.diff(ticks)}) == 1
+
+
+@pytest.fixture
+def samples(tmp_path):
+    found = []
+    for score in SCORES:
+        path = tmp_path / score.image
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L" if score.anomalous else "RGB", (40, 30), 90).save(path)
+        found.append(Sample(path, score.image, score.defect_type, None, "", (30, 40)))
+    return found
+
+
+def test_most_wrong_images(samples):
+    grids = [np.full((2, 2), number) for number in range(4)]
+    alarm, miss = most_wrong(samples, SCORES, grids)
+    assert (alarm.image, miss.image) == (SCORES[1], SCORES[2])
+    assert alarm.path == samples[1].path
+    assert miss.anomaly_map is grids[2]
+    assert alarm.note == "false alarm: above 1 of 2 anomalous"
+    assert miss.note == "missed: below 1 of 2 normal"
+
+
+def test_scores_that_separate_have_no_mistakes(samples):
+    apart = tuple(s._replace(score=float(s.anomalous)) for s in SCORES)
+    assert most_wrong(samples, apart, []) == ()
+
+
+@pytest.mark.parametrize("grids", [[], [np.eye(2)] * 4, [np.zeros((3, 2))] * 4])
+def test_picture_of_mistakes_holds_images_and_maps(samples, grids):
+    svg = draw_mistakes(most_wrong(samples, SCORES, grids))
+    images = [node for node in ElementTree.fromstring(svg).iter() if node.tag.endswith("image")]
+    assert len(images) == (6 if grids else 2)
+    assert "t/cut & tear/0.png, score 3" in words(svg)
+    assert Path(samples[0].path).exists()

@@ -1,0 +1,112 @@
+"""What `python -m harness.predict` promises."""
+
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness.fitting import fit
+from harness.predict import Predictor, trained
+from harness.predict.__main__ import main
+from tests.predict.conftest import BROKEN, predict_command
+
+NAMES = ["0.png", "1.png", "2.png", "below/3.png"]
+
+
+def rows(out):
+    with (out / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def detector(small_job):
+    return trained(fit(small_job))
+
+
+@pytest.fixture
+def model(detector, tmp_path):
+    detector.save(tmp_path / "detector")
+    return tmp_path / "detector"
+
+
+@pytest.fixture
+def arguments(model, images, tmp_path):
+    return [
+        f"model={model}",
+        f"images={images}",
+        f"out={tmp_path / 'out'}",
+        f"cache={tmp_path / 'cache'}",
+    ]
+
+
+def test_scores_verdicts_and_a_row_for_the_broken_image(arguments, detector, images, tmp_path):
+    ended = predict_command(*arguments)
+    assert ended.returncode == 1
+    assert ended.stderr == ""  # no bar where there is no terminal
+    found = {row["path"]: row for row in rows(tmp_path / "out")}
+    assert list(found) == sorted([*NAMES, BROKEN])
+    predictor = Predictor(detector)
+    threshold = np.sort(detector.train_scores)[19]
+    for name in NAMES:
+        [expected] = predictor.predict([images / name])
+        assert float(found[name]["score"]) == expected.score
+        assert found[name]["verdict"] == ("normal", "anomalous")[int(expected.score > threshold)]
+        assert found[name]["error"] == ""
+    assert found[BROKEN]["score"] == found[BROKEN]["verdict"] == ""
+    assert found[BROKEN]["error"].startswith("cannot be decoded (")
+    counts = [row["verdict"] for row in found.values()]
+    assert f"{counts.count('anomalous')} anomalous, {counts.count('normal')} normal, 1 failed" in (
+        ended.stdout
+    )
+
+
+def test_heatmaps_have_the_size_of_their_images(arguments, images, tmp_path):
+    main(arguments)
+    drawn = tmp_path / "out" / "heatmaps"
+    assert sorted(p.relative_to(drawn).as_posix() for p in drawn.rglob("*.png")) == [
+        f"{name}.png" for name in NAMES
+    ]
+    for name in NAMES:
+        with Image.open(images / name) as image, Image.open(drawn / f"{name}.png") as overlay:
+            assert overlay.size == image.size
+
+
+def test_without_faults_the_status_is_zero(arguments, images, tmp_path, capsys):
+    (images / BROKEN).unlink()
+    assert main([*arguments, "heatmaps=false", "quantile=0.5"]) == 0
+    assert "0.5 quantile of the training scores" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "heatmaps").exists()
+
+
+def test_a_lower_quantile_calls_more_images_anomalous(arguments, tmp_path):
+    def anomalous(quantile):
+        main([*arguments, "heatmaps=false", f"quantile={quantile}"])
+        return {row["path"] for row in rows(tmp_path / "out") if row["verdict"] == "anomalous"}
+
+    assert anomalous(1.0) <= anomalous(0.5) <= anomalous(0.001)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("quantile=1.5", "quantile must be above 0 and at most 1, got 1.5"),
+        ("quantile=high", "quantile must be a number, got 'high'"),
+        ("heatmaps=yes", "heatmaps must be true or false, got 'yes'"),
+        ("images=nowhere", "images must be a folder, got 'nowhere'"),
+        ("imgs=x", "'imgs=x' must be KEY=VALUE with a key of model, images, out"),
+        ("device=tpu", "device must be one of auto, cpu, cuda, got 'tpu'"),
+        ("engine=caffe", "engine must be one of"),
+        ("model=.", "there is no detector in '.'"),
+    ],
+)
+def test_mistakes_end_before_any_image(arguments, mistake, message, tmp_path, capsys):
+    assert main([*arguments, mistake]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_images(arguments, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert main([*arguments, f"images={tmp_path / 'empty'}"]) == 2
+    assert "images must be a folder with image files" in capsys.readouterr().err

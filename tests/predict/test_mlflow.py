@@ -1,0 +1,200 @@
+"""A run's model in MLflow: loaded, served over HTTP, and equal to `harness.predict`."""
+
+import base64
+import contextlib
+import csv
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+import yaml
+
+from harness.config import BackboneConfig, ModelConfig, TrackingConfig
+from harness.predict.__main__ import main
+from harness.tracking import open_tracker
+from harness.tracking.store import connect
+from harness.work import Task, run_job
+from tests.predict.conftest import ROOT, environment, run_and_keep
+
+
+@pytest.fixture
+def run_id(small_job, uri):
+    return run_and_keep(small_job, uri)
+
+
+@pytest.fixture
+def predicted(run_id, uri, images, tmp_path):
+    """The scores of `harness.predict`, by path."""
+    return scores_of_command(run_id, uri=uri, images=images, out=tmp_path / "out")
+
+
+def scores_of_command(run_id, *, uri, images, out):
+    status = main(
+        [
+            f"model={run_id}", f"images={images}", f"out={out}", f"tracking.uri={uri}",
+            f"cache={out.parent / 'cache'}", "heatmaps=false",
+        ]
+    )  # fmt: skip
+    assert status in (0, 1)
+    with (out / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        return {row["path"]: row for row in csv.DictReader(file)}
+
+
+@contextlib.contextmanager
+def served(run_id, uri, *, log):
+    """Serve a run's model on the loopback; yield the address once it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "mlflow", "models", "serve", "-m", f"runs:/{run_id}/model",
+        "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+    ]  # fmt: skip
+    settings = environment(
+        MLFLOW_TRACKING_URI=uri,
+        MLFLOW_DISABLE_TELEMETRY="true",
+        PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    )
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, env=settings, start_new_session=True
+        )
+    try:
+        wait_for(f"http://127.0.0.1:{port}/ping", process, log=log)
+        yield f"http://127.0.0.1:{port}/invocations"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+def wait_for(address, process, *, log):
+    end = time.monotonic() + 180
+    while time.monotonic() < end:
+        assert process.poll() is None, log.read_text()
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
+            if answer.status == 200:
+                return
+        time.sleep(0.2)
+    raise AssertionError(f"{address} does not answer: {log.read_text()}")
+
+
+def post(address, paths, **params):
+    """Send image files as base64 and return the rows of the answer."""
+    data = [[base64.b64encode(path.read_bytes()).decode()] for path in paths]
+    body = {"dataframe_split": {"columns": ["image"], "data": data}}
+    if params:
+        body["params"] = params
+    request = urllib.request.Request(
+        address, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        text = answer.read().decode()
+    assert "NaN" not in text
+    return json.loads(text)["predictions"]
+
+
+def check_equal(rows, predicted, names):
+    assert len(rows) == len(names)
+    for row, name in zip(rows, names, strict=True):
+        expected = predicted[name]
+        assert row["score"] == (float(expected["score"]) if expected["score"] else None)
+        assert (row["verdict"] or "") == expected["verdict"]
+        assert (row["error"] or "") == expected["error"]
+
+
+def test_loaded_by_mlflow_it_gives_the_scores_of_the_command(run_id, uri, images, predicted):
+    names = list(predicted)
+    table = pd.DataFrame({"image": [(images / name).read_bytes() for name in names]})
+    mlflow.set_tracking_uri(uri)
+    model = mlflow.pyfunc.load_model(f"runs:/{run_id}/model")
+    check_equal(model.predict(table).to_dict("records"), predicted, names)
+    lowest = model.predict(table, params={"quantile": 0.01})["threshold"][0]
+    assert lowest < model.predict(table)["threshold"][0]
+
+
+@pytest.mark.slow
+def test_served_over_http_it_gives_the_scores_of_the_command(
+    run_id, uri, images, predicted, tmp_path
+):
+    names = list(predicted)
+    with served(run_id, uri, log=tmp_path / "serve.log") as address:
+        check_equal(post(address, [images / name for name in names]), predicted, names)
+        strict = post(address, [images / names[0]], quantile=0.01)
+        assert strict[0]["threshold"] < float(predicted[names[0]]["score"])
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            post(address, [images / names[0]], quantile="high")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("localizer", ["occlusion"])
+def test_three_real_images_over_http(job, uri, real_images, tmp_path, localizer):
+    root = real_images / "mvtec_ad"
+    backbone = yaml.safe_load((ROOT / "conf/backbone/efficientnet_lite0.yaml").read_text())
+    real = replace(
+        job,
+        dataset=replace(job.dataset, root=str(root), official=True),
+        backbone=BackboneConfig(**backbone),
+        model=ModelConfig("dfkde_residual", "dfkde.density:DFKDEResidual"),
+        features=replace(job.features, engine="auto"),
+        image_size=256,
+        n_train=60,
+        localizer=localizer,
+    )
+    run_id = run_and_keep(real, uri)
+    images = tmp_path / "real"
+    images.mkdir()
+    for kind in ("good", "broken_large", "contamination"):
+        shutil.copy(root / "bottle" / "test" / kind / "000.png", images / f"{kind}.png")
+    predicted = scores_of_command(run_id, uri=uri, images=images, out=tmp_path / "out")
+    names = list(predicted)
+    with served(run_id, uri, log=tmp_path / "serve.log") as address:
+        check_equal(post(address, [images / name for name in names]), predicted, names)
+    assert {name: row["verdict"] for name, row in predicted.items()} == {
+        "good.png": "normal",
+        "broken_large.png": "anomalous",
+        "contamination.png": "anomalous",
+    }
+
+
+def test_the_model_names_its_input_and_what_it_needs(run_id, uri):
+    folder = Path(connect(uri).download_artifacts(run_id, "model"))
+    written = yaml.safe_load((folder / "MLmodel").read_text())
+    assert json.loads(written["signature"]["inputs"]) == [
+        {"type": "binary", "name": "image", "required": True}
+    ]
+    assert [one["name"] for one in json.loads(written["signature"]["outputs"])] == [
+        "score", "threshold", "verdict", "error",
+    ]  # fmt: skip
+    needed = (folder / "requirements.txt").read_text()
+    assert all(name in needed for name in ("torch==", "numpy==", "pillow=="))
+    assert not [p for p in folder.rglob("*") if p.suffix in (".pkl", ".pickle", ".joblib", ".pt")]
+
+
+def test_a_run_without_model_is_told_from_no_run(small_job, uri, images, tmp_path, capsys):
+    tracking = TrackingConfig(uri=uri)
+    job = replace(small_job, localizer="none", seed=7)
+    without = run_job(Task(job, tracking, Path()), open_tracker(tracking)).run_id
+    arguments = [f"images={images}", f"tracking.uri={uri}", f"out={tmp_path / 'out'}"]
+    assert main([f"model={without}", *arguments]) == 2
+    assert "kept none; run its job with save_model=true force=true" in capsys.readouterr().err
+    assert main([f"model={'0' * 32}", *arguments]) == 2
+    assert f"there is no run '{'0' * 32}'" in capsys.readouterr().err
+
+
+def test_without_tracking_no_model_can_be_kept(small_job):
+    tracking = TrackingConfig(kind="none")
+    outcome = run_job(Task(small_job, tracking, Path(), save_model=True), open_tracker(tracking))
+    assert outcome.status == "failed"
+    assert "save_model must be false where tracking.kind is none" in outcome.reason

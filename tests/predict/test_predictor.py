@@ -1,0 +1,161 @@
+"""What a trained detector promises: the same bits anywhere, a threshold from training alone."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dfkde import TrainedDetector
+from harness.config import ModelConfig
+from harness.evaluate import measure
+from harness.fitting import fit
+from harness.predict import Prediction, Predictor, trained
+from harness.predict.overlay import overlay
+from harness.stages import Stages
+from tests.predict.conftest import environment
+
+SCORE_ANEW = """
+import json, sys
+from pathlib import Path
+from dfkde import TrainedDetector
+from harness.predict import Predictor
+predictor = Predictor(TrainedDetector.load(Path(sys.argv[1])))
+found = list(predictor.predict(map(Path, sys.argv[2:]), maps=True))
+print(json.dumps([[one.score, one.anomaly_map.tolist()] for one in found]))
+"""
+
+
+@pytest.fixture
+def fitted(small_job):
+    return fit(small_job)
+
+
+@pytest.fixture
+def detector(fitted):
+    return trained(fitted)
+
+
+def test_a_fresh_process_gives_the_same_bits(detector, split, tmp_path):
+    paths = [sample.path for sample in split.test[:3]]
+    here = [
+        [one.score, one.anomaly_map.tolist()]
+        for one in Predictor(detector).predict(paths, maps=True)
+    ]
+    detector.save(tmp_path / "detector")
+    command = [sys.executable, "-c", SCORE_ANEW, tmp_path / "detector", *paths]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=environment(OMP_NUM_THREADS="2")
+    )
+    assert json.loads(done.stdout) == here
+
+
+@pytest.mark.parametrize("localizer", ["occlusion", "patch_density", "uniform"])
+def test_scores_and_maps_are_those_of_the_evaluation(small_job, split, localizer):
+    fitted = fit(replace(small_job, localizer=localizer))
+    record = measure(fitted, Stages())
+    found = list(Predictor(trained(fitted)).predict([s.path for s in split.test], maps=True))
+    # One image at a time or all at once may differ in the last bits of a matrix product.
+    expected = [score.score for score in record.scores]
+    np.testing.assert_allclose([one.score for one in found], expected, rtol=1e-9)
+    for one, feature_map in zip(found, fitted.reader.maps(split.test), strict=True):
+        np.testing.assert_array_equal(one.anomaly_map, fitted.localizer.anomaly_map(feature_map))
+
+
+def test_a_score_depends_on_no_other_image(detector, split):
+    paths = [sample.path for sample in split.test]
+    predictor = Predictor(detector)
+    forward = [one.score for one in predictor.predict(paths)]
+    backward = [one.score for one in predictor.predict(paths[::-1])]
+    alone = [next(predictor.predict([path])).score for path in paths]
+    assert forward == backward[::-1] == alone
+
+
+def test_training_images_have_their_training_scores(fitted, detector):
+    found = Predictor(detector).predict([sample.path for sample in fitted.split.train])
+    assert [one.score for one in found] == detector.train_scores.tolist()
+
+
+@pytest.mark.parametrize(
+    ("quantile", "index"), [(0.05, 0), (0.5, 9), (0.9, 17), (0.99, 19), (1, 19)]
+)
+def test_threshold_is_a_training_score(detector, quantile, index):
+    """Of 20 scores, the smallest that at least the share `quantile` does not exceed."""
+    expected = sorted(detector.train_scores.tolist())[index]
+    assert Predictor(detector).threshold(quantile) == expected
+
+
+@pytest.mark.parametrize("quantile", [0, -0.1, 1.01, float("nan")])
+def test_quantile_out_of_range(detector, quantile):
+    with pytest.raises(ValueError, match=r"quantile must be above 0 and at most 1, got"):
+        Predictor(detector).threshold(quantile)
+
+
+def test_a_score_on_the_threshold_is_normal():
+    assert Prediction(1.5).verdict(1.5) == "normal"
+    assert Prediction(np.nextafter(1.5, 2)).verdict(1.5) == "anomalous"
+    assert Prediction(error="torn").verdict(1.5) is None
+
+
+def test_without_localizer_there_are_no_maps(small_job, split):
+    detector = trained(fit(replace(small_job, localizer="none")))
+    [found] = Predictor(detector).predict([split.test[0].path], maps=True)
+    assert found.score is not None
+    assert found.anomaly_map is None
+
+
+def test_another_backbone_is_refused(detector):
+    other = replace(detector, backbone=replace(detector.backbone, digest="0" * 64))
+    with pytest.raises(ValueError, match="backbone"):
+        Predictor(other)
+
+
+def test_another_engine_is_said(detector, split, caplog):
+    inputs = detector.inputs | {"versions": ["torch 1.0", "pillow 1.0"]}
+    Predictor(replace(detector, inputs=inputs))
+    assert "trained with versions ['torch 1.0', 'pillow 1.0'], runs with" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ModelConfig("dfkde_residual", "dfkde.density:DFKDEResidual", {"n_components": 4}),
+        ModelConfig("knn", "dfkde.baselines:KNN"),
+        ModelConfig("gaussian", "dfkde.baselines:Gaussian"),
+        ModelConfig("constant", "dfkde.baselines:Constant"),
+    ],
+    ids=lambda model: model.name,
+)
+def test_every_model_reads_back_to_the_same_bits(small_job, split, model, tmp_path):
+    detector = trained(fit(replace(small_job, model=model)))
+    detector.save(tmp_path / "detector")
+    paths = [sample.path for sample in split.test[:4]]
+    before = [one.score for one in Predictor(detector).predict(paths)]
+    again = Predictor(TrainedDetector.load(tmp_path / "detector"))
+    assert [one.score for one in again.predict(paths)] == before
+
+
+def test_overlay_leaves_alone_what_training_images_reach():
+    image = np.full((64, 64, 3), 90, dtype=np.uint8)
+    drawn = overlay(image, np.full((8, 8), 5.0), map_values=[1.0, 5.0])
+    np.testing.assert_array_equal(drawn, image)
+
+
+def test_overlay_is_hotter_the_further_a_map_exceeds_them():
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    grid = np.zeros((8, 8))
+    grid[:, :4], grid[:, 4:] = 12.0, 500.0
+    drawn = overlay(image, grid, map_values=[1.0, 5.0]).astype(int)
+    # Red of the reddest colour, at 60 % opacity; towards yellow where it is less.
+    assert drawn[32, 63].tolist() == [153, 0, 0]
+    assert 0 < drawn[32, 0, 0] < 153
+    assert drawn[32, 0, 1] > 0
+
+
+def test_overlay_where_all_training_positions_are_alike():
+    image = np.zeros((16, 16, 3), dtype=np.uint8)
+    same = overlay(image, np.zeros((4, 4)), map_values=[0.0, 0.0])
+    np.testing.assert_array_equal(same, image)
+    assert overlay(image, np.ones((4, 4)), map_values=[0.0, 0.0]).max() == 153
