@@ -25,8 +25,7 @@ from harness.data.synthetic import Plan, write_synthetic
 from harness.evaluate import evaluate
 from harness.features import feature_reader
 from harness.record import Record
-from harness.tracking import open_tracker
-from harness.work import run_job
+from harness.work import Task, perform
 
 MODELS = (
     *(ModelConfig("dfkde", "dfkde.density:DFKDE", {"n_components": k}) for k in (8, 16, 32)),
@@ -99,13 +98,12 @@ def sweep_models(options: Any, folder: Path) -> None:
 def run_all(job: Job, folder: Path) -> list[float]:
     """Run a job with each model, tracked; return the seconds of each."""
     store = TrackingConfig("mlflow", f"sqlite:///{folder / 'runs.db'}")
-    tracker = open_tracker(store)
-    run_job(replace(job, seed=1), tracker)  # opens the store
-    outcomes = [run_job(replace(job, model=model), tracker) for model in MODELS]
+    jobs = [replace(job, seed=1), *(replace(job, model=model) for model in MODELS)]
+    outcomes = [perform(Task(each, store, folder / "logs")) for each in jobs]
     for outcome in outcomes:
         if outcome.status != "finished":
             raise SystemExit(f"{outcome.job}: {outcome.status} {outcome.reason}")
-    return [outcome.seconds for outcome in outcomes]
+    return [outcome.seconds for outcome in outcomes[1:]]  # the first one opens the store
 
 
 def show_stages(record: Record) -> None:

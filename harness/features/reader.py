@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -188,12 +189,14 @@ class FeatureReader:
         pooled: dict[str, NDArray[np.float32]] = {}
         if not samples:
             return pooled
-        log.info("extracting features of %d images by %s", len(samples), self.recipe.engine)
+        started = time.perf_counter()
         extraction = Extraction(self._engine, self._store, maps)
         for result in extraction.run(samples, workers=self.workers):
             pooled |= result.pooled
             self.n_extracted += result.n_computed
         self._has_grown = True
+        seconds = time.perf_counter() - started
+        log.info("%d images by %s in %.1f s", len(samples), self.recipe.engine, seconds)
         return pooled
 
     def _evict(self) -> None:

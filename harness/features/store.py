@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -65,13 +65,14 @@ class FeatureStore:
         path = self._path(name)
         try:
             content = unseal(path.read_bytes())
-            os.utime(path)  # for the order of eviction
         except FileNotFoundError:
             return None
         except DamagedError as error:
             warnings.warn(f"{path} is made again: {error}", stacklevel=2)
             path.unlink(missing_ok=True)
             return None
+        with suppress(OSError):  # a cache of someone else's, or one that cannot be written to
+            os.utime(path)  # for the order of eviction
         return content
 
     def write_bytes(self, name: str, content: bytes) -> None:

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from harness.features import FeatureReader
+from harness.config import BackboneConfig
+from harness.features import FeatureReader, LazyExtractor
 from harness.features.engines.capture import capture, fuse_batch_norms
+from tests.features.images import sample_of
 from tests.features.small import SIZE, TORCH, SmallExtractor
 
 ENGINES = ["torch", "onnxruntime", "openvino"]
@@ -86,7 +88,8 @@ from types import SimpleNamespace
 from pathlib import Path
 from harness.config import FeaturesConfig
 from harness.data import Sample
-from harness.features import FeatureReader
+from harness.config import BackboneConfig
+from harness.features import FeatureReader, LazyExtractor
 extractor = SimpleNamespace(
     digest={extractor.digest!r}, layers={extractor.layers!r},
     mean={extractor.mean!r}, std={extractor.std!r},
@@ -101,3 +104,41 @@ print(reader.n_extracted, "torch" in sys.modules)
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert output.stdout.split() == ["1", "False"]
+
+
+class Hesitant(SmallExtractor):
+    def forward(self, images):
+        return super().forward(images if images.sum() > 0 else images + 1)
+
+
+def test_a_network_that_cannot_be_recorded_is_refused_in_one_line(samples):
+    with pytest.raises(
+        ValueError, match=r"^backbone\.factory must build .* 32 pixels, got [^\n]*$"
+    ):
+        open_reader(Hesitant(), None).pooled(samples)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_engines_agree_on_a_real_network(real_images, real_weights, monkeypatch, engine):
+    pytest.importorskip(engine)
+    monkeypatch.syspath_prepend(real_weights)
+    folder = real_images / "mvtec_ad_256" / "bottle" / "test" / "broken_large"
+    photographs = [sample_of(path) for path in sorted(folder.iterdir())[:8]]
+    backbone = BackboneConfig(
+        name="resnet50",
+        factory="resnet50_v1:build",
+        layers=["layer4"],
+        mean=[0.485, 0.456, 0.406],
+        std=[0.229, 0.224, 0.225],
+    )
+    features = [
+        FeatureReader(
+            LazyExtractor(backbone),
+            image_size=256,
+            cache=None,
+            settings=replace(TORCH, engine=name),
+        ).pooled(photographs)
+        for name in ("torch", engine)
+    ]
+    scale = features[0].max()
+    np.testing.assert_allclose(features[1], features[0], rtol=1e-5, atol=1e-5 * scale)

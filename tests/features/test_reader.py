@@ -64,6 +64,28 @@ def test_every_image_goes_through_the_backbone_once(extractor, samples, tmp_path
     assert (first.n_extracted, second.n_extracted) == (len(samples), 0)
 
 
+def test_a_cache_that_cannot_be_written_to_can_be_read(extractor, samples, tmp_path, monkeypatch):
+    pooled = open_reader(extractor, tmp_path / "cache").pooled(samples)
+
+    def refuse(path):
+        raise PermissionError(path)
+
+    monkeypatch.setattr("os.utime", refuse)
+    np.testing.assert_array_equal(
+        open_reader(extractor, tmp_path / "cache").pooled(samples), pooled
+    )
+
+
+def test_a_full_disk_is_named(extractor, samples, tmp_path, monkeypatch):
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*cache.*'"):
+        open_reader(extractor, tmp_path / "cache").pooled(samples)
+    assert not list(tmp_path.rglob("*.part"))
+
+
 def test_equal_images_are_computed_once(extractor, samples):
     copy = samples[0].path.with_name("copy.png")
     copy.write_bytes(samples[0].path.read_bytes())

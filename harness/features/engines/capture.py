@@ -16,10 +16,23 @@ _BATCH_NORM = torch.ops.aten.batch_norm.default
 
 
 def capture(module: torch.nn.Module, recipe: Recipe) -> ExportedProgram:
-    """Record what the extractor computes for one batch of the recipe's shape."""
+    """Record what the extractor computes for one batch of the recipe's shape.
+
+    Raises
+    ------
+    ValueError
+        If torch cannot record it: it branches on values, say.
+    """
     shape = (recipe.batch, 3, recipe.image_size, recipe.image_size)
-    with torch.no_grad():
-        return torch.export.export(module, (torch.zeros(shape),))
+    try:
+        with torch.no_grad():
+            return torch.export.export(module, (torch.zeros(shape),))
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            "backbone.factory must build a network that torch.export can record for images of"
+            f" {recipe.image_size} pixels, got {type(error).__name__}: {reason}"
+        ) from error
 
 
 def fuse_batch_norms(graph_module: GraphModule) -> GraphModule:
