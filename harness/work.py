@@ -12,6 +12,7 @@ from pathlib import Path
 
 from harness.config import Job, TrackingConfig
 from harness.evaluate import evaluate, identify
+from harness.fitting import split_of
 from harness.outcome import Outcome, one_line
 from harness.progress import Progress
 from harness.record import Record
@@ -91,15 +92,18 @@ def run_job(
         As `perform`.
     """
     started = time.perf_counter()
+    stages = Stages() if stages is None else stages
     run = None
     try:
-        identity = identify(job)
+        with stages("data"):
+            split = split_of(job)
+            identity = identify(job, split)
         earlier = None if force else tracker.earlier(identity, dataset=job.dataset.name)
         if earlier is not None:
             return Outcome(str(job), "skipped", earlier.run_id, earlier.metrics, earlier.reason)
         with deferred():
             run = tracker.start(job, identity)
-        record = evaluate(job, stages)
+        record = evaluate(job, stages, split=split)
         with deferred():
             tracker.finish(run, record)
         outcome = _finished(job, record, run_id=run.run_id)
