@@ -22,7 +22,7 @@ demo: $(READY) ## run DFKDE on the ELPV solar cells and print the result table
 	@echo 'Compare the runs in a browser: make ui'
 
 ui: $(READY) ## open the MLflow UI on http://127.0.0.1:5000
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/runs/mlflow.db --host 127.0.0.1 --port 5000
+	$(BIN)/python -m harness.tracking ui
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest -m 'not slow'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.config import Job
-from harness.data import Sample
+from harness.data import Sample, Split
 from harness.fitting import Fitted, fit, naming, reader_of, split_of, wants_maps
 from harness.identity import identity, settings
 from harness.localize import anomaly_grids, pixel_results
@@ -87,13 +87,15 @@ def measure(fitted: Fitted, stages: Stages) -> Record:
     )
 
 
-def identify(job: Job) -> str:
+def identify(job: Job, split: Split | None = None) -> str:
     """Return the identity of a job from its data and its backbone, without running it.
 
     Parameters
     ----------
     job : Job
         The job.
+    split : Split, optional
+        Its images, where they are known already.
 
     Returns
     -------
@@ -105,7 +107,8 @@ def identify(job: Job) -> str:
     DataError, ValueError
         As `evaluate`.
     """
-    return identity(job, reader_of(job).recipe, fingerprint=split_of(job).fingerprint)
+    split = split_of(job) if split is None else split
+    return identity(job, reader_of(job).recipe, fingerprint=split.fingerprint)
 
 
 def _image_score(sample: Sample, score: float) -> ImageScore:

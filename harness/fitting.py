@@ -51,7 +51,7 @@ class Fitted:
         return unfitted.fit(self.model, self.train, _Maps(self.reader, self.split.train))
 
 
-def fit(job: Job, stages: Stages | None = None) -> Fitted:
+def fit(job: Job, stages: Stages | None = None, *, split: Split | None = None) -> Fitted:
     """Train on the normal images of a category.
 
     Parameters
@@ -60,6 +60,8 @@ def fit(job: Job, stages: Stages | None = None) -> Fitted:
         What to fit.
     stages : Stages, optional
         The stopwatch to time its stages with.
+    split : Split, optional
+        The images of the job, where they are known already.
 
     Returns
     -------
@@ -75,7 +77,8 @@ def fit(job: Job, stages: Stages | None = None) -> Fitted:
     """
     stages = Stages() if stages is None else stages
     with stages("data"):
-        split, reader, model = split_of(job), reader_of(job), build_model(job.model)
+        split = split_of(job) if split is None else split
+        reader, model = reader_of(job), build_model(job.model)
         localizer(job.localizer)  # a name that does not exist fails before any work
     with stages("features"):
         train = reader.pooled(split.train, maps=wants_maps(job, split))

@@ -22,6 +22,7 @@ from harness.config import Config
 from harness.outcome import Outcome, failures, summary
 from harness.signals import interruptible
 from harness.stages import Stages
+from harness.tracking import StoreError
 from harness.work import Task, perform, sweep_of
 
 ConfigStore.instance().store(name="schema", node=Config, provider="harness")
@@ -58,8 +59,11 @@ def _task(cfg: DictConfig) -> Outcome:
     # one summary of all jobs and fails at its end.
     if HydraConfig.get().mode != RunMode.RUN:
         return perform(task)
-    with sweep_of(1, config.tracking) as progress:
-        outcome = perform(task, Stages(progress.stage))
+    try:
+        with sweep_of(1, config.tracking) as progress:
+            outcome = perform(task, Stages(progress.stage))
+    except StoreError as error:
+        raise JobError(str(error)) from None
     print(summary([outcome]))  # noqa: T201
     if failures([outcome]):
         raise JobError("the job failed")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.config import Job, TrackingConfig
 from harness.evaluate import identify, measure
-from harness.fitting import Fitted, fit
+from harness.fitting import Fitted, fit, split_of
 from harness.outcome import Outcome, one_line
 from harness.progress import Progress
 from harness.record import Record
@@ -104,17 +104,19 @@ def run_job(
         As `perform`.
     """
     started = time.perf_counter()
+    stages = Stages() if stages is None else stages
     run = None
     try:
         _check_save_model(save_model, tracker)
-        identity = identify(job)
+        with stages("data"):
+            split = split_of(job)
+            identity = identify(job, split)
         earlier = None if force else tracker.earlier(identity, dataset=job.dataset.name)
         if earlier is not None:
             return Outcome(str(job), "skipped", earlier.run_id, earlier.metrics, earlier.reason)
         with deferred():
             run = tracker.start(job, identity)
-        stages = Stages() if stages is None else stages
-        fitted = fit(job, stages)
+        fitted = fit(job, stages, split=split)
         record = measure(fitted, stages)
         attach = _saving(fitted) if save_model else None
         with deferred():

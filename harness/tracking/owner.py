@@ -30,7 +30,7 @@ def this_process() -> dict[str, str]:
         HOST: platform.node(),
         MACHINE: _machine(),
         PID: str(os.getpid()),
-        STARTED: _started(os.getpid()) or "",
+        STARTED: started(os.getpid()) or "",
         HEARTBEAT: now(),
     }
 
@@ -42,7 +42,7 @@ def alive(tags: Mapping[str, str]) -> bool:
     is known; the clocks of both may differ by minutes.
     """
     if tags.get(MACHINE) == _machine():
-        return _started(int(tags[PID])) == tags[STARTED]
+        return started(int(tags[PID])) == tags[STARTED]
     return time.time() - float(tags.get(HEARTBEAT, 0)) < SILENCE
 
 
@@ -85,7 +85,7 @@ def _machine() -> str:
     return f"{boot.read_text().strip()}/{os.readlink('/proc/self/ns/pid')}"
 
 
-def _started(pid: int) -> str | None:
+def started(pid: int) -> str | None:
     """Return when a process of this machine started, in its own unit; None if it is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()

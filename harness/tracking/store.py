@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.tracking.entry import locked
+from harness.tracking.view import TAG, view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -75,12 +76,14 @@ def experiment_id(uri: str, *, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name, artifact_location=_artifacts(uri)))
+            return str(client.create_experiment(name, _artifacts(uri), tags={TAG: view()}))
         except MlflowException:
-            # Another process made it in the meantime; any other fault shows below.
+            # Another process made it in the meantime; any other fault is still one.
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
+    if found.tags.get(TAG) != view():
+        client.set_experiment_tag(found.experiment_id, TAG, view())
     return str(found.experiment_id)
 
 

@@ -20,6 +20,7 @@ from harness.launch import InProcess, Pool, Processes, local_queue, run_tasks, s
 from harness.outcome import Outcome
 from harness.progress import Progress
 from harness.threads import cores
+from harness.tracking import StoreError
 from harness.work import Task, sweep_of
 from hydra_plugins.harness_sweeper.composing import Composer
 
@@ -61,13 +62,18 @@ class HarnessLauncher(Launcher):
             for number, c in enumerate(configs, initial_job_idx)
         ]
         self.outcomes = [Outcome(str(task.job), "stopped") for task in tasks]
-        with sweep_of(len(tasks), configs[0].tracking) as progress:
-            ends = run_tasks(tasks, self.pool(progress), fail_fast=configs[0].fail_fast)
-            with closing(ends):
-                for number, outcome in ends:
-                    self.outcomes[number] = outcome
-                    progress.count(outcome)
+        try:
+            with sweep_of(len(tasks), configs[0].tracking) as progress:
+                self._run(tasks, progress, fail_fast=configs[0].fail_fast)
+        except StoreError as error:
+            raise LaunchError(str(error)) from None
         return [_returned(outcome) for outcome in self.outcomes]
+
+    def _run(self, tasks: Sequence[Task], progress: Progress, *, fail_fast: bool) -> None:
+        with closing(run_tasks(tasks, self.pool(progress), fail_fast=fail_fast)) as ends:
+            for number, outcome in ends:
+                self.outcomes[number] = outcome
+                progress.count(outcome)
 
     def pool(self, progress: Progress) -> Pool:
         """Return who does the tasks."""

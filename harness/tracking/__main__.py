@@ -1,0 +1,59 @@
+"""The command line of the tracking store: see `python -m harness.tracking --help`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from harness.config import TrackingConfig
+from harness.tracking import StoreError, open_tracker, store_uri
+from harness.tracking.store import connect
+from harness.tracking.view import link
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    options = _parser().parse_args(arguments)
+    return _push(options) if options.command == "push" else _ui(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.tracking",
+        description="Send results that the tracking store could not take, or show the store.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    push = commands.add_parser("push", help="send what waits in the spool")
+    ui = commands.add_parser("ui", help="open MLflow's UI on this machine")
+    ui.add_argument("--port", type=int, default=5000)
+    for command in (push, ui):
+        command.add_argument("--uri", help="the MLflow tracking URI (default: this folder's store)")
+    return parser
+
+
+def _push(options: argparse.Namespace) -> int:
+    tracker = open_tracker(TrackingConfig(uri=options.uri))
+    try:
+        tracker.recover()
+    except StoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+    waiting = tracker.waiting()
+    print(waiting or "nothing waits", file=sys.stderr)
+    return 1 if waiting else 0
+
+
+def _ui(options: argparse.Namespace) -> int:
+    """Become the server, once the links are printed."""
+    uri, server = store_uri(options.uri), f"http://127.0.0.1:{options.port}"
+    for experiment in connect(uri).search_experiments():
+        if experiment.name != "Default":
+            print(f"{experiment.name}: {link(server, experiment.experiment_id)}")
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    sys.stdout.flush()
+    os.execv(command[0], [*command, "--host", "127.0.0.1", "--port", str(options.port)])  # noqa: S606
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+"""What a tracker writes is what is read back; a store that fails loses nothing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.config import TrackingConfig
+from harness.tracking import StoreError, open_tracker, read_runs, read_scores
+from harness.tracking import write as write_module
+from harness.tracking.__main__ import main
+from harness.tracking.owner import PID, STARTED, alive, started, this_process
+from harness.tracking.spool import Spool
+from harness.tracking.store import connect, experiment_id
+from harness.tracking.view import TAG, link
+from harness.tracking.write import MlflowTracker
+
+
+def tracked(uri):
+    [run] = connect(uri).search_runs([experiment_id(uri, name="parts")], max_results=10)
+    return run
+
+
+def artifacts(uri, run):
+    return {file.path for file in connect(uri).list_artifacts(run.info.run_id)}
+
+
+def broken(*_):
+    raise ConnectionError("nobody\nanswers")
+
+
+@pytest.fixture
+def unreachable(monkeypatch):
+    """A store that nobody reaches until the patch is undone."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("write", "push"):
+            patch.setattr(f"harness.tracking.{module}.connect", broken)
+        yield patch
+
+
+def test_finished_job_reads_back_bit_by_bit(uri, job, record):
+    tracker = MlflowTracker(uri)
+    run = tracker.start(job, "f" * 64)
+    assert tracked(uri).info.status == "RUNNING"
+    tracker.finish(run, record)
+
+    [stored] = read_runs(uri)
+    assert (stored.run_id, stored.status, stored.identity) == (run.run_id, "finished", "f" * 64)
+    for name in ("metrics", "undefined", "settings", "n_train", "n_test_normal", "durations"):
+        assert getattr(stored.record, name) == getattr(record, name)
+    assert read_scores(run.run_id, uri) == record.scores
+    assert artifacts(uri, tracked(uri)) == {"scores.csv", "job.yaml", "curves.svg"}
+    assert tracked(uri).info.run_name == "parts/bolt · dfkde · tiny · s42"
+    assert tracker.waiting() is None
+
+
+def test_data_are_logged_as_a_dataset(uri, job, record):
+    tracker = MlflowTracker(uri)
+    tracker.finish(tracker.start(job, "f" * 64), record)
+    [given] = tracked(uri).inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("parts/bolt", "b" * 36)
+    assert json.loads(given.dataset.profile)["n_train"] == 9
+
+
+def test_failed_job_keeps_class_message_and_traceback(uri, job):
+    tracker = MlflowTracker(uri)
+    run = tracker.start(job, None)
+    try:
+        raise ValueError("two\nlines")
+    except ValueError as error:
+        tracker.fail(run, error)
+    failed = tracked(uri)
+    assert failed.info.status == "FAILED"
+    assert failed.data.tags["error.class"] == "ValueError"
+    assert failed.data.tags["error.message"] == "two\nlines"
+    [stored] = read_runs(uri)
+    assert stored.error == "ValueError: two lines"
+    path = connect(uri).download_artifacts(run.run_id, "traceback.txt")
+    assert "test_tracking.py" in Path(path).read_text()
+
+
+def test_newest_finished_run_of_the_identity_counts(uri, job, record):
+    tracker = MlflowTracker(uri)
+    assert tracker.earlier("f" * 64, dataset="parts") is None
+    tracker.fail(tracker.start(job, "f" * 64), ValueError("x"))
+    assert tracker.earlier("f" * 64, dataset="parts") is None
+    tracker.finish(tracker.start(job, "f" * 64), record)
+    second = tracker.start(job, "f" * 64)
+    tracker.finish(second, record)
+    earlier = tracker.earlier("f" * 64, dataset="parts")
+    assert (earlier.run_id, earlier.metrics) == (second.run_id, record.metrics)
+    assert tracker.earlier("0" * 64, dataset="parts") is None
+
+
+def test_killed_run_is_closed_once(uri, job, record):
+    tracker = MlflowTracker(uri)
+    run = tracker.start(job, "f" * 64)
+    tracker.kill(run)
+    assert tracked(uri).info.status == "KILLED"
+    finished = tracker.start(job, "f" * 64)
+    tracker.finish(finished, record)
+    tracker.kill(finished)
+    assert connect(uri).get_run(finished.run_id).info.status == "FINISHED"
+
+
+def test_store_that_fails_at_the_start_is_told_at_once(tmp_path, unreachable):
+    tracker = MlflowTracker(f"sqlite:///{tmp_path}/mlflow.db")
+    with pytest.raises(StoreError, match=r"mlflow\.db: ConnectionError: nobody answers$"):
+        tracker.recover()
+
+
+def test_results_wait_while_the_store_is_away(uri, job, record, unreachable, capsys):
+    tracker = MlflowTracker(uri)
+    run = tracker.start(job, "f" * 64)
+    assert run.run_id is None
+    tracker.finish(run, record)
+    tracker.fail(tracker.start(job, "0" * 64), ValueError("x"))
+    assert "2 results wait in" in tracker.waiting()
+    earlier = tracker.earlier("f" * 64, dataset="parts")
+    assert (earlier.run_id, earlier.metrics) == (None, record.metrics)
+    assert tracker.earlier("0" * 64, dataset="parts") is None
+    assert main(["push", "--uri", uri]) == 1
+    assert "2 results wait in" in capsys.readouterr().err
+
+    unreachable.undo()
+    assert main(["push", "--uri", uri]) == 0
+    assert capsys.readouterr().err == "nothing waits\n"
+    finished, failed = sorted(read_runs(uri), key=lambda run: run.status, reverse=True)
+    assert (finished.status, finished.identity) == ("finished", "f" * 64)
+    assert finished.record.metrics == record.metrics
+    assert read_scores(finished.run_id, uri) == record.scores
+    assert failed.error == "ValueError: x"
+
+
+def test_store_that_fails_in_the_middle_of_a_job(uri, job, record):
+    tracker = MlflowTracker(uri)
+    run = tracker.start(job, "f" * 64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("harness.tracking.push._log_values", broken)
+        tracker.finish(run, record)
+    assert tracked(uri).info.status == "RUNNING"
+    assert "1 results wait" in tracker.waiting()
+    tracker.recover()
+    assert tracked(uri).info.status == "FINISHED"
+    assert tracked(uri).data.metrics["image_auroc"] == 0.1 + 0.2
+    assert tracker.waiting() is None
+
+
+@pytest.mark.parametrize("broken_step", ["_log_values", "remove"])
+def test_push_broken_off_makes_no_second_run(uri, job, record, unreachable, broken_step):
+    tracker = MlflowTracker(uri)
+    tracker.finish(tracker.start(job, "f" * 64), record)
+    unreachable.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"harness.tracking.push.{broken_step}", broken)
+        with pytest.raises(StoreError):
+            tracker.recover()
+    tracker.recover()
+    assert tracked(uri).info.status == "FINISHED"
+
+
+def test_store_that_fails_is_not_asked_again_at_once(uri, job, record, unreachable):
+    asked = []
+    unreachable.setattr("harness.tracking.write.connect", lambda uri: asked.append(uri) or broken())
+    tracker = MlflowTracker(uri)
+    tracker.finish(tracker.start(job, "f" * 64), record)
+    assert len(asked) == 1
+    tracker._failed_at -= write_module._PAUSE
+    tracker.kill(tracker.start(job, "1" * 64))
+    assert len(asked) == 2
+    unreachable.undo()
+    tracker.recover()
+
+
+def test_spool_goes_to_another_disk_if_its_own_is_full(tmp_path, job, record, uri, unreachable):
+    tracker = MlflowTracker(uri)
+    full = tmp_path / "full"
+    full.write_text("not a folder: nothing can be written into it")
+    tracker._spool = Spool(full / "spool")
+    tracker._spool.folders[1] = tmp_path / "other"
+    tracker.finish(tracker.start(job, "f" * 64), record)
+    assert len(list((tmp_path / "other").iterdir())) == 1
+    unreachable.undo()
+    tracker.recover()
+    assert tracked(uri).info.status == "FINISHED"
+    assert tracker.waiting() is None
+
+
+def test_spool_without_any_disk_is_an_error(tmp_path, job, record, uri, unreachable):
+    tracker = MlflowTracker(uri)
+    (tmp_path / "full").touch()
+    tracker._spool.folders = [tmp_path / "full" / name for name in "abc"]
+    with pytest.raises(OSError, match="full"):
+        tracker.finish(tracker.start(job, "f" * 64), record)
+
+
+def test_process_is_alive_and_its_child_dead_after_its_end():
+    assert alive(this_process())
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        tags = this_process() | {PID: str(child.pid), STARTED: started(child.pid)}
+        assert alive(tags)
+        child.communicate(b"\n")
+    assert not alive(tags)
+
+
+def test_experiment_has_the_view(uri):
+    experiment = connect(uri).get_experiment_by_name("parts")
+    state = json.loads(experiment.tags[TAG])
+    assert "metrics.`image_auroc`" in state["selectedColumns"]
+    assert link("http://h", "7") == "http://h/#/experiments/7/runs?viewStateShareKey=tables"
+
+
+def test_sqlite_store_writes_ahead(uri):
+    assert Path(uri.removeprefix("sqlite:///") + "-wal").exists()
+
+
+def test_tracking_none_keeps_nothing(job, record, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tracker = open_tracker(TrackingConfig(kind="none"))
+    tracker.recover()
+    run = tracker.start(job, "f" * 64)
+    tracker.finish(run, record)
+    assert run.run_id is tracker.earlier("f" * 64, dataset="parts") is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_kind_of_tracking():
+    with pytest.raises(ValueError, match=r"tracking.kind must be one of mlflow, none; got 'csv'"):
+        open_tracker(TrackingConfig(kind="csv"))
+
+
+def test_scores_are_written_in_full(uri, job, record):
+    tracker = MlflowTracker(uri)
+    run = tracker.start(job, "f" * 64)
+    tracker.finish(run, record)
+    path = connect(uri).download_artifacts(run.run_id, "scores.csv")
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["score"]) for row in rows] == [score.score for score in record.scores]
