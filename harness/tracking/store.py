@@ -75,12 +75,12 @@ def experiment_id(uri: str, *, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            client.create_experiment(name, _artifacts(uri), tags={TAG: view()})
+            return str(client.create_experiment(name, _artifacts(uri), tags={TAG: view()}))
         except MlflowException:
             # Another process made it in the meantime; any other fault shows below.
-            if client.get_experiment_by_name(name) is None:
+            found = client.get_experiment_by_name(name)
+            if found is None:
                 raise
-        found = client.get_experiment_by_name(name)
     if found.tags.get(TAG) != view():
         client.set_experiment_tag(found.experiment_id, TAG, view())
     return str(found.experiment_id)
