@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +19,8 @@ from harness.work import Task, perform
 if TYPE_CHECKING:
     import submitit
 
+_GRACE = 10.0
+"""Seconds that a job has for closing its run."""
 _LOOK = 10
 """Seconds between two looks at Slurm's queue, once it has been asked a few times."""
 
@@ -31,11 +36,21 @@ class Queue:
         How many are in the queue at once.
     workers : int
         How many divide the cores of this machine among them.
+    interrupt : callable
+        Makes a job close its run and end.
     """
 
-    def __init__(self, executor: submitit.Executor, size: int, *, workers: int = 1) -> None:
+    def __init__(
+        self,
+        executor: submitit.Executor,
+        size: int,
+        *,
+        workers: int,
+        interrupt: Callable[[Any], object],
+    ) -> None:
         self.size = size
         self._workers = workers
+        self._interrupt = interrupt
         self._executor = executor
         self._jobs: list[Any] = []
 
@@ -48,12 +63,15 @@ class Queue:
         return _Submitted(job)
 
     def stop(self) -> None:
-        """Cancel the jobs: each closes its run."""
+        """Let the jobs close their runs, then cancel them."""
         for job in self._jobs:
-            job.cancel(check=False)
+            self._interrupt(job)
+        end = time.monotonic() + _GRACE
+        while time.monotonic() < end and not all(job.done() for job in self._jobs):
+            time.sleep(0.1)
         for job in self._jobs:
-            with suppress(Exception):
-                job.wait()
+            if not job.done():
+                job.cancel(check=False)
 
     def close(self) -> None:
         """Do nothing: a job's process ends with its task."""
@@ -94,7 +112,7 @@ def local_queue(folder: Path, size: int, *, timeout_min: int) -> Queue:
 
     executor = LocalExecutor(folder)
     executor.update_parameters(timeout_min=timeout_min)
-    return Queue(executor, size, workers=size)
+    return Queue(executor, size, workers=size, interrupt=_terminate)
 
 
 def slurm_queue(folder: Path, size: int, *, parameters: Mapping[str, Any]) -> Queue:
@@ -135,4 +153,15 @@ def slurm_queue(folder: Path, size: int, *, parameters: Mapping[str, Any]) -> Qu
 
     executor = Executor(folder)
     executor.update_parameters(**parameters)
-    return Queue(executor, size)
+    return Queue(executor, size, workers=1, interrupt=_cancel)
+
+
+def _terminate(job: Any) -> None:
+    # submitit's own way is SIGINT, and a second later SIGKILL.
+    with suppress(ProcessLookupError):
+        os.kill(int(job.job_id), signal.SIGTERM)
+
+
+def _cancel(job: Any) -> None:
+    # Slurm sends SIGTERM, and SIGKILL after its KillWait.
+    job.cancel(check=False)
