@@ -12,7 +12,7 @@ from scipy.linalg.blas import dsyrk
 from scipy.special import logsumexp
 from sklearn.base import BaseEstimator
 
-from dfkde.base import AnomalyDetector, Array
+from dfkde.base import AnomalyDetector, Array, check_integer
 from dfkde.pca import leading_components_of_scatter
 
 FeatureMap = np.ndarray[Any, Any]
@@ -143,6 +143,9 @@ class PatchDensity(Localizer):
         train_maps: Iterable[FeatureMap],
     ) -> Self:
         """Fit a density at each position; the model is not used."""
+        check_integer("n_components", self.n_components, minimum=1)
+        if not 0 < self.shrinkage <= 1:
+            raise ValueError(f"shrinkage must lie in (0, 1], got {self.shrinkage!r}")
         if isinstance(train_maps, Iterator):
             raise ValueError("train_maps are read twice, got an iterator that can be read once")
         features = np.asarray(train_features, dtype=np.float64)

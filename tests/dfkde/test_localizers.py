@@ -113,6 +113,14 @@ def test_patch_density_reads_the_maps_twice():
         PatchDensity(3).fit(DFKDE(4).fit(POOLED), POOLED, iter(TRAIN))
 
 
+def test_patch_density_checks_its_parameters():
+    model = DFKDE(4).fit(POOLED)
+    with pytest.raises(ValueError, match=r"shrinkage must lie in \(0, 1\], got 0"):
+        PatchDensity(3, shrinkage=0).fit(model, POOLED, TRAIN)
+    with pytest.raises(ValueError, match="n_components must be an integer of at least 1, got 0"):
+        PatchDensity(0).fit(model, POOLED, TRAIN)
+
+
 def test_patch_density_needs_enough_features():
     with pytest.raises(ValueError, match="n_components=16 needs at least 16 features, got 10"):
         PatchDensity().fit(DFKDE(4).fit(POOLED), POOLED, TRAIN)
