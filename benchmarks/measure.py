@@ -17,6 +17,7 @@ from PIL import Image
 
 from harness.config import BackboneConfig
 from harness.data import NORMAL, Sample
+from harness.features import FeatureReader
 from harness.threads import cores
 
 PACKAGES = ("numpy", "pillow", "imagecodecs", "torch", "onnxruntime", "openvino")
@@ -88,8 +89,12 @@ def write_pictures(folder: Path, n: int, *, size: int = 900, suffix: str = ".png
 
 
 def samples_in(folder: Path) -> list[Sample]:
-    """Return every image below a folder as a normal sample."""
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    """Return every image below a folder as a normal sample; ground truth masks are left out."""
+    paths = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and "ground_truth" not in path.parts
+    )
     if not paths:
         raise SystemExit(f"no images in {folder}")
     return [
@@ -109,3 +114,11 @@ def backbone(factory: str | None) -> BackboneConfig:
         mean=[0.485, 0.456, 0.406],
         std=[0.229, 0.224, 0.225],
     )
+
+
+def extract_again(reader: FeatureReader, samples: Sequence[Sample], cache: Path) -> None:
+    """Forget the features and extract them again."""
+    for kind in ("pooled", "maps"):
+        for path in cache.rglob(f"*.{kind}"):
+            path.unlink()
+    reader.pooled(samples)

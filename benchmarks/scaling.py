@@ -17,7 +17,15 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks.measure import backbone, machine, medians, samples_in, table, write_pictures
+from benchmarks.measure import (
+    backbone,
+    extract_again,
+    machine,
+    medians,
+    samples_in,
+    table,
+    write_pictures,
+)
 from harness.config import BackboneConfig, FeaturesConfig
 from harness.data import Sample
 from harness.features import FeatureReader, LazyExtractor
@@ -68,14 +76,6 @@ def open_reader(extractor: LazyExtractor, cache: Path, workers: int) -> FeatureR
     """Return a reader on the CPU."""
     settings = FeaturesConfig(device="cpu", workers=workers)
     return FeatureReader(extractor, image_size=256, cache=cache, settings=settings)
-
-
-def extract_again(reader: FeatureReader, samples: Sequence[Sample], cache: Path) -> None:
-    """Forget the features and extract them again."""
-    for kind in ("pooled", "maps"):
-        for path in cache.rglob(f"*.{kind}"):
-            path.unlink()
-    reader.pooled(samples)
 
 
 def compare_numbers(folder: Path, numbers: Sequence[int]) -> None:

@@ -20,7 +20,7 @@ _VERSION = 1
 
 # Images in a batch, by device and engine. One at a time costs a CPU next to nothing and shares the
 # work most finely; but torch packs its weights anew for each batch.
-_BATCHES = {("cuda", "torch"): 16, ("cpu", "torch"): 4}
+_BATCHES = {("cuda", "torch"): 8, ("cpu", "torch"): 4}
 
 
 @dataclass(frozen=True)
