@@ -119,5 +119,5 @@ def round_ticks(low: float, high: float) -> list[float]:
     rough = (high - low) / 5
     power = 10.0 ** np.floor(np.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.99)
-    first = np.ceil(low / step)
+    first = np.ceil(low / step) + 0.0  # never -0.0, which would be printed with its sign
     return [float(k * step) for k in np.arange(first, np.floor(high / step) + 1)]
