@@ -29,7 +29,6 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 _SQLITE = "sqlite:///"
 _WAIT = 60
-"""Seconds that a writer waits for the others before SQLite calls the store locked."""
 
 
 def store_uri(uri: str | None = None) -> str:
@@ -62,7 +61,7 @@ def connect(uri: str) -> MlflowClient:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Of several processes that find no store, one makes it: MLflow itself would let them race.
     with locked(path.with_name(f"{path.name}.lock")):
-        client = MlflowClient(tracking_uri=f"{uri}?timeout={_WAIT}")
+        client = MlflowClient(tracking_uri=uri)
         _write_ahead(path)
     return client
 

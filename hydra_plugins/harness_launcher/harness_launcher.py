@@ -4,8 +4,8 @@
 workers as plain data: no worker needs Hydra.
 """
 
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class HarnessLauncher(Launcher):
         """Take what Hydra hands over before a sweep."""
         self._composer = Composer(hydra_context.config_loader, config)
         self._folder = Path(config.hydra.sweep.dir).resolve()
+        self._queued = self._folder / "submitit"
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -120,7 +121,8 @@ class SubmititLocalLauncher(HarnessLauncher):
 
     def pool(self, progress: Progress) -> Pool:
         """Return the queue."""
-        return local_queue(self._folder / "submitit", self._size, timeout_min=self._timeout_min)
+        with _told_in_one_line():
+            return local_queue(self._queued, self._size, timeout_min=self._timeout_min)
 
 
 class SubmititSlurmLauncher(HarnessLauncher):
@@ -141,7 +143,8 @@ class SubmititSlurmLauncher(HarnessLauncher):
 
     def pool(self, progress: Progress) -> Pool:
         """Return the queue."""
-        return slurm_queue(self._folder / "submitit", self._size, parameters=self._parameters)
+        with _told_in_one_line():
+            return slurm_queue(self._queued, self._size, parameters=self._parameters)
 
 
 def _returned(outcome: Outcome) -> JobReturn:
@@ -149,6 +152,17 @@ def _returned(outcome: Outcome) -> JobReturn:
     returned.status = JobStatus.COMPLETED
     returned.return_value = outcome
     return returned
+
+
+@contextmanager
+def _told_in_one_line() -> Iterator[None]:
+    """Let what submitit lacks be told without a traceback."""
+    try:
+        yield
+    except ImportError as error:
+        raise LaunchError(f"{error}: pip install 'dfkde-benchmark[submitit]'") from None
+    except (RuntimeError, ValueError) as error:
+        raise LaunchError(f"hydra.launcher: {str(error).splitlines()[0]}") from None
 
 
 def _positive(name: str, value: int) -> int:
