@@ -69,7 +69,7 @@ def ours(gt_masks: NDArray[np.bool_], maps: NDArray[np.float32], threads: int) -
     def pairs() -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.float32]]]:
         return zip(names, gt_masks, maps, strict=True)
 
-    return pixel_metrics(pairs, threads=threads, keep_pixels=0).values
+    return pixel_metrics(pairs, threads=threads).values
 
 
 def sklearn_auroc(

@@ -29,7 +29,7 @@ from harness.data.synthetic import Plan, write_synthetic
 from harness.tracking import read_runs
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS = ("model", "image metrics", "pixel metrics")
+OURS = ("model", "image metrics", "anomaly maps", "pixel metrics")
 """The stages of a job that are not overhead."""
 SETTINGS = (
     "category=bottle",

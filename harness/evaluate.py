@@ -62,8 +62,9 @@ def measure(fitted: Fitted, stages: Stages) -> Record:
     with stages("image metrics"):
         labels = [sample.anomalous for sample in split.test]
         image = image_metrics(labels, scores)
-    with stages("pixel metrics"):
+    with stages("anomaly maps"):
         grids = anomaly_grids(fitted) if wants_maps(job, split) else []
+    with stages("pixel metrics"):
         pixel = pixel_results(fitted, grids)
     image_scores = tuple(map(_image_score, split.test, scores.tolist()))
     return Record(

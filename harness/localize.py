@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from dfkde import render
 from harness.data import Sample, read_mask
 from harness.fitting import Fitted
 from harness.metrics import METRICS, MetricValues, evaluation_size, pixel_metrics, resize_mask
+from harness.threads import available
 
 
 def pixel_results(fitted: Fitted, grids: Sequence[NDArray]) -> MetricValues:
@@ -42,7 +43,8 @@ def pixel_results(fitted: Fitted, grids: Sequence[NDArray]) -> MetricValues:
             gt_mask = _gt_mask(sample, job.pixel_resolution)
             yield sample.name, gt_mask, render(grid, size=gt_mask.shape)
 
-    return pixel_metrics(pairs, threads=os.cpu_count() or 1)
+    with threadpool_limits(1, user_api="blas"):  # as for the maps; the sorts have their threads
+        return pixel_metrics(pairs, threads=available())
 
 
 def anomaly_grids(fitted: Fitted) -> list[NDArray]:
@@ -58,12 +60,13 @@ def anomaly_grids(fitted: Fitted) -> list[NDArray]:
     list of ndarray of shape (h, w)
         In the order of the test images; empty with localizer=none.
     """
-    locate = fitted.localizer
-    if locate is None:
-        return []
-    return [
-        locate.anomaly_map(feature_map) for feature_map in fitted.reader.maps(fitted.split.test)
-    ]
+    # Many small products: threads cost more than they gain, and would decide the last bit.
+    with threadpool_limits(1, user_api="blas"):
+        locate = fitted.localizer
+        if locate is None:
+            return []
+        maps = fitted.reader.maps(fitted.split.test)
+        return [locate.anomaly_map(feature_map) for feature_map in maps]
 
 
 def _gt_mask(sample: Sample, pixel_resolution: int | None) -> NDArray:

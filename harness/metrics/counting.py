@@ -43,7 +43,7 @@ class PixelRanks(NamedTuple):
 
 
 def count_pixels(
-    pairs: Callable[[], Iterable[Pair]], *, threads: int = 1, keep_pixels: int = 0
+    pairs: Callable[[], Iterable[Pair]], *, threads: int = 1
 ) -> PixelRanks:
     """Rank the anomalous pixels among the normal ones.
 
@@ -53,9 +53,6 @@ def count_pixels(
         As in `pixel_metrics`.
     threads : int
         Number of threads that sort and search.
-    keep_pixels : int
-        Hold the maps after the first pass, so that `pairs` need not be called again, where they
-        have no more pixels than this.
 
     Raises
     ------
@@ -66,13 +63,13 @@ def count_pixels(
     """
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
-    first = _FirstPass(keep_pixels)
+    first = _FirstPass()
     for pair in pairs():
         first.add(*pair)
     n_normal = first.n_normal
     scores = first.anomalous.distinct(first.dtype)
-    normal = _normal_pixels(pairs()) if first.kept is None else iter(first.kept)
-    below, up_to = _count(_chunks(normal, n_normal, first.dtype), scores, threads)
+    chunks = _chunks(_normal_pixels(pairs()), n_normal, first.dtype)
+    below, up_to = _count(chunks, scores, threads)
     # Only now, so that this does not need memory at the same time as a chunk.
     counts, steps = first.anomalous.tally(first.dtype)
     return PixelRanks(Ranks(scores, counts, below, up_to, n_normal), steps)
@@ -87,12 +84,10 @@ def _normal_pixels(pairs: Iterable[Pair]) -> Iterator[NDArray[np.floating]]:
 class _FirstPass:
     """What is known after each image has been seen once."""
 
-    keep_pixels: int
     n_images: int = 0
     n_pixels: int = 0
     dtype: np.dtype[np.floating] = field(default_factory=lambda: np.dtype(np.float32))
     anomalous: AnomalousPixels = field(default_factory=AnomalousPixels)
-    kept: list[NDArray[np.floating]] | None = field(default_factory=list)
 
     def add(self, name: str, gt_mask: NDArray[np.bool_], anomaly_map: NDArray[np.floating]) -> None:
         """Check one image and gather its anomalous pixels."""
@@ -101,10 +96,6 @@ class _FirstPass:
         self.n_pixels += gt_mask.size
         self.dtype = np.result_type(self.dtype, anomaly_map.dtype)
         self.anomalous.add(gt_mask, anomaly_map)
-        if self.n_pixels > self.keep_pixels:
-            self.kept = None
-        elif self.kept is not None:
-            self.kept.append(anomaly_map[~gt_mask])
 
     @property
     def n_normal(self) -> int:

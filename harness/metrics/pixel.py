@@ -88,22 +88,18 @@ def pixel_metrics(
     *,
     fpr_limit: float = 0.3,
     threads: int = 1,
-    keep_pixels: int = 100_000_000,
 ) -> MetricValues:
     """All pixel-level metrics at once, from images that are streamed one at a time.
 
     Parameters
     ----------
     pairs : callable
-        Gives `(name, gt_mask, anomaly_map)` by image: the mask boolean, all False for a normal
+        Called twice. Gives `(name, gt_mask, anomaly_map)` by image: the mask boolean, all False for a normal
         image, and the map real, both of shape (H, W), which may differ between images.
     fpr_limit : float
         Where the AUPRO curve is cut, in (0, 1].
     threads : int
         Number of threads that sort and search.
-    keep_pixels : int
-        Up to so many pixels the maps are held and `pairs` is called once, else they are dropped
-        and it is called twice. 0 is right for maps that are in memory anyway.
 
     Returns
     -------
@@ -126,7 +122,7 @@ def pixel_metrics(
     _check_limit(fpr_limit)
     names = ("pixel_auroc", "aupro", "pixel_average_precision", "pixel_f1_max")
     try:
-        ranks, steps = count_pixels(pairs, threads=threads, keep_pixels=keep_pixels)
+        ranks, steps = count_pixels(pairs, threads=threads)
     except UndefinedMetricError as error:
         return MetricValues({}, dict.fromkeys(names, str(error)))
     values = (

@@ -79,9 +79,22 @@ def add_counts(
     # A block of neighbouring scores is searched in its own short stretch, which stays in cache.
     for index, (start, stop) in enumerate(zip(starts, stops, strict=True)):
         block = slice(index * _BLOCK, (index + 1) * _BLOCK)
-        stretch = ordered[start:stop]
-        below[block] += start + np.searchsorted(stretch, scores[block], "left")
-        up_to[block] += start + np.searchsorted(stretch, scores[block], "right")
+        left, right = _insertion(ordered[start:stop], scores[block])
+        below[block] += start + left
+        up_to[block] += start + right
+
+
+def _insertion(
+    ordered: NDArray[np.floating], scores: NDArray[np.floating]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each score would be inserted: before the values that equal it, and after them."""
+    left = np.searchsorted(ordered, scores, "left")
+    right = left.copy()
+    if ordered.size:
+        # Only for the scores that do equal a value, mostly few, is there anything more to search.
+        tied = np.flatnonzero(np.take(ordered, left, mode="clip") == scores)
+        right[tied] = np.searchsorted(ordered, scores[tied], "right")
+    return left, right
 
 
 def auroc(ranks: Ranks) -> float:

@@ -170,25 +170,11 @@ def test_inputs_are_left_as_they_were():
     assert np.array_equal(maps, before)
 
 
-@pytest.mark.parametrize(("keep_pixels", "calls"), [(10**6, 1), (0, 2), (21_000, 1), (20_999, 2)])
-def test_maps_that_fit_are_asked_for_once(keep_pixels, calls):
-    gt_masks, maps = random_images()  # 21,000 pixels
-    asked = []
-
-    def pairs():
-        asked.append(True)
-        return ((str(i), *pair) for i, pair in enumerate(zip(gt_masks, maps, strict=True)))
-
-    values = pixel_metrics(pairs, keep_pixels=keep_pixels).values
-    assert len(asked) == calls
-    assert values["aupro"] == aupro(gt_masks, maps)
-
-
 def test_an_iterator_that_is_spent_is_refused():
     gt_masks, maps = random_images()
     once = iter([("a", gt_masks[1], maps[1])])
     with pytest.raises(ValueError, match=r"pairs must give the same images .* and then 0"):
-        pixel_metrics(lambda: once, keep_pixels=0)
+        pixel_metrics(lambda: once)
 
 
 def test_streamed_images_are_never_held(monkeypatch):
@@ -202,9 +188,9 @@ def test_streamed_images_are_never_held(monkeypatch):
             rng = np.random.default_rng(seed)
             yield str(seed), gt_mask, rng.random((height, width), np.float32) + gt_mask
 
-    pixel_metrics(pairs, keep_pixels=0)  # imports
+    pixel_metrics(pairs)  # imports
     tracemalloc.start()
-    pixel_metrics(pairs, keep_pixels=0)
+    pixel_metrics(pairs)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     # Two images of 1 MB with what is made of them, and one chunk; the whole set has 24 MB.
