@@ -2,22 +2,25 @@
 
 Run: `python -m benchmarks.extraction [--images FOLDER] [--factory MODULE:FUNCTION]`. The baseline
 is what one writes first: eager torch, batches of 16 on all cores, decoding and computing in turns.
+Each competitor has a process of its own, and they take turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import (
+    Alone,
     backbone,
     extract_again,
     in_threads,
@@ -32,7 +35,6 @@ from harness.data import Sample
 from harness.features import FeatureReader, LazyExtractor
 from harness.features.choice import usable_engines
 from harness.features.engines import build_engine
-from harness.features.inputs import read_input
 from harness.features.store import FeatureStore
 from harness.threads import cores
 
@@ -56,14 +58,12 @@ def main() -> None:
     """Print both tables."""
     options = _options()
     print(f"{machine()}; device {options.device}\n")
-    extractor = LazyExtractor(backbone(options.factory))
     with tempfile.TemporaryDirectory() as folder:
-        forward(extractor, options, Path(folder))
-        images = options.images
-        if images is None:
-            images = Path(folder) / "images"
-            write_pictures(images, options.n)
-        whole(extractor, options, samples_in(images)[: options.n], Path(folder))
+        forward(options, Path(folder))
+        if options.images is None:
+            options.images = Path(folder) / "images"
+            write_pictures(options.images, options.n)
+        whole(options, Path(folder))
 
 
 def _options() -> Any:
@@ -77,20 +77,21 @@ def _options() -> Any:
     return parser.parse_args()
 
 
-def forward(extractor: LazyExtractor, options: Any, folder: Path) -> None:
+def forward(options: Any, folder: Path) -> None:
     """Time the network alone, on images in memory."""
-    tasks: dict[str, Callable[[], object]] = {
-        "matrix multiply": partial(multiply, options.device),
-        BASELINE: partial(eager_batch, extractor, options.device),
+    tasks: dict[str, Callable[..., object]] = {
+        "matrix multiply": Alone(multiply_task, options),
+        BASELINE: Alone(eager_task, options),
     }
     for setting in settings_of(options.device, options.only):
-        tasks[" ".join(setting)] = engine_task(extractor, setting, options.device, folder)
+        tasks[" ".join(setting)] = Alone(engine_task, options, setting, folder)
     seconds = medians(tasks, rounds=options.rounds)
-    flops = 2 * 2048**3 * n_multiplications(options.device)
-    ceiling = flops / seconds.pop("matrix multiply") / flops_per_image(extractor)
+    flops = flops_per_image(LazyExtractor(backbone(options.factory)))
+    done = 2 * 2048**3 * n_multiplications(options.device)
+    ceiling = done / seconds.pop("matrix multiply") / flops
     rates = {name: n_images(options.device) / value for name, value in seconds.items()}
-    print(f"Forward: {flops_per_image(extractor) / 1e9:.1f} GFLOP per image; the fp32 matrix")
-    print(f"multiply rate allows {ceiling:.1f} images/s.\n")
+    print(f"Forward: {flops / 1e9:.1f} GFLOP per image; the fp32 matrix multiply rate allows")
+    print(f"{ceiling:.1f} images/s.\n")
     table(
         ["forward", "images/s", f"x {BASELINE}", "of the fp32 limit"],
         [
@@ -110,41 +111,45 @@ def n_multiplications(device: str) -> int:
     return 200 if device == "cuda" else 2 * cores()
 
 
-def multiply(device: str) -> None:
+def multiply_task(options: Any) -> Callable[[], None]:
     """Multiply square matrices: one thread for each core, or on the GPU, without TF32."""
-    matrix = torch.ones(2048, 2048, device=device)
-    if device == "cuda":
+    device, matrix = options.device, torch.ones(2048, 2048, device=options.device)
+
+    def on_gpu() -> None:
         for _ in range(n_multiplications(device)):
             torch.mm(matrix, matrix)
         torch.cuda.synchronize()
-        return
 
     def alone() -> None:
         torch.set_num_threads(1)
         torch.mm(matrix, matrix)
 
-    in_threads(alone, n_multiplications(device), threads=cores())
+    on_cores = partial(in_threads, alone, n_multiplications(device), threads=cores())
+    return on_gpu if device == "cuda" else on_cores
 
 
-def eager_batch(extractor: LazyExtractor, device: str) -> None:
+def eager_task(options: Any) -> Callable[[], None]:
     """Run the module as it is on batches in memory."""
     torch.set_num_threads(cores())
+    module = LazyExtractor(backbone(options.factory)).module.to(options.device)
     batch = torch.ones(BATCH, 3, SIZE, SIZE)
-    with torch.inference_mode():
-        for _ in range(n_images(device) // BATCH):
-            extractor.module.to(device)(batch.to(device))[0].cpu()
+
+    def run() -> None:
+        with torch.inference_mode():
+            for _ in range(n_images(options.device) // BATCH):
+                module(batch.to(options.device))[0].cpu()
+
+    return run
 
 
-def engine_task(
-    extractor: LazyExtractor, setting: Setting, device: str, folder: Path
-) -> Callable[[], object]:
-    """Return a task that runs an engine from as many threads as there are cores."""
-    extractor.module.to("cpu")
-    reader = open_reader(extractor, setting, device, folder)
-    store = FeatureStore(folder, reader.recipe)
-    engine = build_engine(extractor, reader.recipe, store=store, workers=cores())
-    images = np.ones((reader.recipe.batch, 3, SIZE, SIZE), dtype=np.float32)
-    n_calls = n_images(device) // reader.recipe.batch
+def engine_task(options: Any, setting: Setting, folder: Path) -> Callable[[], object]:
+    """Run an engine from as many threads as there are cores."""
+    extractor = LazyExtractor(backbone(options.factory))
+    recipe = open_reader(extractor, setting, options.device, folder).recipe
+    store = FeatureStore(folder, recipe)
+    engine = build_engine(extractor, recipe, store=store, workers=cores())
+    images = np.ones((recipe.batch, 3, SIZE, SIZE), dtype=np.float32)
+    n_calls = n_images(options.device) // recipe.batch
     return partial(in_threads, partial(engine, images), n_calls, threads=cores())
 
 
@@ -159,29 +164,24 @@ def open_reader(
 
 def flops_per_image(extractor: LazyExtractor) -> int:
     """Count the floating point operations of one image."""
-    module = extractor.module.to("cpu")
+    module = extractor.module
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         module(torch.ones(1, 3, SIZE, SIZE))
     return int(counter.get_total_flops())
 
 
-def whole(extractor: LazyExtractor, options: Any, samples: list[Sample], folder: Path) -> None:
+def whole(options: Any, folder: Path) -> None:
     """Time a category from files to features: cold, the next one of a sweep, and warm."""
-    settings = {" ".join(setting): setting for setting in settings_of(options.device, options.only)}
-    readers = {
-        name: open_reader(extractor, setting, options.device, folder / name)
-        for name, setting in settings.items()
-    }
-    tasks: dict[str, Callable[[], object]] = {
-        BASELINE: partial(eager_loop, extractor, samples, options.device)
-    }
-    for name, setting in settings.items():
-        tasks[f"{name} cold"] = partial(cold_run, extractor, setting, samples, options.device)
-        tasks[f"{name} next"] = partial(extract_again, readers[name], samples, folder / name)
-        tasks[f"{name} warm"] = partial(readers[name].pooled, samples)
+    names = [" ".join(setting) for setting in settings_of(options.device, options.only)]
+    tasks: dict[str, Callable[..., object]] = {BASELINE: Alone(EagerLoop, options)}
+    for setting in settings_of(options.device, options.only):
+        name = " ".join(setting)
+        process = Alone(Category, options, setting, folder / name)
+        tasks |= {f"{name} {how}": partial(process, how) for how in ("cold", "next", "warm")}
     seconds = medians(tasks, rounds=max(1, options.rounds // 2))
     base = seconds[BASELINE]
-    print(f"Whole: {len(samples)} images from file to features, both kinds written to the cache.")
+    n = len(images_of(options))
+    print(f"Whole: {n} images from file to features, both kinds written to the cache.")
     print(
         "`cold` builds the engine first; `next` is a category after it; `warm` reads the cache.\n"
     )
@@ -189,9 +189,14 @@ def whole(extractor: LazyExtractor, options: Any, samples: list[Sample], folder:
         ["whole", "cold s", "ratio", "next s", "ratio", "warm s"],
         [
             (BASELINE, f"{base:.1f}", "1.00", f"{base:.1f}", "1.00", "-"),
-            *(_line(name, seconds, base=base) for name in settings),
+            *(_line(name, seconds, base=base) for name in names),
         ],
     )
+
+
+def images_of(options: Any) -> list[Sample]:
+    """Return the images to extract."""
+    return samples_in(options.images)[: options.n]
 
 
 def _line(name: str, seconds: dict[str, float], *, base: float) -> tuple[str, ...]:
@@ -200,28 +205,48 @@ def _line(name: str, seconds: dict[str, float], *, base: float) -> tuple[str, ..
     return (name, f"{cold:.1f}", f"{base / cold:.2f}", f"{after:.1f}", f"{base / after:.2f}", warm)
 
 
-def eager_loop(extractor: LazyExtractor, samples: list[Sample], device: str) -> None:
-    """Decode a batch, compute it, and so on: the loop that one writes first."""
-    torch.set_num_threads(cores())
-    module = extractor.module.to(device)
-    with torch.inference_mode():
-        for batch in _batches(samples):
-            images = [torch.from_numpy(read_input(s.path, image_size=SIZE)) for s in batch]
-            module(torch.stack(images).to(device))[0].cpu()
-    module.to("cpu")
+class EagerLoop:
+    """Decode a batch with Pillow, compute it, and so on: the loop that one writes first."""
+
+    def __init__(self, options: Any) -> None:
+        torch.set_num_threads(cores())
+        self.samples, self.device = images_of(options), options.device
+        self.module = LazyExtractor(backbone(options.factory)).module.to(self.device)
+
+    def __call__(self) -> None:
+        """Compute all images."""
+        with torch.inference_mode():
+            for start in range(0, len(self.samples), BATCH):
+                images = [self.read(one.path) for one in self.samples[start : start + BATCH]]
+                self.module(torch.stack(images).to(self.device))[0].cpu()
+
+    @staticmethod
+    def read(path: Path) -> torch.Tensor:
+        """Read an image as torch's pipelines do."""
+        with Image.open(path) as file:
+            image = file.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
 
-def _batches(samples: list[Sample]) -> Iterator[list[Sample]]:
-    for start in range(0, len(samples), BATCH):
-        yield samples[start : start + BATCH]
+class Category:
+    """Extract a category with one engine: cold, as the next one of a sweep, or warm."""
 
+    def __init__(self, options: Any, setting: Setting, cache: Path) -> None:
+        self.samples, self.cache = images_of(options), cache
+        self.extractor = LazyExtractor(backbone(options.factory))
+        _ = self.extractor.module  # the loop above has it ready, too
+        self.open = partial(open_reader, self.extractor, setting, options.device)
+        self.reader = self.open(cache)
 
-def cold_run(
-    extractor: LazyExtractor, setting: Setting, samples: list[Sample], device: str
-) -> None:
-    """Extract everything into an empty cache."""
-    with tempfile.TemporaryDirectory() as cache:
-        open_reader(extractor, setting, device, Path(cache)).pooled(samples)
+    def __call__(self, how: str) -> None:
+        """Extract them: `cold`, `next` or `warm`."""
+        if how == "warm":
+            self.reader.pooled(self.samples)
+        elif how == "next":
+            extract_again(self.reader, self.samples, self.cache)
+        else:
+            with tempfile.TemporaryDirectory() as cache:
+                self.open(Path(cache)).pooled(self.samples)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
-"""What the benchmarks share: interleaved timing, a machine's description, pictures, a backbone."""
+"""What the benchmarks share: timing in turns, processes, a machine's description, pictures."""
 
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,44 @@ def medians(tasks: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[s
             if counted:
                 seconds[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+class Alone:
+    """A task in a process of its own, so that no other library has set up its memory or threads.
+
+    Parameters
+    ----------
+    make : callable
+        A function of a module, that makes the task; called in the process with `arguments`.
+    arguments : object
+        What it is called with.
+    """
+
+    def __init__(self, make: Callable[..., Callable[..., object]], *arguments: object) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        context.Process(target=_serve, args=(theirs, make, arguments), daemon=True).start()
+
+    def __call__(self, *arguments: object) -> None:
+        """Do the task once, and wait for it."""
+        self._pipe.send(arguments)
+        error = self._pipe.recv()
+        if error is not None:
+            raise RuntimeError(error)
+
+
+def _serve(
+    pipe: Connection, make: Callable[..., Callable[..., object]], arguments: Sequence[object]
+) -> None:
+    task = make(*arguments)
+    while True:
+        try:
+            task(*pipe.recv())
+            pipe.send(None)
+        except EOFError:
+            return
+        except Exception as error:
+            pipe.send(f"{type(error).__name__}: {error}")
 
 
 def machine(packages: Sequence[str] = PACKAGES) -> str:

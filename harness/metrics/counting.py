@@ -42,9 +42,7 @@ class PixelRanks(NamedTuple):
     steps: NDArray[np.float64]
 
 
-def count_pixels(
-    pairs: Callable[[], Iterable[Pair]], *, threads: int = 1
-) -> PixelRanks:
+def count_pixels(pairs: Callable[[], Iterable[Pair]], *, threads: int = 1) -> PixelRanks:
     """Rank the anomalous pixels among the normal ones.
 
     Parameters

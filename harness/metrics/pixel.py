@@ -94,8 +94,9 @@ def pixel_metrics(
     Parameters
     ----------
     pairs : callable
-        Called twice. Gives `(name, gt_mask, anomaly_map)` by image: the mask boolean, all False for a normal
-        image, and the map real, both of shape (H, W), which may differ between images.
+        Gives `(name, gt_mask, anomaly_map)` by image: the mask boolean, all False for a normal
+        image, and the map real, both of shape (H, W), which may differ between images. Called
+        twice, so that never more than one map need be held.
     fpr_limit : float
         Where the AUPRO curve is cut, in (0, 1].
     threads : int
