@@ -2,8 +2,8 @@
 
 Run: `python -m benchmarks.warm_jobs [--root FOLDER] [--factory MODULE:FUNCTION]`. The first sweep
 is one seed of one model; the second takes another seed, three numbers of components and four
-models, without and with pixel metrics. With `--categories N`, N synthetic categories of the
-official sizes are run cold and then warm with other density settings.
+models, without and with pixel metrics. With `--categories N`, N categories, synthetic ones of the official
+numbers of images if there is no root, are run cold and then warm with other density settings.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def main() -> None:
 
 def _options() -> Any:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", help="a folder in MVTec AD's layout with bottle; else synthetic")
+    parser.add_argument("--root", help="a folder in MVTec AD's layout; else synthetic images")
     parser.add_argument("--factory", help="module:function of the network; else a random ResNet50")
-    parser.add_argument("--categories", type=int, default=0, help="number of synthetic categories")
+    parser.add_argument("--categories", type=int, default=0, help="number of categories")
     parser.add_argument("--side", type=int, default=900, help="size of synthetic images in pixels")
     return parser.parse_args()
 
@@ -118,7 +118,7 @@ def sweep_categories(options: Any, folder: Path) -> None:
     """Run many categories cold, then warm with other density settings."""
     names = dataset(".").categories[: options.categories]
     plan = Plan(1.0, options.side)
-    root = write_synthetic(folder / "data", "mvtec", categories=names, plan=plan)
+    root = options.root or write_synthetic(folder / "data", "mvtec", categories=names, plan=plan)
     job = replace(make_job(options, folder, root), localizer="none")
     cold = run_categories(job, names)
     other = replace(job, model=ModelConfig("dfkde", "dfkde.density:DFKDE", {"n_components": 32}))
