@@ -1,22 +1,27 @@
 """The whole experiment against one written anew with other libraries."""
 
+import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.stats import gaussian_kde
 from sklearn.decomposition import PCA
 from sklearn.metrics import precision_recall_curve, roc_auc_score
 
-from harness.config import ModelConfig
+from harness.config import FeaturesConfig, ModelConfig
 from harness.data import DataError, load_split, read_mask
 from harness.evaluate import evaluate, identify
-from harness.features import Recipe
+from harness.features import FeatureReader, Recipe
 from harness.identity import identity, settings
 from tests import tiny
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def independent_features(samples, crop=64):
@@ -118,7 +123,14 @@ def test_a_second_run_gives_the_same_bits_from_the_cache(job):
 def test_record_tells_where_its_numbers_come_from(job, split):
     record = evaluate(job)
     assert record.data_fingerprint == split.fingerprint
-    assert len(record.weights_digest) == 64
+    # As `FeatureExtractor` documents it: the modules with their settings, then the tensors.
+    module, digest = tiny.build(), hashlib.sha256()
+    for name, part in module.named_modules():
+        digest.update(f"{name}:{type(part).__name__}({part.extra_repr()})\n".encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name}:{tensor.dtype}{list(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().tobytes())
+    assert record.weights_digest == digest.hexdigest()
     assert record.settings["model.n_components"] == "4"
     assert record.settings["image_size"] == "64"
     assert not record.official
@@ -142,8 +154,6 @@ def test_pixel_resolution_changes_pixel_metrics_only(job):
 
 
 def test_a_feature_that_is_not_finite_names_its_image(job, split, monkeypatch):
-    from harness.features import FeatureReader
-
     pooled = FeatureReader.pooled
 
     def broken(self, samples, *, maps):
@@ -154,6 +164,36 @@ def test_a_feature_that_is_not_finite_names_its_image(job, split, monkeypatch):
     monkeypatch.setattr(FeatureReader, "pooled", broken)
     with pytest.raises(DataError, match=split.train[3].name):
         evaluate(job)
+
+
+def test_a_feature_of_a_test_image_that_is_not_finite_names_its_image(job, split, monkeypatch):
+    pooled = FeatureReader.pooled
+
+    def broken(self, samples, *, maps):
+        features = pooled(self, samples, maps=maps).copy()
+        if samples == split.test:
+            features[5, 2] = np.inf
+        return features
+
+    monkeypatch.setattr(FeatureReader, "pooled", broken)
+    with pytest.raises(DataError, match=f"{split.test[5].name}: features must be finite, got inf"):
+        evaluate(job)
+
+
+@pytest.mark.parametrize("localizer", ["occlusion", "uniform"])
+def test_the_constant_model_is_exactly_no_better_than_chance(job, localizer):
+    constant = ModelConfig("constant", "dfkde.baselines:Constant")
+    record = evaluate(replace(job, model=constant, localizer=localizer))
+    assert record.metrics["image_auroc"] == 0.5
+    assert record.metrics["pixel_auroc"] == 0.5
+
+
+def test_by_default_images_are_read_as_published():
+    """Resized to 256 x 256 by the antialiased bilinear filter, without a crop."""
+    config = yaml.safe_load((ROOT / "conf" / "config.yaml").read_text())
+    assert (config["image_size"], config["center_crop"]) == (256, None)
+    features = yaml.safe_load((ROOT / "conf" / "features" / "default.yaml").read_text())
+    assert FeaturesConfig(**features).resize == "pil"
 
 
 def test_identity_depends_on_what_determines_the_numbers_and_on_nothing_else(job, tmp_path):

@@ -1,9 +1,12 @@
 """DFKDE's log density against independent oracles, and its rules."""
 
 import math
+from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logsumexp
@@ -11,6 +14,8 @@ from scipy.stats import gaussian_kde, multivariate_normal
 
 from dfkde import DFKDE, DFKDEResidual, NonFiniteError
 from dfkde.kernel_density import GaussianKDE
+
+CONF = Path(__file__).resolve().parent.parent.parent / "conf"
 
 
 def correlated(n, d, *, seed=0):
@@ -75,6 +80,8 @@ def test_log_density_equals_scipy_whatever_the_shape(n, d, k, scale, seed):
 
 def test_kernel_density_equals_a_loop():
     points, queries = correlated(50, 3), correlated(20, 3, seed=1) * 2
+    far = points.mean(axis=0) + np.array([[30.0], [100.0], [101.0]]) * points.std(axis=0)
+    queries = np.concatenate([queries, far])
     expected = [naive_log_density(points, query) for query in queries]
     np.testing.assert_allclose(
         GaussianKDE().fit(points).score_samples(queries), expected, rtol=1e-9
@@ -281,8 +288,19 @@ def test_rules_of_fit_are_told_in_one_line(model, train, message):
 
 
 def test_width_at_scoring_must_be_that_of_training():
-    with pytest.raises(ValueError, match="X has 19 features, but DFKDE is expecting 20"):
+    with pytest.raises(ValueError, match="X has 19 features, but DFKDE is expecting 20") as error:
         DFKDE().fit(correlated(60, 20)).score_samples(correlated(5, 19))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["dfkde", "dfkde_residual"])
+def test_the_method_is_configured_as_published(name):
+    """16 components and at most 40,000 training points, in the class and in its file."""
+    config = yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text())
+    by_default = resolve_name(config["factory"])()
+    configured = resolve_name(config["factory"])(**config.get("params", {}))
+    for model in (by_default, configured):
+        assert (model.n_components, model.max_training_points) == (16, 40_000)
 
 
 def test_18_images_are_enough():

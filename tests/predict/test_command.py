@@ -1,6 +1,11 @@
 """What `python -m harness.predict` promises."""
 
+import contextlib
 import csv
+import os
+import pty
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +15,7 @@ from PIL import Image
 from harness.fitting import fit
 from harness.predict import Predictor, trained
 from harness.predict.__main__ import main
-from tests.predict.conftest import BROKEN, predict_command
+from tests.predict.conftest import BROKEN, environment, predict_command
 
 NAMES = ["0.png", "1.png", "2.png", "below/3.png"]
 
@@ -89,6 +94,23 @@ def test_the_heatmap_of_a_crop_leaves_the_rest_of_the_image_alone(
     centre = np.zeros_like(changed)
     centre[edge : side - edge, edge : side - edge] = True
     np.testing.assert_array_equal(changed, centre)
+
+
+def test_on_a_terminal_there_is_a_progress_bar(arguments, tmp_path):
+    """The command's standard error is one end of a pseudo-terminal, the test reads the other."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "harness.predict", *arguments, "heatmaps=false"]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=theirs, env=environment(TERM="xterm")
+    ):
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while part := os.read(ours, 1000):
+                shown += part
+    os.close(ours)
+    assert "scoring" in shown.decode()
+    assert "100%" in shown.decode()
 
 
 def test_without_faults_the_status_is_zero(arguments, images, tmp_path, capsys):
