@@ -14,6 +14,7 @@ from scipy.stats import gaussian_kde, multivariate_normal
 
 from dfkde import DFKDE, DFKDEResidual, NonFiniteError
 from dfkde.kernel_density import GaussianKDE
+from dfkde.pca import PCA
 
 CONF = Path(__file__).resolve().parent.parent.parent / "conf"
 
@@ -154,6 +155,17 @@ def test_inputs_are_left_alone(model):
     model.fit(train).score_samples(test)
     np.testing.assert_array_equal(train, kept[0])
     np.testing.assert_array_equal(test, kept[1])
+
+
+def test_the_parts_leave_their_inputs_alone_too():
+    """The models hand their parts arrays of their own, which would hide centring in place."""
+    points, queries = correlated(50, 3), correlated(20, 3, seed=1)
+    for array in (points, queries):
+        array.setflags(write=False)
+    GaussianKDE().fit(points).score_samples(queries)
+    fitted = PCA(2).fit(points)
+    fitted.transform(queries)
+    fitted.squared_residual(queries)
 
 
 @pytest.mark.parametrize("convert", [np.asfortranarray, lambda X: np.repeat(X, 2, axis=0)[::2]])
