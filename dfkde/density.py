@@ -50,7 +50,7 @@ class DFKDE(AnomalyDetector):
 
     References
     ----------
-    D. W. Scott, Multivariate Density Estimation, 1992, equation 6.44, for the bandwidth.
+    D. W. Scott, Multivariate Density Estimation, 1992, chapter 6, for the bandwidth.
     """
 
     def __init__(

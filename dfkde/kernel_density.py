@@ -34,7 +34,7 @@ class GaussianKDE(BaseEstimator):
 
     References
     ----------
-    D. W. Scott, Multivariate Density Estimation, 1992, equation 6.44.
+    D. W. Scott, Multivariate Density Estimation, 1992, chapter 6.
     """
 
     def fit(self, X: Array) -> Self:

@@ -11,11 +11,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.config import FeaturesConfig
 from harness.features.upkeep import Section, damaged, prune, sections
 
-_COLUMNS = "{:12}  {:12}  {:>5}  {:34}  {:>7}  {:>7}  {:>9}  {}\n"
+_COLUMNS = "{:12}  {:12}  {:>9}  {:34}  {:>7}  {:>7}  {:>9}  {}\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,13 +68,19 @@ def _row(section: Section) -> tuple[object, ...]:
     return (
         section.key[:12],
         recipe["weights_digest"][:12],
-        recipe["image_size"],
+        _pixels(recipe),
         " ".join((recipe["engine"], recipe["precision"], recipe["device"], recipe["resize"])),
         kinds.count(".pooled"),
         kinds.count(".maps"),
         round(sum(entry.size for entry in entries) / 1e6),
         time.strftime("%Y-%m-%d %H:%M", time.localtime(used)) if entries else "-",
     )
+
+
+def _pixels(recipe: dict[str, Any]) -> str:
+    """Write the size of the images, and that of the crop where there is one: `256>224`."""
+    crop = recipe.get("center_crop")  # not in recipes written before there was one
+    return f"{recipe['image_size']}" + (f">{crop}" if crop else "")
 
 
 def _verify(cache: Path) -> int:

@@ -168,6 +168,7 @@ class Job:
     features: FeaturesConfig
     seed: int = 42
     image_size: int = 256
+    center_crop: int | None = None
     localizer: str = "occlusion"
     n_train: int | None = None
     train_contamination: float = 0.0
@@ -193,6 +194,7 @@ class Config:
     category: str | None = None
     seed: int = 42
     image_size: int = 256
+    center_crop: int | None = None
     localizer: str = "occlusion"
     n_train: int | None = None
     train_contamination: float = 0.0

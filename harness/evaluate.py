@@ -84,7 +84,7 @@ def measure(fitted: Fitted, stages: Stages) -> Record:
         undefined=image.undefined | pixel.undefined,
         scores=image_scores,
         durations=stages.seconds,
-        mistakes=most_wrong(split.test, image_scores, grids),
+        mistakes=most_wrong(split.test, image_scores, grids, covers=_covers(job)),
     )
 
 
@@ -110,6 +110,11 @@ def identify(job: Job, split: Split | None = None) -> str:
     """
     split = split_of(job) if split is None else split
     return identity(job, reader_of(job).recipe, fingerprint=split.fingerprint)
+
+
+def _covers(job: Job) -> float:
+    """Return the share of an image's height and width that the backbone sees."""
+    return 1.0 if job.center_crop is None else job.center_crop / job.image_size
 
 
 def _image_score(sample: Sample, score: float) -> ImageScore:

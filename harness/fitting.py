@@ -105,7 +105,9 @@ def split_of(job: Job) -> Split:
 
 def reader_of(job: Job) -> FeatureReader:
     """Return what reads the features of a job."""
-    return feature_reader(job.backbone, job.features, image_size=job.image_size)
+    return feature_reader(
+        job.backbone, job.features, image_size=job.image_size, center_crop=job.center_crop
+    )
 
 
 @contextmanager

@@ -42,6 +42,9 @@ def settings(job: Job, recipe: Recipe) -> dict[str, str]:
         "backbone.mean": _numbers(job.backbone.mean),
         "backbone.std": _numbers(job.backbone.std),
     } | {f"model.{name}": value for name, value in params.items()}
+    # Settings that are newer than the first published runs: unset, they leave no trace.
+    if job.center_crop is not None:
+        values["center_crop"] = job.center_crop
     if job.dataset.train_share is not None:  # only where the layout has no split of its own
         values["dataset.train_share"] = job.dataset.train_share
     return {name: str(values[name]) for name in sorted(values)}

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from dfkde import render
+from harness.config import Job
+from harness.crop import region
 from harness.data import Sample, read_mask
 from harness.fitting import Fitted
 from harness.metrics import METRICS, MetricValues, evaluation_size, pixel_metrics, resize_mask
@@ -40,7 +42,7 @@ def pixel_results(fitted: Fitted, grids: Sequence[NDArray]) -> MetricValues:
     # never more than one image is held at full size.
     def pairs() -> Iterator[tuple[str, NDArray, NDArray]]:
         for sample, grid in zip(test, grids, strict=True):
-            gt_mask = _gt_mask(sample, job.pixel_resolution)
+            gt_mask = _gt_mask(sample, job)
             yield sample.name, gt_mask, render(grid, size=gt_mask.shape)
 
     with threadpool_limits(1, user_api="blas"):  # as for the maps; the sorts have their threads
@@ -69,12 +71,31 @@ def anomaly_grids(fitted: Fitted) -> list[NDArray]:
         return [locate.anomaly_map(feature_map) for feature_map in maps]
 
 
-def _gt_mask(sample: Sample, pixel_resolution: int | None) -> NDArray:
-    """Return the mask at the size of the evaluation; all False for a normal image."""
-    if sample.mask_path is None:
-        return np.zeros(evaluation_size(sample.size, pixel_resolution), dtype=bool)
-    gt_mask = read_mask(sample.mask_path)
-    return resize_mask(gt_mask, evaluation_size(gt_mask.shape, pixel_resolution))
+def gt_mask_of(sample: Sample, job: Job) -> NDArray[np.bool_]:
+    """Return the part of a mask that the backbone sees; all False for a normal image.
+
+    Parameters
+    ----------
+    sample : Sample
+        A test image.
+    job : Job
+        With its `image_size` and `center_crop`: what lies outside of the crop is in no map, so
+        that no map can be right or wrong about it.
+
+    Returns
+    -------
+    bool ndarray of shape (H, W)
+        In the mask's own pixels.
+    """
+    mask_path = sample.mask_path
+    gt_mask = np.zeros(sample.size, dtype=bool) if mask_path is None else read_mask(mask_path)
+    return gt_mask[region(gt_mask.shape, image_size=job.image_size, center_crop=job.center_crop)]
+
+
+def _gt_mask(sample: Sample, job: Job) -> NDArray[np.bool_]:
+    """Return the mask at the size of the evaluation."""
+    gt_mask = gt_mask_of(sample, job)
+    return resize_mask(gt_mask, evaluation_size(gt_mask.shape, job.pixel_resolution))
 
 
 def _undefined(reason: str) -> MetricValues:

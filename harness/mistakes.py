@@ -14,7 +14,11 @@ EACH = 3
 
 
 def most_wrong(
-    test: Sequence[Sample], scores: Sequence[ImageScore], grids: Sequence[NDArray]
+    test: Sequence[Sample],
+    scores: Sequence[ImageScore],
+    grids: Sequence[NDArray],
+    *,
+    covers: float = 1.0,
 ) -> tuple[Mistake, ...]:
     """Choose the images on the wrong side of images of the other kind, the farthest first.
 
@@ -26,6 +30,8 @@ def most_wrong(
         Their scores, in the same order.
     grids : sequence of ndarray of shape (h, w)
         Their anomaly maps, in the same order; empty if there are none.
+    covers : float
+        As in `Mistake`.
 
     Returns
     -------
@@ -39,6 +45,7 @@ def most_wrong(
             note,
             path=test[place[image.image]].path,
             anomaly_map=grids[place[image.image]] if grids else None,
+            covers=covers,
         )
         for image, note in _chosen(scores)
     )

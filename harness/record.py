@@ -50,12 +50,15 @@ class Mistake(NamedTuple):
         The image file.
     anomaly_map : ndarray of shape (h, w), optional
         On the backbone's grid; None where the job made no maps.
+    covers : float
+        The share of the image's height and of its width, about the centre, that the map covers.
     """
 
     image: ImageScore
     note: str
     path: Path
     anomaly_map: NDArray[Any] | None
+    covers: float = 1.0
 
 
 @dataclass(frozen=True)

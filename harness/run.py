@@ -16,9 +16,11 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from harness.categories import CategoryError, name_categories
+from harness.categories import name_categories
 from harness.confdir import conf_dir
 from harness.config import Config
+from harness.crop import check_center_crop
+from harness.features import LazyExtractor
 from harness.outcome import Outcome, failures, summary
 from harness.signals import interruptible
 from harness.stages import Stages
@@ -52,7 +54,7 @@ def _prefer_own_launchers() -> None:
 
 def _task(cfg: DictConfig) -> Outcome:
     config: Config = OmegaConf.to_object(cfg)  # type: ignore[assignment]
-    _check_category(config)
+    _check(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
     task = Task(config.job(), config.tracking, folder, config.force, config.save_model)
     # The launchers of other packages call this for each job of a sweep; the sweeper then prints
@@ -70,11 +72,14 @@ def _task(cfg: DictConfig) -> Outcome:
     return outcome
 
 
-def _check_category(config: Config) -> None:
+def _check(config: Config) -> None:
+    """Refuse what cannot become a job, before anything is read or a slow library imported."""
     given = None if config.category is None else [config.category]
     try:
         name_categories(given, {config.dataset.name: config.dataset.categories})
-    except CategoryError as error:
+        check_center_crop(config.center_crop, image_size=config.image_size)
+        LazyExtractor(config.backbone, memory=config.features.cache).check()
+    except ValueError as error:
         raise JobError(str(error)) from None
 
 

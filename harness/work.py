@@ -9,16 +9,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.config import Job, TrackingConfig
-from harness.evaluate import identify, measure
-from harness.fitting import Fitted, fit, split_of
 from harness.outcome import Outcome, one_line
 from harness.progress import Progress
 from harness.record import Record
 from harness.signals import Interrupted, deferred, interruptible
 from harness.stages import Stages
 from harness.tracking import NoTracker, OpenRun, StoreError, Tracker, open_tracker
+
+if TYPE_CHECKING:
+    from harness.fitting import Fitted
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +105,10 @@ def run_job(
     Outcome
         As `perform`.
     """
+    # What computes takes a second to import, for `--help` and for mistakes in the settings too.
+    from harness.evaluate import identify, measure
+    from harness.fitting import fit, split_of
+
     started = time.perf_counter()
     stages = Stages() if stages is None else stages
     run = None

@@ -1,26 +1,35 @@
 """The whole experiment against one written anew with other libraries."""
 
+import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.stats import gaussian_kde
 from sklearn.decomposition import PCA
 from sklearn.metrics import precision_recall_curve, roc_auc_score
 
-from harness.config import ModelConfig
+from harness.config import FeaturesConfig, ModelConfig
 from harness.data import DataError, load_split, read_mask
 from harness.evaluate import evaluate, identify
+from harness.features import FeatureReader, Recipe
+from harness.identity import identity, settings
 from tests import tiny
 
+ROOT = Path(__file__).resolve().parent.parent
 
-def independent_features(samples):
+
+def independent_features(samples, crop=64):
     module = tiny.build().eval()
+    edge = (64 - crop) // 2
     images = [Image.open(sample.path).convert("RGB") for sample in samples]
     arrays = [np.asarray(image.resize((64, 64), Image.Resampling.BILINEAR)) for image in images]
+    arrays = [array[edge : edge + crop, edge : edge + crop] for array in arrays]
     batch = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         return module.features((batch - 0.5) / 0.25).double().numpy()
@@ -33,8 +42,12 @@ def split(job):
 
 @pytest.fixture
 def independent(split):
+    return independent_of(split)
+
+
+def independent_of(split, crop=64):
     """Score function and feature maps by scikit-learn and scipy."""
-    train, test = independent_features(split.train), independent_features(split.test)
+    train, test = independent_features(split.train, crop), independent_features(split.test, crop)
     pca = PCA(4, svd_solver="full").fit(train.mean(axis=(2, 3)))
     kde = gaussian_kde(pca.transform(train.mean(axis=(2, 3))).T)
 
@@ -59,7 +72,31 @@ def test_image_scores_and_metrics_equal_an_independent_implementation(job, split
 
 
 def test_pixel_auroc_equals_an_independent_occlusion(job, split, independent):
+    expected = independent_pixel_auroc(split, independent)
+    assert evaluate(job).metrics["pixel_auroc"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_crop_equals_an_independent_implementation(job, split):
+    """The backbone sees the central 40 of 64 pixels, and pixels are compared there alone."""
+    score, train, test = independent_of(split, crop=40)
+    record = evaluate(replace(job, center_crop=40))
+    expected = score(test.mean(axis=(2, 3)))
+    np.testing.assert_allclose([s.score for s in record.scores], expected, rtol=1e-4)
+    assert record.settings["center_crop"] == "40"
+    expected = independent_pixel_auroc(split, (score, train, test), crop=40)
+    assert record.metrics["pixel_auroc"] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"center_crop": 65}, {"center_crop": 0}, {"image_size": 0}])
+def test_sizes_that_no_image_has_are_refused(job, changes):
+    [name] = changes
+    with pytest.raises(ValueError, match=rf"{name} must be .*, got {changes[name]}$"):
+        evaluate(replace(job, **changes))
+
+
+def independent_pixel_auroc(split, independent, crop=64):
     score, train, test = independent
+    edge = (64 - crop) // 2
     mean_map = train.mean(axis=0)
     masks, maps = [], []
     for sample, feature_map in zip(split.test, test, strict=True):
@@ -70,11 +107,12 @@ def test_pixel_auroc_equals_an_independent_occlusion(job, split, independent):
             occluded[:, y, x] = mean_map[:, y, x]
             grid[y, x] = whole - score(occluded.mean(axis=(1, 2))[None])[0]
         # PIL repeats the edge and aligns pixel centres; sigma is 4 px at 256, so 1 px at 64.
-        image = Image.fromarray(grid.astype(np.float32)).resize((64, 64), Image.Resampling.BILINEAR)
-        maps.append(gaussian_filter(np.asarray(image, np.float64), 1.0))
-        masks.append(read_mask(sample.mask_path) if sample.mask_path else np.zeros((64, 64), bool))
-    expected = roc_auc_score(np.ravel(masks), np.ravel(maps))
-    assert evaluate(job).metrics["pixel_auroc"] == pytest.approx(expected, abs=1e-4)
+        image = Image.fromarray(grid.astype(np.float32))
+        image = image.resize((crop, crop), Image.Resampling.BILINEAR)
+        maps.append(gaussian_filter(np.asarray(image, np.float64), crop / 64))
+        mask = read_mask(sample.mask_path) if sample.mask_path else np.zeros((64, 64), bool)
+        masks.append(mask[edge : edge + crop, edge : edge + crop])
+    return roc_auc_score(np.ravel(masks), np.ravel(maps))
 
 
 def test_a_second_run_gives_the_same_bits_from_the_cache(job):
@@ -85,7 +123,14 @@ def test_a_second_run_gives_the_same_bits_from_the_cache(job):
 def test_record_tells_where_its_numbers_come_from(job, split):
     record = evaluate(job)
     assert record.data_fingerprint == split.fingerprint
-    assert len(record.weights_digest) == 64
+    # As `FeatureExtractor` documents it: the modules with their settings, then the tensors.
+    module, digest = tiny.build(), hashlib.sha256()
+    for name, part in module.named_modules():
+        digest.update(f"{name}:{type(part).__name__}({part.extra_repr()})\n".encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name}:{tensor.dtype}{list(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().tobytes())
+    assert record.weights_digest == digest.hexdigest()
     assert record.settings["model.n_components"] == "4"
     assert record.settings["image_size"] == "64"
     assert not record.official
@@ -109,8 +154,6 @@ def test_pixel_resolution_changes_pixel_metrics_only(job):
 
 
 def test_a_feature_that_is_not_finite_names_its_image(job, split, monkeypatch):
-    from harness.features import FeatureReader
-
     pooled = FeatureReader.pooled
 
     def broken(self, samples, *, maps):
@@ -123,6 +166,36 @@ def test_a_feature_that_is_not_finite_names_its_image(job, split, monkeypatch):
         evaluate(job)
 
 
+def test_a_feature_of_a_test_image_that_is_not_finite_names_its_image(job, split, monkeypatch):
+    pooled = FeatureReader.pooled
+
+    def broken(self, samples, *, maps):
+        features = pooled(self, samples, maps=maps).copy()
+        if samples == split.test:
+            features[5, 2] = np.inf
+        return features
+
+    monkeypatch.setattr(FeatureReader, "pooled", broken)
+    with pytest.raises(DataError, match=f"{split.test[5].name}: features must be finite, got inf"):
+        evaluate(job)
+
+
+@pytest.mark.parametrize("localizer", ["occlusion", "uniform"])
+def test_the_constant_model_is_exactly_no_better_than_chance(job, localizer):
+    constant = ModelConfig("constant", "dfkde.baselines:Constant")
+    record = evaluate(replace(job, model=constant, localizer=localizer))
+    assert record.metrics["image_auroc"] == 0.5
+    assert record.metrics["pixel_auroc"] == 0.5
+
+
+def test_by_default_images_are_read_as_published():
+    """Resized to 256 x 256 by the antialiased bilinear filter, without a crop."""
+    config = yaml.safe_load((ROOT / "conf" / "config.yaml").read_text())
+    assert (config["image_size"], config["center_crop"]) == (256, None)
+    features = yaml.safe_load((ROOT / "conf" / "features" / "default.yaml").read_text())
+    assert FeaturesConfig(**features).resize == "pil"
+
+
 def test_identity_depends_on_what_determines_the_numbers_and_on_nothing_else(job, tmp_path):
     same = identify(job)
     assert same == identify(replace(job, features=replace(job.features, cache=str(tmp_path / "b"))))
@@ -131,6 +204,7 @@ def test_identity_depends_on_what_determines_the_numbers_and_on_nothing_else(job
         replace(job, seed=1),
         replace(job, category="grid"),
         replace(job, image_size=32),
+        replace(job, center_crop=32),
         replace(job, localizer="none"),
         replace(job, n_train=20),
         replace(job, dataset=replace(job.dataset, train_share=0.5)),
@@ -139,6 +213,26 @@ def test_identity_depends_on_what_determines_the_numbers_and_on_nothing_else(job
         replace(job, backbone=replace(job.backbone, mean=[0.4, 0.5, 0.5])),
     ]
     assert len({same, *map(identify, others)}) == len(others) + 1
+
+
+def test_a_job_without_a_crop_keeps_the_identity_it_had(job):
+    """Runs from before there was a crop stay what they are."""
+    recipe = Recipe(
+        weights_digest="ab" * 32,
+        layers=("features",),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        image_size=256,
+        resize="pil",
+        engine="torch",
+        precision="fp32",
+        device="cpu",
+        batch=4,
+        versions=(),
+    )
+    published = "e47d1877f1565f36bd6b543c9ee45cec5c88abb320ac884ffa57e35b74e227ed"
+    assert identity(replace(job, image_size=256), recipe, fingerprint="cd" * 32) == published
+    assert "center_crop" not in settings(job, recipe)
 
 
 def test_parameters_left_at_their_defaults_share_an_identity_with_the_same_values(job):

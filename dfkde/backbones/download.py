@@ -7,7 +7,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 # A resolver or a firewall that drops packets would otherwise keep a user waiting for minutes.
-_PATIENCE = 1.5
+_PATIENCE = 1.3
 
 
 class WeightsError(ValueError):

@@ -11,7 +11,8 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
 from torch import nn
 
-from dfkde.backbones.download import WeightsError, reachable
+from dfkde.backbones.download import reachable
+from dfkde.backbones.presence import hub_error
 
 PRETRAINED = "pretrained"
 """The name of the weights that timm's tag stands for."""
@@ -69,11 +70,7 @@ def _downloading(architecture: str, *, needed: bool) -> Iterator[None]:
         yield
         return
     url = _url(architecture)
-    error = WeightsError(
-        f"the weights of {architecture}",
-        url=url,
-        way_on=f"give that file as backbone.weights=PATH (or fill the cache {HF_HUB_CACHE})",
-    )
+    error = hub_error(architecture, url=url, cache=HF_HUB_CACHE)
     if not _cached(architecture) and (HF_HUB_OFFLINE or not reachable(url)):
         raise error
     try:

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
-from dfkde.backbones.download import WeightsError, reachable
+from dfkde.backbones.download import reachable
+from dfkde.backbones.presence import checkpoint_error
 
 
 def torchvision_model(
@@ -48,11 +49,7 @@ def torchvision_model(
 
 def _downloaded(architecture: str, entry: WeightsEnum) -> nn.Module:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    error = WeightsError(
-        f"the weights {entry.name} of {architecture}",
-        url=entry.url,
-        way_on=f"put that file into {folder}",
-    )
+    error = checkpoint_error(architecture, entry.name, url=entry.url, folder=folder)
     if not (folder / Path(entry.url).name).exists() and not reachable(entry.url):
         raise error
     try:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from harness.data import Sample
 from harness.features.engines import Engine
-from harness.features.inputs import read_input
 from harness.features.recipe import Recipe
 from harness.features.store import MAPS, POOLED, FeatureStore
 
@@ -100,10 +99,9 @@ class Extraction:
     def _compute(self, samples: Sequence[Sample]) -> dict[str, NDArray[np.float32]]:
         if not samples:
             return {}
-        size = self._recipe.image_size
-        images = np.zeros((self._recipe.batch, 3, size, size), dtype=np.float32)
+        images = np.zeros(self._recipe.shape, dtype=np.float32)
         for k, sample in enumerate(samples):
-            images[k] = read_input(sample.path, image_size=size, resize=self._recipe.resize)
+            images[k] = self._recipe.read(sample.path)
         pooled, feature_maps = self.engine(images)
         for k, sample in enumerate(samples):
             if self.maps:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from dfkde.backbones.presence import check_weights
 from harness.config import BackboneConfig
-from harness.features.memo import remembered_digest
+from harness.features.memo import is_remembered, remembered_digest
 
 if TYPE_CHECKING:
     import torch
@@ -69,9 +70,23 @@ class LazyExtractor:
         """SHA-256 over the architecture and its tensors, hexadecimal."""
         return remembered_digest(self.backbone, self._memory, compute=lambda: self.module.digest)
 
+    def check(self) -> None:
+        """Refuse, without importing torch, weights that this machine has not and cannot get.
+
+        Where the digest is remembered the weights may not be needed at all: all is well.
+
+        Raises
+        ------
+        WeightsError
+            In one line: the file's address, where to put it, and another way on.
+        """
+        if not is_remembered(self.backbone, self._memory):
+            self._check_weights()
+
     @cached_property
     def module(self) -> Any:
         """The extractor itself; the first access imports torch and reads the weights."""
+        self._check_weights()
         from dfkde import FeatureExtractor, load_backbone
 
         settings = self.backbone
@@ -81,6 +96,10 @@ class LazyExtractor:
         return FeatureExtractor(
             network, list(settings.layers), mean=settings.mean, std=settings.std
         )
+
+    def _check_weights(self) -> None:
+        settings = self.backbone
+        check_weights(settings.factory, arguments=settings.arguments, weights=settings.weights)
 
 
 def module_of(extractor: Extractor) -> torch.nn.Module:

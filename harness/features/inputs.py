@@ -1,4 +1,4 @@
-"""The one definition of a network's input: decode, resize, scale to [0, 1]."""
+"""The one definition of a network's input: decode, resize, crop, scale to [0, 1]."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from harness.crop import region
 from harness.features.decoding import decode
 
 RESIZES = ("pil", "float_antialias")
 
 
-def read_input(path: Path, *, image_size: int, resize: str = "pil") -> NDArray[np.float32]:
+def read_input(
+    path: Path, *, image_size: int, resize: str = "pil", center_crop: int | None = None
+) -> NDArray[np.float32]:
     """Read one image as the backbone sees it, before normalisation.
 
     Parameters
@@ -21,19 +24,22 @@ def read_input(path: Path, *, image_size: int, resize: str = "pil") -> NDArray[n
     path : Path
         An image file.
     image_size : int
-        Height and width of the result in pixels; the aspect ratio is not kept.
+        Height and width in pixels to which the image is resized; the aspect ratio is not kept.
     resize : {'pil', 'float_antialias'}
         Pillow's antialiased bilinear filter, on the 8-bit image (rounded to 8 bits again) or on
         the float image (not rounded).
+    center_crop : int, optional
+        Side in pixels of the central square of the resized image that is kept; all by default.
 
     Returns
     -------
-    ndarray of shape (3, image_size, image_size), float32
-        RGB in [0, 1].
+    ndarray of shape (3, H, W), float32
+        RGB in [0, 1]; H and W are `center_crop`, or `image_size` without it.
     """
     image = decode(path)
     resized = _RESIZERS[resize](image, (image_size, image_size))
-    return np.ascontiguousarray((resized / np.float32(255)).transpose(2, 0, 1))
+    seen = resized[region(resized.shape[:2], image_size=image_size, center_crop=center_crop)]
+    return np.ascontiguousarray((seen / np.float32(255)).transpose(2, 0, 1))
 
 
 def _resize_pil(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float32]:

@@ -41,13 +41,29 @@ def remembered_digest(
     """
     if memory is None or not _is_pinned(backbone):
         return compute()
-    place = Path(memory) / "backbones" / f"{_stamp(backbone)}.json"
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        return str(json.loads(place.read_text(encoding="utf-8"))["digest"])
+    known = _recall(backbone, memory)
+    if known is not None:
+        return known
     digest = compute()
     text = json.dumps({"digest": digest, "backbone": asdict(backbone)}, indent=2)
-    write_atomically(place, text.encode())
+    write_atomically(_place(backbone, memory), text.encode())
     return digest
+
+
+def is_remembered(backbone: BackboneConfig, memory: str | None) -> bool:
+    """Tell whether the digest of a backbone is known without building it."""
+    pinned = memory is not None and _is_pinned(backbone)
+    return pinned and _recall(backbone, str(memory)) is not None
+
+
+def _recall(backbone: BackboneConfig, memory: str) -> str | None:
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return str(json.loads(_place(backbone, memory).read_text(encoding="utf-8"))["digest"])
+    return None
+
+
+def _place(backbone: BackboneConfig, memory: str) -> Path:
+    return Path(memory) / "backbones" / f"{_stamp(backbone)}.json"
 
 
 def _is_pinned(backbone: BackboneConfig) -> bool:

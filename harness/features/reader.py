@@ -20,7 +20,6 @@ from harness.data import Sample
 from harness.features.engines import Engine, build_engine
 from harness.features.extraction import Extraction
 from harness.features.extractor import Extractor
-from harness.features.inputs import read_input
 from harness.features.recipe import recipe_of
 from harness.features.store import MAPS, POOLED, FeatureStore
 from harness.features.upkeep import prune
@@ -58,6 +57,9 @@ class FeatureReader:
         lives.
     settings : FeaturesConfig
         How features are extracted.
+    center_crop : int, optional
+        Side in pixels of the central square of the resized image that the backbone sees; None
+        for the whole image.
 
     Attributes
     ----------
@@ -79,8 +81,11 @@ class FeatureReader:
         image_size: int,
         cache: str | Path | None,
         settings: FeaturesConfig = _DEFAULTS,
+        center_crop: int | None = None,
     ) -> None:
-        self.recipe = recipe_of(extractor, image_size=image_size, settings=settings)
+        self.recipe = recipe_of(
+            extractor, image_size=image_size, settings=settings, center_crop=center_crop
+        )
         self.n_extracted = 0
         self._extractor = extractor
         self._settings = settings
@@ -164,12 +169,11 @@ class FeatureReader:
         list of Features or Exception
             For each file its features, or why it has none.
         """
-        recipe = self.recipe
-        images = np.zeros((recipe.batch, 3, *[recipe.image_size] * 2), dtype=np.float32)
+        images = np.zeros(self.recipe.shape, dtype=np.float32)
         errors: dict[int, ValueError | OSError] = {}
         for k, path in enumerate(paths):
             try:
-                images[k] = read_input(path, image_size=recipe.image_size, resize=recipe.resize)
+                images[k] = self.recipe.read(path)
             except (ValueError, OSError) as error:
                 errors[k] = error
         features = map(Features, *self._engine(images))

@@ -6,14 +6,17 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.config import FeaturesConfig
+from harness.crop import check_center_crop
 from harness.features.choice import resolve_device, resolve_engine, resolve_precision
 from harness.features.extractor import Extractor
-from harness.features.inputs import RESIZES
+from harness.features.inputs import RESIZES, read_input
 
 _VERSION = 1
 """Raised whenever the code turns the same image into other features."""
@@ -43,15 +46,40 @@ class Recipe:
     device: str
     batch: int
     versions: tuple[str, ...]
+    center_crop: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Shape of what the backbone is given at once: (batch, 3, H, W)."""
+        side = self.image_size if self.center_crop is None else self.center_crop
+        return self.batch, 3, side, side
+
+    def read(self, path: Path) -> NDArray[np.float32]:
+        """Read an image file as the backbone sees it, shape (3, H, W); see `read_input`."""
+        return read_input(
+            path,
+            image_size=self.image_size,
+            resize=self.resize,
+            center_crop=self.center_crop,
+        )
 
     @property
     def key(self) -> str:
         """SHA-256 over all fields, hexadecimal, shortened to 128 bits."""
-        text = json.dumps([_VERSION, asdict(self)], sort_keys=True)
+        fields = asdict(self)
+        if self.center_crop is None:  # the keys of features from before there was a crop
+            del fields["center_crop"]
+        text = json.dumps([_VERSION, fields], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def recipe_of(extractor: Extractor, *, image_size: int, settings: FeaturesConfig) -> Recipe:
+def recipe_of(
+    extractor: Extractor,
+    *,
+    image_size: int,
+    settings: FeaturesConfig,
+    center_crop: int | None = None,
+) -> Recipe:
     """Resolve every `auto` and return the recipe.
 
     Raises
@@ -59,6 +87,7 @@ def recipe_of(extractor: Extractor, *, image_size: int, settings: FeaturesConfig
     ValueError
         If a setting is none of its choices or the machine cannot honour it.
     """
+    check_center_crop(center_crop, image_size=image_size)
     if settings.resize not in RESIZES:
         raise ValueError(f"resize must be one of {', '.join(RESIZES)}, got {settings.resize!r}")
     device = resolve_device(settings.device)
@@ -76,6 +105,7 @@ def recipe_of(extractor: Extractor, *, image_size: int, settings: FeaturesConfig
         device=device,
         batch=_BATCHES.get((device, engine), 1),
         versions=tuple(f"{name} {version(name)}" for name in (engine, "pillow")),
+        center_crop=center_crop,
     )
 
 

@@ -10,14 +10,18 @@ _readers: dict[str, FeatureReader] = {}
 
 
 def feature_reader(
-    backbone: BackboneConfig, features: FeaturesConfig, *, image_size: int
+    backbone: BackboneConfig,
+    features: FeaturesConfig,
+    *,
+    image_size: int,
+    center_crop: int | None = None,
 ) -> FeatureReader:
     """Return the reader of these settings; the same one for equal settings.
 
     Only the reader asked for last is kept: two backbones of a sweep need not fit into memory
     together.
     """
-    key = repr((backbone, features, image_size))
+    key = repr((backbone, features, image_size, center_crop))
     if key not in _readers:
         _readers.clear()
         _readers[key] = FeatureReader(
@@ -25,5 +29,6 @@ def feature_reader(
             image_size=image_size,
             cache=features.cache,
             settings=features,
+            center_crop=center_crop,
         )
     return _readers[key]

@@ -16,6 +16,8 @@ from harness.record import Mistake
 _SIDE = 160
 _GAP = 8
 _CAPTION = 46
+# Of photographs, and of the maps laid over them.
+_OPACITY = {"jpeg": 1, "png": 0.6}
 # Three points of a scale from dark to light, which no hue is needed to read.
 _SCALE = np.array([(13, 8, 135), (204, 71, 120), (240, 249, 33)], dtype=np.float64)
 
@@ -54,8 +56,9 @@ def _pair(mistake: Mistake, left: float, top: float) -> Iterator[str]:
     if mistake.anomaly_map is not None:
         yield _embed(picture.convert("L"), (left + _SIDE, top), kind="jpeg")
         # The browser enlarges the few positions of the map smoothly.
-        map_ = _coloured(mistake.anomaly_map)
-        yield _embed(map_, (left + _SIDE, top), kind="png", opacity=0.6)
+        side = _SIDE * mistake.covers
+        corner = left + _SIDE + (_SIDE - side) / 2, top + (_SIDE - side) / 2
+        yield _embed(_coloured(mistake.anomaly_map), corner, kind="png", side=side)
 
 
 def _picture(mistake: Mistake) -> Image.Image:
@@ -72,9 +75,10 @@ def _coloured(anomaly_map: NDArray) -> Image.Image:
     return Image.fromarray(np.stack(channels, axis=-1).round().astype(np.uint8))
 
 
-def _embed(picture: Image.Image, at: tuple[float, float], *, kind: str, opacity: float = 1) -> str:
+def _embed(picture: Image.Image, at: tuple[float, float], *, kind: str, side: float = _SIDE) -> str:
     data = BytesIO()
     picture.save(data, kind, quality=80)
     link = f"data:image/{kind};base64,{b64encode(data.getvalue()).decode()}"
-    place = f"x='{at[0]:.0f}' y='{at[1]:.0f}' width='{_SIDE}' height='{_SIDE}'"
+    opacity = _OPACITY[kind]
+    place = f"x='{at[0]:.0f}' y='{at[1]:.0f}' width='{side:.0f}' height='{side:.0f}'"
     return f"<image {place} opacity='{opacity}' preserveAspectRatio='none' href='{link}'/>"

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from dfkde import render
 from harness.config import Job
+from harness.crop import region
 from harness.data import Sample, read_image, read_mask
 from harness.fitting import Fitted, fit
-from harness.localize import anomaly_grids
+from harness.localize import anomaly_grids, gt_mask_of
 from harness.metrics import pixel_auroc
 from harness.record import ImageScore
 from harness.report.page.gallery import COLUMNS, INDEX
@@ -55,14 +56,17 @@ class Maps:
 
     Attributes
     ----------
-    of : dict of str to array of shape (SIZE, SIZE)
+    of : dict of str to array of the shape of `seen`
         By image name; empty without a localizer.
     auroc : dict of str to float
-        The pixel AUROC within each image that has a mask.
+        The pixel AUROC within each image of which a mask tells both kinds of pixels.
+    seen : tuple of slice
+        The rows and columns of a picture that the maps cover.
     """
 
     of: dict[str, NDArray]
     auroc: dict[str, float]
+    seen: tuple[slice, slice]
 
 
 def draw_gallery(job: Job, scores: Sequence[ImageScore], folder: Path) -> int:
@@ -96,20 +100,23 @@ def draw_gallery(job: Job, scores: Sequence[ImageScore], folder: Path) -> int:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for number, entry in enumerate(shown):
-            written = _write(entry, maps.of.get(entry.sample.name), folder / f"{number:02}")
+            written = _write(entry, maps, folder / f"{number:02}")
             described = (entry.sample.name, entry.sample.defect_type, repr(entry.score), entry.note)
             writer.writerow((entry.kind, *described, *written))
     return len(shown)
 
 
 def _maps(fitted: Fitted) -> Maps:
+    job = fitted.job
+    seen = region((SIZE, SIZE), image_size=job.image_size, center_crop=job.center_crop)
+    height, width = (part.stop - part.start for part in seen)
     of, auroc = {}, {}
     for sample, grid in zip(fitted.split.test, anomaly_grids(fitted), strict=False):
-        of[sample.name] = render(grid, size=(SIZE, SIZE))
-        if sample.mask_path is not None:
-            gt_mask = read_mask(sample.mask_path)
+        of[sample.name] = render(grid, size=(height, width))
+        gt_mask = gt_mask_of(sample, job)
+        if gt_mask.any() and not gt_mask.all():
             auroc[sample.name] = pixel_auroc([gt_mask], [render(grid, size=gt_mask.shape)])
-    return Maps(of, auroc)
+    return Maps(of, auroc, seen)
 
 
 def _mistakes(scores: Sequence[ImageScore], samples: dict[str, Sample]) -> Iterator[Shown]:
@@ -141,13 +148,15 @@ def _localisations(
             yield Shown(kind, samples[name], score[name], note)
 
 
-def _write(entry: Shown, anomaly_map: NDArray | None, stem: Path) -> tuple[str, str, str]:
+def _write(entry: Shown, maps: Maps, stem: Path) -> tuple[str, str, str]:
     """Write the pictures of one image; return their names, empty for what there is not."""
     image = read_image(entry.sample.path)
     picture = np.asarray(cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA), np.uint8)
     names = [_save(picture, Path(f"{stem}_picture.webp")), "", ""]
-    if anomaly_map is not None:
-        names[1] = _save(_overlay(picture, anomaly_map), Path(f"{stem}_map.webp"))
+    if entry.sample.name in maps.of:
+        drawn = picture.copy()
+        drawn[maps.seen] = _overlay(picture[maps.seen], maps.of[entry.sample.name])
+        names[1] = _save(drawn, Path(f"{stem}_map.webp"))
     if entry.sample.mask_path is not None:
         gt_mask = read_mask(entry.sample.mask_path).astype(np.float32)
         small = cv2.resize(gt_mask, (SIZE, SIZE), interpolation=cv2.INTER_AREA)

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 
 from dfkde import TrainedDetector
+from harness.crop import region
 from harness.data import read_image
 from harness.predict.images import image_files
 from harness.predict.overlay import overlay
@@ -145,9 +146,12 @@ def _predictions(
 
 def _draw(predictor: Predictor, path: Path, prediction: Prediction, *, target: Path) -> None:
     assert prediction.anomaly_map is not None  # noqa: S101
-    drawn = overlay(
-        read_image(path), prediction.anomaly_map, map_values=predictor.detector.inputs["map_values"]
-    )
+    image, recipe = read_image(path), predictor.reader.recipe
+    # A crop's map covers no more than the crop.
+    seen = region(image.shape[:2], image_size=recipe.image_size, center_crop=recipe.center_crop)
+    map_values = predictor.detector.inputs["map_values"]
+    drawn = image.copy()
+    drawn[seen] = overlay(image[seen], prediction.anomaly_map, map_values=map_values)
     target.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays in the name: a.png and a.jpg are two images.
     Image.fromarray(drawn).save(target.with_name(f"{target.name}.png"), compress_level=1)

@@ -97,6 +97,7 @@ class Predictor:
             image_size=inputs["image_size"],
             cache=cache,
             settings=settings,
+            center_crop=inputs.get("center_crop"),  # not in detectors saved before there was one
         )
         self._warn_of_changes()
 

@@ -54,6 +54,7 @@ def _inputs(fitted: Fitted) -> dict[str, Any]:
     job, recipe = fitted.job, fitted.reader.recipe
     return {
         "image_size": recipe.image_size,
+        "center_crop": recipe.center_crop,
         "resize": recipe.resize,
         "engine": recipe.engine,
         "precision": recipe.precision,

@@ -32,7 +32,12 @@ def _claim(table: Table, finished: Sequence[Row]) -> str:
     seeds = ", ".join(str(seed) for seed in table.seeds)
     several = "seeds" if len(table.seeds) > 1 else "seed"
     name = f"{table.choice('model').upper()} with `{table.choice('backbone')}`"
-    return f"{name}{weights}, images of {table.expected('image_size')} px, {several} {seeds}"
+    return f"{name}{weights}, images of {_size(table)}, {several} {seeds}"
+
+
+def _size(table: Table) -> str:
+    size, crop = table.expected("image_size"), table.expected("center_crop")
+    return f"{size} px" if crop is None else f"{size} px, of which the central {crop} px"
 
 
 def _runs(finished: Sequence[Row]) -> str:

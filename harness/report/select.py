@@ -12,6 +12,9 @@ from harness.record import Record, StoredRun
 from harness.report.row import FINISHED
 from harness.report.table import Cell, ReportError, Table
 
+# Settings that a record leaves out where they are null, as runs older than the setting do.
+_UNSET = {"center_crop": "None"}
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -71,9 +74,10 @@ def fits(table: Table, run: StoredRun) -> bool:
     )
     if not same or record.seed not in table.seeds:
         return False
-    if not record.settings or (table.axis and table.axis not in record.settings):
+    settings = _UNSET | record.settings
+    if not record.settings or (table.axis and table.axis not in settings):
         return False
-    return all(_agrees(table, record, key) for key in record.settings)
+    return all(_agrees(table, key, value) for key, value in settings.items())
 
 
 def cell_of(table: Table, record: Record) -> Cell:
@@ -89,9 +93,9 @@ def axis_value(table: Table, settings: Mapping[str, str]) -> str:
     return next(value for value in table.values if _values(value) == _values(given))
 
 
-def _agrees(table: Table, record: Record, key: str) -> bool:
+def _agrees(table: Table, key: str, value: str) -> bool:
     """Compare a setting by value, not by spelling: `0`, `0.0`; an unknown setting disagrees."""
-    given = _values(record.settings[key])
+    given = _values(value)
     if key == table.axis:
         return any(_values(value) == given for value in table.values)
     try:

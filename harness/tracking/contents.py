@@ -74,6 +74,8 @@ def planned(job: Job) -> dict[str, str]:
         "pixel_resolution": job.pixel_resolution,
     } | {f"model.{name}": job.model.params[name] for name in job.model.params}
     values.pop("model.random_state", None)  # the seed, which stands for itself
+    if job.center_crop is not None:  # as in `harness.identity`
+        values["center_crop"] = job.center_crop
     return {name: str(value) for name, value in values.items()}
 
 

@@ -10,15 +10,18 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import yaml
 from safetensors.torch import save_file
 from torch import nn
-from torchvision.models import resnet18
+from torchvision.models import get_model_weights, resnet18
 
 from dfkde import FeatureExtractor, load_backbone
 from dfkde.backbones import download
 from dfkde.backbones.download import WeightsError, reachable
 from dfkde.backbones.efficientnet_lite import _weights_file
+from dfkde.backbones.torchvision import torchvision_model
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 TORCHVISION = "dfkde.backbones.torchvision:torchvision_model"
 TIMM = "dfkde.backbones.timm:timm_model"
 LITE = "dfkde.backbones.efficientnet_lite:efficientnet_lite"
@@ -205,6 +208,24 @@ def test_errors_are_one_line(factory, arguments, weights, message):
     with pytest.raises(ValueError, match=message) as error:
         load_backbone(factory, arguments=arguments, weights=weights)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "conf" / "backbone").glob("*resnet*.yaml")), ids=lambda path: path.stem
+)
+def test_every_file_of_a_backbone_describes_a_network(path):
+    """Its weights are torchvision's, and so are mean and std; its layers exist."""
+    config = yaml.safe_load(path.read_text())
+    assert config["weights"] == "IMAGENET1K_V1"
+    assert config["weights"] in get_model_weights(config["arguments"]["architecture"]).__members__
+    with torch.device("meta"):  # no tensors are made
+        module = torchvision_model(config["arguments"]["architecture"], weights=None)
+    extractor = FeatureExtractor(module, config["layers"], mean=config["mean"], std=config["std"])
+    assert extractor.layers == ("layer4",)
+    assert config["name"] == path.stem == config["arguments"]["architecture"]
+    for one in get_model_weights(config["arguments"]["architecture"]):
+        transforms = one.transforms()
+        assert (config["mean"], config["std"]) == (transforms.mean, transforms.std)
 
 
 def test_factory_in_a_file(tmp_path):

@@ -1,9 +1,12 @@
 """DFKDE's log density against independent oracles, and its rules."""
 
 import math
+from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logsumexp
@@ -11,6 +14,9 @@ from scipy.stats import gaussian_kde, multivariate_normal
 
 from dfkde import DFKDE, DFKDEResidual, NonFiniteError
 from dfkde.kernel_density import GaussianKDE
+from dfkde.pca import PCA
+
+CONF = Path(__file__).resolve().parent.parent.parent / "conf"
 
 
 def correlated(n, d, *, seed=0):
@@ -75,6 +81,8 @@ def test_log_density_equals_scipy_whatever_the_shape(n, d, k, scale, seed):
 
 def test_kernel_density_equals_a_loop():
     points, queries = correlated(50, 3), correlated(20, 3, seed=1) * 2
+    far = points.mean(axis=0) + np.array([[30.0], [100.0], [101.0]]) * points.std(axis=0)
+    queries = np.concatenate([queries, far])
     expected = [naive_log_density(points, query) for query in queries]
     np.testing.assert_allclose(
         GaussianKDE().fit(points).score_samples(queries), expected, rtol=1e-9
@@ -147,6 +155,17 @@ def test_inputs_are_left_alone(model):
     model.fit(train).score_samples(test)
     np.testing.assert_array_equal(train, kept[0])
     np.testing.assert_array_equal(test, kept[1])
+
+
+def test_the_parts_leave_their_inputs_alone_too():
+    """The models hand their parts arrays of their own, which would hide centring in place."""
+    points, queries = correlated(50, 3), correlated(20, 3, seed=1)
+    for array in (points, queries):
+        array.setflags(write=False)
+    GaussianKDE().fit(points).score_samples(queries)
+    fitted = PCA(2).fit(points)
+    fitted.transform(queries)
+    fitted.squared_residual(queries)
 
 
 @pytest.mark.parametrize("convert", [np.asfortranarray, lambda X: np.repeat(X, 2, axis=0)[::2]])
@@ -281,8 +300,19 @@ def test_rules_of_fit_are_told_in_one_line(model, train, message):
 
 
 def test_width_at_scoring_must_be_that_of_training():
-    with pytest.raises(ValueError, match="X has 19 features, but DFKDE is expecting 20"):
+    with pytest.raises(ValueError, match="X has 19 features, but DFKDE is expecting 20") as error:
         DFKDE().fit(correlated(60, 20)).score_samples(correlated(5, 19))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["dfkde", "dfkde_residual"])
+def test_the_method_is_configured_as_published(name):
+    """16 components and at most 40,000 training points, in the class and in its file."""
+    config = yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text())
+    by_default = resolve_name(config["factory"])()
+    configured = resolve_name(config["factory"])(**config.get("params", {}))
+    for model in (by_default, configured):
+        assert (model.n_components, model.max_training_points) == (16, 40_000)
 
 
 def test_18_images_are_enough():

@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.stats import multivariate_normal
 
-from dfkde import DFKDE, KNN, DFKDEResidual, Gaussian, localizer, render
+from dfkde import DFKDE, KNN, Constant, DFKDEResidual, Gaussian, localizer, render
 from dfkde.localizers import PatchDensity
 
 
@@ -22,7 +22,7 @@ for _array in (TRAIN, IMAGE, POOLED):
     _array.setflags(write=False)
 
 
-@pytest.mark.parametrize("model", [DFKDE(4), DFKDEResidual(4), KNN(), Gaussian()])
+@pytest.mark.parametrize("model", [DFKDE(4), DFKDEResidual(4), KNN(), Gaussian(), Constant()])
 def test_occlusion_replaces_one_position_at_a_time(model):
     model = model.fit(POOLED)
     fitted = localizer("occlusion").fit(model, POOLED, iter(TRAIN))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -88,6 +89,25 @@ def test_the_lazy_and_the_built_extractor_share_a_recipe():
     )
     assert isinstance(built, torch.nn.Module)
     assert first == second
+
+
+def test_recipes_without_a_crop_keep_their_keys():
+    """A cache that was filled before there was a crop stays valid."""
+    plain = recipe.Recipe(
+        weights_digest="ab" * 32,
+        layers=("features",),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        image_size=64,
+        resize="pil",
+        engine="torch",
+        precision="fp32",
+        device="cpu",
+        batch=4,
+        versions=("torch 2.0", "pillow 10.0"),
+    )
+    assert plain.key == "fb92b5541a39175f1db13b6d1658fc11"
+    assert len({plain.key, *(replace(plain, center_crop=n).key for n in (32, 64))}) == 3
 
 
 def test_a_warm_process_imports_no_torch(samples, tmp_path):

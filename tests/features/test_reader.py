@@ -95,6 +95,20 @@ def test_equal_images_are_computed_once(extractor, samples):
     assert reader.n_extracted == len(samples)
 
 
+def test_a_crop_has_features_of_its_own(extractor, samples, tmp_path):
+    whole = open_reader(extractor, tmp_path / "cache")
+    cropped = FeatureReader(
+        extractor, image_size=SIZE, cache=tmp_path / "cache", settings=TORCH, center_crop=SIZE // 2
+    )
+    assert cropped.pooled(samples).shape == whole.pooled(samples).shape
+    assert (whole.n_extracted, cropped.n_extracted) == (len(samples), len(samples))
+    images = [read_input(s.path, image_size=SIZE)[:, 8:24, 8:24] for s in samples]
+    with torch.no_grad():
+        pooled, maps = extractor(torch.from_numpy(np.stack(images)))
+    np.testing.assert_allclose(cropped.pooled(samples), pooled, rtol=1e-4, atol=1e-5)
+    assert next(cropped.maps(samples)).shape == maps.shape[1:]
+
+
 @pytest.mark.parametrize("change", [{"resize": "float_antialias"}, {"precision": "bf16"}])
 def test_other_settings_share_no_features(extractor, samples, tmp_path, change):
     reader = open_reader(extractor, tmp_path / "cache")

@@ -118,3 +118,13 @@ def test_picture_of_mistakes_holds_images_and_maps(samples, grids):
     assert len(images) == (6 if grids else 2)
     assert "t/cut & tear/0.png, score 3" in words(svg)
     assert Path(samples[0].path).exists()
+
+
+def test_a_map_of_the_centre_lies_over_the_centre(samples):
+    """Of 160 pixels a map of three quarters covers 120, after the picture's 160 and 20 more."""
+    svg = draw_mistakes(most_wrong(samples, SCORES, [np.eye(2)] * 4, covers=0.75))
+    images = [node for node in ElementTree.fromstring(svg).iter() if node.tag.endswith("image")]
+    picture, _, map_ = images[:3]
+    assert (map_.get("width"), map_.get("height")) == ("120", "120")
+    assert float(map_.get("x")) == float(picture.get("x")) + 160 + 20
+    assert float(map_.get("y")) == float(picture.get("y")) + 20

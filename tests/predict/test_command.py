@@ -1,6 +1,12 @@
 """What `python -m harness.predict` promises."""
 
+import contextlib
 import csv
+import os
+import pty
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +15,7 @@ from PIL import Image
 from harness.fitting import fit
 from harness.predict import Predictor, trained
 from harness.predict.__main__ import main
-from tests.predict.conftest import BROKEN, predict_command
+from tests.predict.conftest import BROKEN, environment, predict_command
 
 NAMES = ["0.png", "1.png", "2.png", "below/3.png"]
 
@@ -70,6 +76,41 @@ def test_heatmaps_have_the_size_of_their_images(arguments, images, tmp_path):
     for name in NAMES:
         with Image.open(images / name) as image, Image.open(drawn / f"{name}.png") as overlay:
             assert overlay.size == image.size
+
+
+def test_the_heatmap_of_a_crop_leaves_the_rest_of_the_image_alone(
+    small_job, arguments, images, tmp_path
+):
+    cropped = trained(fit(replace(small_job, center_crop=40)))
+    # Values that every position exceeds, so that all of the map is drawn.
+    replace(cropped, inputs=cropped.inputs | {"map_values": [-2e9, -1e9]}).save(tmp_path / "crop")
+    main([*arguments, f"model={tmp_path / 'crop'}"])
+    with Image.open(images / "0.png") as image:
+        before = np.asarray(image.convert("RGB"))
+    with Image.open(tmp_path / "out" / "heatmaps" / "0.png.png") as drawn:
+        changed = (np.asarray(drawn) != before).any(axis=2)
+    side = len(before)
+    edge = side * 12 // 64
+    centre = np.zeros_like(changed)
+    centre[edge : side - edge, edge : side - edge] = True
+    np.testing.assert_array_equal(changed, centre)
+
+
+def test_on_a_terminal_there_is_a_progress_bar(arguments, tmp_path):
+    """The command's standard error is one end of a pseudo-terminal, the test reads the other."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "harness.predict", *arguments, "heatmaps=false"]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=theirs, env=environment(TERM="xterm")
+    ):
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while part := os.read(ours, 1000):
+                shown += part
+    os.close(ours)
+    assert "scoring" in shown.decode()
+    assert "100%" in shown.decode()
 
 
 def test_without_faults_the_status_is_zero(arguments, images, tmp_path, capsys):

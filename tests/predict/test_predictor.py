@@ -67,6 +67,24 @@ def test_scores_and_maps_are_those_of_the_evaluation(small_job, split, localizer
         np.testing.assert_array_equal(one.anomaly_map, fitted.localizer.anomaly_map(feature_map))
 
 
+def test_a_crop_is_applied_and_kept(small_job, split, tmp_path):
+    fitted = fit(replace(small_job, center_crop=40))
+    trained(fitted).save(tmp_path / "detector")
+    again = Predictor(TrainedDetector.load(tmp_path / "detector"))
+    found = list(again.predict([s.path for s in split.test], maps=True))
+    expected = [score.score for score in measure(fitted, Stages()).scores]
+    np.testing.assert_allclose([one.score for one in found], expected, rtol=1e-9)
+    whole = Predictor(trained(fit(small_job))).predict([s.path for s in split.test])
+    assert not np.isclose(expected, [one.score for one in whole]).any()
+
+
+def test_a_detector_saved_before_there_was_a_crop_sees_the_whole_image(detector, split):
+    path = split.test[0].path
+    older = {name: value for name, value in detector.inputs.items() if name != "center_crop"}
+    [before] = Predictor(replace(detector, inputs=older)).predict([path])
+    assert before == next(Predictor(detector).predict([path]))
+
+
 def test_a_score_depends_on_no_other_image(detector, split):
     paths = [sample.path for sample in split.test]
     predictor = Predictor(detector)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from harness.record import StoredRun
+from harness.report.caption import caption
 from harness.report.select import Selection, select
 from harness.report.table import Cell, ReportError, Table, read_table
 from tests.report.synthetic import SETTINGS, failed, few_shot, maskless, record, run
@@ -42,6 +43,7 @@ def test_newest_failed_run_is_shown_where_none_finished() -> None:
         {"model": "knn"},
         {"category": "nut"},
         {"settings": SETTINGS | {"image_size": "255"}},
+        {"settings": SETTINGS | {"center_crop": "224"}},
         {"settings": SETTINGS | {"model.n_components": "8"}},
         {"settings": SETTINGS | {"backbone.mean": "0.5,0.5"}},
         {"settings": SETTINGS | {"n_train": "10"}},
@@ -58,11 +60,36 @@ def test_a_run_with_other_settings_stays_out(change: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "spelling",
-    [{"backbone.mean": ".5,.250"}, {"image_size": "256.0"}, {"n_train": "null"}],
+    [
+        {"backbone.mean": ".5,.250"},
+        {"image_size": "256.0"},
+        {"n_train": "null"},
+        {"center_crop": "None"},
+    ],
     ids=str,
 )
 def test_settings_are_compared_by_value(spelling: dict[str, str]) -> None:
     assert BOLT in _select(run("a", record("bolt", settings=SETTINGS | spelling))).runs
+
+
+def test_cropped_and_whole_images_share_no_table(tmp_path: Path) -> None:
+    whole = run("whole", record("bolt"))
+    cropped = run("cropped", record("bolt", settings=SETTINGS | {"center_crop": "224"}))
+    of_cropped = _declare(tmp_path, "center_crop: 224")
+    assert select(of_cropped, [whole, cropped]).runs == {BOLT: cropped}
+    assert _select(cropped, whole).runs == {BOLT: whole}
+    text = caption(of_cropped, [])
+    assert "images of 256 px, of which the central 224 px, seed 42" in text
+
+
+def test_a_table_may_sweep_the_crop(tmp_path: Path) -> None:
+    table = _declare(tmp_path, "hydra: {sweeper: {params: {center_crop: 'null,224'}}}")
+    whole = run("whole", record("bolt"))
+    cropped = run("cropped", record("bolt", settings=SETTINGS | {"center_crop": "224"}))
+    assert select(table, [cropped, whole]).runs == {
+        Cell("bolt", 42, "null"): whole,
+        Cell("bolt", 42, "224"): cropped,
+    }
 
 
 def test_an_experiment_overrides_the_headline_settings() -> None:

@@ -23,15 +23,14 @@ def capture(module: torch.nn.Module, recipe: Recipe) -> ExportedProgram:
     ValueError
         If torch cannot record it: it branches on values, say.
     """
-    shape = (recipe.batch, 3, recipe.image_size, recipe.image_size)
     try:
         with torch.no_grad():
-            return torch.export.export(module, (torch.zeros(shape),))
+            return torch.export.export(module, (torch.zeros(recipe.shape),))
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(
             "backbone.factory must build a network that torch.export can record for images of"
-            f" {recipe.image_size} pixels, got {type(error).__name__}: {reason}"
+            f" {recipe.shape[-1]} pixels, got {type(error).__name__}: {reason}"
         ) from error
 
 

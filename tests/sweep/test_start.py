@@ -1,0 +1,207 @@
+"""What the command says at once, without the libraries that take seconds to import."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models import get_model_weights
+
+from dfkde.backbones import download, presence
+from dfkde.backbones.download import WeightsError
+from dfkde.backbones.presence import CHECKPOINTS, check_weights, checkpoint_folder
+from harness.config import BackboneConfig
+from harness.features import LazyExtractor
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SLOW = {"torch", "torchvision", "timm", "mlflow", "sklearn", "scipy", "pandas", "matplotlib"}
+CROP = "center_crop must be null or an integer from 1 to image_size=256"
+TIMM = "dfkde.backbones.timm:timm_model"
+RESNET50 = BackboneConfig(
+    name="resnet50",
+    factory="dfkde.backbones.torchvision:torchvision_model",
+    arguments={"architecture": "resnet50"},
+    weights="IMAGENET1K_V1",
+    layers=["layer4"],
+    mean=[0.5] * 3,
+    std=[0.5] * 3,
+)
+
+
+def start(folder, *arguments):
+    """Run `python -m harness.run` in an empty folder and without a network.
+
+    Returns the process, its messages and the top-level packages that it imported.
+    """
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "TORCH_HOME": str(folder / "torch"),
+        "HF_HOME": str(folder / "hub"),
+        **dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "harness.run", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = done.stderr.splitlines()
+    timed = [line for line in lines if line.startswith("import time:")]
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in timed}
+    assert "hydra" in imported
+    return done, "\n".join(line for line in lines if line not in timed), imported
+
+
+def test_help_imports_nothing_slow(tmp_path):
+    done, _, imported = start(tmp_path, "--help")
+    assert done.returncode == 0
+    assert not SLOW & imported
+
+
+@pytest.mark.parametrize(
+    ("backbone", "url", "place"),
+    [
+        (
+            "resnet50",
+            "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+            "torch/hub/checkpoints",
+        ),
+        (
+            "timm",
+            "https://huggingface.co/timm/resnet18.a1_in1k/resolve/main/model.safetensors",
+            "hub/hub",
+        ),
+    ],
+)
+def test_missing_weights_are_told_before_anything_slow_is_imported(tmp_path, backbone, url, place):
+    done, message, imported = start(tmp_path, "category=bottle", f"backbone={backbone}")
+    assert done.returncode != 0
+    assert not SLOW & imported
+    [line] = [line for line in message.splitlines() if url in line]
+    assert str(tmp_path / place) in line
+    assert "backbone=efficientnet_lite0" in line
+    assert not (tmp_path / "runs" / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (
+            "center_crop=257",
+            "center_crop must be null or an integer from 1 to image_size=256, got 257",
+        ),
+        ("center_crop=0", "center_crop must be null or an integer from 1 to image_size=256, got 0"),
+        ("image_size=0", "image_size must be an integer of at least 1, got 0"),
+        ("category=botle", "category='botle' is not in dataset mvtec; did you mean 'bottle'?"),
+    ],
+)
+def test_mistakes_in_the_settings_are_told_at_once(tmp_path, argument, message):
+    done, said, imported = start(tmp_path, "category=bottle", argument)
+    assert done.returncode != 0
+    assert message in said
+    assert not SLOW & imported
+
+
+def test_the_files_are_torchvisions_own():
+    """All weights of the architectures that `conf/backbone` has, by torchvision's own list."""
+    expected = {
+        (architecture, name): f"{weights.url}"
+        for architecture in {architecture for architecture, _ in CHECKPOINTS}
+        for name, weights in get_model_weights(architecture).__members__.items()
+        if name != "DEFAULT"
+    }
+    found = {
+        key: f"https://download.pytorch.org/models/{name}" for key, name in CHECKPOINTS.items()
+    }
+    assert found == expected
+    used = {
+        re.search(r"architecture: (\S+)", text)[1]
+        for path in (ROOT / "conf" / "backbone").glob("*.yaml")
+        if "torchvision:torchvision_model" in (text := path.read_text())
+    }
+    assert used == {architecture for architecture, _ in CHECKPOINTS}
+
+
+@pytest.mark.parametrize(
+    "variables", [{}, {"TORCH_HOME": "~/mine"}, {"XDG_CACHE_HOME": "/x"}, {"TORCH_HOME": "/y"}]
+)
+def test_the_folder_is_torchs_own(monkeypatch, variables):
+    for name in ("TORCH_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert checkpoint_folder() == Path(torch.hub.get_dir()) / "checkpoints"
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    monkeypatch.setattr(presence, "reachable", lambda url: False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path
+
+
+def test_weights_that_are_there_need_no_network(offline):
+    with pytest.raises(WeightsError):
+        LazyExtractor(RESNET50).check()
+    file = checkpoint_folder() / "resnet50-0676ba61.pth"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    LazyExtractor(RESNET50).check()
+
+
+def test_a_remembered_backbone_needs_no_weights(offline):
+    from harness.features.memo import remembered_digest
+
+    memory = str(offline / "cache")
+    remembered_digest(RESNET50, memory, compute=lambda: "ab" * 32)
+    LazyExtractor(RESNET50, memory=memory).check()
+    with pytest.raises(WeightsError):
+        _ = LazyExtractor(RESNET50, memory=memory).module
+
+
+@pytest.mark.parametrize(
+    ("repository", "architecture", "told"),
+    [
+        (None, "resnet18.a1_in1k", True),
+        ("timm--resnet34.a1_in1k", "resnet18.a1_in1k", True),
+        ("timm--resnet18.a1_in1k", "resnet18.a1_in1k", False),
+        ("somebody--resnet18.a1_in1k", "resnet18.a1_in1k", False),
+        (None, "resnet18", False),
+    ],
+)
+def test_what_may_be_in_the_hubs_cache_is_left_to_timm(offline, repository, architecture, told):
+    if repository:
+        (offline / "hub" / f"models--{repository}").mkdir(parents=True)
+    try:
+        check_weights(TIMM, arguments={"architecture": architecture}, weights="pretrained")
+    except WeightsError:
+        assert told
+    else:
+        assert not told
+
+
+@pytest.mark.parametrize(
+    ("factory", "architecture", "weights"),
+    [
+        (RESNET50.factory, "resnet50", "path/to.pth"),
+        (RESNET50.factory, "vgg16", "IMAGENET1K_V1"),
+        (TIMM, "resnet18.a1_in1k", "path/to.safetensors"),
+        (TIMM, "resnet18.a1_in1k", None),
+        ("own:build", "resnet50", "IMAGENET1K_V1"),
+    ],
+)
+def test_of_other_weights_nothing_is_said(offline, factory, architecture, weights):
+    check_weights(factory, arguments={"architecture": architecture}, weights=weights)
+
+
+def test_time_for_the_network_leaves_time_to_start():
+    """The whole must take less than two seconds; starting takes about half of one."""
+    assert download._PATIENCE <= 1.3
