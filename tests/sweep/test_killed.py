@@ -120,6 +120,20 @@ def test_killed_worker_costs_its_own_job_only(client, pause, launcher):
     assert len(numbers(client)) == 6
 
 
+@pytest.mark.slow
+def test_submitted_jobs_outlive_the_process_that_submitted_them(client, pause):
+    sweep = ("-m", "dataset=btad", "category=01,02,03", *LAUNCHERS["submitit_local"])
+    process = start(*sweep)
+    wait_until(lambda: statuses(client)["RUNNING"])
+    process.kill()
+    process.wait()
+    wait_until(lambda: statuses(client) == {"FINISHED": 2})
+    again = as_process(*sweep)
+    assert again.status == 0, again.out + again.err
+    assert again.out.count("skipped: finished as run") == 2
+    assert statuses(client) == {"FINISHED": 3}
+
+
 def leave_running(client, tags):
     """A run of ONE's identity that is still open, as another process would have left it."""
     assert in_process(*ONE).status == 0
