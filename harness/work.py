@@ -200,9 +200,7 @@ def sweep_of(n_jobs: int, tracking: TrackingConfig) -> Iterator[Progress]:
 @contextmanager
 def _log_file(folder: Path) -> Iterator[None]:
     """Write what is logged inside the block to the folder's `job.log`, and warnings too."""
-    folder.mkdir(parents=True, exist_ok=True)
-    # Opened with its first line: a disk that is full costs the log, not the job.
-    handler = logging.FileHandler(folder / "job.log", delay=True, encoding="utf-8")
+    handler = _LogFile(folder / "job.log", delay=True, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     level = root.level
@@ -214,3 +212,20 @@ def _log_file(folder: Path) -> Iterator[None]:
         root.setLevel(level)
         root.removeHandler(handler)
         handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log on a disk that may be full: that costs its lines, not the job."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):
+            Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()

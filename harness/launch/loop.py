@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Generator, Sequence
+from concurrent.futures import Future
 from typing import Protocol
 
 from harness.outcome import Outcome, one_line
@@ -67,7 +68,7 @@ def run_tasks(
         while waiting or at_work:
             while waiting and len(at_work) < pool.size:
                 number = waiting.popleft()
-                at_work[number] = pool.submit(tasks[number])
+                at_work[number] = _begin(tasks[number], pool)
             ended = [number for number, pending in at_work.items() if pending.done()]
             for number in ended:
                 outcome = _outcome(tasks[number], at_work.pop(number))
@@ -80,6 +81,16 @@ def run_tasks(
         if at_work:
             pool.stop()
         pool.close()
+
+
+def _begin(task: Task, pool: Pool) -> Pending:
+    """Submit a task; where the pool cannot begin it, it has failed."""
+    try:
+        return pool.submit(task)
+    except Exception as error:
+        failed: Future[Outcome] = Future()
+        failed.set_exception(error)
+        return failed
 
 
 def _outcome(task: Task, pending: Pending) -> Outcome:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from harness.config import TrackingConfig
 from harness.tracking import StoreError, open_tracker, store_uri
-from harness.tracking.store import connect
+from harness.tracking.store import connect, stores
 from harness.tracking.view import link
 
 
@@ -25,23 +25,32 @@ def _parser() -> argparse.ArgumentParser:
         description="Send results that the tracking store could not take, or show the store.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    push = commands.add_parser("push", help="send what waits in the spool")
+    push = commands.add_parser("push", help="send what waits, each result to its store")
+    push.add_argument("--uri", help="only what waits for this MLflow tracking URI")
     ui = commands.add_parser("ui", help="open MLflow's UI on this machine")
     ui.add_argument("--port", type=int, default=5000)
-    for command in (push, ui):
-        command.add_argument("--uri", help="the MLflow tracking URI (default: this folder's store)")
+    ui.add_argument("--uri", help="the MLflow tracking URI (default: this folder's store)")
     return parser
 
 
 def _push(options: argparse.Namespace) -> int:
-    tracker = open_tracker(TrackingConfig(uri=options.uri))
-    try:
-        tracker.recover()
-    except StoreError as error:
-        print(f"error: {error}", file=sys.stderr)
-    waiting = tracker.waiting()
-    print(waiting or "nothing waits", file=sys.stderr)
-    return 1 if waiting else 0
+    left = [_send(uri) for uri in ([options.uri] if options.uri else stores())]
+    for waiting in filter(None, left):
+        print(waiting, file=sys.stderr)
+    if not any(left):
+        print("nothing waits", file=sys.stderr)
+    return 1 if any(left) else 0
+
+
+def _send(uri: str) -> str | None:
+    """Send what waits for a store, if anything does, and say what still waits."""
+    tracker = open_tracker(TrackingConfig(uri=uri))
+    if tracker.waiting():
+        try:
+            tracker.recover()
+        except StoreError as error:
+            print(f"error: {error}", file=sys.stderr)
+    return tracker.waiting()
 
 
 def _ui(options: argparse.Namespace) -> int:
@@ -51,6 +60,8 @@ def _ui(options: argparse.Namespace) -> int:
         if experiment.name != "Default":
             print(f"{experiment.name}: {link(server, experiment.experiment_id)}")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    # Seven processes, a quarter of a GB each, that would wait for work of other kinds.
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     sys.stdout.flush()
     os.execv(command[0], [*command, "--host", "127.0.0.1", "--port", str(options.port)])  # noqa: S606
 

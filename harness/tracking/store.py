@@ -8,6 +8,7 @@ from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
 
 from harness.tracking.entry import locked
 from harness.tracking.view import TAG, view
@@ -21,7 +22,8 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 # A bar for each small file would drown what the report says.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# Nor two lines for each run that a server takes; the summary names the runs.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 # A server that does not answer must not hold up the sweep: the result goes to the spool.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
@@ -87,10 +89,24 @@ def experiment_id(uri: str, *, name: str) -> str:
 
 
 def spool_folder(uri: str) -> Path:
-    """Return where the results of a store's jobs wait if it cannot take them."""
+    """Return where the results of a store's jobs wait if it cannot take them.
+
+    Every store has a folder of its own: what waits for a server is never sent to another store.
+    """
     if uri.startswith(_SQLITE):
         return _sqlite_file(uri).parent / "spool"
-    return Path("runs").resolve() / "spool"
+    return _servers() / quote(uri, safe="")
+
+
+def stores() -> list[str]:
+    """Return the stores for which results may wait: this folder's own, and servers."""
+    named = [unquote(path.name) for path in _servers().glob("*")]
+    server = os.environ.get("MLFLOW_TRACKING_URI")
+    return list(dict.fromkeys([store_uri(), *([server] if server else []), *sorted(named)]))
+
+
+def _servers() -> Path:
+    return Path("runs").resolve() / "spool_of_servers"
 
 
 def _sqlite_file(uri: str) -> Path:

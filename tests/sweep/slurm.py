@@ -68,7 +68,10 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
         for command in (_munged(folder), ["slurmctld", "-D"], ["slurmd", "-D"]):
             stack.enter_context(_running(command, folder, environment))
         _wait_for_node(environment)
-        yield {"SLURM_CONF": str(config)}
+        try:
+            yield {"SLURM_CONF": str(config)}
+        finally:
+            _empty_queue(environment)
 
 
 def _munged(folder: Path) -> list[str]:
@@ -87,6 +90,17 @@ def _running(command: list[str], folder: Path, environment: dict[str, str]) -> I
     finally:
         process.terminate()
         process.wait(30)
+
+
+def _empty_queue(environment: dict[str, str]) -> None:
+    """End every job: their processes would outlive the daemons."""
+    subprocess.run(["scancel", "--me"], env=environment)
+    for _ in range(60):
+        command = ["squeue", "--noheader"]
+        if not subprocess.run(command, env=environment, capture_output=True).stdout:
+            return
+        time.sleep(0.5)
+    raise AssertionError("the queue does not become empty")
 
 
 def _wait_for_node(environment: dict[str, str]) -> None:

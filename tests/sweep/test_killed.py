@@ -28,7 +28,7 @@ LAUNCHERS = {
 @pytest.fixture
 def pause(monkeypatch):
     """Make a job of the tiny backbone take at least two seconds."""
-    monkeypatch.setenv("TINY_PAUSE", "0.06")
+    monkeypatch.setenv("TINY_PAUSE", "0.3")
 
 
 @pytest.mark.slow
@@ -80,6 +80,27 @@ def test_interrupted_sweep_closes_its_runs(client, pause, launcher, number):
     assert len(numbers(client)) == 3
 
 
+def test_killed_process_costs_its_own_job_only(client, monkeypatch):
+    monkeypatch.setenv("TINY_PAUSE", "0.3")  # a job that is nearly done would be finished
+    sweep = ("-m", "dataset=btad", "category=01,02,03")
+    process = start(*sweep)
+    wait_until(lambda: statuses(client) == {"FINISHED": 1, "RUNNING": 1})
+    process.kill()
+    process.wait()
+    victim, finished = runs(client)
+    assert (victim.info.status, finished.info.status) == ("RUNNING", "FINISHED")
+
+    monkeypatch.delenv("TINY_PAUSE")
+    again = as_process(*sweep)
+
+    assert again.status == 0, again.out + again.err
+    assert again.out.count("skipped: finished as run") == 1
+    assert f"skipped: finished as run {finished.info.run_id}" in again.out
+    assert statuses(client) == {"FINISHED": 3, "KILLED": 1}
+    assert client.get_run(victim.info.run_id).info.status == "KILLED"
+    assert len(numbers(client)) == 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_killed_worker_costs_its_own_job_only(client, pause, launcher):
@@ -97,6 +118,20 @@ def test_killed_worker_costs_its_own_job_only(client, pause, launcher):
     assert again.status == 0, again.out + again.err
     assert again.out.count("skipped: finished as run") == 5
     assert len(numbers(client)) == 6
+
+
+@pytest.mark.slow
+def test_submitted_jobs_outlive_the_process_that_submitted_them(client, pause):
+    sweep = ("-m", "dataset=btad", "category=01,02,03", *LAUNCHERS["submitit_local"])
+    process = start(*sweep)
+    wait_until(lambda: statuses(client)["RUNNING"])
+    process.kill()
+    process.wait()
+    wait_until(lambda: statuses(client) == {"FINISHED": 2})
+    again = as_process(*sweep)
+    assert again.status == 0, again.out + again.err
+    assert again.out.count("skipped: finished as run") == 2
+    assert statuses(client) == {"FINISHED": 3}
 
 
 def leave_running(client, tags):

@@ -48,7 +48,7 @@ def cancel_one():
 
 
 def test_cancelled_and_killed_jobs_cost_themselves_only(cluster, client, monkeypatch):
-    monkeypatch.setenv("TINY_PAUSE", "0.2")
+    monkeypatch.setenv("TINY_PAUSE", "1")
     process = start(*SWEEP)
     at_work(process, client)
     cancelled = cancel_one()
@@ -71,7 +71,7 @@ def test_cancelled_and_killed_jobs_cost_themselves_only(cluster, client, monkeyp
 
 
 def test_interrupted_sweep_cancels_its_jobs(cluster, client, monkeypatch):
-    monkeypatch.setenv("TINY_PAUSE", "0.2")
+    monkeypatch.setenv("TINY_PAUSE", "1")
     process = start(*SWEEP)
     at_work(process, client)
     process.send_signal(signal.SIGINT)

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from harness.config import TrackingConfig
-from harness.tracking import StoreError, open_tracker, read_runs, read_scores
+from harness.tracking import StoreError, open_tracker, read_runs, read_scores, store_uri
 from harness.tracking import write as write_module
 from harness.tracking.__main__ import main
 from harness.tracking.owner import PID, STARTED, alive, started, this_process
 from harness.tracking.spool import Spool
-from harness.tracking.store import connect, experiment_id
+from harness.tracking.store import connect, experiment_id, stores
 from harness.tracking.view import TAG, link
 from harness.tracking.write import MlflowTracker
 
@@ -135,6 +135,23 @@ def test_results_wait_while_the_store_is_away(uri, job, record, unreachable, cap
     assert finished.record.metrics == record.metrics
     assert read_scores(finished.run_id, uri) == record.scores
     assert failed.error == "ValueError: x"
+
+
+def test_results_of_a_server_are_not_sent_to_another_store(
+    tmp_path, job, record, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    # Nobody listens on port 1, and there is nothing to wait for.
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    server = MlflowTracker("http://127.0.0.1:1")
+    server.finish(server.start(job, "f" * 64), record)
+    own = open_tracker(TrackingConfig())
+    assert own.waiting() is own.earlier("f" * 64, dataset="parts") is None
+    assert stores()[-1] == "http://127.0.0.1:1"
+    assert main(["push"]) == 1
+    assert "1 results wait in" in capsys.readouterr().err
+    assert main(["push", "--uri", store_uri()]) == 0
+    assert not read_runs()
 
 
 def test_store_that_fails_in_the_middle_of_a_job(uri, job, record):

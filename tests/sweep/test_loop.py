@@ -1,0 +1,44 @@
+"""Handing out tasks: what happens to one of them stays with it."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from pathlib import Path
+
+from harness.config import TrackingConfig
+from harness.launch import run_tasks
+from harness.outcome import Outcome
+from harness.work import Task
+
+
+class Crowded:
+    """Does tasks at once, but cannot begin the first; counts how it is ended."""
+
+    size = 2
+
+    def __init__(self):
+        self.begun = 0
+        self.closed = 0
+
+    def submit(self, task):
+        self.begun += 1
+        if self.begun == 1:
+            raise OSError("no space left on device")
+        done = Future()
+        done.set_result(Outcome(str(task.job), "finished"))
+        return done
+
+    def stop(self):
+        raise AssertionError("nothing is at work")
+
+    def close(self):
+        self.closed += 1
+
+
+def test_task_that_cannot_begin_has_failed_and_the_others_go_on(job):
+    pool = Crowded()
+    tasks = [Task(job, TrackingConfig(kind="none"), Path(str(number))) for number in range(3)]
+    ends = dict(run_tasks(tasks, pool))
+    assert [ends[number].status for number in range(3)] == ["failed", "finished", "finished"]
+    assert ends[0].reason == "OSError: no space left on device"
+    assert pool.closed == 1
