@@ -1,18 +1,21 @@
-"""A store is made wholly or not at all, and by writers only."""
+"""A store is made wholly or not at all, and by writers only; its experiments open in our view."""
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 from contextlib import closing
 
 import pytest
 
+from harness.metrics.registry import HEADLINE
 from harness.report.__main__ import main as report
 from harness.tracking import StoreError, read_job, read_runs, read_scores
 from harness.tracking.__main__ import main as tracking
 from harness.tracking.model import fetch_model
 from harness.tracking.store import connect
+from harness.tracking.view import TAG, link
 
 RULE = "tracking.uri must name a store that exists, got sqlite:///"
 
@@ -71,3 +74,16 @@ def test_store_is_not_there_before_it_is_whole(missing, tmp_path, monkeypatch):
         connect(missing)
     assert seen == [[]]
     assert not (tmp_path / "runs" / "mlflow.db").exists()
+
+
+def test_experiment_has_the_view(uri):
+    state = json.loads(connect(uri).get_experiment_by_name("parts").tags[TAG])
+    cell = [f"tags.`{name}`" for name in ("category", "model", "backbone", "seed")]
+    assert state["selectedColumns"][:8] == cell + [f"metrics.`{name}`" for name in HEADLINE]
+    assert set(state["selectedColumns"]) <= set(state["columnOrder"]) == set(state["columnWidths"])
+    assert (state["orderByKey"], state["orderByAsc"]) == ("tags.`category`", True)
+    assert [chart["metricKey"] for chart in state["compareRunCharts"]] == list(HEADLINE)
+    [section] = state["compareRunSections"]
+    assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == {section["uuid"]}
+    assert link("http://h", "7").startswith("http://h/#/experiments/7/runs?")
+    assert link("http://h", "7").endswith("&viewStateShareKey=tables")
