@@ -174,6 +174,23 @@ class Job:
     train_contamination: float = 0.0
     pixel_resolution: int | None = None
 
+    def protocol(self) -> dict[str, object]:
+        """Return what determines the numbers beside data, backbone, model and seed."""
+        names = (
+            "image_size",
+            "localizer",
+            "n_train",
+            "train_contamination",
+            "pixel_resolution",
+        )
+        values = {name: getattr(self, name) for name in names}
+        # Newer than the first published runs: unset, it leaves no trace.
+        if self.center_crop is not None:
+            values["center_crop"] = self.center_crop
+        if self.dataset.train_share is not None:  # only where the layout has no split of its own
+            values["dataset.train_share"] = self.dataset.train_share
+        return values
+
     def __str__(self) -> str:
         """Name the job as its run is named."""
         return (

@@ -28,25 +28,19 @@ def settings(job: Job, recipe: Recipe) -> dict[str, str]:
     """
     params = build_model(job.model).get_params()
     params.pop("random_state", None)  # the seed, which stands for itself
-    values = {
-        "image_size": job.image_size,
-        "localizer": job.localizer,
-        "n_train": job.n_train,
-        "train_contamination": job.train_contamination,
-        "pixel_resolution": job.pixel_resolution,
-        "features.device": recipe.device,
-        "features.engine": recipe.engine,
-        "features.precision": recipe.precision,
-        "features.resize": recipe.resize,
-        "backbone.layers": ",".join(recipe.layers),
-        "backbone.mean": _numbers(job.backbone.mean),
-        "backbone.std": _numbers(job.backbone.std),
-    } | {f"model.{name}": value for name, value in params.items()}
-    # Settings that are newer than the first published runs: unset, they leave no trace.
-    if job.center_crop is not None:
-        values["center_crop"] = job.center_crop
-    if job.dataset.train_share is not None:  # only where the layout has no split of its own
-        values["dataset.train_share"] = job.dataset.train_share
+    values = (
+        job.protocol()
+        | {
+            "features.device": recipe.device,
+            "features.engine": recipe.engine,
+            "features.precision": recipe.precision,
+            "features.resize": recipe.resize,
+            "backbone.layers": ",".join(recipe.layers),
+            "backbone.mean": _numbers(job.backbone.mean),
+            "backbone.std": _numbers(job.backbone.std),
+        }
+        | {f"model.{name}": value for name, value in params.items()}
+    )
     return {name: str(values[name]) for name in sorted(values)}
 
 

@@ -90,8 +90,7 @@ def _histograms(groups: dict[str, list[ImageScore]]) -> Iterator[str]:
     edges = np.histogram_bin_edges(values, _BINS)
     limits = (float(edges[0]), float(edges[-1]))
     axes = Axes(_LEFT["scores"], _TOP, _SCORES_WIDTH, _ROW * len(groups), x_range=limits)
-    label = "anomaly score (negative log density, nats)"
-    yield from axes.frame("images by anomaly score", x_label=label)
+    yield from axes.frame("images by anomaly score", x_label="anomaly score")
     yield from axes.x_ticks(round_ticks(*limits))
     for row, (defect_type, group) in enumerate(groups.items()):
         bottom = _TOP + _ROW * (row + 1)

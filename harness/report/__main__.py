@@ -97,11 +97,15 @@ def _check(root: Path) -> int:
 
 
 def _publish(options: argparse.Namespace) -> int:
-    from harness.tracking import read_runs, read_scores
+    from harness.tracking import StoreError, read_runs, read_scores
 
+    try:
+        runs = read_runs(options.uri)
+    except StoreError as error:
+        raise ReportError(str(error)) from None
     notes, refusals = publish(
         options.root,
-        read_runs(options.uri),
+        runs,
         only=options.only,
         read_scores=lambda run: read_scores(run.run_id, options.uri),
     )

@@ -7,9 +7,9 @@ from functools import cache
 
 from harness.config import TrackingConfig
 from harness.tracking.read import read_job, read_runs, read_scores
-from harness.tracking.store import store_uri
+from harness.tracking.store import StoreError, store_uri
 from harness.tracking.tracker import NoTracker, OpenRun, Tracker
-from harness.tracking.write import MlflowTracker, StoreError
+from harness.tracking.write import MlflowTracker
 
 __all__ = [
     "NoTracker",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from harness.config import TrackingConfig
 from harness.tracking import StoreError, open_tracker, store_uri
-from harness.tracking.store import connect, stores
+from harness.tracking.store import connect_to_read, stores
 from harness.tracking.view import link
 
 
@@ -54,16 +54,21 @@ def _send(uri: str) -> str | None:
 
 
 def _ui(options: argparse.Namespace) -> int:
-    """Become the server, once the links are printed."""
+    """Print the links, then become the server, which does not return."""
     uri, server = store_uri(options.uri), f"http://127.0.0.1:{options.port}"
-    for experiment in connect(uri).search_experiments():
+    try:
+        experiments = connect_to_read(uri).search_experiments()
+    except StoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for experiment in experiments:
         if experiment.name != "Default":
             print(f"{experiment.name}: {link(server, experiment.experiment_id)}")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
     # Seven processes, a quarter of a GB each, that would wait for work of other kinds.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     sys.stdout.flush()
-    os.execv(command[0], [*command, "--host", "127.0.0.1", "--port", str(options.port)])  # noqa: S606
+    return os.execv(command[0], [*command, "--host", "127.0.0.1", "--port", str(options.port)])  # noqa: S606
 
 
 if __name__ == "__main__":

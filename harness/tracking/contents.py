@@ -66,13 +66,7 @@ def params(record: Record) -> dict[str, str]:
 
 def planned(job: Job) -> dict[str, str]:
     """Return the settings of a job that are known even if it failed before it read anything."""
-    values = {
-        "image_size": job.image_size,
-        "localizer": job.localizer,
-        "n_train": job.n_train,
-        "train_contamination": job.train_contamination,
-        "pixel_resolution": job.pixel_resolution,
-    } | {f"model.{name}": job.model.params[name] for name in job.model.params}
+    values = job.protocol() | {f"model.{name}": job.model.params[name] for name in job.model.params}
     values.pop("model.random_state", None)  # the seed, which stands for itself
     if job.center_crop is not None:  # as in `harness.identity`
         values["center_crop"] = job.center_crop

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from harness.provenance import versions
-from harness.tracking.store import connect
+from harness.tracking.store import StoreError, connect_to_read
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -90,10 +90,10 @@ def fetch_model(run_id: str, uri: str, *, folder: Path) -> Path:
     """
     from mlflow.exceptions import MlflowException
 
-    client = connect(uri)
     try:
+        client = connect_to_read(uri)
         client.get_run(run_id)
-    except MlflowException as error:
+    except (MlflowException, StoreError) as error:
         raise ValueError(f"model: there is no run {run_id!r} in {uri}: {error}") from error
     if not client.list_artifacts(run_id, MODEL):
         raise ValueError(

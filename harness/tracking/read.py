@@ -22,7 +22,7 @@ from harness.tracking.names import (
     SECONDS,
     UNDEFINED,
 )
-from harness.tracking.store import connect, store_uri
+from harness.tracking.store import connect_to_read, store_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,7 +43,7 @@ def read_runs(uri: str | None = None) -> list[StoredRun]:
     list of StoredRun
         Newest first; `read_scores` gives the scores of one of them.
     """
-    client = connect(store_uri(uri))
+    client = connect_to_read(store_uri(uri))
     experiments = [e.experiment_id for e in client.search_experiments(max_results=_PAGE)]
     return [stored(run) for run in _search(client, experiments) if "schema" in run.data.tags]
 
@@ -58,7 +58,7 @@ def read_scores(run_id: str, uri: str | None = None) -> tuple[ImageScore, ...]:
     uri : str, optional
         The tracking URI; by default the SQLite store of the working folder.
     """
-    path = connect(store_uri(uri)).download_artifacts(run_id, SCORES)
+    path = connect_to_read(store_uri(uri)).download_artifacts(run_id, SCORES)
     with open(path, newline="", encoding="utf-8") as file:
         return tuple(map(_image_score, csv.DictReader(file)))
 
@@ -73,7 +73,7 @@ def read_job(run_id: str, uri: str | None = None) -> Job:
     uri : str, optional
         The tracking URI; by default the SQLite store of the working folder.
     """
-    path = connect(store_uri(uri)).download_artifacts(run_id, JOB)
+    path = connect_to_read(store_uri(uri)).download_artifacts(run_id, JOB)
     values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     groups = {
         "dataset": DatasetConfig,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from contextlib import closing
 from functools import cache
@@ -31,6 +32,10 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 _SQLITE = "sqlite:///"
 _WAIT = 60
+
+
+class StoreError(RuntimeError):
+    """The tracking store cannot be reached, or is not there."""
 
 
 def store_uri(uri: str | None = None) -> str:
@@ -63,9 +68,27 @@ def connect(uri: str) -> MlflowClient:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Of several processes that find no store, one makes it: MLflow itself would let them race.
     with locked(path.with_name(f"{path.name}.lock")):
+        if not path.exists():
+            _make(path, artifacts=_artifacts(uri))
         client = MlflowClient(tracking_uri=uri)
         _write_ahead(path)
     return client
+
+
+def connect_to_read(uri: str) -> MlflowClient:
+    """Return a client of a store that is there; reading makes none.
+
+    Raises
+    ------
+    StoreError
+        If there is no SQLite store of that path.
+    """
+    if uri.startswith(_SQLITE) and not _sqlite_file(uri).exists():
+        raise StoreError(
+            f"tracking.uri must name a store that exists, got {uri};"
+            " `python -m harness.run` makes one in the folder `runs`"
+        )
+    return connect(uri)
 
 
 @cache
@@ -111,6 +134,22 @@ def _servers() -> Path:
 
 def _sqlite_file(uri: str) -> Path:
     return Path(uri.removeprefix(_SQLITE))
+
+
+def _make(path: Path, *, artifacts: str | None) -> None:
+    """Make a store; it is there with all its tables or not at all.
+
+    MLflow makes its tables in many steps, and could not go on where it was killed.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    folder = path.with_name(f".{path.name}.part")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    part = folder / path.name
+    SqlAlchemyStore(f"{_SQLITE}{part}", artifacts).engine.dispose()
+    part.replace(path)
+    shutil.rmtree(folder)
 
 
 def _write_ahead(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from harness.metrics.registry import HEADLINE
 
@@ -10,15 +11,23 @@ _KEY = "tables"
 TAG = f"mlflow.sharedViewState.{_KEY}"
 """The experiment's tag under which the UI finds the view."""
 
-_TAGS = ("category", "model", "backbone", "seed", "job")
+_CELL = {"category": 90, "model": 115, "backbone": 130, "seed": 58}
+_METRIC = 105
+# The UI's own columns, named as it names them: check box, name and time come first in any case.
+_FIRST = {"1": 70, "attributes.`Run Name`": 120, "runDateAndNestInfo": 135}
+_SHOWN = {"display": True, "deleted": False, "isGenerated": False, "isReordered": True}
+_DATASET = "attributes.`Dataset`"
 
 
 def view() -> str:
-    """Return the view as the UI reads it: four metrics and the cell's names, by category."""
-    columns = [*_columns("tags", _TAGS), *_columns("metrics", HEADLINE)]
+    """Return the view as the UI reads it: the cell's names, four metrics, sorted by category."""
+    widths = {f"tags.`{name}`": width for name, width in _CELL.items()}
+    widths |= {f"metrics.`{name}`": _METRIC for name in HEADLINE}
+    widths |= {"tags.`official`": 75, _DATASET: 250, "tags.`job`": 90}
     state = {
-        "selectedColumns": columns,
-        "columnOrder": columns,
+        "selectedColumns": list(widths),
+        "columnOrder": [*_FIRST, *widths],
+        "columnWidths": _FIRST | widths,
         "orderByKey": "tags.`category`",
         "orderByAsc": True,
         "searchFilter": "",
@@ -27,8 +36,17 @@ def view() -> str:
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
         "runsHiddenMode": "FIRST_10_RUNS",
+        "compareRunSections": [{"uuid": _KEY, "name": "Metrics of the tables"} | _SHOWN],
+        "compareRunCharts": [_bars(name) for name in HEADLINE],
+        "isAccordionReordered": True,
     }
     return json.dumps(state)
+
+
+def _bars(metric: str) -> dict[str, Any]:
+    """Return the chart that compares runs in a metric."""
+    place = {"uuid": metric, "metricSectionId": _KEY, "runsCountToCompare": 20}
+    return {"type": "BAR", "metricKey": metric, "dataAccessKey": metric} | place | _SHOWN
 
 
 def link(server: str, experiment: str) -> str:
@@ -37,10 +55,8 @@ def link(server: str, experiment: str) -> str:
     Examples
     --------
     >>> link("http://127.0.0.1:5000", "3")
-    'http://127.0.0.1:5000/#/experiments/3/runs?viewStateShareKey=tables'
+    'http://127.0.0.1:5000/#/experiments/3/runs?workflowType=machine_learning&viewStateShareKey=tables'
     """
-    return f"{server}/#/experiments/{experiment}/runs?viewStateShareKey={_KEY}"
-
-
-def _columns(kind: str, names: tuple[str, ...]) -> list[str]:
-    return [f"{kind}.`{name}`" for name in names]
+    # Without the first, the UI's menu is that for language models.
+    choice = f"workflowType=machine_learning&viewStateShareKey={_KEY}"
+    return f"{server}/#/experiments/{experiment}/runs?{choice}"

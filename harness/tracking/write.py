@@ -19,7 +19,7 @@ from harness.tracking.names import ERROR_CLASS, ERROR_MESSAGE, IDENTITY, SECONDS
 from harness.tracking.owner import HEARTBEAT, HOST, PID, Heartbeat, alive, now, this_process
 from harness.tracking.push import push
 from harness.tracking.spool import Spool
-from harness.tracking.store import connect, experiment_id, spool_folder
+from harness.tracking.store import StoreError, connect, experiment_id, spool_folder
 from harness.tracking.tracker import Attach, Earlier, OpenRun
 
 log = logging.getLogger(__name__)
@@ -28,10 +28,6 @@ PUSH = "python -m harness.tracking push"
 _PAUSE = 30.0
 """Seconds for which a store that failed is not asked again: each try may wait for a timeout."""
 _PAGE = 1000
-
-
-class StoreError(RuntimeError):
-    """The tracking store cannot be reached."""
 
 
 class MlflowTracker:

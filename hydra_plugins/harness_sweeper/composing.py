@@ -53,6 +53,13 @@ class Composer:
             return self._load(tuple(overrides))
         return config
 
+    def sweeps_of(self, experiment: str) -> list[Override]:
+        """Return an experiment's override and the sweeps that its file asks for."""
+        config = self._loader.load_sweep_config(self._config, [experiment])
+        params = config.hydra.sweeper.params or {}
+        asked = [f"{name}={values}" for name, values in params.items()]
+        return self._parser.parse_overrides([experiment, *asked])
+
     def _load(self, overrides: tuple[str, ...]) -> DictConfig:
         config = self._loader.load_sweep_config(self._config, list(overrides))
         with read_write(config), open_dict(config):

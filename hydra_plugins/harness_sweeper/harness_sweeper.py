@@ -10,7 +10,7 @@ it the module is not in `sys.modules`, where a dataclass would look them up.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -27,6 +27,7 @@ from harness.signals import Interrupted
 from hydra_plugins.harness_sweeper.composing import Composer
 
 CATEGORY = "category"
+EXPERIMENT = "experiment"
 
 
 @dataclass
@@ -80,32 +81,51 @@ class HarnessSweeper(BasicSweeper):
         self, overrides: list[Override], max_batch_size: int | None
     ) -> list[list[list[str]]]:
         """Build the jobs, each a list of overrides; every dataset gets its own categories."""
-        others = [o for o in overrides if o.get_key_element() != CATEGORY]
-        wanted = [_wanted(o) for o in overrides if o.get_key_element() == CATEGORY]
-        [products] = BasicSweeper.split_arguments(others, None)
-        datasets = self._datasets(products)
-        selected = _select(wanted[-1] if wanted else None, datasets)
-        return [
-            [
-                [*product, f"{CATEGORY}='{category}'"]
-                for product, dataset in zip(products, datasets, strict=True)
-                for category in selected[dataset.name]
-            ]
-        ]
+        parts = [_part(own) for own in self._by_experiment(overrides)]
+        datasets = [self._datasets(products) for _, products in parts]
+        every = [dataset for own in datasets for dataset in own]
+        jobs: list[list[str]] = []
+        for (wanted, products), own in zip(parts, datasets, strict=True):
+            # A category may be one of any dataset of the sweep.
+            selected = _select(wanted, every)
+            for product, dataset in zip(products, own, strict=True):
+                jobs += [[*product, f"{CATEGORY}='{name}'"] for name in selected[dataset.name]]
+        return [jobs]
+
+    def _by_experiment(self, overrides: list[Override]) -> Iterator[list[Override]]:
+        """Yield the overrides of each swept experiment, those that it asks for itself first."""
+        swept = [o for o in overrides if o.key_or_group == EXPERIMENT and o.is_sweep_override()]
+        if not swept:
+            yield overrides
+            return
+        composer = self._composer()
+        given = [o for o in overrides if o.key_or_group != EXPERIMENT]
+        for name in swept[-1].sweep_string_iterator():
+            yield composer.sweeps_of(f"{EXPERIMENT}={name}") + given
 
     def _datasets(self, products: Sequence[Sequence[str]]) -> list[DictConfig]:
         """Return each product's dataset, composed once for what can change it."""
+        compose = cache(self._composer().compose)
+        return [compose(tuple(filter(_changes_dataset, product))).dataset for product in products]
+
+    def _composer(self) -> Composer:
         # Both are set by Hydra before it calls sweep().
         assert self.hydra_context is not None  # noqa: S101
         assert self.config is not None  # noqa: S101
-        composer = Composer(self.hydra_context.config_loader, self.config)
-        compose = cache(composer.compose)
-        return [compose(tuple(filter(_changes_dataset, product))).dataset for product in products]
+        return Composer(self.hydra_context.config_loader, self.config)
 
 
 def _changes_dataset(override: str) -> bool:
     key = override.split("=", 1)[0].lstrip("+~")
-    return key in ("dataset", "experiment") or key.startswith("dataset.")
+    return key in ("dataset", EXPERIMENT) or key.startswith("dataset.")
+
+
+def _part(overrides: list[Override]) -> tuple[Glob | list[str] | None, list[list[str]]]:
+    """Return the wanted categories and the product of all other values."""
+    others = [o for o in overrides if o.get_key_element() != CATEGORY]
+    wanted = [_wanted(o) for o in overrides if o.get_key_element() == CATEGORY]
+    [products] = BasicSweeper.split_arguments(others, None)
+    return (wanted[-1] if wanted else None), products
 
 
 def _wanted(override: Override) -> Glob | list[str]:

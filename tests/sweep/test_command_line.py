@@ -42,6 +42,21 @@ def test_choice_of_categories(client, choice, expected):
     assert {category for _, category in cells(client)} == expected
 
 
+def test_each_swept_experiment_brings_its_own_sweeps(client):
+    tables = "experiment=btad_resnet50,visa_efficientnet_lite0"
+    ended = in_process("-m", tables, "localizer=none")
+    assert ended.status == 0, ended.err
+    found = cells(client)
+    assert [dataset for dataset, _ in found] == ["btad"] * 3 + ["visa"] * 12
+
+
+def test_command_line_replaces_the_sweeps_of_experiments(client):
+    tables = "experiment=btad_resnet50,visa_efficientnet_lite0"
+    ended = in_process("-m", tables, "category=01,candle", "seed=1,2", "localizer=none")
+    assert ended.status == 0, ended.err
+    assert cells(client) == [("btad", "01")] * 2 + [("visa", "candle")] * 2
+
+
 def test_category_of_digits_stays_text_in_a_single_run(client):
     assert in_process("dataset=btad", "category=01", "localizer=none").status == 0
     assert cells(client) == [("btad", "01")]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -31,23 +33,56 @@ def pause(monkeypatch):
     monkeypatch.setenv("TINY_PAUSE", "0.3")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["in_process", "joblib"])
-def test_sweep_killed_at_ten_random_moments(empty_folder, pause, launcher):
+def undisturbed():
+    """Run the twelve jobs in a store of their own; return their numbers and how long all took."""
     elsewhere = ("features.cache=apart/cache", "tracking.uri=sqlite:///apart/mlflow.db")
+    started = time.monotonic()
     assert as_process(*TWELVE, *elsewhere).status == 0
-    expected = numbers(connect("sqlite:///apart/mlflow.db"))
+    return numbers(connect("sqlite:///apart/mlflow.db")), time.monotonic() - started
+
+
+def n_opened():
+    """How many runs the store has, asked without making one."""
+    try:
+        with closing(sqlite3.connect("file:runs/mlflow.db?mode=ro", uri=True)) as store:
+            return store.execute("SELECT count(*) FROM runs").fetchone()[0]
+    except sqlite3.OperationalError:  # no store yet, or no tables
+        return 0
+
+
+def kill_at(sweep, moment, *, work, group):
+    """Kill a sweep so many seconds after its start, but when it has worked for `work` at last."""
+    before = n_opened()
+    process = start(*sweep)
+    end = time.monotonic() + moment
+    working = False
+    while time.monotonic() < end:
+        if not working and n_opened() > before:
+            working, end = True, min(end, time.monotonic() + work)
+        time.sleep(0.01)
+    assert process.poll() is None, "the sweep ended before it was killed"
+    # The whole group; or the process alone, whose workers have to notice by themselves.
+    os.killpg(process.pid, signal.SIGKILL) if group else process.kill()
+    process.wait()
+
+
+# A job waits for at least 2.4 s in its eight batches of four images, 29 s in all. Ten times 2 s of
+# work are less, so no attempt finds everything done; four workers wait four times as long.
+@pytest.mark.slow
+@pytest.mark.parametrize(("launcher", "pause"), [("in_process", 0.3), ("joblib", 1.2)])
+def test_sweep_killed_at_ten_random_moments(empty_folder, launcher, pause, monkeypatch):
+    seed = int(os.environ.get("KILL_SEED", random.randrange(10**6)))
+    print(f"to repeat it: KILL_SEED={seed}")  # noqa: T201
+    chance = random.Random(seed)
+    expected, seconds = undisturbed()
     assert len(expected) == 12
-    chance = random.Random(launcher)
+    monkeypatch.setenv("TINY_PAUSE", str(pause))
     sweep = (*TWELVE, *LAUNCHERS[launcher])
 
     for _ in range(10):
-        process = start(*sweep)
-        time.sleep(chance.uniform(0.5, 8))
-        assert process.poll() is None, "the sweep ended before it was killed"
-        # The process alone: its workers have to notice by themselves.
-        process.kill()
-        process.wait()
+        moment = chance.uniform(0.2, seconds + 2)
+        kill_at(sweep, moment, work=chance.uniform(0, 2), group=chance.random() < 0.5)
+    monkeypatch.setenv("TINY_PAUSE", "0")
     last = as_process(*sweep)
 
     assert last.status == 0, last.out + last.err

@@ -17,7 +17,6 @@ from harness.tracking.__main__ import main
 from harness.tracking.owner import PID, STARTED, alive, started, this_process
 from harness.tracking.spool import Spool
 from harness.tracking.store import connect, experiment_id, stores
-from harness.tracking.view import TAG, link
 from harness.tracking.write import MlflowTracker
 
 
@@ -223,13 +222,6 @@ def test_process_is_alive_and_its_child_dead_after_its_end():
         assert alive(tags)
         child.communicate(b"\n")
     assert not alive(tags)
-
-
-def test_experiment_has_the_view(uri):
-    experiment = connect(uri).get_experiment_by_name("parts")
-    state = json.loads(experiment.tags[TAG])
-    assert "metrics.`image_auroc`" in state["selectedColumns"]
-    assert link("http://h", "7") == "http://h/#/experiments/7/runs?viewStateShareKey=tables"
 
 
 def test_sqlite_store_writes_ahead(uri):
