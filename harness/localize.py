@@ -14,7 +14,7 @@ from harness.crop import region
 from harness.data import Sample, read_mask
 from harness.fitting import Fitted
 from harness.metrics import METRICS, MetricValues, evaluation_size, pixel_metrics, resize_mask
-from harness.threads import available
+from harness.threads import available, parallel_map
 
 
 def pixel_results(fitted: Fitted, grids: Sequence[NDArray]) -> MetricValues:
@@ -38,12 +38,15 @@ def pixel_results(fitted: Fitted, grids: Sequence[NDArray]) -> MetricValues:
     if fitted.localizer is None:
         return _undefined("localizer=none makes no anomaly maps")
 
+    def pair(item: tuple[Sample, NDArray]) -> tuple[str, NDArray, NDArray]:
+        sample, grid = item
+        gt_mask = _gt_mask(sample, job)
+        return sample.name, gt_mask, render(grid, size=gt_mask.shape)
+
     # On the backbone's grid a map is small; each pass of the metrics renders it anew, so that
-    # never more than one image is held at full size.
+    # only a few images are held at full size.
     def pairs() -> Iterator[tuple[str, NDArray, NDArray]]:
-        for sample, grid in zip(test, grids, strict=True):
-            gt_mask = _gt_mask(sample, job)
-            yield sample.name, gt_mask, render(grid, size=gt_mask.shape)
+        return parallel_map(pair, zip(test, grids, strict=True), available())
 
     with threadpool_limits(1, user_api="blas"):  # as for the maps; the sorts have their threads
         return pixel_metrics(pairs, threads=available())

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +13,7 @@ from harness.data import Sample
 from harness.features.engines import Engine
 from harness.features.recipe import Recipe
 from harness.features.store import MAPS, POOLED, FeatureStore
-
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
+from harness.threads import parallel_map
 
 
 @dataclass
@@ -108,24 +103,6 @@ class Extraction:
                 self.store.write(sample.digest, MAPS, feature_maps[k])
             self.store.write(sample.digest, POOLED, pooled[k])
         return {sample.digest: pooled[k] for k, sample in enumerate(samples)}
-
-
-def parallel_map(
-    function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int
-) -> Iterator[_Result]:
-    """Map in threads, in order, with never more than two items per thread under way."""
-    pending: deque[Future[_Result]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) >= 2 * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
 
 
 def _batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:

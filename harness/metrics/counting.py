@@ -23,7 +23,7 @@ from harness.metrics.result import UndefinedMetricError
 Pair = tuple[str, NDArray[np.bool_], NDArray[np.floating]]
 """An image's name, its ground truth mask (H, W) and its anomaly map (H, W)."""
 
-CHUNK_PIXELS = 40_000_000
+CHUNK_PIXELS = 32_000_000
 """At most so many pixels are sorted at a time: fewer need less memory but more searching."""
 
 
@@ -115,11 +115,15 @@ def _check_pair(name: str, gt_mask: NDArray[np.bool_], anomaly_map: NDArray[np.f
             f"gt_mask and anomaly_map of {name} must have one shape (H, W), "
             f"got {gt_mask.shape} and {anomaly_map.shape}"
         )
-    finite = np.isfinite(anomaly_map)
-    if not finite.all():
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(anomaly_map.sum()):  # several times faster, and then each is finite
+            return
+    wrong = np.argwhere(~np.isfinite(anomaly_map))
+    if wrong.size:
+        row, column = wrong[0].tolist()
         raise ValueError(
-            f"anomaly_map of {name} must be finite, got {anomaly_map[~finite][0]} "
-            f"at (row, column) {tuple(np.argwhere(~finite)[0].tolist())}"
+            f"anomaly_map of {name} must be finite, got {anomaly_map[row, column]} "
+            f"at (row, column) {(row, column)}"
         )
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from harness.metrics.result import F1Max
 
-_BLOCK = 4096
+_BLOCK = 2048
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,10 @@ class AnomalousPixels:
         sort = _sort_packed if dtype == np.float32 else _sort
         ordered, rises = sort(scores, regions, shares)
         first = np.flatnonzero(_starts(ordered))
-        return np.diff(first, append=ordered.size), np.add.reduceat(rises, first)
+        counts = np.empty_like(first)
+        np.subtract(first[1:], first[:-1], out=counts[:-1])
+        counts[-1] = ordered.size - first[-1]
+        return counts, np.add.reduceat(rises, first)
 
 
 def _starts(ordered: NDArray[np.floating]) -> NDArray[np.bool_]:

@@ -16,8 +16,8 @@ from threadpoolctl import threadpool_limits
 from dfkde import AnomalyDetector, TrainedDetector
 from harness.config import FeaturesConfig
 from harness.features import FeatureReader
-from harness.features.extraction import parallel_map
 from harness.features.reader import Features
+from harness.threads import parallel_map
 
 log = logging.getLogger(__name__)
 
