@@ -11,6 +11,7 @@ from harness.metrics import image_metrics
 from harness.mistakes import most_wrong
 from harness.record import ImageScore, Record
 from harness.stages import Stages
+from harness.threads import one_blas_thread
 
 
 def evaluate(job: Job, stages: Stages | None = None) -> Record:
@@ -57,7 +58,7 @@ def measure(fitted: Fitted, stages: Stages) -> Record:
     job, split, recipe = fitted.job, fitted.split, fitted.reader.recipe
     with stages("features"):
         test = fitted.reader.pooled(split.test, maps=wants_maps(job, split))
-    with stages("model"), naming(split.test):
+    with stages("model"), one_blas_thread(), naming(split.test):
         scores = fitted.model.anomaly_score(test)
     with stages("image metrics"):
         labels = [sample.anomalous for sample in split.test]

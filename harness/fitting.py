@@ -16,6 +16,7 @@ from harness.data import DataError, Sample, Split, load_split
 from harness.features import FeatureReader, feature_reader
 from harness.models import build_model
 from harness.stages import Stages
+from harness.threads import one_blas_thread
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def fit(job: Job, stages: Stages | None = None, *, split: Split | None = None) -
         localizer(job.localizer)  # a name that does not exist fails before any work
     with stages("features"):
         train = reader.pooled(split.train, maps=wants_maps(job, split))
-    with stages("model"), naming(split.train):
+    with stages("model"), one_blas_thread(), naming(split.train):
         model.fit(train)
     return Fitted(job, split, reader=reader, model=model, train=train)
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from dfkde import render
 from harness.config import Job
@@ -14,7 +13,7 @@ from harness.crop import region
 from harness.data import Sample, read_mask
 from harness.fitting import Fitted
 from harness.metrics import METRICS, MetricValues, evaluation_size, pixel_metrics, resize_mask
-from harness.threads import available, parallel_map
+from harness.threads import available, one_blas_thread, parallel_map
 
 
 def pixel_results(fitted: Fitted, grids: Sequence[NDArray]) -> MetricValues:
@@ -48,7 +47,7 @@ def pixel_results(fitted: Fitted, grids: Sequence[NDArray]) -> MetricValues:
     def pairs() -> Iterator[tuple[str, NDArray, NDArray]]:
         return parallel_map(pair, zip(test, grids, strict=True), available())
 
-    with threadpool_limits(1, user_api="blas"):  # as for the maps; the sorts have their threads
+    with one_blas_thread():  # the sorts have threads of their own
         return pixel_metrics(pairs, threads=available())
 
 
@@ -65,8 +64,7 @@ def anomaly_grids(fitted: Fitted) -> list[NDArray]:
     list of ndarray of shape (h, w)
         In the order of the test images; empty with localizer=none.
     """
-    # Many small products: threads cost more than they gain, and would decide the last bit.
-    with threadpool_limits(1, user_api="blas"):
+    with one_blas_thread():
         locate = fitted.localizer
         if locate is None:
             return []

@@ -6,8 +6,10 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
+
+from threadpoolctl import threadpool_limits
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -46,6 +48,15 @@ def shared(workers: int) -> Iterator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def one_blas_thread() -> AbstractContextManager:
+    """Let linear algebra compute on one thread in this block.
+
+    How a sum is split over threads decides its last bit; and the many small products of a model
+    lose more to threads than they gain, several times over where two libraries bring a BLAS each.
+    """
+    return threadpool_limits(1, user_api="blas")
 
 
 def parallel_map(

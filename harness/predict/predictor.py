@@ -11,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from dfkde import AnomalyDetector, TrainedDetector
 from harness.config import FeaturesConfig
 from harness.features import FeatureReader
 from harness.features.reader import Features
-from harness.threads import parallel_map
+from harness.threads import one_blas_thread, parallel_map
 
 log = logging.getLogger(__name__)
 
@@ -136,8 +135,7 @@ class Predictor:
         """
         self.reader.prepare()
         batches = _batches(paths, self.reader.recipe.batch)
-        # How a sum is split over threads decides its last bit.
-        with threadpool_limits(1, user_api="blas"):
+        with one_blas_thread():
             for found in parallel_map(
                 partial(self._batch, maps=maps), batches, self.reader.workers
             ):

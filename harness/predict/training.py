@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import KFold
-from threadpoolctl import threadpool_limits
 
 from dfkde import Backbone, TrainedDetector
 from harness.fitting import Fitted
 from harness.models import build_model
 from harness.provenance import commit, versions
+from harness.threads import one_blas_thread
 
 FOLDS = 10
 """Of the training images, each held out once from a model that scores it."""
@@ -34,7 +34,7 @@ def trained(fitted: Fitted) -> TrainedDetector:
         Its `inputs` say how images are read, every `auto` resolved, and where it comes from.
     """
     settings, recipe = fitted.job.backbone, fitted.reader.recipe
-    with threadpool_limits(1, user_api="blas"):
+    with one_blas_thread():
         train_scores = _held_out_scores(fitted)
         map_values = _map_values(fitted)
     backbone = Backbone(
