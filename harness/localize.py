@@ -13,7 +13,7 @@ from harness.crop import region
 from harness.data import Sample, read_mask
 from harness.fitting import Fitted
 from harness.metrics import METRICS, MetricValues, evaluation_size, pixel_metrics, resize_mask
-from harness.threads import available, one_blas_thread, parallel_map
+from harness.threads import available, one_blas_thread
 
 
 def pixel_results(fitted: Fitted, grids: Sequence[NDArray]) -> MetricValues:
@@ -37,15 +37,12 @@ def pixel_results(fitted: Fitted, grids: Sequence[NDArray]) -> MetricValues:
     if fitted.localizer is None:
         return _undefined("localizer=none makes no anomaly maps")
 
-    def pair(item: tuple[Sample, NDArray]) -> tuple[str, NDArray, NDArray]:
-        sample, grid = item
-        gt_mask = _gt_mask(sample, job)
-        return sample.name, gt_mask, render(grid, size=gt_mask.shape)
-
     # On the backbone's grid a map is small; each pass of the metrics renders it anew, so that
-    # only a few images are held at full size.
+    # never more than one image is held at full size.
     def pairs() -> Iterator[tuple[str, NDArray, NDArray]]:
-        return parallel_map(pair, zip(test, grids, strict=True), available())
+        for sample, grid in zip(test, grids, strict=True):
+            gt_mask = _gt_mask(sample, job)
+            yield sample.name, gt_mask, render(grid, size=gt_mask.shape)
 
     with one_blas_thread():  # the sorts have threads of their own
         return pixel_metrics(pairs, threads=available())
