@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.measure import machine, table
+from benchmarks.measure import machine, status_bytes, table
 from harness.metrics import pixel_metrics
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -169,14 +169,6 @@ def streamed(
             yield str(index), gt_masks[kind], maps[kind] * np.float32(1 + index / 7919)
 
     return pairs
-
-
-def status_bytes(field: str) -> int:
-    """One entry of this process's memory status, such as VmRSS, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return 1024 * int(line.split()[1])
-    raise ValueError(f"field must be in /proc/self/status, got {field}")
 
 
 def measure(work: Callable[[], Any]) -> tuple[float, float, int, Any]:

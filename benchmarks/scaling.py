@@ -8,7 +8,6 @@ process of its own, whose peak memory is set against the size of the features th
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from benchmarks.measure import (
     machine,
     medians,
     samples_in,
+    status_bytes,
     table,
     write_pictures,
 )
@@ -109,7 +109,8 @@ def measure_alone(images: Path) -> None:
         pooled = reader.pooled(samples)
         cold = time.perf_counter() - started
         warm = sum(medians(tasks, rounds=1).values())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not getrusage, which counts the parent that this process was started from, too.
+    peak = status_bytes("VmHWM") / 1e6
     per_image = (f"{1000 * seconds / len(samples):.2f}" for seconds in (cold, warm))
     print(*per_image, f"{peak:.0f}", f"{pooled.nbytes / 1e6:.1f}")
 
