@@ -109,7 +109,7 @@ def compare_maps(extractor: LazyExtractor, split: Split, cache: Path) -> None:
 
 
 def pairs(split: Split, grids: list[NDArray]) -> Iterator[tuple[str, NDArray, NDArray]]:
-    """Yield name, mask and anomaly map of each test image that has a mask."""
+    """Yield name, mask and anomaly map of each test image."""
     for sample, grid in zip(split.test, grids, strict=True):
         if sample.mask_path is None:
             gt_mask = np.zeros(sample.size, dtype=bool)

@@ -29,16 +29,19 @@ def render(anomaly_map: Array, *, size: tuple[int, int], sigma: float = 4.0) -> 
     Returns
     -------
     array of shape `size`
-        float64.
+        float64; one value where the map has only one.
 
     Examples
     --------
     >>> import numpy as np
-    >>> render(np.ones((2, 2)), size=(4, 6)).round(12).tolist()[0]
-    [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    >>> render(np.array([[0.0, 1.0]]), size=(1, 4), sigma=0)
+    array([[0.  , 0.25, 0.75, 1.  ]])
     """
     h, w = anomaly_map.shape
     height, width = size
+    # The weights of a pixel sum to 1 up to rounding only, which would break a tie of all pixels.
+    if (anomaly_map == anomaly_map[0, 0]).all():
+        return np.full(size, anomaly_map[0, 0], dtype=np.float64)
     return _operator(h, height, sigma) @ anomaly_map @ _operator(w, width, sigma).T
 
 

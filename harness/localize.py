@@ -30,6 +30,13 @@ def pixel_results(fitted: Fitted, grids: Sequence[NDArray]) -> MetricValues:
     -------
     MetricValues
         All undefined, with the reason, where there are no masks or no localizer.
+
+    Raises
+    ------
+    DataError
+        If a mask cannot be decoded.
+    ValueError
+        If a map is not finite; the error names its image.
     """
     job, test = fitted.job, fitted.split.test
     if not any(sample.mask_path for sample in test):
@@ -38,7 +45,7 @@ def pixel_results(fitted: Fitted, grids: Sequence[NDArray]) -> MetricValues:
         return _undefined("localizer=none makes no anomaly maps")
 
     # On the backbone's grid a map is small; each pass of the metrics renders it anew, so that
-    # never more than one image is held at full size.
+    # the maps are never held at full size all at once.
     def pairs() -> Iterator[tuple[str, NDArray, NDArray]]:
         for sample, grid in zip(test, grids, strict=True):
             gt_mask = _gt_mask(sample, job)

@@ -89,7 +89,8 @@ class Record:
     scores : tuple of ImageScore
         In the order of the test split.
     durations : dict of str to float
-        Seconds by stage: `data`, `features`, `fit`, `score`, `pixel`, ...
+        Seconds by stage: `data`, `features`, `model`, `image metrics`, `anomaly maps`, and
+        `pixel metrics`.
     mistakes : tuple of Mistake
         For the job's figures only; never stored.
     """

@@ -1,7 +1,9 @@
 """The whole experiment against one written anew with other libraries."""
 
 import hashlib
+import shutil
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +14,16 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.stats import gaussian_kde
 from sklearn.decomposition import PCA
-from sklearn.metrics import precision_recall_curve, roc_auc_score
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
+from dfkde import Constant
 from harness.config import FeaturesConfig, ModelConfig
 from harness.data import DataError, load_split, read_mask
 from harness.evaluate import evaluate, identify
 from harness.features import FeatureReader, Recipe
 from harness.identity import identity, settings
 from tests import tiny
+from tests.metrics.test_metrics_definition import naive_aupro, split_pixels
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -95,17 +99,9 @@ def test_sizes_that_no_image_has_are_refused(job, changes):
 
 
 def independent_pixel_auroc(split, independent, crop=64):
-    score, train, test = independent
     edge = (64 - crop) // 2
-    mean_map = train.mean(axis=0)
     masks, maps = [], []
-    for sample, feature_map in zip(split.test, test, strict=True):
-        whole = score(feature_map.mean(axis=(1, 2))[None])[0]
-        grid = np.empty(feature_map.shape[1:])
-        for y, x in np.ndindex(grid.shape):
-            occluded = feature_map.copy()
-            occluded[:, y, x] = mean_map[:, y, x]
-            grid[y, x] = whole - score(occluded.mean(axis=(1, 2))[None])[0]
+    for sample, grid in zip(split.test, independent_grids(independent), strict=True):
         # PIL repeats the edge and aligns pixel centres; sigma is 4 px at 256, so 1 px at 64.
         image = Image.fromarray(grid.astype(np.float32))
         image = image.resize((crop, crop), Image.Resampling.BILINEAR)
@@ -113,6 +109,58 @@ def independent_pixel_auroc(split, independent, crop=64):
         mask = read_mask(sample.mask_path) if sample.mask_path else np.zeros((64, 64), bool)
         masks.append(mask[edge : edge + crop, edge : edge + crop])
     return roc_auc_score(np.ravel(masks), np.ravel(maps))
+
+
+def independent_grids(independent):
+    """How far the score falls when a position shows its mean over the training images."""
+    score, train, test = independent
+    mean_map = train.mean(axis=0)
+    for feature_map in test:
+        whole = score(feature_map.mean(axis=(1, 2))[None])[0]
+        grid = np.empty(feature_map.shape[1:])
+        for y, x in np.ndindex(grid.shape):
+            occluded = feature_map.copy()
+            occluded[:, y, x] = mean_map[:, y, x]
+            grid[y, x] = whole - score(occluded.mean(axis=(1, 2))[None])[0]
+        yield grid
+
+
+@pytest.fixture
+def oblong_job(job, tmp_path):
+    """The same job on images and masks of 80 x 112 pixels."""
+    root = Path(shutil.copytree(Path(job.dataset.root) / "bottle", tmp_path / "mvtec" / "bottle"))
+    for path in root.rglob("*.png"):
+        Image.open(path).resize((112, 80), Image.Resampling.NEAREST).save(path)
+    return replace(job, dataset=replace(job.dataset, root=str(root.parent)))
+
+
+@pytest.mark.parametrize(("resolution", "size"), [(None, (80, 112)), (32, (32, 32))])
+def test_pixels_are_compared_at_the_size_of_the_mask_or_the_one_asked_for(
+    oblong_job, resolution, size
+):
+    split = load_split(oblong_job.dataset, "bottle", seed=oblong_job.seed)
+    masks, maps = [], []
+    for sample, grid in zip(split.test, independent_grids(independent_of(split)), strict=True):
+        image = Image.fromarray(grid.astype(np.float32))
+        image = image.resize(size[::-1], Image.Resampling.BILINEAR)
+        sigma = [4 * side / 256 for side in size]
+        maps.append(gaussian_filter(np.asarray(image, np.float64), sigma))
+        mask = Image.fromarray(
+            read_mask(sample.mask_path) if sample.mask_path else np.zeros((80, 112), bool)
+        )
+        masks.append(np.asarray(mask.resize(size[::-1], Image.Resampling.NEAREST)))
+    job = replace(oblong_job, pixel_resolution=resolution)
+
+    metrics = evaluate(job).metrics
+
+    truth, scores = np.ravel(masks), np.ravel(maps)
+    assert metrics["pixel_auroc"] == pytest.approx(roc_auc_score(truth, scores), abs=1e-4)
+    assert metrics["pixel_average_precision"] == pytest.approx(
+        average_precision_score(truth, scores), abs=1e-3
+    )
+    assert metrics["aupro"] == pytest.approx(
+        float(naive_aupro(*split_pixels(masks, np.round(maps, 2)), Fraction(3, 10))), abs=0.02
+    )
 
 
 def test_a_second_run_gives_the_same_bits_from_the_cache(job):
@@ -148,9 +196,8 @@ def test_without_localizer_pixel_metrics_are_absent_with_the_reason(job):
 
 def test_pixel_resolution_changes_pixel_metrics_only(job):
     native, resized = evaluate(job), evaluate(replace(job, pixel_resolution=32))
-    assert resized.metrics["image_auroc"] == native.metrics["image_auroc"]
+    assert resized.scores == native.scores
     assert resized.metrics["pixel_auroc"] != native.metrics["pixel_auroc"]
-    assert resized.metrics["pixel_auroc"] == pytest.approx(native.metrics["pixel_auroc"], abs=0.05)
 
 
 def test_a_feature_that_is_not_finite_names_its_image(job, split, monkeypatch):
@@ -180,12 +227,21 @@ def test_a_feature_of_a_test_image_that_is_not_finite_names_its_image(job, split
         evaluate(job)
 
 
+class Elsewhere(Constant):
+    """A constant score whose multiples are rounded."""
+
+    def _score_samples(self, X):
+        return super()._score_samples(X) - 17.3
+
+
 @pytest.mark.parametrize("localizer", ["occlusion", "uniform"])
-def test_the_constant_model_is_exactly_no_better_than_chance(job, localizer):
-    constant = ModelConfig("constant", "dfkde.baselines:Constant")
+@pytest.mark.parametrize("factory", ["dfkde.baselines:Constant", "tests.test_evaluate:Elsewhere"])
+def test_a_constant_model_is_exactly_no_better_than_chance(job, localizer, factory):
+    constant = ModelConfig("constant", factory)
     record = evaluate(replace(job, model=constant, localizer=localizer))
     assert record.metrics["image_auroc"] == 0.5
     assert record.metrics["pixel_auroc"] == 0.5
+    assert record.metrics["aupro"] == pytest.approx(0.15, abs=1e-12)
 
 
 def test_by_default_images_are_read_as_published():

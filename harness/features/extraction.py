@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -33,6 +33,36 @@ class Extracted:
     pooled: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     n_computed: int = 0
     busy: list[Sample] = field(default_factory=list)
+
+
+class PooledRows:
+    """Gathers pooled features in one array.
+
+    Rows kept as they come would hold on to the memory of the batches they were computed in.
+
+    Parameters
+    ----------
+    n : int
+        How many rows there will be at most.
+
+    Attributes
+    ----------
+    by_digest : dict of str to ndarray of shape (D,)
+        The rows by image digest.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.by_digest: dict[str, NDArray[np.float32]] = {}
+        self._n = n
+
+    def add(self, pooled: Mapping[str, NDArray[np.float32]]) -> None:
+        """Copy the rows of some images."""
+        for digest, row in pooled.items():
+            if not self.by_digest:
+                self._rows = np.empty((self._n, row.size), dtype=row.dtype)
+            k = len(self.by_digest)
+            self._rows[k] = row
+            self.by_digest[digest] = self._rows[k]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from harness.config import FeaturesConfig
 from harness.data import Sample
 from harness.features.engines import Engine, build_engine
-from harness.features.extraction import Extraction
+from harness.features.extraction import Extraction, PooledRows
 from harness.features.extractor import Extractor
 from harness.features.recipe import recipe_of
 from harness.features.store import MAPS, POOLED, FeatureStore
@@ -190,18 +190,18 @@ class FeatureReader:
 
     def _extract(self, samples: Sequence[Sample], *, maps: bool) -> dict[str, NDArray[np.float32]]:
         """Compute and keep what is missing; return the pooled features by image digest."""
-        pooled: dict[str, NDArray[np.float32]] = {}
+        rows = PooledRows(len(samples))
         if not samples:
-            return pooled
+            return rows.by_digest
         started = time.perf_counter()
         extraction = Extraction(self._engine, self._store, maps)
         for result in extraction.run(samples, workers=self.workers):
-            pooled |= result.pooled
+            rows.add(result.pooled)
             self.n_extracted += result.n_computed
         self._has_grown = True
         seconds = time.perf_counter() - started
         log.info("%d images by %s in %.1f s", len(samples), self.recipe.engine, seconds)
-        return pooled
+        return rows.by_digest
 
     def _evict(self) -> None:
         limit = self._settings.cache_limit_gb

@@ -1,8 +1,8 @@
 """Ranks of the anomalous pixels among the normal ones, over streamed images.
 
-The first pass gathers the anomalous pixels, few enough to be held. The second sorts the normal
-pixels in chunks and adds up where the anomalous scores stand in each: memory is bounded, and
-threads share the work.
+The first pass gathers the anomalous pixels, which are few in a benchmark. The second sorts the
+normal pixels in chunks and adds up where the anomalous scores stand in each, so that threads
+share the work and memory grows with the anomalous pixels only, by up to 80 bytes for each.
 """
 
 from __future__ import annotations
@@ -52,10 +52,16 @@ def count_pixels(pairs: Callable[[], Iterable[Pair]], *, threads: int = 1) -> Pi
     threads : int
         Number of threads that sort and search.
 
+    Returns
+    -------
+    PixelRanks
+        The same, bit for bit, for any number of threads.
+
     Raises
     ------
     ValueError, TypeError
-        If `threads` is not positive, a mask or a map is not as it must be, or the passes differ.
+        If `threads` is not positive, a mask or a map is not as it must be, or the second pass
+        gives another number of normal pixels than the first.
     UndefinedMetricError
         If there is no normal or no anomalous pixel.
     """
@@ -74,7 +80,8 @@ def count_pixels(pairs: Callable[[], Iterable[Pair]], *, threads: int = 1) -> Pi
 
 
 def _normal_pixels(pairs: Iterable[Pair]) -> Iterator[NDArray[np.floating]]:
-    for _, gt_mask, anomaly_map in pairs:
+    for name, gt_mask, anomaly_map in pairs:
+        _check_pair(name, gt_mask, anomaly_map)  # made anew, it may have changed
         yield anomaly_map[~gt_mask] if gt_mask.any() else anomaly_map.ravel()
 
 
@@ -138,7 +145,7 @@ def _chunks(
         total += pixels.size
         while pixels.size:
             now, pixels = np.split(pixels, [buffer.size - filled])
-            buffer[filled : filled + now.size] = now
+            np.copyto(buffer[filled : filled + now.size], now, casting="safe")
             filled += now.size
             if filled == buffer.size:
                 yield buffer

@@ -18,7 +18,8 @@ def image_auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     labels : array-like of shape (n_images,)
         Ground truth: True or 1 for an anomalous image.
     scores : array-like of shape (n_images,)
-        Anomaly scores, any finite real numbers: the higher, the more anomalous.
+        Anomaly scores, any finite real numbers: the higher, the more anomalous. Integers are
+        ranked as float64.
 
     Returns
     -------
@@ -27,8 +28,8 @@ def image_auroc(labels: ArrayLike, scores: ArrayLike) -> float:
 
     Raises
     ------
-    ValueError
-        If the shapes differ, a label is neither 0 nor 1, or a score is not finite.
+    ValueError, TypeError
+        If the shapes differ, a label is neither 0 nor 1, or a score is not finite or not real.
     UndefinedMetricError
         If there is no normal or no anomalous image.
 
@@ -80,7 +81,7 @@ def image_f1_max(labels: ArrayLike, scores: ArrayLike) -> F1Max:
 
 
 def image_f1_at(labels: ArrayLike, scores: ArrayLike, threshold: float) -> float:
-    """F1 of calling images anomalous where `score >= threshold`.
+    """F1 of calling images anomalous where `score >= threshold`, the same rule as `image_f1_max`.
 
     Parameters
     ----------
@@ -109,7 +110,7 @@ def image_f1_at(labels: ArrayLike, scores: ArrayLike, threshold: float) -> float
     if np.isnan(threshold):
         raise ValueError("threshold must be a number, got nan")
     anomalous, values = _validate(labels, scores)
-    predicted = values >= threshold
+    predicted = values >= np.float64(threshold)  # not rounded to the dtype of the scores
     true_positives = int(np.count_nonzero(predicted & anomalous))
     return 2 * true_positives / int(np.count_nonzero(predicted) + np.count_nonzero(anomalous))
 
@@ -157,6 +158,8 @@ def _validate(
             "labels and scores must be one-dimensional and equally long, "
             f"got shapes {truth.shape} and {values.shape}"
         )
+    if values.dtype.kind not in "fiub":
+        raise TypeError(f"scores must be real numbers, got dtype {values.dtype}")
     anomalous = truth.astype(bool)
     if not np.array_equal(anomalous, truth):
         wrong = truth[anomalous != truth][0]

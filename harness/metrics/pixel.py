@@ -1,4 +1,4 @@
-"""Pixel-level metrics, exact, at bounded memory, all from one count of ranks."""
+"""Pixel-level metrics, exact, of images streamed one at a time, all from one count of ranks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def aupro(
     Returns
     -------
     float
-        In [0, 1]; `fpr_limit / 2` where all scores are tied.
+        In [0, 1], up to rounding; `fpr_limit / 2` where all scores are tied.
 
     Raises
     ------
@@ -65,21 +65,66 @@ def aupro(
 def pixel_auroc(
     gt_masks: Sequence[NDArray[np.bool_]], anomaly_maps: Sequence[NDArray[np.floating]]
 ) -> float:
-    """Area under the ROC curve over all pixels. Parameters, errors: as `aupro`."""
+    """Area under the ROC curve over the pixels of all images together.
+
+    Parameters, errors: as `aupro`, without a limit.
+
+    Returns
+    -------
+    float
+        In [0, 1]; 0.5 where all scores are tied.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> gt_mask = np.array([[True, False, False, True]])
+    >>> pixel_auroc([gt_mask], [np.array([[3.0, 1.0, 2.0, 1.5]])])
+    0.75
+    """
     return _ranks.auroc(count_pixels(_in_memory(gt_masks, anomaly_maps)).ranks)
 
 
 def pixel_average_precision(
     gt_masks: Sequence[NDArray[np.bool_]], anomaly_maps: Sequence[NDArray[np.floating]]
 ) -> float:
-    """Average precision over all pixels. Parameters, errors: as `aupro`."""
+    """Average precision over the pixels of all images together, in steps of recall.
+
+    Parameters, errors: as `aupro`, without a limit.
+
+    Returns
+    -------
+    float
+        In (0, 1]; the share of anomalous pixels where all scores are tied.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> gt_mask = np.array([[True, False, False, True]])
+    >>> round(pixel_average_precision([gt_mask], [np.array([[3.0, 1.0, 2.0, 1.5]])]), 4)
+    0.8333
+    """
     return _ranks.average_precision(count_pixels(_in_memory(gt_masks, anomaly_maps)).ranks)
 
 
 def pixel_f1_max(
     gt_masks: Sequence[NDArray[np.bool_]], anomaly_maps: Sequence[NDArray[np.floating]]
 ) -> F1Max:
-    """Best F1 over all thresholds on the pixels, an *oracle*. Parameters, errors: as `aupro`."""
+    """Best F1 over all thresholds on the pixels, and that threshold: an *oracle*.
+
+    Parameters, errors: as `aupro`, without a limit.
+
+    Returns
+    -------
+    F1Max
+        `value` and `threshold`; the highest threshold where several are best.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> gt_mask = np.array([[True, False, False, True]])
+    >>> pixel_f1_max([gt_mask], [np.array([[3.0, 1.0, 2.0, 1.5]])])
+    F1Max(value=0.8, threshold=1.5)
+    """
     return _ranks.f1_max(count_pixels(_in_memory(gt_masks, anomaly_maps)).ranks)
 
 
@@ -96,7 +141,8 @@ def pixel_metrics(
     pairs : callable
         Gives `(name, gt_mask, anomaly_map)` by image: the mask boolean, all False for a normal
         image, and the map real, both of shape (H, W), which may differ between images. Called
-        twice, so that never more than one map need be held.
+        twice, so that maps need not be held: what is, are the anomalous pixels and a chunk of
+        normal ones.
     fpr_limit : float
         Where the AUPRO curve is cut, in (0, 1].
     threads : int
@@ -110,7 +156,8 @@ def pixel_metrics(
     Raises
     ------
     ValueError, TypeError
-        As `aupro`, naming the image.
+        As `aupro`, naming the image; if `threads` is not positive; or if the second call of
+        `pairs` gives other images than the first.
 
     Examples
     --------

@@ -138,7 +138,7 @@ def area_to_limit(ranks: Ranks, steps: NDArray[np.float64], fpr_limit: float) ->
     Returns
     -------
     float
-        The area divided by `fpr_limit`, in [0, 1].
+        The area divided by `fpr_limit`, in [0, 1] up to rounding.
     """
     limit = fpr_limit * ranks.n_normal  # rates are in normal items here, divided at the end
     first = int(np.searchsorted(ranks.up_to, math.floor(ranks.n_normal - limit), "right"))

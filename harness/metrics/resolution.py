@@ -56,6 +56,10 @@ def resize_mask(gt_mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np
     -------
     bool ndarray of shape `size`
 
+    Notes
+    -----
+    The same pixels as Pillow's nearest-neighbour resize.
+
     Examples
     --------
     >>> import numpy as np

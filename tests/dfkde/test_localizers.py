@@ -139,5 +139,8 @@ def test_render_is_bilinear_then_gaussian():
     np.testing.assert_allclose(render(values, size=(120, 90), sigma=0), upsampled, atol=1e-12)
 
 
-def test_render_keeps_a_constant():
-    np.testing.assert_allclose(render(np.full((8, 8), 3.0), size=(900, 700)), 3.0, rtol=1e-12)
+@pytest.mark.parametrize("value", [0.0, 1.0, -17.3, 1e30])
+def test_render_keeps_a_constant_to_the_last_bit(value):
+    rendered = render(np.full((8, 8), value), size=(90, 70))
+    assert rendered.shape == (90, 70)
+    assert np.unique(rendered).tolist() == [value]

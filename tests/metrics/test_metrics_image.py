@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import (
     average_precision_score,
     f1_score,
@@ -19,11 +21,13 @@ from harness.metrics import (
 )
 
 
-@pytest.mark.parametrize("decimals", [12, 0])
-def test_agrees_with_scikit_learn(decimals):
-    rng = np.random.default_rng(3)
-    labels = rng.random(200) > 0.4
-    scores = np.round(rng.normal(size=200) + labels, decimals)
+@given(
+    st.lists(
+        st.tuples(st.booleans(), st.integers(-3, 3) | st.floats(-1e9, 1e9)), min_size=1, max_size=60
+    )
+)
+def test_agrees_with_scikit_learn(images):
+    labels, scores = map(np.array, zip((True, 0.5), (False, 0.5), *images, strict=True))
     precision, recall, _ = precision_recall_curve(labels, scores)
     best = np.max(2 * precision * recall / np.maximum(precision + recall, 1e-30))
     assert image_auroc(labels, scores) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
@@ -31,7 +35,7 @@ def test_agrees_with_scikit_learn(decimals):
         average_precision_score(labels, scores), abs=1e-12
     )
     assert image_f1_max(labels, scores).value == pytest.approx(best, abs=1e-12)
-    for threshold in (-np.inf, -0.5, 0.0, 1.0, np.inf):
+    for threshold in (-np.inf, -0.5, 0.0, 1.0, scores[-1], np.inf):
         assert image_f1_at(labels, scores, threshold) == pytest.approx(
             f1_score(labels, scores >= threshold), abs=1e-12
         )
@@ -49,6 +53,18 @@ def test_scores_are_ranked_as_float64():
     # Log densities far out: distinct, but equal as float32 and as probabilities.
     assert image_auroc([0, 1], [1e6, 1e6 + 1e-6]) == 1.0
     assert image_auroc([0, 1], [800.0, 900.0]) == 1.0
+
+
+def test_a_threshold_is_not_rounded_to_the_dtype_of_the_scores():
+    scores = np.array([2**24, 2**24 + 4], np.float32)
+    assert image_f1_at([0, 1], scores, 2.0**24 + 1) == 1.0
+    assert image_f1_at([0, 1], scores, 1e300) == 0.0
+
+
+@pytest.mark.parametrize("scores", [[1j, 2j], ["a", "b"], [None, None]])
+def test_scores_that_are_no_numbers_are_refused(scores):
+    with pytest.raises(TypeError, match="scores must be real numbers, got dtype"):
+        image_auroc([0, 1], scores)
 
 
 def test_calling_everything_anomalous():
@@ -75,6 +91,8 @@ def test_one_class_is_undefined_and_never_zero(label, missing):
     for metric in (image_auroc, image_average_precision, image_f1_max):
         with pytest.raises(UndefinedMetricError, match=reason):
             metric([label] * 3, [0.1, 0.2, 0.3])
+    with pytest.raises(UndefinedMetricError, match=reason):
+        image_f1_at([label] * 3, [0.1, 0.2, 0.3], 0.2)
     values, undefined = image_metrics([label] * 3, [0.1, 0.2, 0.3], threshold=0.0)
     assert values == {}
     assert set(undefined.values()) == {reason}

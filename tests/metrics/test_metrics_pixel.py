@@ -4,6 +4,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from harness.metrics import (
@@ -92,17 +94,18 @@ def test_a_perfect_map():
     assert pixel_f1_max([gt_mask], [anomaly_map]) == (1.0, 3.0)
 
 
-def random_images(n_images=5, height=60, width=70, decimals=8):
-    rng = np.random.default_rng(7)
+def random_images(n_images=5, height=60, width=70, decimals=8, seed=7):
+    rng = np.random.default_rng(seed)
     gt_masks = rng.random((n_images, height, width)) > 0.93
     gt_masks[0] = False
     maps = np.round(rng.normal(size=gt_masks.shape) + 1.2 * gt_masks, decimals)
     return gt_masks, maps.astype(np.float32)
 
 
-@pytest.mark.parametrize("decimals", [8, 1])
-def test_agrees_with_scikit_learn(decimals):
-    gt_masks, maps = random_images(decimals=decimals)
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), decimals=st.integers(0, 8), side=st.integers(4, 60))
+def test_agrees_with_scikit_learn(seed, decimals, side):
+    gt_masks, maps = random_images(height=side, decimals=decimals, seed=seed)
     truth, scores = gt_masks.ravel(), maps.ravel()
     precision, recall, _ = precision_recall_curve(truth, scores)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-30)
@@ -114,10 +117,12 @@ def test_agrees_with_scikit_learn(decimals):
 
 
 @pytest.mark.parametrize("outlier", [1e30, -1e30])
-def test_an_outlier_weighs_one_pixel(outlier):
+@pytest.mark.parametrize("anomalous", [False, True])
+def test_an_outlier_weighs_one_pixel(outlier, anomalous):
     gt_masks, maps = random_images()
+    where = tuple(np.argwhere(gt_masks == anomalous)[0])
     tame, wild = maps.copy(), maps.copy()
-    tame[0, 3, 4], wild[0, 3, 4] = np.sign(outlier) * 50, outlier
+    tame[where], wild[where] = np.sign(outlier) * 50, outlier
     assert aupro(gt_masks, wild) == aupro(gt_masks, tame)
     assert pixel_auroc(gt_masks, wild) == pixel_auroc(gt_masks, tame)
 
@@ -177,7 +182,25 @@ def test_an_iterator_that_is_spent_is_refused():
         pixel_metrics(lambda: once)
 
 
-def test_streamed_images_are_never_held(monkeypatch):
+def test_a_map_that_is_broken_the_second_time_names_its_image():
+    gt_masks, maps = random_images()
+    broken = maps[2].copy()
+    broken[0, 0] = np.nan
+    passes = iter([maps, [*maps[:2], broken, *maps[3:]]])
+    with pytest.raises(ValueError, match="anomaly_map of 2 must be finite, got nan"):
+        pixel_metrics(lambda: zip("01234", gt_masks, next(passes), strict=True))
+
+
+def test_a_map_that_is_wider_the_second_time_is_refused():
+    gt_masks, maps = random_images()
+    passes = iter([maps, maps.astype(np.float64)])
+    with pytest.raises(TypeError, match="Cannot cast"):
+        pixel_metrics(lambda: zip("01234", gt_masks, next(passes), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_streamed_images_are_never_held(monkeypatch, dtype, threads):
     monkeypatch.setattr(counting, "CHUNK_PIXELS", 250_000)
     height = width = 500
     gt_mask = np.zeros((height, width), bool)
@@ -186,15 +209,15 @@ def test_streamed_images_are_never_held(monkeypatch):
     def pairs():
         for seed in range(24):
             rng = np.random.default_rng(seed)
-            yield str(seed), gt_mask, rng.random((height, width), np.float32) + gt_mask
+            yield str(seed), gt_mask, rng.random((height, width), dtype) + gt_mask
 
-    pixel_metrics(pairs)  # imports
+    pixel_metrics(pairs, threads=threads)  # imports
     tracemalloc.start()
-    pixel_metrics(pairs)
+    pixel_metrics(pairs, threads=threads)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    # Two images of 1 MB with what is made of them, and one chunk; the whole set has 24 MB.
-    assert peak < 7e6
+    # Two images of 1 MB (of float32) with what is made of them, and one chunk; all would be 24 MB.
+    assert peak < 1.75e6 * np.dtype(dtype).itemsize
 
 
 @pytest.mark.parametrize(("truth", "missing"), [(False, "anomalous"), (True, "normal")])
