@@ -4,7 +4,8 @@
 
 Each row is measured in a process of its own, which also times `np.sort` of the same floats in
 turns with it, so that the ratios hold on a busy machine too. Memory is what the row adds above
-its input at peak (Linux). The masks are those of MVTec AD bottle where `DFKDE_TEST_DATA` names a folder that has
+its input at peak (Linux). The maps are float32, which others take too, and float64, which a job
+makes. The masks are those of MVTec AD bottle where `DFKDE_TEST_DATA` names a folder that has
 them, else ellipses; the maps are synthetic: noise on a coarse grid, raised on the defects,
 upsampled bilinearly and smoothed, as a localizer makes them.
 """
@@ -13,11 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +39,7 @@ PACKAGES = ("numpy", "opencv-python-headless", "scikit-learn", "torch", "torchme
 VALUES = ("pixel_auroc", "pixel_average_precision")
 COLUMNS = ("", "threads", "s", "CPU s", "of one sort", "MB above input", "AUROC", "AP")
 
-Case = Callable[[NDArray[np.bool_], NDArray[np.float32], int], dict[str, float]]
+Case = Callable[[NDArray[np.bool_], NDArray[np.floating], int], dict[str, float]]
 
 
 class Measured(NamedTuple):
@@ -49,8 +51,8 @@ class Measured(NamedTuple):
         On the wall, and on all cores together.
     sort_seconds : float
         The same floats through one `np.sort`, in the same process; NaN for the streamed case.
-    extra_bytes : int
-        What the case adds at peak to the memory in use before it.
+    extra_bytes, sort_bytes : int
+        What the case, and the sort, add at peak to the memory in use before.
     values : dict of str to float
         What it computed.
     """
@@ -59,10 +61,11 @@ class Measured(NamedTuple):
     cpu_seconds: float
     sort_seconds: float
     extra_bytes: int
+    sort_bytes: int
     values: dict[str, float]
 
 
-def ours(gt_masks: NDArray[np.bool_], maps: NDArray[np.float32], threads: int) -> dict[str, float]:
+def ours(gt_masks: NDArray[np.bool_], maps: NDArray[np.floating], threads: int) -> dict[str, float]:
     """All four pixel metrics."""
     names = [str(index) for index in range(len(maps))]
 
@@ -73,7 +76,7 @@ def ours(gt_masks: NDArray[np.bool_], maps: NDArray[np.float32], threads: int) -
 
 
 def sklearn_auroc(
-    gt_masks: NDArray[np.bool_], maps: NDArray[np.float32], _threads: int
+    gt_masks: NDArray[np.bool_], maps: NDArray[np.floating], _threads: int
 ) -> dict[str, float]:
     """AUROC by scikit-learn."""
     from sklearn.metrics import roc_auc_score
@@ -82,7 +85,7 @@ def sklearn_auroc(
 
 
 def sklearn_ap(
-    gt_masks: NDArray[np.bool_], maps: NDArray[np.float32], _threads: int
+    gt_masks: NDArray[np.bool_], maps: NDArray[np.floating], _threads: int
 ) -> dict[str, float]:
     """Average precision by scikit-learn."""
     from sklearn.metrics import average_precision_score
@@ -92,7 +95,7 @@ def sklearn_ap(
 
 
 def torchmetrics_auroc(
-    gt_masks: NDArray[np.bool_], maps: NDArray[np.float32], threads: int
+    gt_masks: NDArray[np.bool_], maps: NDArray[np.floating], threads: int
 ) -> dict[str, float]:
     """AUROC by torchmetrics, exact; the maps are in [0, 1], which it leaves as they are."""
     import torch
@@ -109,6 +112,7 @@ CASES: dict[str, tuple[str, Case, int]] = {
     "sklearn_ap": ("scikit-learn: AP", sklearn_ap, 1),
     "torchmetrics_auroc": ("torchmetrics: AUROC", torchmetrics_auroc, 1),
 }
+DTYPES = ("float32", "float64")
 
 
 def bottle_masks(height: int, width: int) -> list[NDArray[np.bool_]]:
@@ -153,7 +157,7 @@ def in_memory(
 
 
 def streamed(
-    shape: tuple[int, int, int],
+    shape: tuple[int, int, int], dtype: str
 ) -> Callable[[], Iterator[tuple[str, NDArray[np.bool_], NDArray[np.float32]]]]:
     """Give a test set, half of it normal, that is never in memory as a whole."""
     n_images, height, width = shape
@@ -161,12 +165,12 @@ def streamed(
     gt_masks = [np.zeros((height, width), bool)] + [
         ellipses(rng, height, width, 0.04) for _ in range(3)
     ]
-    maps = [smooth_map(rng, mask) for mask in gt_masks]
+    maps = [smooth_map(rng, mask).astype(dtype) for mask in gt_masks]
 
     def pairs() -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.float32]]]:
         for index in range(n_images):
             kind = 0 if index % 2 else 1 + index // 2 % 3
-            yield str(index), gt_masks[kind], maps[kind] * np.float32(1 + index / 7919)
+            yield str(index), gt_masks[kind], maps[kind] * maps[kind].dtype.type(1 + index / 7919)
 
     return pairs
 
@@ -181,31 +185,33 @@ def measure(work: Callable[[], Any]) -> tuple[float, float, int, Any]:
     return wall, cpu, status_bytes("VmHWM") - before, result
 
 
-def run_case(name: str, shape: tuple[int, int, int], threads: int) -> Measured:
+def run_case(name: str, shape: tuple[int, int, int], *, dtype: str, threads: int) -> Measured:
     """Measure one case in this process, alternating with a sort of the same floats."""
     _, case, repeats = CASES[name]
     case(*in_memory((8, 32, 32)), threads)  # imports, outside the measurement
     gt_masks, maps = in_memory(shape)
+    maps = maps.astype(dtype)
     sorts, runs = [], []
     for index in range(max(repeats, 3)):
-        sorts.append(measure(lambda: np.sort(maps.ravel()))[0])
+        sorts.append(measure(lambda: np.sort(maps.ravel())))
         if index < repeats:
             runs.append(measure(lambda: case(gt_masks, maps, threads)))
     seconds, cpu_seconds, extra, values = zip(*runs, strict=True)
-    return Measured(min(seconds), min(cpu_seconds), min(sorts), max(extra), values[0])
+    sort = min(each[0] for each in sorts)
+    return Measured(min(seconds), min(cpu_seconds), sort, max(extra), sorts[0][2], values[0])
 
 
-def run_streamed(shape: tuple[int, int, int], threads: int) -> Measured:
+def run_streamed(shape: tuple[int, int, int], *, dtype: str, threads: int) -> Measured:
     """Measure the streamed case, without the time that two bare passes over the stream take."""
-    pairs = streamed(shape)
+    pairs = streamed(shape, dtype)
     bare = measure(lambda: [name for _ in range(2) for name, _, _ in pairs()])
     wall, cpu, extra, result = measure(lambda: pixel_metrics(pairs, threads=threads))
-    return Measured(wall - bare[0], cpu - bare[1], float("nan"), extra, result.values)
+    return Measured(wall - bare[0], cpu - bare[1], math.nan, extra, 0, result.values)
 
 
-def in_own_process(name: str, shape: tuple[int, int, int], threads: int) -> Measured:
+def in_own_process(name: str, shape: tuple[int, int, int], *, dtype: str, threads: int) -> Measured:
     """Run one case in a fresh process with this many threads."""
-    command = [sys.executable, "-m", "benchmarks.metrics", "--case", name]
+    command = [sys.executable, "-m", "benchmarks.metrics", "--case", name, "--dtype", dtype]
     command += ["--threads", str(threads), "--shape", *map(str, shape)]
     environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
@@ -215,15 +221,33 @@ def in_own_process(name: str, shape: tuple[int, int, int], threads: int) -> Meas
 def print_tables(full: tuple[int, int, int], visa: tuple[int, int, int]) -> None:
     """Run everything and print Markdown."""
     print(machine(PACKAGES), end="\n\n")
-    print(f"{full[0]} maps of {full[1]} x {full[2]}, {4 * np.prod(full) / 1e6:.0f} MB\n")
-    for threads, names in ((1, list(CASES)), (2, ["ours", "torchmetrics_auroc"])):
-        measured = {name: in_own_process(name, full, threads) for name in names}
-        best_sort = min(each.sort_seconds for each in measured.values())
-        print(f"One `np.sort` of them: {best_sort:.2f} s\n")
-        table(COLUMNS, [row(CASES[name][0], threads, each) for name, each in measured.items()])
+    for dtype, others in zip(DTYPES, (list(CASES), ["ours"]), strict=True):
+        size = np.dtype(dtype).itemsize * np.prod(full) / 1e6
+        print(f"{full[0]} maps of {full[1]} x {full[2]}, {dtype}: {size:.0f} MB\n")
+        table(COLUMNS, in_memory_rows(full, dtype, {1: others, 2: ["ours", *others[3:]]}))
     print(f"{visa[0]} maps of {visa[1]} x {visa[2]}, streamed\n")
-    streams = {threads: in_own_process("streamed", visa, threads) for threads in (1, 2)}
-    table(COLUMNS, [row(CASES["ours"][0], threads, each) for threads, each in streams.items()])
+    rows = [
+        row(f"{CASES['ours'][0]}; {dtype}", threads, measured)
+        for dtype in DTYPES
+        for threads in (1, 2)
+        for measured in [in_own_process("streamed", visa, dtype=dtype, threads=threads)]
+    ]
+    table(COLUMNS, rows)
+
+
+def in_memory_rows(
+    shape: tuple[int, int, int], dtype: str, names: Mapping[int, Sequence[str]]
+) -> list[tuple[object, ...]]:
+    """Measure cases by number of threads; the first line is the sort of the first of them."""
+    rows = []
+    for threads, several in names.items():
+        for name in several:
+            measured = in_own_process(name, shape, dtype=dtype, threads=threads)
+            if not rows:
+                sort = (f"{measured.sort_seconds:.2f}", "", 1, f"{measured.sort_bytes / 1e6:.0f}")
+                rows.append(("`np.sort`", 1, *sort, "", ""))
+            rows.append(row(CASES[name][0], threads, measured))
+    return rows
 
 
 def row(title: str, threads: int, measured: Measured) -> tuple[object, ...]:
@@ -233,10 +257,14 @@ def row(title: str, threads: int, measured: Measured) -> tuple[object, ...]:
         threads,
         f"{measured.seconds:.2f}",
         f"{measured.cpu_seconds:.2f}",
-        f"{measured.seconds / measured.sort_seconds:.1f}",
+        _number(measured.seconds / measured.sort_seconds, ".1f"),
         f"{measured.extra_bytes / 1e6:.0f}",
-        *(f"{measured.values.get(name, float('nan')):.9f}" for name in VALUES),
+        *(_number(measured.values.get(name, math.nan), ".9f") for name in VALUES),
     )
+
+
+def _number(value: float, form: str) -> str:
+    return "" if math.isnan(value) else format(value, form)
 
 
 def main() -> None:
@@ -246,6 +274,7 @@ def main() -> None:
     parser.add_argument("--case", choices=[*CASES, "streamed"], help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--shape", type=int, nargs=3, default=FULL, help=argparse.SUPPRESS)
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case is None:
         print_tables(*((QUICK, QUICK) if options.quick else (FULL, VISA)))
@@ -253,9 +282,9 @@ def main() -> None:
     cv2.setNumThreads(options.threads)
     shape = tuple(options.shape)
     if options.case == "streamed":
-        measured = run_streamed(shape, options.threads)
+        measured = run_streamed(shape, dtype=options.dtype, threads=options.threads)
     else:
-        measured = run_case(options.case, shape, options.threads)
+        measured = run_case(options.case, shape, dtype=options.dtype, threads=options.threads)
     print(json.dumps(measured._asdict()))
 
 

@@ -88,8 +88,10 @@ def test_regions_of_real_masks_are_those_of_scipy():
 
 
 @pytest.mark.parametrize("case", ["ours", "sklearn_auroc", "streamed"])
-def test_the_benchmark_runs(case):
-    command = [sys.executable, "-m", "benchmarks.metrics", "--case", case, "--shape"]
-    done = subprocess.run([*command, "8", "40", "30"], capture_output=True, text=True)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_benchmark_runs(case, dtype):
+    command = [sys.executable, "-m", "benchmarks.metrics", "--case", case, "--dtype", dtype]
+    command += ["--shape", "8", "40", "30"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert 0.5 < json.loads(done.stdout)["values"]["pixel_auroc"] <= 1
