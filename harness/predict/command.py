@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +15,7 @@ from harness.crop import region
 from harness.data import read_image
 from harness.predict.images import image_files
 from harness.predict.overlay import overlay
-from harness.predict.predictor import QUANTILE, Prediction, Predictor
+from harness.predict.predictor import QUANTILE, Prediction, Predictor, reason_of
 from harness.tracking import store_uri
 from harness.tracking.model import MODEL_FILE, detector_of, fetch_model
 
@@ -135,13 +135,21 @@ def _detector(settings: Settings) -> TrainedDetector:
 def _predictions(
     predictor: Predictor, paths: list[Path], settings: Settings
 ) -> Iterator[tuple[Path, Prediction]]:
-    for path, prediction in zip(
-        paths, predictor.predict(paths, maps=settings.heatmaps), strict=True
-    ):
-        if prediction.anomaly_map is not None:
-            target = settings.out / HEATMAPS / path.relative_to(settings.images)
-            _draw(predictor, path, prediction, target=target)
-        yield path, prediction
+    found = predictor.predict(paths, maps=settings.heatmaps)
+    for path, prediction in zip(paths, found, strict=True):
+        target = settings.out / HEATMAPS / path.relative_to(settings.images)
+        yield path, _drawn(predictor, path, prediction, target=target)
+
+
+def _drawn(predictor: Predictor, path: Path, prediction: Prediction, *, target: Path) -> Prediction:
+    """Draw the heatmap of an image; one that cannot be drawn keeps its score, beside the error."""
+    if prediction.anomaly_map is None:
+        return prediction
+    try:
+        _draw(predictor, path, prediction, target=target)
+    except (ValueError, OSError) as error:
+        return replace(prediction, error=f"no heatmap: {reason_of(error, path)}")
+    return prediction
 
 
 def _draw(predictor: Predictor, path: Path, prediction: Prediction, *, target: Path) -> None:

@@ -35,7 +35,7 @@ class Prediction:
     anomaly_map : ndarray of shape (h, w), optional
         On the grid of the features; None where there is an error or none was asked for.
     error : str, optional
-        Why the image has no score, in one line.
+        Why the image has no score, or no heatmap, in one line.
     """
 
     score: float | None = None
@@ -147,8 +147,7 @@ class Predictor:
             try:
                 predictions.append(self._predict(features, maps=maps))
             except (ValueError, OSError) as error:
-                message = " ".join(str(error).split())
-                predictions.append(Prediction(error=message.removeprefix(f"{path}: ")))
+                predictions.append(Prediction(error=reason_of(error, path)))
         return predictions
 
     def _predict(self, features: Features | ValueError | OSError, *, maps: bool) -> Prediction:
@@ -170,6 +169,11 @@ class Predictor:
         }.items():
             if trained[name] != value:
                 log.warning("trained with %s %s, runs with %s", name, trained[name], value)
+
+
+def reason_of(error: ValueError | OSError, path: Path) -> str:
+    """Return what an error says of an image, in one line and without the image's path."""
+    return " ".join(str(error).split()).removeprefix(f"{path}: ")
 
 
 def _batches(paths: Iterable[Path], size: int) -> Iterator[list[Path]]:
