@@ -42,6 +42,11 @@ class NonFiniteError(ValueError):
             f" at row {row}, column {column}"
         )
         self.row = row
+        self._made_of = (row, column, value)
+
+    def __reduce__(self) -> tuple[type[NonFiniteError], tuple[int, int, float]]:
+        """Pickle what it was made of, for an exception's own way passes on the message."""
+        return type(self), self._made_of
 
 
 class AnomalyDetector(BaseEstimator, ABC):

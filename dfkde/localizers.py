@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 from sklearn.base import BaseEstimator
 
 from dfkde.base import AnomalyDetector, Array, check_integer
+from dfkde.choices import check_localizer
 from dfkde.pca import leading_components_of_scatter
 
 FeatureMap = np.ndarray[Any, Any]
@@ -214,12 +215,11 @@ class Uniform(Localizer):
         return np.full(feature_map.shape[1:], score[0])
 
 
-LOCALIZERS: dict[str, type[Localizer]] = {
+_CLASSES: dict[str, type[Localizer]] = {
     "occlusion": Occlusion,
     "patch_density": PatchDensity,
     "uniform": Uniform,
 }
-"""The localizers by name."""
 
 
 def localizer(name: str) -> Localizer | None:
@@ -228,7 +228,7 @@ def localizer(name: str) -> Localizer | None:
     Parameters
     ----------
     name : str
-        One of `LOCALIZERS`, or `none` for no anomaly maps.
+        One of `dfkde.choices.LOCALIZERS`.
 
     Raises
     ------
@@ -240,11 +240,8 @@ def localizer(name: str) -> Localizer | None:
     >>> localizer("patch_density")
     PatchDensity()
     """
-    if name == "none":
-        return None
-    if name not in LOCALIZERS:
-        raise ValueError(f"localizer must be one of {[*LOCALIZERS, 'none']}, got {name!r}")
-    return LOCALIZERS[name]()
+    check_localizer(name)
+    return None if name == "none" else _CLASSES[name]()
 
 
 def _positions(feature_map: FeatureMap) -> Array:

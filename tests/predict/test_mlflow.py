@@ -186,7 +186,7 @@ def test_a_run_without_model_is_told_from_no_run(small_job, uri, images, tmp_pat
     assert main([f"model={without}", *arguments]) == 2
     assert "kept none; run its job with save_model=true force=true" in capsys.readouterr().err
     assert main([f"model={'0' * 32}", *arguments]) == 2
-    assert f"there is no run '{'0' * 32}'" in capsys.readouterr().err
+    assert f"'{'0' * 32}' is neither a folder nor a run in {uri}" in capsys.readouterr().err
 
 
 def test_without_tracking_no_model_can_be_kept(small_job):
