@@ -56,6 +56,11 @@ class AnomalyDetector(BaseEstimator, ABC):
     float64 array that they must not change. `fit` learns from normal images alone.
     """
 
+    @property
+    def min_samples(self) -> int:
+        """How many images `fit` needs at least."""
+        return 1
+
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Learn what normal features look like.
 

@@ -49,7 +49,16 @@ class Gaussian(AnomalyDetector):
     J. Multivariate Anal. 88, 2004.
     """
 
+    @property
+    def min_samples(self) -> int:
+        """How many images `fit` needs at least: of two, the covariance is not shrunk at all."""
+        return 3
+
     def _fit(self, X: Array) -> None:
+        if len(X) < self.min_samples:
+            raise ValueError(
+                f"a Gaussian needs at least {self.min_samples} samples, got n_samples={len(X)}"
+            )
         if np.ptp(X, axis=0).max() == 0:
             raise ValueError(f"the training features must vary, got n_samples={len(X)} equal rows")
         fitted = LedoitWolf(store_precision=False).fit(X)

@@ -64,6 +64,11 @@ class DFKDE(AnomalyDetector):
         self.max_training_points = max_training_points
         self.random_state = random_state
 
+    @property
+    def min_samples(self) -> int:
+        """How many images `fit` needs at least: with fewer, the density is undefined."""
+        return check_integer("n_components", self.n_components, minimum=1) + 2
+
     def _fit(self, X: Array) -> None:
         self._check(X)
         self._fit_density(self._subset(X))
@@ -76,16 +81,16 @@ class DFKDE(AnomalyDetector):
         return self.kde_.score_samples(self.pca_.transform(X))
 
     def _check(self, X: Array) -> None:
-        k = check_integer("n_components", self.n_components, minimum=1)
+        k, least = self.n_components, self.min_samples
         most = check_integer("max_training_points", self.max_training_points, minimum=2)
         shape = f"(n_samples={X.shape[0]}, n_features={X.shape[1]})"
         if X.shape[1] < k:
             raise ValueError(f"n_components={k} needs at least {k} features, got {shape}")
-        if len(X) <= k + 1:
-            raise ValueError(f"n_components={k} needs at least {k + 2} samples, got {shape}")
-        if most <= k + 1:
+        if len(X) < least:
+            raise ValueError(f"n_components={k} needs at least {least} samples, got {shape}")
+        if most < least:
             raise ValueError(
-                f"n_components={k} needs max_training_points of at least {k + 2}, got {most}"
+                f"n_components={k} needs max_training_points of at least {least}, got {most}"
             )
 
     def _subset(self, X: Array) -> Array:

@@ -327,7 +327,7 @@ def test_timm_takes_the_tags_weights_from_the_hubs_cache(offline):
         module = load_backbone(TIMM, arguments={"architecture": architecture}, weights="pretrained")
         assert torch.equal(module.conv1.weight, source.conv1.weight)
         assert torch.equal(module.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
-    with pytest.raises(WeightsError, match="models--timm--resnet18.tv_in1k"):
+    with pytest.raises(WeightsError, match=r"models--timm--resnet18\.tv_in1k"):
         load_backbone(TIMM, arguments={"architecture": "resnet18.tv_in1k"}, weights="pretrained")
 
 

@@ -81,6 +81,17 @@ def test_constant_has_auroc_of_one_half():
     assert roc_auc_score(labels, scores) == 0.5
 
 
+@pytest.mark.parametrize(
+    "model", [DFKDE(4), DFKDE(1), DFKDEResidual(4), KNN(), Gaussian(), Constant()]
+)
+def test_every_model_fits_the_fewest_images_that_it_says(model):
+    least = model.min_samples
+    scores = clone(model).fit(features(least)).score_samples(features(5, seed=1))
+    assert np.isfinite(scores).all()
+    with pytest.raises(ValueError, match=r"samples?\b"):
+        clone(model).fit(features(least - 1))
+
+
 class Norm(AnomalyDetector):
     """A model from outside the package: the distance from the training mean."""
 
