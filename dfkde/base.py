@@ -98,7 +98,15 @@ class AnomalyDetector(BaseEstimator, ABC):
         -------
         array of shape (n_samples,)
             float64, unbounded, the higher the more normal. A natural log density in the models
-            that are densities.
+            that are densities; -inf where the square of a distance passes float64, about 1e154
+            standard deviations away.
+
+        Raises
+        ------
+        ValueError
+            If X has another width than in training.
+        NonFiniteError
+            If a row holds NaN or infinity.
         """
         check_is_fitted(self)
         return self._score_samples(self._validated(X, reset=False))
@@ -115,6 +123,11 @@ class AnomalyDetector(BaseEstimator, ABC):
         -------
         array of shape (n_samples,)
             float64, unbounded, the higher the more anomalous.
+
+        Raises
+        ------
+        ValueError, NonFiniteError
+            As `score_samples`.
         """
         return -self.score_samples(X)
 
@@ -127,6 +140,8 @@ class AnomalyDetector(BaseEstimator, ABC):
         """Score validated features (n_samples, n_features), higher for more normal."""
 
     def _validated(self, X: ArrayLike, *, reset: bool) -> Array:
+        if np.ndim(X) != 2:  # scikit-learn would print all of X
+            raise ValueError(f"X must be of shape (n_samples, n_features), got {np.shape(X)}")
         # scikit-learn's own finiteness check does not say which row is at fault.
         checked = validate_data(
             self, X, reset=reset, dtype=np.float64, order="C", ensure_all_finite=False

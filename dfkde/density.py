@@ -7,7 +7,7 @@ from sklearn.utils import check_random_state
 
 from dfkde.base import AnomalyDetector, Array, check_integer
 from dfkde.kernel_density import GaussianKDE
-from dfkde.pca import PCA
+from dfkde.pca import PCA, rounding
 
 
 class DFKDE(AnomalyDetector):
@@ -140,7 +140,7 @@ class DFKDEResidual(DFKDE):
         if left_out:
             total = self.pca_.squared_residual(X).sum()
             self.residual_variance_ = float(total / (len(X) - 1) / left_out)
-            self._check_residual(X.shape)
+            self._check_residual(X)
 
     def _score_samples(self, X: Array) -> Array:
         log_density = super()._score_samples(X)
@@ -151,9 +151,9 @@ class DFKDEResidual(DFKDE):
         log_norm = left_out * np.log(2 * np.pi * self.residual_variance_)
         return log_density - (squared + log_norm) / 2
 
-    def _check_residual(self, shape: tuple[int, ...]) -> None:
-        rounding = (max(shape) * np.finfo(np.float64).eps) ** 2 * self.pca_.variances_[0]
-        if self.residual_variance_ <= rounding:
+    def _check_residual(self, X: Array) -> None:
+        relative = (max(X.shape) * np.finfo(np.float64).eps) ** 2 * self.pca_.variances_[0]
+        if self.residual_variance_ <= relative + rounding(X) ** 2:
             raise ValueError(
                 f"the training features vary in n_components={self.n_components} directions only,"
                 " so there is no residual to model; use DFKDE, or fewer components"
