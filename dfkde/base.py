@@ -42,6 +42,11 @@ class NonFiniteError(ValueError):
             f" at row {row}, column {column}"
         )
         self.row = row
+        self._made_of = (row, column, value)
+
+    def __reduce__(self) -> tuple[type[NonFiniteError], tuple[int, int, float]]:
+        """Pickle what it was made of, for an exception's own way passes on the message."""
+        return type(self), self._made_of
 
 
 class AnomalyDetector(BaseEstimator, ABC):
@@ -50,6 +55,11 @@ class AnomalyDetector(BaseEstimator, ABC):
     A model is one subclass with `_fit` and `_score_samples`; both get a finite, C-contiguous
     float64 array that they must not change. `fit` learns from normal images alone.
     """
+
+    @property
+    def min_samples(self) -> int:
+        """How many images `fit` needs at least."""
+        return 1
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Learn what normal features look like.
@@ -88,7 +98,15 @@ class AnomalyDetector(BaseEstimator, ABC):
         -------
         array of shape (n_samples,)
             float64, unbounded, the higher the more normal. A natural log density in the models
-            that are densities.
+            that are densities; -inf where the square of a distance passes float64, about 1e154
+            standard deviations away.
+
+        Raises
+        ------
+        ValueError
+            If X has another width than in training.
+        NonFiniteError
+            If a row holds NaN or infinity.
         """
         check_is_fitted(self)
         return self._score_samples(self._validated(X, reset=False))
@@ -105,6 +123,11 @@ class AnomalyDetector(BaseEstimator, ABC):
         -------
         array of shape (n_samples,)
             float64, unbounded, the higher the more anomalous.
+
+        Raises
+        ------
+        ValueError, NonFiniteError
+            As `score_samples`.
         """
         return -self.score_samples(X)
 
@@ -117,6 +140,8 @@ class AnomalyDetector(BaseEstimator, ABC):
         """Score validated features (n_samples, n_features), higher for more normal."""
 
     def _validated(self, X: ArrayLike, *, reset: bool) -> Array:
+        if np.ndim(X) != 2:  # scikit-learn would print all of X
+            raise ValueError(f"X must be of shape (n_samples, n_features), got {np.shape(X)}")
         # scikit-learn's own finiteness check does not say which row is at fault.
         checked = validate_data(
             self, X, reset=reset, dtype=np.float64, order="C", ensure_all_finite=False

@@ -8,6 +8,7 @@ from scipy.spatial.distance import cdist
 from sklearn.covariance import LedoitWolf
 
 from dfkde.base import AnomalyDetector, Array
+from dfkde.kernel_density import lower_cholesky
 
 
 class KNN(AnomalyDetector):
@@ -49,25 +50,29 @@ class Gaussian(AnomalyDetector):
     J. Multivariate Anal. 88, 2004.
     """
 
+    @property
+    def min_samples(self) -> int:
+        """How many images `fit` needs at least: of two, the covariance is not shrunk at all."""
+        return 3
+
     def _fit(self, X: Array) -> None:
+        if len(X) < self.min_samples:
+            raise ValueError(
+                f"a Gaussian needs at least {self.min_samples} samples, got n_samples={len(X)}"
+            )
         if np.ptp(X, axis=0).max() == 0:
             raise ValueError(f"the training features must vary, got n_samples={len(X)} equal rows")
         fitted = LedoitWolf(store_precision=False).fit(X)
         self.mean_ = fitted.location_
-        self.cholesky_ = _cholesky(fitted.covariance_)
+        self.cholesky_ = lower_cholesky(
+            fitted.covariance_, "the shrunk covariance of the training features"
+        )
 
     def _score_samples(self, X: Array) -> Array:
         whitened = linalg.solve_triangular(self.cholesky_, (X - self.mean_).T, lower=True)
         log_det = 2 * np.log(np.diag(self.cholesky_)).sum()
         dimensions = X.shape[1]
         return -((whitened**2).sum(axis=0) + dimensions * np.log(2 * np.pi) + log_det) / 2
-
-
-def _cholesky(covariance: Array) -> Array:
-    try:
-        return np.ascontiguousarray(linalg.cholesky(covariance, lower=True))
-    except linalg.LinAlgError as error:
-        raise ValueError("the shrunk covariance of the training features is singular") from error
 
 
 class Constant(AnomalyDetector):

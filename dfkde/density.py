@@ -7,7 +7,7 @@ from sklearn.utils import check_random_state
 
 from dfkde.base import AnomalyDetector, Array, check_integer
 from dfkde.kernel_density import GaussianKDE
-from dfkde.pca import PCA
+from dfkde.pca import PCA, rounding
 
 
 class DFKDE(AnomalyDetector):
@@ -64,6 +64,11 @@ class DFKDE(AnomalyDetector):
         self.max_training_points = max_training_points
         self.random_state = random_state
 
+    @property
+    def min_samples(self) -> int:
+        """How many images `fit` needs at least: with fewer, the density is undefined."""
+        return check_integer("n_components", self.n_components, minimum=1) + 2
+
     def _fit(self, X: Array) -> None:
         self._check(X)
         self._fit_density(self._subset(X))
@@ -76,16 +81,16 @@ class DFKDE(AnomalyDetector):
         return self.kde_.score_samples(self.pca_.transform(X))
 
     def _check(self, X: Array) -> None:
-        k = check_integer("n_components", self.n_components, minimum=1)
+        k, least = self.n_components, self.min_samples
         most = check_integer("max_training_points", self.max_training_points, minimum=2)
         shape = f"(n_samples={X.shape[0]}, n_features={X.shape[1]})"
         if X.shape[1] < k:
             raise ValueError(f"n_components={k} needs at least {k} features, got {shape}")
-        if len(X) <= k + 1:
-            raise ValueError(f"n_components={k} needs at least {k + 2} samples, got {shape}")
-        if most <= k + 1:
+        if len(X) < least:
+            raise ValueError(f"n_components={k} needs at least {least} samples, got {shape}")
+        if most < least:
             raise ValueError(
-                f"n_components={k} needs max_training_points of at least {k + 2}, got {most}"
+                f"n_components={k} needs max_training_points of at least {least}, got {most}"
             )
 
     def _subset(self, X: Array) -> Array:
@@ -135,7 +140,7 @@ class DFKDEResidual(DFKDE):
         if left_out:
             total = self.pca_.squared_residual(X).sum()
             self.residual_variance_ = float(total / (len(X) - 1) / left_out)
-            self._check_residual(X.shape)
+            self._check_residual(X)
 
     def _score_samples(self, X: Array) -> Array:
         log_density = super()._score_samples(X)
@@ -146,9 +151,9 @@ class DFKDEResidual(DFKDE):
         log_norm = left_out * np.log(2 * np.pi * self.residual_variance_)
         return log_density - (squared + log_norm) / 2
 
-    def _check_residual(self, shape: tuple[int, ...]) -> None:
-        rounding = (max(shape) * np.finfo(np.float64).eps) ** 2 * self.pca_.variances_[0]
-        if self.residual_variance_ <= rounding:
+    def _check_residual(self, X: Array) -> None:
+        relative = (max(X.shape) * np.finfo(np.float64).eps) ** 2 * self.pca_.variances_[0]
+        if self.residual_variance_ <= relative + rounding(X) ** 2:
             raise ValueError(
                 f"the training features vary in n_components={self.n_components} directions only,"
                 " so there is no residual to model; use DFKDE, or fewer components"

@@ -44,20 +44,28 @@ class GaussianKDE(BaseEstimator):
         ----------
         X : array of shape (n_samples, n_features)
             Finite float64 with a covariance of full rank, never modified.
+
+        Raises
+        ------
+        ValueError
+            If the covariance is singular to rounding.
         """
         n, k = X.shape
         self.mean_ = X.mean(axis=0)
         centred = X - self.mean_
         scott = n ** (-1 / (k + 4))
         covariance = centred.T @ centred / (n - 1) * scott**2
-        self.cholesky_ = np.ascontiguousarray(linalg.cholesky(covariance, lower=True))
+        self.cholesky_ = lower_cholesky(covariance, "the covariance of the training points")
         self.points_ = self._whitened(X)
         log_det = 2 * np.log(np.diag(self.cholesky_)).sum()
         self.log_norm_ = float(-np.log(n) - (k * np.log(2 * np.pi) + log_det) / 2)
         return self
 
     def score_samples(self, X: Array) -> Array:
-        """Natural log density (n_samples,) at the points (n_samples, n_features)."""
+        """Natural log density (n_samples,) at the points (n_samples, n_features).
+
+        It is -inf where a whitened distance passes 1e154, for its square passes float64.
+        """
         whitened = self._whitened(X)
         blocks = range(0, len(X), max(1, _BLOCK // len(self.points_)))
         size = blocks.step
@@ -72,6 +80,23 @@ class GaussianKDE(BaseEstimator):
     def _whitened(self, X: Array) -> Array:
         solved = linalg.solve_triangular(self.cholesky_, (X - self.mean_).T, lower=True)
         return np.ascontiguousarray(solved.T)
+
+
+def lower_cholesky(covariance: Array, name: str) -> Array:
+    """Return the lower Cholesky factor (k, k) of a covariance, in C order.
+
+    Raises
+    ------
+    ValueError
+        If the covariance, by its name, is not of full rank.
+    """
+    try:
+        return np.ascontiguousarray(linalg.cholesky(covariance, lower=True))
+    except linalg.LinAlgError as error:
+        raise ValueError(
+            f"{name} must be of full rank, got {len(covariance)} directions of which some do not"
+            " vary"
+        ) from error
 
 
 def _squared_norms(X: Array) -> Array:

@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 from sklearn.base import BaseEstimator
 
 from dfkde.base import AnomalyDetector, Array, check_integer
+from dfkde.choices import check_localizer
 from dfkde.pca import leading_components_of_scatter
 
 FeatureMap = np.ndarray[Any, Any]
@@ -43,7 +44,8 @@ class Localizer(BaseEstimator, ABC):
         Raises
         ------
         ValueError
-            If the maps are not those of the features.
+            If the maps are not those of the features: another number, another width, several
+            grids, NaN or infinity; or too few or too much alike.
         """
 
     @abstractmethod
@@ -59,6 +61,11 @@ class Localizer(BaseEstimator, ABC):
         -------
         array of shape (h, w)
             float64, unbounded, the higher the more anomalous.
+
+        Raises
+        ------
+        ValueError
+            If its shape is not that of the training maps, or it holds NaN or infinity.
         """
 
 
@@ -85,14 +92,15 @@ class Occlusion(Localizer):
     ) -> Self:
         """Keep the model and average the training maps."""
         self.model_ = model
-        total, n = np.zeros(()), len(np.asarray(train_features))
-        for feature_map in _counted(train_maps, n):
+        total = np.zeros(())
+        for feature_map in _checked(train_maps, np.shape(train_features)):
             total = total + feature_map
-        self.mean_map_ = total / n
+        self.mean_map_ = total / len(np.asarray(train_features))
         return self
 
     def anomaly_map(self, feature_map: FeatureMap) -> Array:
         """Score each position by the drop when its feature is made normal."""
+        _check_map(feature_map, self.mean_map_.shape, name="feature_map")
         features = _positions(feature_map)
         change = (_positions(self.mean_map_) - features) / len(features)
         pooled = features.mean(axis=0)
@@ -130,6 +138,8 @@ class PatchDensity(Localizer):
         The projected training features, centred and whitened.
     log_norm_ : array of shape (h * w,)
         Log of the kernels' common factor.
+    grid_ : array of shape (2,)
+        Height and width of the training maps, h and w.
     """
 
     def __init__(self, n_components: int = 16, *, shrinkage: float = 0.1):
@@ -149,13 +159,16 @@ class PatchDensity(Localizer):
         if isinstance(train_maps, Iterator):
             raise ValueError("train_maps are read twice, got an iterator that can be read once")
         features = np.asarray(train_features, dtype=np.float64)
+        if len(features) < 2:
+            raise ValueError(f"patch_density needs at least 2 samples, got {len(features)}")
         self.mean_ = features.mean(axis=0)
-        self.components_ = self._principal_components(train_maps, n=len(features))
+        self.components_ = self._principal_components(train_maps, features.shape)
         self._fit_densities(np.stack([self._project(one) for one in train_maps]))
         return self
 
     def anomaly_map(self, feature_map: FeatureMap) -> Array:
         """Score each position by the negative log density of its own feature."""
+        _check_map(feature_map, (len(self.mean_), *self.grid_.tolist()), name="feature_map")
         centred = self._project(feature_map) - self.position_means_
         whitened = np.einsum("pij,pj->pi", self.whitening_, centred)
         squared = ((self.points_ - whitened[:, None]) ** 2).sum(axis=2)
@@ -165,12 +178,15 @@ class PatchDensity(Localizer):
     def _project(self, feature_map: FeatureMap) -> Array:
         return (_positions(feature_map) - self.mean_) @ self.components_.T
 
-    def _principal_components(self, train_maps: Iterable[FeatureMap], *, n: int) -> Array:
+    def _principal_components(
+        self, train_maps: Iterable[FeatureMap], shape: tuple[int, ...]
+    ) -> Array:
         d, k = len(self.mean_), self.n_components
         if d < k:
             raise ValueError(f"n_components={k} needs at least {k} features, got {d}")
         scatter = np.zeros((d, d), order="F")
-        for feature_map in _counted(train_maps, n):
+        for feature_map in _checked(train_maps, shape):
+            self.grid_ = np.array(feature_map.shape[1:])
             centred = _positions(feature_map) - self.mean_
             # In place and one triangle only: half the work, and no large temporary.
             scatter = dsyrk(1.0, centred.T, beta=1.0, c=scatter, overwrite_c=True)
@@ -181,12 +197,29 @@ class PatchDensity(Localizer):
         self.position_means_ = projected.mean(axis=0)
         centred = (projected - self.position_means_).transpose(1, 0, 2)
         own = centred.transpose(0, 2, 1) @ centred / (n - 1)
+        self._check_rank(own.mean(axis=0), projected)
         covariance = own + self.shrinkage * (own.mean(axis=0) - own)
         cholesky = np.linalg.cholesky(covariance) * n ** (-1 / (k + 4))
         self.whitening_ = np.linalg.inv(cholesky)
         self.points_ = np.ascontiguousarray(centred @ self.whitening_.transpose(0, 2, 1))
         log_det = 2 * np.log(np.diagonal(cholesky, axis1=1, axis2=2)).sum(axis=1)
         self.log_norm_ = -np.log(n) - (k * np.log(2 * np.pi) + log_det) / 2
+
+    def _check_rank(self, covariance: Array, projected: Array) -> None:
+        """Refuse a mean covariance (k, k) of the projected features (n, h * w, k) that is singular.
+
+        All covariances hold a share of it, and so have its rank at least.
+        """
+        n, _, k = projected.shape
+        eps = np.finfo(np.float64).eps
+        values = np.linalg.eigvalsh(covariance)
+        rounding = (n * eps * np.abs(projected).max()) ** 2
+        rank = int((values > len(projected[0]) * n * eps * values[-1] + rounding).sum())
+        if rank < k:
+            raise ValueError(
+                f"n_components={k} needs feature maps that vary between the images in as many"
+                f" directions, got {rank} (n_samples={n}, n_features={len(self.mean_)})"
+            )
 
 
 class Uniform(Localizer):
@@ -214,12 +247,11 @@ class Uniform(Localizer):
         return np.full(feature_map.shape[1:], score[0])
 
 
-LOCALIZERS: dict[str, type[Localizer]] = {
+_CLASSES: dict[str, type[Localizer]] = {
     "occlusion": Occlusion,
     "patch_density": PatchDensity,
     "uniform": Uniform,
 }
-"""The localizers by name."""
 
 
 def localizer(name: str) -> Localizer | None:
@@ -228,7 +260,7 @@ def localizer(name: str) -> Localizer | None:
     Parameters
     ----------
     name : str
-        One of `LOCALIZERS`, or `none` for no anomaly maps.
+        One of `dfkde.choices.LOCALIZERS`.
 
     Raises
     ------
@@ -240,11 +272,8 @@ def localizer(name: str) -> Localizer | None:
     >>> localizer("patch_density")
     PatchDensity()
     """
-    if name == "none":
-        return None
-    if name not in LOCALIZERS:
-        raise ValueError(f"localizer must be one of {[*LOCALIZERS, 'none']}, got {name!r}")
-    return LOCALIZERS[name]()
+    check_localizer(name)
+    return None if name == "none" else _CLASSES[name]()
 
 
 def _positions(feature_map: FeatureMap) -> Array:
@@ -252,9 +281,28 @@ def _positions(feature_map: FeatureMap) -> Array:
     return feature_map.reshape(len(feature_map), -1).T.astype(np.float64)
 
 
-def _counted(train_maps: Iterable[FeatureMap], n: int) -> Iterator[FeatureMap]:
-    count = 0
-    for count, feature_map in enumerate(train_maps, start=1):  # noqa: B007
+def _checked(
+    train_maps: Iterable[FeatureMap], features_shape: tuple[int, ...]
+) -> Iterator[FeatureMap]:
+    """Yield the training maps, as many as the features and all of one shape."""
+    n, d = features_shape
+    shape, count = (d, 0, 0), 0
+    for count, feature_map in enumerate(train_maps, start=1):
+        if count == 1 and feature_map.ndim == 3:
+            shape = (d, *feature_map.shape[1:])
+        _check_map(feature_map, shape, name=f"train_maps[{count - 1}]")
         yield feature_map
     if count != n:
         raise ValueError(f"train_maps must be as many as train_features, got {count} and {n}")
+
+
+def _check_map(feature_map: FeatureMap, shape: tuple[int, ...], *, name: str) -> None:
+    if feature_map.shape != shape:
+        raise ValueError(
+            f"{name} must be of shape (n_features, h, w) = {shape} like the training images',"
+            f" got {feature_map.shape}"
+        )
+    finite = np.isfinite(feature_map)
+    if not finite.all():
+        place = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise ValueError(f"{name} must be finite, got {feature_map[place]} at {place}")

@@ -10,17 +10,21 @@ from sklearn.base import BaseEstimator
 
 from dfkde.base import Array
 
-# The eigenvectors of a Gram matrix are exact to about eps * (largest eigenvalue / gap between
-# the last eigenvalue kept and the first left out). With a relative gap above this one the
-# subspace, and so every score, agrees with the full SVD's to 1e-9; below, the SVD is taken.
-_SMALLEST_GAP = 1e-5
+# Eigenvectors of a Gram matrix are exact to about eps * largest eigenvalue / gap, the gap between
+# the last eigenvalue that counts and the first left out. Up to this error the subspace, and so
+# every score, agrees with the full SVD's to 1e-9, for a point may lie a thousand times as far
+# outside of the subspace as training points reach within; above, the SVD is taken.
+_LARGEST_ERROR = 3e-13
+# Eigenvectors beyond those wanted: the gap behind them is far wider, and near ones come apart by
+# the features themselves.
+_SPARE = 4
 
 
 class PCA(BaseEstimator):
     """The leading principal components of the features.
 
     Always an exact decomposition; the result does not depend on the order of the rows. Where
-    it is safe to, it goes through the smaller Gram matrix, several times faster than the SVD.
+    it is as exact, it goes through the smaller Gram matrix, several times faster than the SVD.
 
     Parameters
     ----------
@@ -56,9 +60,11 @@ class PCA(BaseEstimator):
         ValueError
             If the features vary in fewer than `n_components` directions.
         """
-        self.mean_ = X.mean(axis=0)
+        if self.n_components > min(X.shape):
+            raise self._rank_error(min(X.shape), X)
+        self.mean_ = exact_mean(X)
         singular_values, components = leading_components(X - self.mean_, self.n_components)
-        self._check_rank(singular_values, X.shape)
+        self._check_rank(singular_values, X)
         self.components_ = with_fixed_signs(components)
         self.variances_ = singular_values**2 / (len(X) - 1)
         return self
@@ -73,14 +79,31 @@ class PCA(BaseEstimator):
         residual = centred - (centred @ self.components_.T) @ self.components_
         return np.einsum("ij,ij->i", residual, residual)
 
-    def _check_rank(self, singular_values: Array, shape: tuple[int, ...]) -> None:
-        rounding = singular_values[0] * max(shape) * np.finfo(np.float64).eps
-        rank = int((singular_values > rounding).sum())
+    def _check_rank(self, singular_values: Array, X: Array) -> None:
+        relative = singular_values[0] * max(X.shape) * np.finfo(np.float64).eps
+        rank = int((singular_values > relative + rounding(X) * np.sqrt(X.size)).sum())
         if rank < self.n_components:
-            raise ValueError(
-                f"n_components={self.n_components} needs features that vary in as many directions,"
-                f" got {rank} (n_samples={shape[0]}, n_features={shape[1]})"
-            )
+            raise self._rank_error(rank, X)
+
+    def _rank_error(self, rank: int, X: Array) -> ValueError:
+        return ValueError(
+            f"n_components={self.n_components} needs features that vary in as many directions,"
+            f" got {rank} (n_samples={X.shape[0]}, n_features={X.shape[1]})"
+        )
+
+
+def exact_mean(X: Array) -> Array:
+    """Mean (n_features,) of features (n_samples, n_features), to the last bit but one.
+
+    The error of a plain sum grows with the number of rows: equal rows would seem to vary.
+    """
+    mean: Array = X.mean(axis=0)
+    return mean + (X - mean).mean(axis=0)
+
+
+def rounding(X: Array) -> float:
+    """Return how far a difference of two features of this size may be off by rounding alone."""
+    return float(np.abs(X).max() * np.finfo(np.float64).eps)
 
 
 def leading_components(centred: Array, k: int) -> tuple[Array, Array]:
@@ -94,16 +117,16 @@ def leading_components(centred: Array, k: int) -> tuple[Array, Array]:
         Orthonormal rows, of undetermined sign.
     """
     n, d = centred.shape
-    leading = _leading_eigenvectors(centred @ centred.T if d > n else centred.T @ centred, k)
-    # Rayleigh-Ritz: the eigenvectors give the subspace; the singular values and axes within it
-    # come from the features themselves, for the Gram matrix has squared their condition.
-    if leading is None:
+    flat = centred if n < d else centred.T
+    small = _leading_eigenvectors(flat @ flat.T, k)
+    if small is None:
         _, singular_values, components = linalg.svd(centred, full_matrices=False)
-    elif d > n:
-        _, singular_values, components = linalg.svd(leading.T @ centred, full_matrices=False)
-    else:
-        _, singular_values, rotation = linalg.svd(centred @ leading, full_matrices=False)
-        components = rotation @ leading.T
+        return singular_values[:k], components[:k]
+    # Rayleigh-Ritz: the eigenvectors give a subspace; the singular values and axes within it
+    # come from the features themselves, for the Gram matrix has squared their condition.
+    large, triangle = linalg.qr(flat.T @ small, mode="economic")
+    left, singular_values, right = linalg.svd(triangle)
+    components = (large @ left).T if n < d else right @ small.T
     return singular_values[:k], components[:k]
 
 
@@ -115,13 +138,17 @@ def with_fixed_signs(components: Array) -> Array:
 
 
 def _leading_eigenvectors(gram: Array, k: int) -> Array | None:
-    """Give k eigenvectors (n, k) of a Gram matrix, or None where they would be inexact."""
+    """Give leading eigenvectors of a Gram matrix, or None where k would be inexact in them.
+
+    A few more than k: those near the last one wanted, which it mixes with, are among them.
+    """
     n = len(gram)
-    values, vectors = linalg.eigh(gram, subset_by_index=[max(n - k - 1, 0), n - 1])
-    first_left_out = values[0] if n > k else 0.0
-    if not values[-k] - first_left_out > _SMALLEST_GAP * values[-1]:
+    m = min(k + _SPARE, n)
+    values, vectors = linalg.eigh(gram, subset_by_index=[max(n - m - 1, 0), n - 1])
+    gap = values[-k] - (values[0] if n > m else 0.0)
+    if not np.finfo(np.float64).eps * values[-1] < _LARGEST_ERROR * gap:
         return None
-    return vectors[:, -k:]
+    return np.asarray(vectors[:, : -m - 1 : -1])
 
 
 def leading_components_of_scatter(scatter: Array, k: int) -> Array:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from dfkde.base import AnomalyDetector, Array
-from dfkde.localizers import Localizer
-from dfkde.state import Decoder, Encoder
+from dfkde.backbones.download import WeightsError
+from dfkde.backbones.presence import check_weights
 
 if TYPE_CHECKING:
+    from dfkde.base import AnomalyDetector, Array
     from dfkde.extractor import FeatureExtractor
+    from dfkde.localizers import Localizer
 
 _FORMAT = 1
 _STATE, _ARRAYS = "detector.json", "detector.safetensors"
@@ -44,6 +49,31 @@ class Backbone:
     std: list[float]
     digest: str
 
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read the backbone of a saved detector, without the libraries that its model needs.
+
+        Raises
+        ------
+        ValueError
+            As `TrainedDetector.load`.
+        """
+        with _told_in_one_line(folder):
+            return cls(**_read_state(folder)["backbone"])
+
+    def check(self) -> None:
+        """Refuse weights that this machine has not and cannot get, without importing torch.
+
+        Raises
+        ------
+        WeightsError
+            In one line: the file's address and where to put it.
+        """
+        try:
+            check_weights(self.factory, arguments=self.arguments, weights=self.weights)
+        except WeightsError as error:  # the detector takes no other backbone
+            raise error.without_others() from None
+
     def extractor(self) -> FeatureExtractor:
         """Build the feature extractor.
 
@@ -51,10 +81,16 @@ class Backbone:
         ------
         ValueError
             If the network cannot be built, or its digest is another than in training.
+        WeightsError
+            As `check`.
         """
+        self.check()
         from dfkde import FeatureExtractor, load_backbone
 
-        module = load_backbone(self.factory, arguments=self.arguments, weights=self.weights)
+        try:
+            module = load_backbone(self.factory, arguments=self.arguments, weights=self.weights)
+        except WeightsError as error:
+            raise error.without_others() from error
         extractor = FeatureExtractor(module, self.layers, mean=self.mean, std=self.std)
         if extractor.digest != self.digest:
             raise ValueError(
@@ -94,13 +130,16 @@ class TrainedDetector:
         Parameters
         ----------
         folder : Path
-            Made if it is not there; a detector in it is replaced.
+            Made if it is not there; a detector in it is replaced. A save that is broken off
+            leaves no detector that looks whole.
 
         Raises
         ------
         TypeError
             If a model keeps what cannot be saved; the message says which attribute.
         """
+        from dfkde.state import Encoder
+
         encoder = Encoder()
         state = {
             "format": _FORMAT,
@@ -110,9 +149,14 @@ class TrainedDetector:
             "model": encoder.encode(self.model, "model"),
             "localizer": encoder.encode(self.localizer, "localizer"),
         }
+        text = json.dumps(state, indent=2) + "\n"
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(encoder.arrays, folder / _ARRAYS)
-        (folder / _STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+        # The description goes first and comes last: without it there is no detector.
+        (folder / _STATE).unlink(missing_ok=True)
+        with _in_place_at_once(folder / _ARRAYS) as path:
+            save_file(encoder.arrays, path)
+        with _in_place_at_once(folder / _STATE) as path:
+            path.write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -126,18 +170,55 @@ class TrainedDetector:
         Raises
         ------
         ValueError
-            If there is no detector, or one of another format.
+            If there is no detector, one of another format, or a damaged one; the message names
+            the folder.
         """
-        if not (folder / _STATE).is_file():
-            raise ValueError(f"there is no detector in {str(folder)!r}: it has no {_STATE}")
-        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-        if state["format"] != _FORMAT:
-            raise ValueError(f"{_STATE} must be of format {_FORMAT}, got {state['format']!r}")
+        with _told_in_one_line(folder):
+            return cls._load(folder)
+
+    @classmethod
+    def _load(cls, folder: Path) -> Self:
+        from dfkde.state import Decoder
+
+        state = _read_state(folder)
         decoder = Decoder(load_file(folder / _ARRAYS))
         return cls(
             model=decoder.decode(state["model"], "model"),
             localizer=decoder.decode(state["localizer"], "localizer"),
             backbone=Backbone(**state["backbone"]),
-            inputs=state["inputs"],
+            inputs=dict(state["inputs"]),
             train_scores=decoder.decode(state["train_scores"], "train_scores"),
         )
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    if not (folder / _STATE).is_file():
+        raise ValueError(f"it has no {_STATE}")
+    state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    if state["format"] != _FORMAT:
+        raise ValueError(f"{_STATE} must be of format {_FORMAT}, got {state['format']!r}")
+    return state
+
+
+@contextmanager
+def _told_in_one_line(folder: Path) -> Iterator[None]:
+    """Let whatever is wrong with a saved detector be a ValueError that names its folder."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, OSError, SafetensorError) as error:
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"there is no detector in {str(folder)!r} that can be read: {kind}{reason}"
+        ) from error
+
+
+@contextmanager
+def _in_place_at_once(path: Path) -> Iterator[Path]:
+    """Give a name to write to, and rename it to the wanted one once it is written."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

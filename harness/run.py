@@ -17,10 +17,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from harness.categories import name_categories
+from harness.checks import check_settings
 from harness.confdir import conf_dir
 from harness.config import Config
-from harness.crop import check_center_crop
-from harness.features import LazyExtractor
 from harness.outcome import Outcome, failures, summary
 from harness.signals import interruptible
 from harness.stages import Stages
@@ -77,8 +76,7 @@ def _check(config: Config) -> None:
     given = None if config.category is None else [config.category]
     try:
         name_categories(given, {config.dataset.name: config.dataset.categories})
-        check_center_crop(config.center_crop, image_size=config.image_size)
-        LazyExtractor(config.backbone, memory=config.features.cache).check()
+        check_settings([config])
     except ValueError as error:
         raise JobError(str(error)) from None
 

@@ -113,9 +113,10 @@ def run_job(
     stages = Stages() if stages is None else stages
     run = None
     try:
-        _check_save_model(save_model, tracker)
         with stages("data"):
             split = split_of(job)
+            if save_model:
+                _check_save_model(job, tracker, n_train=len(split.train))
             identity = identify(job, split)
         earlier = None if force else tracker.earlier(identity, dataset=job.dataset.name)
         if earlier is not None:
@@ -138,9 +139,12 @@ def run_job(
     return replace(outcome, seconds=time.perf_counter() - started)
 
 
-def _check_save_model(save_model: bool, tracker: Tracker) -> None:
-    if save_model and isinstance(tracker, NoTracker):
+def _check_save_model(job: Job, tracker: Tracker, *, n_train: int) -> None:
+    from harness.predict.training import check_holding_out
+
+    if isinstance(tracker, NoTracker):
         raise ValueError("save_model must be false where tracking.kind is none, got true")
+    check_holding_out(job, n_train)
 
 
 def _saving(fitted: Fitted) -> Callable[[Path], None]:

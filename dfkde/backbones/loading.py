@@ -103,6 +103,11 @@ def _module_of_file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ImportError(f"{str(path)!r} is no Python file")
     module = module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
-    spec.loader.exec_module(module)
+    is_new = sys.modules.setdefault(path.stem, module) is module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        if is_new:  # half of a module must not be found by the next import
+            del sys.modules[path.stem]
+        raise
     return module

@@ -1,13 +1,14 @@
-"""Whether a backbone's weights can be had, told before what builds the backbone is imported."""
+"""Whether a backbone can be had, told before what builds it is imported, which takes seconds."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dfkde.backbones.download import WeightsError, reachable
+from dfkde.backbones.download import INSTALLED, WeightsError, reachable
 
 CHECKPOINTS = {
     ("resnet18", "IMAGENET1K_V1"): "resnet18-f37072fd.pth",
@@ -23,16 +24,32 @@ CHECKPOINTS = {
 }
 """The files of torchvision's weights, as torchvision itself names them."""
 
-_TORCHVISION = "https://download.pytorch.org/models"
-_HUB = "https://huggingface.co"
-_FILE = "model.safetensors"
+TORCHVISION = "dfkde.backbones.torchvision:torchvision_model"
+TIMM = "dfkde.backbones.timm:timm_model"
+LITE = "dfkde.backbones.efficientnet_lite:efficientnet_lite"
+
+_STAGES = [f"layer{number}" for number in (1, 2, 3, 4)]
+PARTS = {
+    TORCHVISION: ["conv1", "bn1", "relu", "maxpool", *_STAGES, "avgpool", "fc"],
+    LITE: ["conv_stem", "bn1", "blocks", "conv_head", "bn2", "global_pool", "classifier"],
+}
+"""The outermost modules of the networks in `CHECKPOINTS` and of EfficientNet-Lite."""
+
+ELSEWHERE = re.compile(
+    r"davit_\w+_fl|fastvit_mci|gcvit|legacy_|vit_base_mci|vitamin_|.*_quickgelu_|.*_ijepa"
+)
+"""How the names of timm begin whose weights do not lie in a repository of that very name."""
+
+HUB_FILE = "model.safetensors"
+"""The file of a repository that holds the weights."""
+
+_DOWNLOADS = "https://download.pytorch.org/models"
 
 
 def check_weights(factory: str, *, arguments: Mapping[str, Any], weights: str | None) -> None:
     """Refuse weights that have to be downloaded and cannot be.
 
-    Importing torch and what builds a network takes seconds; this takes none. It knows the
-    weights in `CHECKPOINTS` and those of timm's tags; of any other it says nothing.
+    It knows the weights in `CHECKPOINTS` and most of timm's; of any other it says nothing.
 
     Parameters
     ----------
@@ -45,26 +62,72 @@ def check_weights(factory: str, *, arguments: Mapping[str, Any], weights: str | 
         If they are not on this machine, nor can the server be reached.
     """
     architecture = str(arguments.get("architecture"))
-    if factory == "dfkde.backbones.torchvision:torchvision_model":
+    if factory == TORCHVISION:
         _check_torchvision(architecture, weights)
-    if factory == "dfkde.backbones.timm:timm_model" and weights == "pretrained":
+    if factory == TIMM and weights == "pretrained":
         _check_timm(architecture)
 
 
-def checkpoint_error(architecture: str, weights: str, *, url: str, folder: Path) -> WeightsError:
-    """Say that weights of torchvision are missing, and where they would be looked for."""
-    return WeightsError(
-        f"the weights {weights} of {architecture}", url=url, way_on=f"put that file into {folder}"
-    )
+def check_layers(factory: str, layers: Sequence[str], *, arguments: Mapping[str, Any]) -> None:
+    """Refuse layers whose outermost module the backbone does not have.
+
+    It knows the networks in `PARTS`; of any other it says nothing.
+
+    Parameters
+    ----------
+    factory, arguments
+        As `load_backbone` takes them.
+    layers : sequence of str
+        As `FeatureExtractor` takes them.
+
+    Raises
+    ------
+    ValueError
+        In one line: the layer and the choices.
+    """
+    known = {architecture for architecture, _ in CHECKPOINTS}
+    if factory not in PARTS or (
+        factory == TORCHVISION and arguments.get("architecture") not in known
+    ):
+        return
+    choices = [*PARTS[factory], "output"]
+    for layer in layers:
+        if layer.partition(".")[0] not in choices:
+            raise ValueError(
+                f"layers must be modules of the backbone, {choices} and their parts, got {layer!r}"
+            )
 
 
-def hub_error(architecture: str, *, url: str, cache: str) -> WeightsError:
-    """Say that weights of timm are missing, and where they would be looked for."""
+def checkpoint_error(what: str, *, url: str) -> WeightsError:
+    """Say that a file is missing that torch downloads, and where it would be looked for."""
+    return WeightsError(what, url=url, place=f"put that file into {checkpoint_folder()}")
+
+
+def hub_error(architecture: str, *, repository: str) -> WeightsError:
+    """Say that a file of the Hugging Face hub is missing, and where it would be looked for."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = f"models--{repository.replace('/', '--')}"
     return WeightsError(
         f"the weights of {architecture}",
-        url=url,
-        way_on=f"give that file as backbone.weights=PATH (or fill the cache {cache})",
+        url=hub_url(repository),
+        place=f"copy the folder {folder} of a machine that has them into {HF_HUB_CACHE}",
+        others=("give that file as backbone.weights=PATH", INSTALLED),
     )
+
+
+def hub_url(repository: str) -> str:
+    """Return the address of a repository's weights on the hub, or on $HF_ENDPOINT."""
+    from huggingface_hub.constants import ENDPOINT
+
+    return f"{ENDPOINT}/{repository}/resolve/main/{HUB_FILE}"
+
+
+def hub_reachable() -> bool:
+    """Tell whether the hub may be asked and takes connections."""
+    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
+
+    return not HF_HUB_OFFLINE and reachable(ENDPOINT)
 
 
 def checkpoint_folder() -> Path:
@@ -78,21 +141,18 @@ def _check_torchvision(architecture: str, weights: str | None) -> None:
     name = CHECKPOINTS.get((architecture, str(weights)))
     if name is None:
         return
-    folder, url = checkpoint_folder(), f"{_TORCHVISION}/{name}"
-    if not (folder / name).exists() and not reachable(url):
-        raise checkpoint_error(architecture, str(weights), url=url, folder=folder)
+    url = f"{_DOWNLOADS}/{name}"
+    if not (checkpoint_folder() / name).exists() and not reachable(url):
+        raise checkpoint_error(f"the weights {weights} of {architecture}", url=url)
 
 
 def _check_timm(architecture: str) -> None:
-    from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
+    from huggingface_hub.constants import HF_HUB_CACHE
 
-    # A name without a tag, or a repository of somebody else's, may be what timm means by it.
-    ours = "models--timm--"
-    cached = [path.name for path in Path(HF_HUB_CACHE).glob("models--*")]
-    if "." not in architecture or f"{ours}{architecture}" in cached:
+    # Which tag a name without one stands for is known to timm alone.
+    name = architecture if "." in architecture else f"{architecture}.TAG"
+    cached = Path(HF_HUB_CACHE).glob(f"models--*--{name.replace('TAG', '*')}")
+    if ELSEWHERE.match(architecture) or any(cached):
         return
-    if any(not name.startswith(ours) for name in cached):
-        return
-    if HF_HUB_OFFLINE or not reachable(_HUB):
-        url = f"{_HUB}/timm/{architecture}/resolve/main/{_FILE}"
-        raise hub_error(architecture, url=url, cache=HF_HUB_CACHE)
+    if not hub_reachable():
+        raise hub_error(architecture, repository=f"timm/{name}")

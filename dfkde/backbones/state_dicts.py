@@ -52,7 +52,9 @@ def fill(module: nn.Module, state_dict: Mapping[str, Tensor], *, source: Path) -
         raise ValueError(_listed(source, f"lacks {len(missing)} of {len(own)} tensors", missing))
     wrong = [name for name in own if own[name].shape != state_dict[name].shape]
     if wrong:
-        raise ValueError(_listed(source, f"has {len(wrong)} tensors of another shape", wrong))
+        raise ValueError(
+            _listed(source, f"has another shape for {len(wrong)} of {len(own)} tensors", wrong)
+        )
     module.load_state_dict({name: state_dict[name] for name in own}, strict=False)
 
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
 
 import timm
 from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
 from torch import nn
 
-from dfkde.backbones.download import reachable
-from dfkde.backbones.presence import hub_error
+from dfkde.backbones.download import WeightsError, reachable
+from dfkde.backbones.presence import (
+    HUB_FILE,
+    checkpoint_error,
+    checkpoint_folder,
+    hub_error,
+    hub_reachable,
+)
 
 PRETRAINED = "pretrained"
 """The name of the weights that timm's tag stands for."""
-
-_FILE = "model.safetensors"
 
 
 def timm_model(architecture: str, *, weights: str | None, img_size: int | None = None) -> nn.Module:
@@ -38,7 +43,7 @@ def timm_model(architecture: str, *, weights: str | None, img_size: int | None =
     ValueError
         If timm has no such network, tag or weights.
     WeightsError
-        If the weights are not in the hub's cache and cannot be downloaded.
+        If the weights are not on this machine and cannot be downloaded.
     """
     _check_name(architecture)
     if weights not in (None, PRETRAINED):
@@ -69,9 +74,11 @@ def _downloading(architecture: str, *, needed: bool) -> Iterator[None]:
     if not needed:
         yield
         return
-    url = _url(architecture)
-    error = hub_error(architecture, url=url, cache=HF_HUB_CACHE)
-    if not _cached(architecture) and (HF_HUB_OFFLINE or not reachable(url)):
+    config = timm.get_pretrained_cfg(architecture)
+    if config is None or not config.has_weights:
+        raise ValueError(f"timm has no weights for {architecture!r}")
+    error, can_be_had = (_of_hub if config.hf_hub_id else _of_url)(architecture, config)
+    if not can_be_had:
         raise error
     try:
         yield
@@ -79,16 +86,15 @@ def _downloading(architecture: str, *, needed: bool) -> Iterator[None]:
         raise error from cause
 
 
-def _url(architecture: str) -> str:
-    config = timm.get_pretrained_cfg(architecture)
-    if config is None or not config.has_weights:
-        raise ValueError(f"timm has no weights for {architecture!r}")
-    if config.hf_hub_id:
-        return f"https://huggingface.co/{config.hf_hub_id}/resolve/main/{_FILE}"
-    return str(config.url)
+def _of_hub(architecture: str, config: Any) -> tuple[WeightsError, bool]:
+    """Return what to say if weights of the hub cannot be had, and whether they can."""
+    cached = isinstance(try_to_load_from_cache(config.hf_hub_id, HUB_FILE), str)
+    error = hub_error(architecture, repository=config.hf_hub_id)
+    return error, cached or hub_reachable()
 
 
-def _cached(architecture: str) -> bool:
-    config = timm.get_pretrained_cfg(architecture)
-    repository = config.hf_hub_id if config else None
-    return bool(repository) and isinstance(try_to_load_from_cache(str(repository), _FILE), str)
+def _of_url(architecture: str, config: Any) -> tuple[WeightsError, bool]:
+    """Return the same for weights that torch downloads into its own folder."""
+    here = (checkpoint_folder() / Path(config.url).name).exists()
+    error = checkpoint_error(f"the weights of {architecture}", url=config.url)
+    return error, here or reachable(config.url)

@@ -5,16 +5,15 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
-import torch
 from torch import nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
 from dfkde.backbones.download import reachable
-from dfkde.backbones.presence import checkpoint_error
+from dfkde.backbones.presence import checkpoint_error, checkpoint_folder
 
 
 def torchvision_model(
-    architecture: str, *, weights: str | None, num_classes: int = 1000
+    architecture: str, *, weights: str | None, num_classes: int | None = None
 ) -> nn.Module:
     """Build a torchvision network.
 
@@ -25,13 +24,13 @@ def torchvision_model(
     weights : str, optional
         As torchvision names them: `IMAGENET1K_V1`; downloaded on first use. None leaves the
         network to be filled from a state dict.
-    num_classes : int
-        Number of classes of the classifier, where a state dict has another than ImageNet's.
+    num_classes : int, optional
+        Number of classes of the classifier, where a state dict has another than ImageNet's 1000.
 
     Raises
     ------
     ValueError
-        If torchvision has no such network or weights.
+        If torchvision has no such network or weights, or named weights get another classifier.
     WeightsError
         If the weights are not in torch's cache and cannot be downloaded.
     """
@@ -40,17 +39,20 @@ def torchvision_model(
         raise ValueError(f"architecture must be one of torchvision's {near}, got {architecture!r}")
     names = get_model_weights(architecture).__members__
     if weights is None:
-        return get_model(architecture, weights=None, num_classes=num_classes)
+        return get_model(architecture, weights=None, num_classes=num_classes or 1000)
     if weights not in names:
         raise ValueError(f"weights of {architecture} must be one of {[*names]}, got {weights!r}")
-    entry = names[weights]
-    return _downloaded(architecture, entry)
+    if num_classes is not None:
+        raise ValueError(
+            f"num_classes must be left out where weights have a name, got {num_classes}"
+            f" with {weights}"
+        )
+    return _downloaded(architecture, names[weights])
 
 
 def _downloaded(architecture: str, entry: WeightsEnum) -> nn.Module:
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    error = checkpoint_error(architecture, entry.name, url=entry.url, folder=folder)
-    if not (folder / Path(entry.url).name).exists() and not reachable(entry.url):
+    error = checkpoint_error(f"the weights {entry.name} of {architecture}", url=entry.url)
+    if not (checkpoint_folder() / Path(entry.url).name).exists() and not reachable(entry.url):
         raise error
     try:
         return get_model(architecture, weights=entry)

@@ -21,6 +21,7 @@ DECODE_ERRORS = (
     EOFError,
     IndexError,
     struct.error,
+    MemoryError,
     Image.DecompressionBombError,
 )
 """What Pillow raises on bytes that are not an image."""

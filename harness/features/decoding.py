@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import struct
+import zlib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,10 +16,23 @@ from harness.data import read_image
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB = 0, 2
-# Chunks that change what the pixels mean to `read_image`: transparency, orientation, animation.
-_MEANINGFUL = {b"tRNS", b"eXIf", b"acTL"}
-# Above this Pillow suspects a decompression bomb; let it.
+# The chunks that leave pixels what they are, in the only order that both decoders read alike.
+_PLAIN = re.compile(
+    rb"IHDR(?:gAMA|cHRM|sRGB|pHYs|tIME|bKGD|sBIT|tEXt|iTXt)*(?:IDAT)+(?:tIME|tEXt|iTXt)*IEND"
+)
+# Of another length they are an error to Pillow, which libspng does not see.
+_LENGTHS = {b"IHDR": 13, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9}
+# Text that says nothing of the pixels: Pillow takes an orientation, for one, from other keywords.
+_TEXTS = {
+    b"tEXt": re.compile(
+        rb"(?i:Author|Comment|Copyright|Creation Time|Description|Disclaimer|Software|Source|Title"
+        rb"|Warning|date:\w+)\0"
+    ),
+    b"iTXt": re.compile(rb"XML:com\.adobe\.xmp\0\0(?!.*Orientation)", re.DOTALL),
+}
+# Above these Pillow suspects a bomb: of pixels, and of text. Let it.
 _MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0
+_MOST_BYTES = 2**26
 _HAS_SPNG = find_spec("imagecodecs") is not None
 
 
@@ -26,34 +41,60 @@ def decode(path: Path) -> NDArray[np.uint8]:
 
     A plain PNG of 8 bits is decoded by libspng, where imagecodecs is installed; everything else,
     damaged files included, by `read_image`.
+
+    Raises
+    ------
+    DataError
+        If the file is not an image that can be decoded, or cannot be read.
     """
-    if _HAS_SPNG and path.suffix.lower() == ".png":
-        data = path.read_bytes()
-        if is_plain_png(data):
-            image = _decode_png(data)
-            if image is not None:
-                return image
-    return read_image(path)
+    data = _png(path) if _HAS_SPNG else b""
+    image = _decode_png(data) if is_plain_png(data) else None
+    return read_image(path) if image is None else image
 
 
 def is_plain_png(data: bytes) -> bool:
-    """Tell whether a file is a PNG of 8 bits, grey or RGB, that means its pixels alone."""
-    if data[:8] != _SIGNATURE or data[12:16] != b"IHDR" or len(data) < 33:
+    """Tell whether a file is a sound PNG of 8 bits, grey or RGB, that means its pixels alone."""
+    if data[:8] != _SIGNATURE or len(data) > _MOST_BYTES:
         return False
-    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
-    if depth != 8 or colour not in (_GREY, _RGB) or width * height > _MOST_PIXELS:
+    chunks = _sound_chunks(data)
+    if not _PLAIN.fullmatch(b"".join(kind for kind, _ in chunks)):
         return False
-    return not _MEANINGFUL & _chunks(data)
+    return all(map(_is_plain, *zip(*chunks, strict=True)))
 
 
-def _chunks(data: bytes) -> set[bytes]:
-    """Return the types of the chunks of a PNG file."""
-    types, position = set(), len(_SIGNATURE)
-    while position + 8 <= len(data):
+def _png(path: Path) -> bytes:
+    """Return the content of a PNG file, whatever its name; of any other file nothing."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(len(_SIGNATURE))
+            return start + stream.read() if start == _SIGNATURE else b""
+    except OSError:  # `read_image` says what is wrong
+        return b""
+
+
+def _sound_chunks(data: bytes) -> list[tuple[bytes, memoryview]]:
+    """Return kind and content of each chunk of a PNG file; none at all where one is damaged."""
+    chunks, position, whole = [], len(_SIGNATURE), memoryview(data)
+    while position < len(data):
+        if position + 12 > len(data):
+            return []
         length, kind = struct.unpack_from(">I4s", data, position)
-        types.add(kind)
-        position += 12 + length
-    return types
+        end = position + 8 + length
+        checksum = int.from_bytes(whole[end : end + 4], "big")
+        if end + 4 > len(data) or zlib.crc32(whole[position + 4 : end]) != checksum:
+            return []
+        chunks.append((kind, whole[position + 8 : end]))
+        position = end + 4
+    return chunks
+
+
+def _is_plain(kind: bytes, content: memoryview) -> bool:
+    if len(content) != _LENGTHS.get(kind, len(content)):
+        return False
+    if kind == b"IHDR":
+        width, height, depth, colour = struct.unpack_from(">IIBB", content)
+        return depth == 8 and colour in (_GREY, _RGB) and width * height <= _MOST_PIXELS
+    return kind not in _TEXTS or _TEXTS[kind].match(content) is not None
 
 
 def _decode_png(data: bytes) -> NDArray[np.uint8] | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from dfkde.backbones.presence import check_weights
+from dfkde.backbones.presence import check_layers, check_weights
 from harness.config import BackboneConfig
 from harness.features.memo import is_remembered, remembered_digest
 
@@ -19,7 +19,7 @@ class Extractor(Protocol):
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the architecture's name and its tensors, hexadecimal."""
+        """SHA-256, hexadecimal, over the tree of modules, their settings and tensors."""
 
     @property
     def layers(self) -> Sequence[str]:
@@ -67,20 +67,29 @@ class LazyExtractor:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the architecture and its tensors, hexadecimal."""
+        """As `FeatureExtractor.digest`; from the memory, where it is remembered."""
         return remembered_digest(self.backbone, self._memory, compute=lambda: self.module.digest)
 
-    def check(self) -> None:
-        """Refuse, without importing torch, weights that this machine has not and cannot get.
+    def check(self, *, weights: bool = True) -> None:
+        """Refuse, without importing torch, layers and weights that cannot be had.
 
         Where the digest is remembered the weights may not be needed at all: all is well.
 
+        Parameters
+        ----------
+        weights : bool
+            Whether the weights matter, as they do not where another machine needs them.
+
         Raises
         ------
+        ValueError
+            If the backbone has no such layer; the message lists the choices.
         WeightsError
             In one line: the file's address, where to put it, and another way on.
         """
-        if not is_remembered(self.backbone, self._memory):
+        settings = self.backbone
+        check_layers(settings.factory, settings.layers, arguments=settings.arguments)
+        if weights and not is_remembered(settings, self._memory):
             self._check_weights()
 
     @cached_property

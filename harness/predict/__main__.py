@@ -31,6 +31,9 @@ def main(arguments: list[str]) -> int:
 
     0 if every image has a score, 1 if some have none, 2 if a setting is wrong.
     """
+    if arguments in (["--help"], ["-h"]):
+        print(USAGE, end="")
+        return DONE
     logging.basicConfig(format="%(message)s")
     console = Console(stderr=True)
     bar = Progress(console=console, transient=True, disable=not console.is_terminal)
@@ -53,17 +56,21 @@ def _settings(arguments: list[str]) -> Settings:
         key, equals, value = argument.partition("=")
         if not equals or key not in _NAMES:
             raise ValueError(
-                f"'{argument}' must be KEY=VALUE with a key of {', '.join(_NAMES)}\n{USAGE}"
+                f"'{argument}' must be KEY=VALUE with a key of {', '.join(_NAMES)}; see --help"
             )
-        values[_NAMES[key]] = _READERS[key](key, value) if key in _READERS else value
+        values[_NAMES[key]] = _read(key, value)
     for key in ("model", "images"):
         if key not in values:
-            raise ValueError(f"{key}= is missing\n{USAGE}")
+            raise ValueError(f"{key}= is missing; see --help")
     return Settings(**values)
 
 
-def _path(key: str, value: str) -> Path:
-    return Path(value)
+def _read(key: str, value: str) -> object:
+    if key in ("images", "out"):
+        return Path(value)
+    if key == "quantile":
+        return _number(key, value)
+    return _flag(key, value) if key == "heatmaps" else value
 
 
 def _number(key: str, value: str) -> float:
@@ -77,9 +84,6 @@ def _flag(key: str, value: str) -> bool:
     if value.lower() not in ("true", "false"):
         raise ValueError(f"{key} must be true or false, got '{value}'")
     return value.lower() == "true"
-
-
-_READERS = {"images": _path, "out": _path, "quantile": _number, "heatmaps": _flag}
 
 
 def _summary(tally: Tally, settings: Settings) -> str:

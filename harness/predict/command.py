@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from dfkde import TrainedDetector
+from dfkde import Backbone, TrainedDetector
 from harness.crop import region
 from harness.data import read_image
-from harness.predict.images import image_files
-from harness.predict.overlay import overlay
-from harness.predict.predictor import QUANTILE, Prediction, Predictor
+from harness.predict.images import HEATMAPS, image_files
+from harness.predict.prediction import QUANTILE, Prediction, check_quantile, reason_of
 from harness.tracking import store_uri
 from harness.tracking.model import MODEL_FILE, detector_of, fetch_model
 
+if TYPE_CHECKING:
+    from harness.predict.predictor import Predictor
+
 CSV = "predictions.csv"
-HEATMAPS = "heatmaps"
 COLUMNS = ("path", "score", "verdict", "error")
 
 
@@ -103,10 +106,9 @@ def run(settings: Settings, *, watch: Callable[[int, int], object]) -> Tally:
     ValueError
         If a setting is wrong, before any image is read.
     """
-    paths = image_files(settings.images)
-    predictor = Predictor(
-        _detector(settings), cache=settings.cache, engine=settings.engine, device=settings.device
-    )
+    check_quantile(settings.quantile)
+    paths = image_files(settings.images, without=settings.out)
+    predictor = _predictor(settings)
     tally = Tally(predictor.threshold(settings.quantile))
     settings.out.mkdir(parents=True, exist_ok=True)
     watch(0, len(paths))
@@ -121,30 +123,52 @@ def run(settings: Settings, *, watch: Callable[[int, int], object]) -> Tally:
     return tally
 
 
-def _detector(settings: Settings) -> TrainedDetector:
+def _predictor(settings: Settings) -> Predictor:
+    with _detector_folder(settings) as folder:
+        # Before what computes is imported: that takes longer than to tell what is missing.
+        Backbone.load(folder).check()
+        detector = TrainedDetector.load(folder)
+    from harness.predict.predictor import Predictor
+
+    return Predictor(detector, cache=settings.cache, engine=settings.engine, device=settings.device)
+
+
+@contextmanager
+def _detector_folder(settings: Settings) -> Iterator[Path]:
     path = Path(settings.model)
     if (path / MODEL_FILE).is_file():
-        return TrainedDetector.load(detector_of(path))
-    if path.is_dir():
-        return TrainedDetector.load(path)
-    with TemporaryDirectory() as place:
-        uri = store_uri(settings.tracking_uri)
-        return TrainedDetector.load(fetch_model(settings.model, uri, folder=Path(place)))
+        yield detector_of(path)
+    elif path.is_dir():
+        yield path
+    else:
+        with TemporaryDirectory() as place:
+            uri = store_uri(settings.tracking_uri)
+            yield fetch_model(settings.model, uri, folder=Path(place))
 
 
 def _predictions(
     predictor: Predictor, paths: list[Path], settings: Settings
 ) -> Iterator[tuple[Path, Prediction]]:
-    for path, prediction in zip(
-        paths, predictor.predict(paths, maps=settings.heatmaps), strict=True
-    ):
-        if prediction.anomaly_map is not None:
-            target = settings.out / HEATMAPS / path.relative_to(settings.images)
-            _draw(predictor, path, prediction, target=target)
-        yield path, prediction
+    found = predictor.predict(paths, maps=settings.heatmaps)
+    for path, prediction in zip(paths, found, strict=True):
+        target = settings.out / HEATMAPS / path.relative_to(settings.images)
+        yield path, _drawn(predictor, path, prediction, target=target)
+
+
+def _drawn(predictor: Predictor, path: Path, prediction: Prediction, *, target: Path) -> Prediction:
+    """Draw the heatmap of an image; one that cannot be drawn keeps its score, beside the error."""
+    if prediction.anomaly_map is None:
+        return prediction
+    try:
+        _draw(predictor, path, prediction, target=target)
+    except (ValueError, OSError) as error:
+        return replace(prediction, error=f"no heatmap: {reason_of(error, path)}")
+    return prediction
 
 
 def _draw(predictor: Predictor, path: Path, prediction: Prediction, *, target: Path) -> None:
+    from harness.predict.overlay import overlay
+
     assert prediction.anomaly_map is not None  # noqa: S101
     image, recipe = read_image(path), predictor.reader.recipe
     # A crop's map covers no more than the crop.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,37 +16,22 @@ from dfkde import AnomalyDetector, TrainedDetector
 from harness.config import FeaturesConfig
 from harness.features import FeatureReader
 from harness.features.reader import Features
+from harness.predict.prediction import QUANTILE, Prediction, check_quantile, reason_of
 from harness.threads import one_blas_thread, parallel_map
 
 log = logging.getLogger(__name__)
 
-QUANTILE = 0.95
-"""The share of the training images that the threshold calls normal, unless another is asked."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What became of one image.
-
-    Attributes
-    ----------
-    score : float, optional
-        The anomaly score, unbounded: the higher, the more anomalous. None where there is an error.
-    anomaly_map : ndarray of shape (h, w), optional
-        On the grid of the features; None where there is an error or none was asked for.
-    error : str, optional
-        Why the image has no score, in one line.
-    """
-
-    score: float | None = None
-    anomaly_map: NDArray[np.float64] | None = None
-    error: str | None = None
-
-    def verdict(self, threshold: float) -> str | None:
-        """Return `anomalous` for a score above the threshold, else `normal`; None without one."""
-        if self.score is None:
-            return None
-        return "anomalous" if self.score > threshold else "normal"
+REQUIRED = (
+    "image_size",
+    "center_crop",
+    "resize",
+    "engine",
+    "precision",
+    "device",
+    "versions",
+    "map_values",
+)
+"""The `inputs` of a detector that can predict; `harness.predict.trained` writes them."""
 
 
 class Predictor:
@@ -72,7 +57,8 @@ class Predictor:
     Raises
     ------
     ValueError
-        If the backbone is not the one of training, or the machine lacks the engine or device.
+        If the detector lacks one of the `inputs` in `REQUIRED`, the backbone is not the one of
+        training, or the machine lacks the engine or device.
     """
 
     def __init__(
@@ -83,7 +69,7 @@ class Predictor:
         engine: str | None = None,
         device: str | None = None,
     ) -> None:
-        inputs = detector.inputs
+        inputs = _complete(detector)
         settings = FeaturesConfig(
             engine=engine or inputs["engine"],
             precision=inputs["precision"],
@@ -96,7 +82,7 @@ class Predictor:
             image_size=inputs["image_size"],
             cache=cache,
             settings=settings,
-            center_crop=inputs.get("center_crop"),  # not in detectors saved before there was one
+            center_crop=inputs["center_crop"],
         )
         self._warn_of_changes()
 
@@ -114,8 +100,7 @@ class Predictor:
         ValueError
             If the quantile is not in (0, 1].
         """
-        if not 0 < quantile <= 1:
-            raise ValueError(f"quantile must be above 0 and at most 1, got {quantile}")
+        check_quantile(quantile)
         return float(np.quantile(self.detector.train_scores, quantile, method="inverted_cdf"))
 
     def predict(self, paths: Iterable[Path], *, maps: bool = False) -> Iterator[Prediction]:
@@ -147,8 +132,7 @@ class Predictor:
             try:
                 predictions.append(self._predict(features, maps=maps))
             except (ValueError, OSError) as error:
-                message = " ".join(str(error).split())
-                predictions.append(Prediction(error=message.removeprefix(f"{path}: ")))
+                predictions.append(Prediction(error=reason_of(error, path)))
         return predictions
 
     def _predict(self, features: Features | ValueError | OSError, *, maps: bool) -> Prediction:
@@ -170,6 +154,15 @@ class Predictor:
         }.items():
             if trained[name] != value:
                 log.warning("trained with %s %s, runs with %s", name, trained[name], value)
+
+
+def _complete(detector: TrainedDetector) -> dict[str, Any]:
+    missing = [name for name in REQUIRED if name not in detector.inputs]
+    if missing:
+        raise ValueError(
+            f"the detector's inputs must hold {', '.join(REQUIRED)}, got none of {missing}"
+        )
+    return detector.inputs
 
 
 def _batches(paths: Iterable[Path], size: int) -> Iterator[list[Path]]:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.fitting import Fitted
-from harness.predict.predictor import QUANTILE
+from harness.predict.prediction import QUANTILE
 from harness.predict.training import trained
 from harness.tracking.model import write_model
 

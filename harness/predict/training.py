@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import KFold
 
 from dfkde import Backbone, TrainedDetector
+from harness.config import Job
 from harness.fitting import Fitted
 from harness.models import build_model
 from harness.provenance import commit, versions
@@ -48,6 +50,30 @@ def trained(fitted: Fitted) -> TrainedDetector:
     )
     inputs = _inputs(fitted) | {"map_values": map_values}
     return TrainedDetector(fitted.model, fitted.localizer, backbone, inputs, train_scores)
+
+
+def check_holding_out(job: Job, n_train: int) -> None:
+    """Refuse a job whose model cannot be fitted without the images that are held out in turn.
+
+    Parameters
+    ----------
+    job : Job
+        The job.
+    n_train : int
+        How many training images it has.
+
+    Raises
+    ------
+    ValueError
+        In one line: how many images the model needs, and how many are left to it.
+    """
+    least = getattr(build_model(job.model), "min_samples", 1)
+    left = n_train - math.ceil(n_train / FOLDS)
+    if left < least:
+        raise ValueError(
+            f"save_model must be false where a tenth of the training images cannot be held out:"
+            f" {job.model.name} needs {least} images, got {left} of {n_train} without that tenth"
+        )
 
 
 def _inputs(fitted: Fitted) -> dict[str, Any]:

@@ -94,7 +94,9 @@ def fetch_model(run_id: str, uri: str, *, folder: Path) -> Path:
         client = connect_to_read(uri)
         client.get_run(run_id)
     except (MlflowException, StoreError) as error:
-        raise ValueError(f"model: there is no run {run_id!r} in {uri}: {error}") from error
+        raise ValueError(
+            f"model: {run_id!r} is neither a folder nor a run in {uri}: {error}"
+        ) from error
     if not client.list_artifacts(run_id, MODEL):
         raise ValueError(
             f"model: run {run_id} kept none; run its job with save_model=true force=true"

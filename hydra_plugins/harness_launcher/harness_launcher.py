@@ -15,6 +15,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from harness.checks import check_settings
 from harness.config import Config
 from harness.launch import InProcess, Pool, Processes, local_queue, run_tasks, slurm_queue
 from harness.outcome import Outcome
@@ -41,6 +42,9 @@ class HarnessLauncher(Launcher):
         Of the batch launched last, in the order of its jobs.
     """
 
+    is_local = True
+    """Whether jobs run on this machine."""
+
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
 
@@ -58,6 +62,7 @@ class HarnessLauncher(Launcher):
         """Run the jobs and return what became of each."""
         # All of them are composed before the first one runs: a mistake costs no work.
         configs = [self._config(overrides) for overrides in job_overrides]
+        self._check(configs)
         tasks = [
             Task(c.job(), c.tracking, self._folder / str(number), c.force, c.save_model)
             for number, c in enumerate(configs, initial_job_idx)
@@ -75,6 +80,12 @@ class HarnessLauncher(Launcher):
             for number, outcome in ends:
                 self.outcomes[number] = outcome
                 progress.count(outcome)
+
+    def _check(self, configs: Sequence[Config]) -> None:
+        try:
+            check_settings(configs, weights=self.is_local)
+        except ValueError as error:
+            raise LaunchError(str(error)) from None
 
     def pool(self, progress: Progress) -> Pool:
         """Return who does the tasks."""
@@ -135,6 +146,8 @@ class SubmititSlurmLauncher(HarnessLauncher):
     parameters : dict
         What `sbatch` takes, in the words of submitit's SlurmExecutor.
     """
+
+    is_local = False
 
     def __init__(self, max_jobs: int, parameters: dict[str, Any]) -> None:
         self.outcomes = []

@@ -1,7 +1,9 @@
 """Backbones: by name, by state dict, by file, and what is told when they cannot be had."""
 
 import os
+import pickle
 import re
+import socket
 import sys
 import threading
 import time
@@ -13,30 +15,31 @@ import torch
 import yaml
 from safetensors.torch import save_file
 from torch import nn
-from torchvision.models import get_model_weights, resnet18
+from torchvision.models import get_model, get_model_weights, resnet18
 
 from dfkde import FeatureExtractor, load_backbone
-from dfkde.backbones import download
 from dfkde.backbones.download import WeightsError, reachable
 from dfkde.backbones.efficientnet_lite import _weights_file
+from dfkde.backbones.timm import timm_model
 from dfkde.backbones.torchvision import torchvision_model
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TORCHVISION = "dfkde.backbones.torchvision:torchvision_model"
 TIMM = "dfkde.backbones.timm:timm_model"
 LITE = "dfkde.backbones.efficientnet_lite:efficientnet_lite"
+CONF = ROOT / "conf" / "backbone"
 
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """No network and an empty cache, whatever the machine."""
+    """No network and empty caches, whatever the machine."""
 
     def fail(*_args, **_kwargs):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(download, "urlopen", fail)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr("dfkde.backbones.timm.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("socket.create_connection", fail)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub_cache"))
     return tmp_path
 
 
@@ -146,7 +149,7 @@ def test_state_dict_errors(tmp_path):
     ):
         load()
     torch.save({**state_dict, "conv1.weight": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match=r"has 1 tensors of another shape .*: conv1\.weight$"):
+    with pytest.raises(ValueError, match=r"another shape for 1 of 102 tensors .*: conv1\.weight$"):
         load()
     torch.save({"model": state_dict}, path)
     with pytest.raises(ValueError, match="must map names to tensors"):
@@ -188,6 +191,12 @@ def test_a_fine_tuned_network_may_have_other_classes(tmp_path):
         ),
         (TORCHVISION, {}, "V1", r"torchvision_model: missing a required argument: 'architecture'"),
         (TORCHVISION, {"arch": "x"}, "V1", r"arguments of the factory .*'arch'|architecture"),
+        (
+            TORCHVISION,
+            {"architecture": "resnet18", "num_classes": 5},
+            "IMAGENET1K_V1",
+            r"num_classes must be left out where weights have a name, got 5",
+        ),
         (TIMM, {"architecture": "resnet18.a9"}, "pretrained", r"one of \['a1_in1k', .*got 'a9'"),
         (TIMM, {"architecture": "resnt18"}, "pretrained", r"timm's, got 'resnt18'; near: \['resn"),
         (TIMM, {"architecture": "resnet18"}, "a1_in1k", r"must be 'pretrained' or .*got 'a1_in1k'"),
@@ -210,9 +219,7 @@ def test_errors_are_one_line(factory, arguments, weights, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "conf" / "backbone").glob("*resnet*.yaml")), ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", sorted(CONF.glob("*resnet*.yaml")), ids=lambda path: path.stem)
 def test_every_file_of_a_backbone_describes_a_network(path):
     """Its weights are torchvision's, and so are mean and std; its layers exist."""
     config = yaml.safe_load(path.read_text())
@@ -226,6 +233,40 @@ def test_every_file_of_a_backbone_describes_a_network(path):
     for one in get_model_weights(config["arguments"]["architecture"]):
         transforms = one.transforms()
         assert (config["mean"], config["std"]) == (transforms.mean, transforms.std)
+
+
+@pytest.mark.parametrize("variant", [0, 1, 2])
+def test_every_file_of_efficientnet_lite_describes_it(variant):
+    """Mean and std are those of the weights by timm's record; the layer is the last map's."""
+    config = yaml.safe_load((CONF / f"efficientnet_lite{variant}.yaml").read_text())
+    assert config["name"] == f"efficientnet_lite{variant}"
+    assert config["arguments"] == {"variant": variant}
+    with torch.device("meta"):
+        module = timm.create_model(f"tf_efficientnet_lite{variant}", pretrained=False)
+    trained = module.pretrained_cfg
+    assert (tuple(config["mean"]), tuple(config["std"])) == (trained["mean"], trained["std"])
+    assert config["layers"] == ["bn2"]
+    before_pooling = [name for name, _ in module.named_children()]
+    assert before_pooling[before_pooling.index("bn2") + 1] == "global_pool"
+
+
+def test_the_file_of_timm_takes_the_networks_own_normalisation():
+    config = yaml.safe_load((CONF / "timm.yaml").read_text())
+    assert (config["mean"], config["std"], config["layers"]) == (None, None, ["output"])
+    for architecture in ("resnet18.a1_in1k", "vit_tiny_patch16_224.augreg_in21k"):
+        with torch.device("meta"):
+            module = timm_model(architecture, weights=None)
+        expected = timm.get_pretrained_cfg(architecture)
+        found = FeatureExtractor(module, config["layers"], mean=config["mean"], std=config["std"])
+        assert (found.mean, found.std) == (expected.mean, expected.std)
+    assert expected.mean == (0.5, 0.5, 0.5)
+
+
+def test_a_file_that_fails_leaves_no_half_module(tmp_path):
+    (tmp_path / "half_a_net.py").write_text("import nothing_of_that_name\n")
+    with pytest.raises(ValueError, match="cannot be imported: No module named 'nothing_of"):
+        load_backbone(f"{tmp_path / 'half_a_net.py'}:build", arguments={}, weights=None)
+    assert "half_a_net" not in sys.modules
 
 
 def test_factory_in_a_file(tmp_path):
@@ -248,22 +289,62 @@ def test_torchvision_offline_names_url_folder_and_way_on(offline):
     assert time.perf_counter() - started < 2
     message = str(error.value)
     assert "https://download.pytorch.org/models/resnet50-0676ba61.pth" in message
-    assert str(offline / "checkpoints") in message
+    assert str(offline / "hub" / "checkpoints") in message
     assert "backbone=efficientnet_lite0" in message
     assert "\n" not in message
 
 
-def test_torchvision_takes_the_file_from_the_folder(offline):
-    folder = offline / "checkpoints"
-    folder.mkdir()
+@pytest.mark.parametrize(
+    ("architecture", "weights", "file"),
+    [
+        ("resnet18", "IMAGENET1K_V1", "resnet18-f37072fd.pth"),
+        ("resnet50", "IMAGENET1K_V2", "resnet50-11ad3fa6.pth"),
+    ],
+)
+def test_torchvision_takes_the_file_from_the_folder(offline, architecture, weights, file):
+    folder = offline / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
     torch.manual_seed(0)
-    source = resnet18()
+    source = get_model(architecture, weights=None)
     # The hub checks the name's digest only when it downloads.
-    torch.save(source.state_dict(), folder / "resnet18-f37072fd.pth")
-    module = load_backbone(
-        TORCHVISION, arguments={"architecture": "resnet18"}, weights="IMAGENET1K_V1"
-    )
+    torch.save(source.state_dict(), folder / file)
+    module = load_backbone(TORCHVISION, arguments={"architecture": architecture}, weights=weights)
     assert torch.equal(module.conv1.weight, source.conv1.weight)
+    assert torch.equal(module.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
+
+
+def test_timm_takes_the_tags_weights_from_the_hubs_cache(offline):
+    """As the hub lays them out: a snapshot of a commit, and a reference that names it."""
+    torch.manual_seed(0)
+    source = timm.create_model("resnet18", pretrained=False)
+    repository = offline / "hub_cache" / "models--timm--resnet18.a1_in1k"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    save_file(source.state_dict(), snapshot / "model.safetensors")
+    for architecture in ("resnet18.a1_in1k", "resnet18"):  # which is the default tag
+        module = load_backbone(TIMM, arguments={"architecture": architecture}, weights="pretrained")
+        assert torch.equal(module.conv1.weight, source.conv1.weight)
+        assert torch.equal(module.layer4[1].conv2.weight, source.layer4[1].conv2.weight)
+    with pytest.raises(WeightsError, match=r"models--timm--resnet18\.tv_in1k"):
+        load_backbone(TIMM, arguments={"architecture": "resnet18.tv_in1k"}, weights="pretrained")
+
+
+def test_timm_looks_where_torch_keeps_what_has_no_repository(offline):
+    arguments = {"architecture": "legacy_seresnet18.in1k"}
+    folder = offline / "hub" / "checkpoints"
+    with pytest.raises(
+        WeightsError, match=r"seresnet18-4bb0ce65\.pth cannot .* put that file into"
+    ):
+        load_backbone(TIMM, arguments=arguments, weights="pretrained")
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    source = timm.create_model("legacy_seresnet18", pretrained=False)
+    torch.save(source.state_dict(), folder / "seresnet18-4bb0ce65.pth")
+    module = load_backbone(TIMM, arguments=arguments, weights="pretrained")
+    name = next(iter(module.state_dict()))
+    assert torch.equal(module.state_dict()[name], source.state_dict()[name])
 
 
 def test_timm_offline_names_url_and_ways_on(offline):
@@ -283,7 +364,7 @@ def test_a_network_that_swallows_packets_is_found_out_in_time(monkeypatch):
         over.wait(30)
         raise TimeoutError
 
-    monkeypatch.setattr(download, "urlopen", swallow)
+    monkeypatch.setattr("socket.create_connection", swallow)
     started = time.perf_counter()
     assert not reachable("https://download.pytorch.org/models/resnet50-0676ba61.pth")
     elapsed = time.perf_counter() - started
@@ -291,24 +372,48 @@ def test_a_network_that_swallows_packets_is_found_out_in_time(monkeypatch):
     assert elapsed < 2
 
 
-def test_reachable_is_what_answers(tmp_path):
-    from http.server import HTTPServer, SimpleHTTPRequestHandler
-    from threading import Thread
+@pytest.fixture
+def server():
+    """A server that takes connections and never answers; its address without a scheme."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
 
-    class Quiet(SimpleHTTPRequestHandler):
-        def __init__(self, *args):
-            super().__init__(*args, directory=tmp_path)
 
-        def log_message(self, *_):
-            pass
+@pytest.fixture
+def no_proxies(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
 
-    (tmp_path / "weights.pth").touch()
-    with HTTPServer(("127.0.0.1", 0), Quiet) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        assert reachable(f"{address}/weights.pth")
-        assert not reachable(f"{address}/other.pth")
-        server.shutdown()
+
+@pytest.mark.usefixtures("no_proxies")
+def test_reachable_is_what_takes_connections(server):
+    """Not what answers well: a server may refuse the question for the head, a proxy be slow."""
+    assert reachable(f"http://{server}/weights.pth")
+    assert reachable(f"https://{server}/weights.pth")
+    assert not reachable("http://127.0.0.1:9/weights.pth")
+    assert not reachable("http://127.0.0.1:nine/weights.pth")
+
+
+@pytest.mark.usefixtures("no_proxies")
+@pytest.mark.parametrize("written", ["http://{}", "{}"])
+def test_a_proxy_is_asked_in_place_of_the_server(server, monkeypatch, written):
+    monkeypatch.setenv("https_proxy", written.format(server))
+    assert reachable("https://host.invalid/weights.pth")
+    assert not reachable("http://host.invalid/weights.pth")
+    monkeypatch.setenv("no_proxy", "host.invalid")
+    assert not reachable("https://host.invalid/weights.pth")
+
+
+def test_the_error_goes_between_processes(offline):
+    with pytest.raises(WeightsError) as error:
+        load_backbone(TORCHVISION, arguments={"architecture": "resnet50"}, weights="IMAGENET1K_V1")
+    again = pickle.loads(pickle.dumps(error.value))
+    assert (type(again), str(again), again.url) == (
+        WeightsError,
+        str(error.value),
+        error.value.url,
+    )
 
 
 @pytest.mark.parametrize(
@@ -320,8 +425,6 @@ def test_reachable_is_what_answers(tmp_path):
     ],
 )
 def test_timm_networks_give_feature_maps(architecture, img_size, shape):
-    from dfkde.backbones.timm import timm_model
-
     extractor = FeatureExtractor(
         timm_model(architecture, weights=None, img_size=img_size), ["output"]
     )

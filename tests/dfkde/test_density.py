@@ -1,6 +1,7 @@
 """DFKDE's log density against independent oracles, and its rules."""
 
 import math
+import pickle
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -291,6 +292,10 @@ LINE_OF_16 = np.arange(20.0)[:, None] * np.ones(40)
             r"max_training_points must be .* got '9'",
         ),
         (DFKDEResidual(1), LINE_OF_16, r"no residual to model; use DFKDE"),
+        (DFKDEResidual(1), LINE_OF_16 + 1e6, r"no residual to model; use DFKDE"),
+        (DFKDE(1), np.full((60, 20), 0.1), r"n_components=1 needs features that vary .* got 0 "),
+        (DFKDE(), np.arange(20.0), r"X must be of shape \(n_samples, n_features\), got \(20,\)"),
+        (DFKDE(), np.float64(3), r"X must be of shape \(n_samples, n_features\), got \(\)"),
     ],
 )
 def test_rules_of_fit_are_told_in_one_line(model, train, message):
@@ -313,6 +318,30 @@ def test_the_method_is_configured_as_published(name):
     configured = resolve_name(config["factory"])(**config.get("params", {}))
     for model in (by_default, configured):
         assert (model.n_components, model.max_training_points) == (16, 40_000)
+
+
+def test_kernel_density_needs_points_that_vary():
+    points = np.random.default_rng(0).normal(size=(20, 1)) * np.ones(3)
+    with pytest.raises(
+        ValueError, match="training points must be of full rank, got 3 dir"
+    ) as error:
+        GaussianKDE().fit(points)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("model", [DFKDE(4), DFKDEResidual(4)])
+def test_the_range_of_a_score(model):
+    """Finite to 1e150 standard deviations; beyond float64 it is infinite, and never NaN."""
+    model.fit(correlated(60, 20))
+    scores = model.anomaly_score([[1e150] * 20, [1e160] * 20])
+    assert np.isfinite(scores[0])
+    assert scores[1] == np.inf
+
+
+def test_an_error_about_a_row_goes_between_processes():
+    error = NonFiniteError(7, 3, math.inf)
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.row) == (NonFiniteError, str(error), 7)
 
 
 def test_18_images_are_enough():

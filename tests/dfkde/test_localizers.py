@@ -52,7 +52,8 @@ def test_occlusion_of_a_projected_feature_is_occlusion_of_the_feature():
 
 
 def test_patch_density_equals_scipy_at_each_position():
-    fitted = PatchDensity(3).fit(DFKDE(4).fit(POOLED), POOLED, TRAIN)
+    pooled = TRAIN.mean(axis=(2, 3), dtype=np.float64)
+    fitted = PatchDensity(3).fit(DFKDE(4).fit(pooled), pooled, TRAIN)
     every = TRAIN.transpose(0, 2, 3, 1).reshape(-1, 10).astype(np.float64)
     directions = np.linalg.svd(every - every.mean(axis=0), full_matrices=False)[2][:3]
     points = ((every - every.mean(axis=0)) @ directions.T).reshape(40, 6, 3)
@@ -65,8 +66,7 @@ def test_patch_density_equals_scipy_at_each_position():
         )
         for p in range(6)
     ]
-    # The pooled features are float32, and so is the mean that they give.
-    np.testing.assert_allclose(fitted.anomaly_map(IMAGE).ravel(), expected, rtol=1e-5)
+    np.testing.assert_allclose(fitted.anomaly_map(IMAGE).ravel(), expected, rtol=1e-9)
 
 
 def test_patch_density_bears_a_position_that_never_changes():
@@ -106,6 +106,79 @@ def test_maps_must_be_as_many_as_features(name):
     pooled = feature_maps(d=20).mean(axis=(2, 3))
     with pytest.raises(ValueError, match="as many as train_features, got 39 and 40"):
         localizer(name).fit(DFKDE(4).fit(pooled), pooled, feature_maps(39, d=20))
+
+
+def fit_patch_density(maps, k=3):
+    return PatchDensity(k).fit(None, maps.mean(axis=(2, 3)), maps)
+
+
+def spread(*, channels, among):
+    """Maps of which only some channels vary, from image to image or from place to place."""
+    maps = np.full((40, 10, 2, 3), 0.1)
+    shape = {"images": (40, channels, 2, 3), "places": (1, channels, 2, 3)}[among]
+    maps[:, :channels] += np.random.default_rng(0).normal(size=shape)
+    return maps
+
+
+@pytest.mark.parametrize(
+    ("maps", "message"),
+    [
+        (TRAIN[:1], "patch_density needs at least 2 samples, got 1"),
+        (TRAIN[:2, :, :1, :2], r"n_components=3 needs feature maps that vary .*, got 2 \(n_samp"),
+        (spread(channels=2, among="images"), r"n_components=3 needs .*, got 2 \(n_samples=40"),
+        (spread(channels=0, among="images"), r"n_components=3 needs feature maps .*, got 0 "),
+        (spread(channels=10, among="places"), r"n_components=3 needs feature maps .*, got 0 "),
+        (np.tile(TRAIN[:1], (40, 1, 1, 1)), r"n_components=3 needs feature maps .*, got 0 "),
+    ],
+)
+def test_patch_density_needs_maps_that_vary(maps, message):
+    with pytest.raises(ValueError, match=message) as error:
+        fit_patch_density(maps)
+    assert "\n" not in str(error.value)
+
+
+def test_patch_density_of_two_images_is_finite():
+    """At one position two images vary in one direction, at all of them in three."""
+    assert np.isfinite(fit_patch_density(TRAIN[:2]).anomaly_map(IMAGE)).all()
+
+
+@pytest.mark.parametrize("name", ["occlusion", "patch_density"])
+@pytest.mark.parametrize("change", [lambda one: one[:9], lambda one: one.transpose(0, 2, 1)])
+def test_maps_of_another_shape_are_told_so(name, change):
+    """Another width, or as many positions on another grid: in training and in use."""
+    fitted = localizer(name) if name == "occlusion" else PatchDensity(3)
+    model = DFKDE(4).fit(POOLED)
+    shape = r"\(n_features, h, w\) = \(10, 2, 3\)"
+    maps = [*TRAIN[:-1], change(TRAIN[-1])]
+    with pytest.raises(ValueError, match=rf"train_maps\[39\] must be of shape {shape} .*, got"):
+        fitted.fit(model, POOLED, maps)
+    fitted.fit(model, POOLED, TRAIN)
+    with pytest.raises(ValueError, match=rf"feature_map must be of shape {shape} .*, got"):
+        fitted.anomaly_map(change(IMAGE))
+
+
+@pytest.mark.parametrize("name", ["occlusion", "patch_density"])
+def test_maps_must_be_those_of_the_features(name):
+    fitted = localizer(name) if name == "occlusion" else PatchDensity(3)
+    with pytest.raises(ValueError, match=r"train_maps\[0\] must be of shape .*, got \(9, 2, 3\)"):
+        fitted.fit(DFKDE(4).fit(POOLED), POOLED, TRAIN[:, :9])
+    with pytest.raises(ValueError, match=r"train_maps\[0\] must be of shape .*, got \(10, 6\)"):
+        fitted.fit(DFKDE(4).fit(POOLED), POOLED, TRAIN.reshape(40, 10, 6))
+
+
+@pytest.mark.parametrize("name", ["occlusion", "patch_density"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_map_that_is_not_finite_is_told_so(name, value):
+    fitted = localizer(name) if name == "occlusion" else PatchDensity(3)
+    model = DFKDE(4).fit(POOLED)
+    maps, image = TRAIN.copy(), IMAGE.copy()
+    maps[7, 3, 1, 2] = image[3, 1, 2] = value
+    message = rf"must be finite, got {value} at \(3, 1, 2\)"
+    with pytest.raises(ValueError, match=rf"train_maps\[7\] {message}"):
+        fitted.fit(model, POOLED, maps)
+    fitted.fit(model, POOLED, TRAIN)
+    with pytest.raises(ValueError, match=f"feature_map {message}"):
+        fitted.anomaly_map(image)
 
 
 def test_patch_density_reads_the_maps_twice():

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 from sklearn.base import clone
-from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -61,10 +60,31 @@ def test_knn_equals_a_loop():
     np.testing.assert_array_equal(KNN().fit(train).anomaly_score(train), np.zeros(60))
 
 
-def test_gaussian_equals_scipy():
-    train, test = features(20, 40), features(20, 40, seed=1)
-    fitted = LedoitWolf().fit(train)
-    oracle = multivariate_normal(fitted.location_, fitted.covariance_)
+def test_knn_keeps_points_of_its_own():
+    """scikit-learn passes on an array that is float64 already, whose owner may change it."""
+    train, test = features(), features(seed=1)
+    model = KNN().fit(train)
+    before = model.score_samples(test)
+    train[:] = 0
+    np.testing.assert_array_equal(model.score_samples(test), before)
+
+
+def ledoit_wolf(X):
+    """The paper's estimator written out, section 3.3: towards mu I, by min(b2, d2) / d2."""
+    n, p = X.shape
+    centred = X - X.mean(axis=0)
+    S = sum(np.outer(x, x) for x in centred) / n
+    mu = np.trace(S) / p
+    d2 = ((S - mu * np.eye(p)) ** 2).sum() / p
+    b2 = sum(((np.outer(x, x) - S) ** 2).sum() / p for x in centred) / n**2
+    shrinkage = min(b2, d2) / d2
+    return shrinkage * mu * np.eye(p) + (1 - shrinkage) * S
+
+
+@pytest.mark.parametrize(("n", "d"), [(20, 40), (60, 10)])
+def test_gaussian_equals_scipy_with_ledoit_and_wolfs_covariance(n, d):
+    train, test = features(n, d) * np.linspace(1, 3, d), features(20, d, seed=1)
+    oracle = multivariate_normal(train.mean(axis=0), ledoit_wolf(train))
     np.testing.assert_allclose(
         Gaussian().fit(train).score_samples(test), oracle.logpdf(test), rtol=1e-9
     )
@@ -79,6 +99,17 @@ def test_constant_has_auroc_of_one_half():
     labels = np.arange(60) % 3 == 0
     scores = Constant().fit(features()).anomaly_score(features(seed=1))
     assert roc_auc_score(labels, scores) == 0.5
+
+
+@pytest.mark.parametrize(
+    "model", [DFKDE(4), DFKDE(1), DFKDEResidual(4), KNN(), Gaussian(), Constant()]
+)
+def test_every_model_fits_the_fewest_images_that_it_says(model):
+    least = model.min_samples
+    scores = clone(model).fit(features(least)).score_samples(features(5, seed=1))
+    assert np.isfinite(scores).all()
+    with pytest.raises(ValueError, match=r"samples?\b"):
+        clone(model).fit(features(least - 1))
 
 
 class Norm(AnomalyDetector):

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import gaussian_kde
 
-from dfkde import pca
-from dfkde.pca import PCA, leading_components_of_scatter
+from dfkde import DFKDE, pca
+from dfkde.pca import PCA, exact_mean, leading_components_of_scatter
 
 
 def spectrum(n, d, values, *, seed=0):
@@ -55,7 +58,67 @@ def test_svd_is_taken_where_the_gram_matrix_would_be_inexact(monkeypatch):
     )
     PCA(4).fit(spectrum(80, 200, [1, 1, 1, 1, 0.5, 0.5]))
     PCA(4).fit(spectrum(80, 200, [1, 1, 1, 1e-4, 0.9e-4, 0.8e-4]))
-    assert taken == [(4, 200), (80, 200)]
+    assert taken == [(8, 8), (80, 200)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.sampled_from([(80, 200), (200, 80), (60, 60)]),
+    smallest=st.floats(-4, 0).map(lambda power: 10**power),
+    ratio=st.floats(1e-3, 0.99),
+    decay=st.floats(1e-2, 1),
+    far=st.sampled_from([0.0, 1.0, 30.0]),
+    seed=st.integers(0, 99),
+)
+def test_scores_equal_those_of_the_full_svd(shape, smallest, ratio, decay, far, seed):
+    """To 1e-9 whatever the spectrum; absolutely so where the log density is near zero."""
+    n_left_out = min(shape) - 17
+    left_out = smallest * ratio * np.geomspace(1, decay, n_left_out)
+    X = spectrum(*shape, np.concatenate([np.geomspace(1, smallest, 16), left_out]), seed=seed)
+    rng = np.random.default_rng(seed)
+    points = X[:10] + far * rng.normal(size=(10, shape[1]))
+    mean, directions = X.mean(axis=0), full_svd(X, 16)[1]
+    kde = gaussian_kde(((X - mean) @ directions.T).T)
+    expected = kde.logpdf(((points - mean) @ directions.T).T)
+    found = DFKDE(16).fit(X).score_samples(points)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(3, 300),
+    d=st.integers(1, 40),
+    value=st.floats(-1e9, 1e9),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_equal_rows_do_not_vary(n, d, value, seed):
+    """Whatever they hold, and although a sum of many equal numbers is rounded at each step."""
+    rng = np.random.default_rng(seed)
+    for row in (np.full(d, value), value * rng.normal(size=d)):
+        with pytest.raises(ValueError, match=r"n_components=1 needs features .* got 0 "):
+            DFKDE(1).fit(np.tile(row, (n, 1)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(rank=st.integers(1, 5), offset=st.floats(-1e4, 1e4), seed=st.integers(0, 2**32 - 1))
+def test_the_rank_is_told_however_far_from_the_origin(rank, offset, seed):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(60, rank)) @ rng.normal(size=(rank, 30)) + offset
+    PCA(rank).fit(X)
+    with pytest.raises(ValueError, match=rf"n_components={rank + 1} needs .* got {rank} "):
+        PCA(rank + 1).fit(X)
+
+
+@pytest.mark.parametrize(("k", "shape", "rank"), [(5, (4, 9), 4), (10, (20, 9), 9), (9, (3, 3), 3)])
+def test_more_components_than_the_features_can_have(k, shape, rank):
+    with pytest.raises(ValueError, match=f"n_components={k} needs .* as many .*, got {rank} "):
+        PCA(k).fit(np.random.default_rng(0).normal(size=shape))
+
+
+def test_the_mean_is_exact_for_rows_that_are_many():
+    X = np.full((40_000, 2), 0.1)
+    assert not (X.mean(axis=0) == 0.1).all()
+    assert (exact_mean(X) == 0.1).all()
 
 
 def test_signs_are_fixed():

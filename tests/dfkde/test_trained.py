@@ -1,11 +1,14 @@
 """Detectors saved and loaded: equal to the bit, in a fresh process, without pickle."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from sklearn.base import clone
 
 from dfkde import (
@@ -169,6 +172,88 @@ def test_what_is_no_detector(tmp_path):
     (tmp_path / "detector.json").write_text('{"format": 99}')
     with pytest.raises(ValueError, match=r"detector\.json must be of format 1, got 99"):
         TrainedDetector.load(tmp_path)
+
+
+def without(key):
+    def change(state, arrays):
+        del state[key]
+
+    return change
+
+
+def with_field(state, arrays):
+    state["backbone"]["colour"] = "grey"
+
+
+def without_parameter(state, arrays):
+    state["model"]["params"]["bandwidth"] = 1
+
+
+def without_array(state, arrays):
+    del arrays["model.points_"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("format"), "KeyError: 'format'"),
+        (without("model"), "KeyError: 'model'"),
+        (without("backbone"), "KeyError: 'backbone'"),
+        (without("inputs"), "KeyError: 'inputs'"),
+        (with_field, "TypeError: .* unexpected keyword argument 'colour'"),
+        (without_parameter, "TypeError: KNN\\(\\) takes no arguments"),
+        (without_array, "KeyError: 'model.points_'"),
+    ],
+)
+def test_a_damaged_detector_is_told_in_one_line(tmp_path, change, message):
+    trained(KNN()).save(tmp_path)
+    state = json.loads((tmp_path / "detector.json").read_text())
+    arrays = load_file(tmp_path / "detector.safetensors")
+    change(state, arrays)
+    (tmp_path / "detector.json").write_text(json.dumps(state))
+    save_file(arrays, tmp_path / "detector.safetensors")
+    with pytest.raises(ValueError, match=f"there is no detector in .*: {message}") as error:
+        TrainedDetector.load(tmp_path)
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["detector.json", "detector.safetensors"])
+@pytest.mark.parametrize("keep", [0, 5, 100])
+def test_a_detector_cut_short_is_told_in_one_line(tmp_path, name, keep):
+    trained(KNN()).save(tmp_path)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[:keep])
+    with pytest.raises(ValueError, match=r"there is no detector in .* that can be") as error:
+        TrainedDetector.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_save_that_is_broken_off_leaves_no_detector(tmp_path, monkeypatch, step):
+    """Not the new one, nor the old one's description beside new arrays."""
+    trained(KNN()).save(tmp_path)
+    replaced = []
+
+    def full(source, target):
+        replaced.append(source)
+        if len(replaced) == step:
+            raise OSError("No space left on device")
+        return os.replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        trained(DFKDE(4)).save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} <= {"detector.safetensors"}
+    monkeypatch.undo()
+    trained(DFKDE(4)).save(tmp_path)
+    assert isinstance(TrainedDetector.load(tmp_path).model, DFKDE)
+
+
+def test_the_backbone_alone_is_read_without_the_model(tmp_path):
+    trained(KNN()).save(tmp_path)
+    (tmp_path / "detector.safetensors").unlink()
+    assert Backbone.load(tmp_path) == BACKBONE
 
 
 def test_the_backbone_is_built_again_and_checked():

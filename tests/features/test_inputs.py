@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from fractions import Fraction
 
 import numpy as np
@@ -12,103 +10,9 @@ import torch
 from PIL import Image
 
 from harness.crop import check_center_crop, region
-from harness.data import DataError, read_image
-from harness.features.decoding import decode, is_plain_png
+from harness.data import read_image
 from harness.features.inputs import read_input
-
-RNG = np.random.default_rng(5)
-SMOOTH = np.clip(RNG.normal(128, 60, (61, 83, 4)).cumsum(1) % 256, 0, 255).astype(np.uint8)
-
-
-def save(path, mode, **options):
-    image = Image.fromarray(SMOOTH, "RGBA") if mode == "RGBA" else None
-    if mode == "RGB":
-        image = Image.fromarray(SMOOTH[..., :3].copy())
-    if mode == "L":
-        image = Image.fromarray(SMOOTH[..., 0].copy())
-    if mode == "LA":
-        image = Image.fromarray(SMOOTH[..., :2].copy(), "LA")
-    if mode == "P":
-        image = Image.fromarray(SMOOTH[..., :3].copy()).quantize(40)
-    if mode == "1":
-        image = Image.fromarray(SMOOTH[..., 0] > 128)
-    if mode == "I;16":
-        image = Image.fromarray(SMOOTH[..., 0].astype(np.uint16) * 255)
-    image.save(path, **options)
-    return path
-
-
-def exif():
-    data = Image.Exif()
-    data[0x0112] = 6
-    return data
-
-
-FILES = [
-    ("rgb.png", "RGB", {}),
-    ("grey.png", "L", {}),
-    ("stored.png", "RGB", {"compress_level": 0}),
-    ("best.png", "RGB", {"optimize": True}),
-    ("alpha.png", "RGBA", {}),
-    ("grey_alpha.png", "LA", {}),
-    ("palette.png", "P", {}),
-    ("clear_palette.png", "P", {"transparency": 3}),
-    ("clear_grey.png", "L", {"transparency": 7}),
-    ("clear_rgb.png", "RGB", {"transparency": (1, 2, 3)}),
-    ("bits.png", "1", {}),
-    ("deep.png", "I;16", {}),
-    ("turned.png", "RGB", {"exif": exif()}),
-    ("gamma.png", "RGB", {"pnginfo": None, "dpi": (72, 72)}),
-    ("photo.jpg", "RGB", {"quality": 90}),
-    ("turned.jpg", "RGB", {"exif": exif()}),
-    ("grey.jpg", "L", {}),
-    ("plain.bmp", "RGB", {}),
-    ("grey.bmp", "L", {}),
-    ("plain.tif", "RGB", {}),
-    ("plain.webp", "RGB", {"lossless": True}),
-    ("picture.jpg.png", "RGB", {"format": "JPEG"}),
-]
-
-
-@pytest.mark.parametrize(("name", "mode", "options"), FILES, ids=[file[0] for file in FILES])
-@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
-def test_decoding_is_bit_identical_to_read_image(tmp_path, name, mode, options):
-    path = save(tmp_path / name, mode, **options)
-    np.testing.assert_array_equal(decode(path), read_image(path))
-
-
-def test_an_interlaced_or_annotated_png_is_bit_identical(tmp_path):
-    """gAMA and iCCP do not change what `read_image` returns; interlacing is a matter of order."""
-    path = save(tmp_path / "plain.png", "RGB")
-    data = path.read_bytes()
-    gamma = struct.pack(">I", 4) + b"gAMA" + struct.pack(">I", 100000)
-    gamma += struct.pack(">I", zlib.crc32(gamma[4:]))
-    path.write_bytes(data[:33] + gamma + data[33:])
-    assert is_plain_png(path.read_bytes())
-    np.testing.assert_array_equal(decode(path), read_image(path))
-
-
-@pytest.mark.parametrize("name", ["rgb.png", "grey.png"])
-def test_the_common_kinds_take_the_fast_way(tmp_path, name):
-    mode = {"rgb.png": "RGB", "grey.png": "L"}[name]
-    assert is_plain_png(save(tmp_path / name, mode).read_bytes())
-
-
-@pytest.mark.parametrize("name", ["alpha.png", "clear_rgb.png", "turned.png", "deep.png", "p.png"])
-@pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
-def test_the_others_do_not(tmp_path, name):
-    modes = {"alpha.png": "RGBA", "deep.png": "I;16", "p.png": "P"}
-    options = {"clear_rgb.png": {"transparency": (1, 2, 3)}, "turned.png": {"exif": exif()}}
-    path = save(tmp_path / name, modes.get(name, "RGB"), **options.get(name, {}))
-    assert not is_plain_png(path.read_bytes())
-
-
-@pytest.mark.parametrize("keep", [0, 7, 20, 60, 400])
-def test_a_cut_file_is_refused_as_read_image_refuses_it(tmp_path, keep):
-    path = save(tmp_path / "cut.png", "RGB")
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match=r"cut\.png"):
-        decode(path)
+from tests.features.pictures import save
 
 
 def test_the_input_is_pillows_bilinear_filter_on_8_bits(tmp_path):

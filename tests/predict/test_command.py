@@ -14,7 +14,7 @@ from PIL import Image
 
 from harness.fitting import fit
 from harness.predict import Predictor, trained
-from harness.predict.__main__ import main
+from harness.predict.__main__ import _NAMES, main
 from tests.predict.conftest import BROKEN, environment, predict_command
 
 NAMES = ["0.png", "1.png", "2.png", "below/3.png"]
@@ -65,6 +65,39 @@ def test_scores_verdicts_and_a_row_for_the_broken_image(arguments, detector, ima
     assert f"{counts.count('anomalous')} anomalous, {counts.count('normal')} normal, 1 failed" in (
         ended.stdout
     )
+
+
+def test_an_image_that_cannot_be_drawn_keeps_its_score(arguments, images, tmp_path):
+    """The heatmap's place is taken by a file: no folder can be made there."""
+    (tmp_path / "out" / "heatmaps").mkdir(parents=True)
+    (tmp_path / "out" / "heatmaps" / "below").touch()
+    (images / BROKEN).unlink()
+    assert main(arguments) == 0
+    found = {row["path"]: row for row in rows(tmp_path / "out")}
+    assert list(found) == NAMES
+    assert all(float(row["score"]) and row["verdict"] for row in found.values())
+    assert "no heatmap: " in found["below/3.png"]["error"]
+    assert [found[name]["error"] for name in NAMES[:3]] == ["", "", ""]
+
+
+def test_a_png_with_a_damaged_comment_is_a_row_and_no_end(arguments, images, tmp_path):
+    """libspng would read it and Pillow refuses it: the command follows one of them throughout."""
+    comment = b"\0\0\0\7tEXtab\0defg\0\0\0\0"
+    content = (images / "0.png").read_bytes()
+    (images / "0.png").write_bytes(content[:33] + comment + content[33:])
+    assert main(arguments) == 1
+    found = {row["path"]: row for row in rows(tmp_path / "out")}
+    assert list(found) == sorted([*NAMES, BROKEN])
+    assert found["0.png"]["error"].startswith("cannot be decoded (")
+    assert found["1.png"]["score"]
+
+
+@pytest.mark.parametrize("place", ["out", "."])
+def test_what_the_command_wrote_is_not_scored_the_next_time(arguments, images, place):
+    inside = [*arguments, f"out={images / place}"]
+    for _ in range(2):
+        main(inside)
+        assert [row["path"] for row in rows(images / place)] == sorted([*NAMES, BROKEN])
 
 
 def test_heatmaps_have_the_size_of_their_images(arguments, images, tmp_path):
@@ -136,6 +169,7 @@ def test_a_lower_quantile_calls_more_images_anomalous(arguments, tmp_path):
         ("heatmaps=yes", "heatmaps must be true or false, got 'yes'"),
         ("images=nowhere", "images must be a folder, got 'nowhere'"),
         ("imgs=x", "'imgs=x' must be KEY=VALUE with a key of model, images, out"),
+        ("model=no_such_run", "model: 'no_such_run' is neither a folder nor a run in sqlite"),
         ("device=tpu", "device must be one of auto, cpu, cuda, got 'tpu'"),
         ("engine=caffe", "engine must be one of"),
         ("model=.", "there is no detector in '.'"),
@@ -143,8 +177,22 @@ def test_a_lower_quantile_calls_more_images_anomalous(arguments, tmp_path):
 )
 def test_mistakes_end_before_any_image(arguments, mistake, message, tmp_path, capsys):
     assert main([*arguments, mistake]) == 2
-    assert message in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("key", ["model", "images"])
+def test_what_must_be_given(arguments, key, capsys):
+    assert main([one for one in arguments if not one.startswith(f"{key}=")]) == 2
+    assert capsys.readouterr().err == f"error: {key}= is missing; see --help\n"
+
+
+def test_help_names_every_key(capsys):
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"{key}=" in said for key in _NAMES)
 
 
 def test_a_folder_without_images(arguments, tmp_path, capsys):

@@ -186,7 +186,7 @@ def test_a_run_without_model_is_told_from_no_run(small_job, uri, images, tmp_pat
     assert main([f"model={without}", *arguments]) == 2
     assert "kept none; run its job with save_model=true force=true" in capsys.readouterr().err
     assert main([f"model={'0' * 32}", *arguments]) == 2
-    assert f"there is no run '{'0' * 32}'" in capsys.readouterr().err
+    assert f"'{'0' * 32}' is neither a folder nor a run in {uri}" in capsys.readouterr().err
 
 
 def test_without_tracking_no_model_can_be_kept(small_job):
@@ -194,3 +194,31 @@ def test_without_tracking_no_model_can_be_kept(small_job):
     outcome = run_job(small_job, tracker, save_model=True)
     assert outcome.status == "failed"
     assert "save_model must be false where tracking.kind is none" in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("model", "n_train", "message"),
+    [
+        (
+            ("dfkde", "dfkde.density:DFKDE", {"n_components": 16}),
+            19,
+            "dfkde needs 18 images, got 17",
+        ),
+        (("gaussian", "dfkde.baselines:Gaussian", {}), 3, "gaussian needs 3 images, got 2 of 3"),
+        (("knn", "dfkde.baselines:KNN", {}), 1, "knn needs 1 images, got 0 of 1"),
+    ],
+)
+def test_too_few_images_to_hold_out_are_told_before_the_fit(
+    small_job, uri, monkeypatch, model, n_train, message
+):
+    monkeypatch.setattr("harness.fitting.fit", None)
+    job = replace(small_job, model=ModelConfig(*model), n_train=n_train)
+    outcome = run_job(job, open_tracker(TrackingConfig(uri=uri)), save_model=True)
+    assert outcome.status == "failed"
+    assert "save_model must be false where a tenth" in outcome.reason
+    assert message in outcome.reason
+
+
+def test_just_enough_images_to_hold_out(small_job, uri):
+    model = ModelConfig("dfkde", "dfkde.density:DFKDE", {"n_components": 16})
+    run_and_keep(replace(small_job, model=model, n_train=20), uri)

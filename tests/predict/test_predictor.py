@@ -17,6 +17,7 @@ from harness.evaluate import measure
 from harness.fitting import fit
 from harness.predict import Prediction, Predictor, trained
 from harness.predict.overlay import overlay
+from harness.predict.predictor import REQUIRED
 from harness.stages import Stages
 from tests.predict.conftest import environment
 
@@ -78,11 +79,11 @@ def test_a_crop_is_applied_and_kept(small_job, split, tmp_path):
     assert not np.isclose(expected, [one.score for one in whole]).any()
 
 
-def test_a_detector_saved_before_there_was_a_crop_sees_the_whole_image(detector, split):
-    path = split.test[0].path
-    older = {name: value for name, value in detector.inputs.items() if name != "center_crop"}
-    [before] = Predictor(replace(detector, inputs=older)).predict([path])
-    assert before == next(Predictor(detector).predict([path]))
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_detector_that_does_not_say_how_images_are_read_is_refused(detector, name):
+    inputs = {key: value for key, value in detector.inputs.items() if key != name}
+    with pytest.raises(ValueError, match=rf"inputs must hold .*, got none of \['{name}'\]"):
+        Predictor(replace(detector, inputs=inputs))
 
 
 def test_a_score_depends_on_no_other_image(detector, split):

@@ -1,0 +1,33 @@
+"""What cannot become a job, told before anything is read or a slow library imported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dfkde.choices import check_localizer
+from harness.config import Config
+from harness.crop import check_center_crop
+from harness.features import LazyExtractor
+
+
+def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
+    """Refuse settings of jobs: sizes, the localizer, the backbone's layers and its weights.
+
+    Parameters
+    ----------
+    configs : sequence of Config
+        One for each job; a backbone that many of them share is looked at once.
+    weights : bool
+        Whether the jobs run on this machine, so that weights must be here or can be fetched.
+
+    Raises
+    ------
+    ValueError
+        In one line: the setting, its rule, its value and its choices.
+    """
+    for config in configs:
+        check_center_crop(config.center_crop, image_size=config.image_size)
+        check_localizer(config.localizer)
+    # By their text, for the settings hold lists and cannot be hashed.
+    for config in {f"{one.backbone} {one.features.cache}": one for one in configs}.values():
+        LazyExtractor(config.backbone, memory=config.features.cache).check(weights=weights)
