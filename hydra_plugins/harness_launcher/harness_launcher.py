@@ -16,7 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from harness.config import Config
-from harness.launch import InProcess, Pool, Processes, local_queue, run_tasks, slurm_queue
+from harness.launch import InProcess, LocalQueue, Pool, Processes, run_tasks
 from harness.outcome import Outcome
 from harness.progress import Progress
 from harness.threads import cores
@@ -33,7 +33,9 @@ class LaunchError(CompactHydraException):
 
 
 class HarnessLauncher(Launcher):
-    """Runs every job in this process, one after another; the others say where instead.
+    """Runs every job in one worker process, one after another; the others say where instead.
+
+    The worker keeps the backbone from one job to the next, and where it dies, the sweep does not.
 
     Attributes
     ----------
@@ -78,11 +80,19 @@ class HarnessLauncher(Launcher):
 
     def pool(self, progress: Progress) -> Pool:
         """Return who does the tasks."""
-        return InProcess(progress.stage)
+        return Processes(1, progress.stage)
 
     def _config(self, overrides: Sequence[str]) -> Config:
         config: Any = OmegaConf.to_object(self._composer.compose(overrides))
         return config
+
+
+class InProcessLauncher(HarnessLauncher):
+    """Runs every job in this process, for a debugger; it dies with the first job that kills it."""
+
+    def pool(self, progress: Progress) -> Pool:
+        """Return this process."""
+        return InProcess(progress.stage)
 
 
 class JoblibLauncher(HarnessLauncher):
@@ -100,7 +110,7 @@ class JoblibLauncher(HarnessLauncher):
 
     def pool(self, progress: Progress) -> Pool:
         """Return the processes."""
-        return Processes(self._size)
+        return Processes(self._size, progress.stage)
 
 
 class SubmititLocalLauncher(HarnessLauncher):
@@ -122,7 +132,7 @@ class SubmititLocalLauncher(HarnessLauncher):
     def pool(self, progress: Progress) -> Pool:
         """Return the queue."""
         with _told_in_one_line():
-            return local_queue(self._queued, self._size, timeout_min=self._timeout_min)
+            return LocalQueue(self._queued, self._size, timeout_min=self._timeout_min)
 
 
 class SubmititSlurmLauncher(HarnessLauncher):
@@ -144,7 +154,9 @@ class SubmititSlurmLauncher(HarnessLauncher):
     def pool(self, progress: Progress) -> Pool:
         """Return the queue."""
         with _told_in_one_line():
-            return slurm_queue(self._queued, self._size, parameters=self._parameters)
+            from harness.launch.slurm import SlurmQueue
+
+            return SlurmQueue(self._queued, self._size, parameters=self._parameters)
 
 
 def _returned(outcome: Outcome) -> JobReturn:
