@@ -21,6 +21,7 @@ from harness.config import Config
 from harness.crop import check_center_crop
 from harness.features import LazyExtractor
 from harness.outcome import Outcome, failures, leave_if_busy, summary
+from harness.progress import Progress
 from harness.signals import interruptible
 from harness.stages import Stages
 from harness.tracking import StoreError
@@ -56,8 +57,9 @@ def _task(cfg: DictConfig) -> Outcome:
     _check(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
     task = Task(config.job(), config.tracking, folder, config.force, config.save_model)
+    progress = Progress(1)
     try:
-        with sweep_of(1, config.tracking) as progress:
+        with sweep_of(progress, config.tracking):
             outcome = perform(task, Stages(progress.stage))
     except StoreError as error:
         raise JobError(str(error)) from None

@@ -207,20 +207,15 @@ def _not_run(job: Job, found: Earlier) -> Outcome:
 
 
 @contextmanager
-def sweep_of(n_jobs: int, tracking: TrackingConfig) -> Iterator[Progress]:
+def sweep_of(progress: Progress, tracking: TrackingConfig) -> Iterator[None]:
     """Frame a sweep: before and after it, put right what crashed processes left in the store.
 
     Parameters
     ----------
-    n_jobs : int
-        How many jobs the sweep has.
+    progress : Progress
+        Shown while the sweep goes on.
     tracking : TrackingConfig
-        Where their runs are kept.
-
-    Yields
-    ------
-    Progress
-        Where to report each job.
+        Where the runs of its jobs are kept.
 
     Raises
     ------
@@ -231,8 +226,8 @@ def sweep_of(n_jobs: int, tracking: TrackingConfig) -> Iterator[Progress]:
     tracker = open_tracker(tracking)
     tracker.recover()
     try:
-        with Progress(n_jobs) as progress:
-            yield progress
+        with progress:
+            yield
     finally:
         with suppress(StoreError):
             tracker.recover(at_end=True)

@@ -69,7 +69,7 @@ def run_tasks(
     tasks : sequence of Task
         Begun in this order.
     pool : Pool
-        Who does them; closed at the end.
+        Who does them; what is at work when the generator is closed is stopped.
     fail_fast : bool
         Whether the first failure stops the rest.
 
@@ -95,10 +95,9 @@ def run_tasks(
             if not ended:
                 time.sleep(_POLL)
     finally:
-        with deferred():
-            if at_work:
+        if at_work:
+            with deferred():
                 pool.stop()
-            pool.close()
 
 
 def _begin(task: Task, pool: Pool) -> Pending:

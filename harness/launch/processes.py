@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
@@ -41,6 +42,8 @@ class Processes:
         self.size = size
         self._watch = watch
         self._workers: list[_Worker] = []
+        # One of them is sure to be needed; it imports while its parent looks after the store.
+        self._hire()
 
     def submit(self, task: Task) -> Pending:
         """Give the task to an idle worker."""
@@ -62,6 +65,7 @@ class Processes:
         end = time.monotonic() + _GRACE
         for worker in self._workers:
             worker.process.join(max(0.0, end - time.monotonic()))
+        self.close()
 
     def close(self) -> None:
         """Kill the workers."""
@@ -132,6 +136,7 @@ def _serve(pipe: Connection, parent: int) -> None:
     # Ctrl-C reaches every process of the terminal; an idle worker leaves it to the parent.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    import_module("harness.evaluate")
 
     def tell(stage: str) -> None:
         with suppress(OSError):  # the parent is gone; that is for the thread to see

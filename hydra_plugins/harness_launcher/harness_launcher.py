@@ -15,7 +15,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from harness.config import Config
+from harness.config import Config, TrackingConfig
 from harness.launch import InProcess, LocalQueue, Pool, Processes, run_tasks
 from harness.outcome import Outcome
 from harness.progress import Progress
@@ -66,14 +66,18 @@ class HarnessLauncher(Launcher):
         ]
         self.outcomes = [Outcome(str(task.job), "stopped") for task in tasks]
         try:
-            with sweep_of(len(tasks), configs[0].tracking) as progress:
-                self._run(tasks, progress, fail_fast=configs[0].fail_fast)
+            self._run(tasks, configs[0].tracking, fail_fast=configs[0].fail_fast)
         except StoreError as error:
             raise LaunchError(str(error)) from None
         return [_returned(outcome) for outcome in self.outcomes]
 
-    def _run(self, tasks: Sequence[Task], progress: Progress, *, fail_fast: bool) -> None:
-        with closing(run_tasks(tasks, self.pool(progress), fail_fast=fail_fast)) as ends:
+    def _run(self, tasks: Sequence[Task], tracking: TrackingConfig, *, fail_fast: bool) -> None:
+        progress = Progress(len(tasks))
+        with (
+            closing(self.pool(progress)) as pool,
+            sweep_of(progress, tracking),
+            closing(run_tasks(tasks, pool, fail_fast=fail_fast)) as ends,
+        ):
             for number, outcome in ends:
                 self.outcomes[number] = outcome
                 progress.count(outcome)
