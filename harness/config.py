@@ -178,17 +178,24 @@ class Job:
         """Return what determines the numbers beside data, backbone, model and seed."""
         names = (
             "image_size",
+            "center_crop",
             "localizer",
             "n_train",
             "train_contamination",
             "pixel_resolution",
         )
         values = {name: getattr(self, name) for name in names}
-        # Newer than the first published runs: unset, it leaves no trace.
-        if self.center_crop is not None:
-            values["center_crop"] = self.center_crop
-        if self.dataset.train_share is not None:  # only where the layout has no split of its own
-            values["dataset.train_share"] = self.dataset.train_share
+        return values | {f"dataset.{name}": value for name, value in self._layout().items()}
+
+    def _layout(self) -> dict[str, object]:
+        """Return what a dataset's reader is told beside the files, where it heeds it."""
+        dataset = self.dataset
+        values: dict[str, object] = {}
+        if dataset.train_share is not None:  # only where the layout has no split of its own
+            values["train_share"] = dataset.train_share
+        if dataset.reader == "folder":
+            # The files are the same whichever folder is said to hold the normal ones.
+            values |= {"normal_dir": dataset.normal_dir, "abnormal_dir": dataset.abnormal_dir}
         return values
 
     def __str__(self) -> str:

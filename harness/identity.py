@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
+
+import numpy as np
 
 from harness.config import Job
 from harness.features import Recipe
-from harness.models import build_model
+from harness.models import build_model, without_seed
 from harness.record import SCHEMA_VERSION
 
 
@@ -26,8 +29,7 @@ def settings(job: Job, recipe: Recipe) -> dict[str, str]:
     dict of str to str
         Flat and sorted; every parameter of the model stands there, defaults included.
     """
-    params = build_model(job.model).get_params()
-    params.pop("random_state", None)  # the seed, which stands for itself
+    params = without_seed(build_model(job.model).get_params(), job.seed)
     values = (
         job.protocol()
         | {
@@ -36,8 +38,8 @@ def settings(job: Job, recipe: Recipe) -> dict[str, str]:
             "features.precision": recipe.precision,
             "features.resize": recipe.resize,
             "backbone.layers": ",".join(recipe.layers),
-            "backbone.mean": _numbers(job.backbone.mean),
-            "backbone.std": _numbers(job.backbone.std),
+            "backbone.mean": _numbers(recipe.mean),
+            "backbone.std": _numbers(recipe.std),
         }
         | {f"model.{name}": value for name, value in params.items()}
     )
@@ -74,7 +76,6 @@ def identity(job: Job, recipe: Recipe, *, fingerprint: str) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _numbers(values: list[float] | None) -> str:
-    if values is None:
-        return "backbone's own"
-    return ",".join(repr(float(value)) for value in values)
+def _numbers(values: Iterable[float]) -> str:
+    # As float32, which they are computed with: 0.485, not 0.48500001430511475.
+    return ",".join(str(np.float32(value)) for value in values)

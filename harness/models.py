@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pkgutil import resolve_name
 from typing import Any
@@ -35,6 +36,17 @@ def build_model(config: ModelConfig) -> Any:
         if name not in accepted:
             raise ValueError(_unknown_parameter(name, accepted, factory=config.factory))
     return factory(**config.params)
+
+
+def without_seed(params: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Return a model's parameters without a `random_state` that is the job's seed.
+
+    Examples
+    --------
+    >>> without_seed({"k": 1, "random_state": 42}, 42), without_seed({"random_state": 7}, 42)
+    ({'k': 1}, {'random_state': 7})
+    """
+    return {k: v for k, v in params.items() if k != "random_state" or v != seed}
 
 
 def _resolve(factory: str) -> Any:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from harness.metrics.registry import HEADLINE, METRICS
 
-Status = Literal["finished", "skipped", "failed", "stopped"]
+Status = Literal["finished", "skipped", "busy", "failed", "stopped"]
+EXIT_BUSY = 75
+"""The exit status where others are at work on what is missing: `EX_TEMPFAIL`, try again."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +23,9 @@ class Outcome:
     ----------
     job : str
         The job's name, as its run is named.
-    status : {'finished', 'skipped', 'failed', 'stopped'}
-        `skipped` where a run of the same identity is finished or at work, `stopped` where the
-        sweep ended before the job.
+    status : {'finished', 'skipped', 'busy', 'failed', 'stopped'}
+        `skipped` where a run of the same job is finished, `busy` where one is at work elsewhere,
+        `stopped` where the sweep ended before the job.
     run_id : str, optional
         The MLflow run that holds the record.
     metrics : dict of str to float
@@ -33,6 +36,8 @@ class Outcome:
         Wall time of the job.
     n_images : int
         How many images it read.
+    identity : str
+        The job's identity; empty where it failed before that was known.
     """
 
     job: str
@@ -42,6 +47,7 @@ class Outcome:
     reason: str | None = None
     seconds: float = 0.0
     n_images: int = 0
+    identity: str = ""
 
     def headline(self) -> dict[str, float]:
         """Return the metrics of the tables by their display names, where they are defined."""
@@ -51,6 +57,21 @@ class Outcome:
 def failures(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Return the outcomes of failed jobs."""
     return [outcome for outcome in outcomes if outcome.status == "failed"]
+
+
+def leave_if_busy(outcomes: Sequence[Outcome]) -> None:
+    """End the process with `EXIT_BUSY` where jobs are at work elsewhere, for they have no numbers.
+
+    Raises
+    ------
+    SystemExit
+        Then.
+    """
+    busy = sum(outcome.status == "busy" for outcome in outcomes)
+    if busy:
+        message = f"{busy} of {len(outcomes)} jobs are at work in other processes"
+        print(f"{message}; the same command tells later what became of them", file=sys.stderr)  # noqa: T201
+        raise SystemExit(EXIT_BUSY)
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
@@ -69,7 +90,8 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("Job", "Status", *(METRICS[name].display for name in HEADLINE), "Seconds")
+    names = (METRICS[name].display for name in HEADLINE)
+    table = Table("Job", "Identity", "Status", *names, "Seconds")
     for outcome in outcomes:
         table.add_row(*_row(outcome))
     text = io.StringIO()
@@ -91,7 +113,7 @@ def one_line(error: BaseException) -> str:
 
 def _row(outcome: Outcome) -> list[str]:
     cells = [_cell(outcome, name) for name in HEADLINE]
-    return [outcome.job, outcome.status, *cells, f"{outcome.seconds:.1f}"]
+    return [outcome.job, outcome.identity[:8], outcome.status, *cells, f"{outcome.seconds:.1f}"]
 
 
 def _cell(outcome: Outcome, name: str) -> str:
@@ -102,4 +124,4 @@ def _cell(outcome: Outcome, name: str) -> str:
 
 def _width(outcomes: Sequence[Outcome]) -> int:
     # Wide enough that no cell is folded: a name cut in two cannot be searched for.
-    return max((len(outcome.job) for outcome in outcomes), default=0) + 100
+    return max((len(outcome.job) for outcome in outcomes), default=0) + 111

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised whenever a field of the record, or the code behind a number, changes its meaning."""
+OLDEST_SCHEMA = 1
+"""Of the published results that are read still; raised when all of them have been made anew."""
 
 
 class ImageScore(NamedTuple):
@@ -125,7 +127,8 @@ class StoredRun:
     status : str
         `finished` or `failed`.
     identity : str
-        The job's identity: equal for two runs exactly when they must give equal numbers.
+        The job's identity: where it is equal for two runs, their numbers must be; empty for a job
+        that failed before it was known.
     record : Record
         What the job gave; a failed job's has no metrics and no scores.
     error : str, optional

@@ -13,14 +13,14 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import CompactHydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from harness.categories import name_categories
 from harness.checks import check_settings
 from harness.confdir import conf_dir
 from harness.config import Config
-from harness.outcome import Outcome, failures, summary
+from harness.outcome import Outcome, failures, leave_if_busy, summary
+from harness.progress import Progress
 from harness.signals import interruptible
 from harness.stages import Stages
 from harness.tracking import StoreError
@@ -56,18 +56,16 @@ def _task(cfg: DictConfig) -> Outcome:
     _check(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
     task = Task(config.job(), config.tracking, folder, config.force, config.save_model)
-    # The launchers of other packages call this for each job of a sweep; the sweeper then prints
-    # one summary of all jobs and fails at its end.
-    if HydraConfig.get().mode != RunMode.RUN:
-        return perform(task)
+    progress = Progress(1)
     try:
-        with sweep_of(1, config.tracking) as progress:
+        with sweep_of(progress, config.tracking):
             outcome = perform(task, Stages(progress.stage))
     except StoreError as error:
         raise JobError(str(error)) from None
     print(summary([outcome]))  # noqa: T201
     if failures([outcome]):
         raise JobError("the job failed")
+    leave_if_busy([outcome])
     return outcome
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: they end the work in an orderly way, at a moment of our choosing."""
+"""Ctrl-C, SIGTERM and SIGHUP: they end the work in an orderly way, at a moment of our choosing."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PATIENCE = 5.0
+"""Seconds for which a signal is held back at most: a server may hang for longer."""
 
 
 class Interrupted(SystemExit):
@@ -37,29 +40,82 @@ class Interrupted(SystemExit):
         return f"interrupted by {signal.Signals(self.number).name}"
 
 
+@dataclass
+class _State:
+    """What this process is to do with a signal; its main thread alone reads and writes it.
+
+    Masking signals would hold nothing back: any other thread takes them.
+    """
+
+    holds: int = 0
+    pending: int | None = None
+    ending: bool = False
+
+
+_state = _State()
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let either signal raise `Interrupted` inside the block."""
+    """Let the first signal raise `Interrupted` inside the block.
+
+    Further ones are ignored until the outermost block ends: the process is ending already, and
+    must not be kept from closing what it has opened.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
+    # `nohup` ignores SIGHUP, and means it.
+    numbers = [n for n in _SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, _interrupt) for number in numbers}
+    before[signal.SIGALRM] = signal.signal(signal.SIGALRM, _give_up)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if _interrupt not in before.values():
+            _state.ending = False
+
+
+def ending() -> bool:
+    """Tell whether this process has been asked to end."""
+    return _state.ending
 
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Hold both signals back until the block ends: what it writes is not left half-written."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    """Hold signals back until the block ends: what it writes is not left half-written.
+
+    A block that takes longer than `PATIENCE` from the signal on is broken off all the same.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _state.holds += 1
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _state.holds -= 1
+        if not _state.holds and _state.pending is not None:
+            _end(_state.pending)
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
+    if _state.ending or _state.pending is not None:
+        return
+    if not _state.holds:
+        _end(number)
+    _state.pending = number
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+
+
+def _give_up(_number: int, _frame: FrameType | None) -> None:
+    if _state.pending is not None:
+        _end(_state.pending)
+
+
+def _end(number: int) -> None:
+    _state.pending, _state.ending = None, True
+    signal.setitimer(signal.ITIMER_REAL, 0)
     raise Interrupted(number)

@@ -12,14 +12,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.config import Job, TrackingConfig
-from harness.outcome import Outcome, one_line
+from harness.outcome import Outcome, Status, one_line
 from harness.progress import Progress
 from harness.record import Record
 from harness.signals import Interrupted, deferred, interruptible
 from harness.stages import Stages
-from harness.tracking import NoTracker, OpenRun, StoreError, Tracker, open_tracker
+from harness.tracking import (
+    Earlier,
+    Known,
+    NoTracker,
+    OpenRun,
+    StoreError,
+    Tracker,
+    open_tracker,
+)
 
 if TYPE_CHECKING:
+    from harness.data import Split
     from harness.fitting import Fitted
 
 log = logging.getLogger(__name__)
@@ -63,12 +72,14 @@ def perform(task: Task, stages: Stages | None = None) -> Outcome:
     Returns
     -------
     Outcome
-        A fault of the job is its outcome, never an exception: the rest of a sweep goes on.
+        A fault of the job is its outcome: the rest of a sweep goes on.
 
     Raises
     ------
     Interrupted
-        On SIGINT or SIGTERM, once the run is closed as KILLED.
+        On SIGINT, SIGTERM or SIGHUP, once the run is closed as KILLED.
+    OSError
+        If no disk can hold the outcome.
     """
     with _log_file(task.folder), interruptible():
         tracker = open_tracker(task.tracking)
@@ -85,7 +96,7 @@ def run_job(
     save_model: bool = False,
     stages: Stages | None = None,
 ) -> Outcome:
-    """Run one job, unless a finished run of it exists, and keep its record or its failure.
+    """Run one job, unless a run of it is finished or at work, and keep its record or its failure.
 
     Parameters
     ----------
@@ -105,38 +116,73 @@ def run_job(
     Outcome
         As `perform`.
     """
-    # What computes takes a second to import, for `--help` and for mistakes in the settings too.
-    from harness.evaluate import identify, measure
-    from harness.fitting import fit, split_of
-
     started = time.perf_counter()
-    stages = Stages() if stages is None else stages
-    run = None
+    work = _Work(job, tracker, Stages() if stages is None else stages)
     try:
-        with stages("data"):
-            split = split_of(job)
-            if save_model:
-                _check_save_model(job, tracker, n_train=len(split.train))
-            identity = identify(job, split)
-        earlier = None if force else tracker.earlier(identity, dataset=job.dataset.name)
-        if earlier is not None:
-            return Outcome(str(job), "skipped", earlier.run_id, earlier.metrics, earlier.reason)
-        with deferred():
-            run = tracker.start(job, identity)
-        fitted = fit(job, stages, split=split)
-        record = measure(fitted, stages)
-        attach = _saving(fitted) if save_model else None
-        with deferred():
-            tracker.finish(run, record, attach=attach)
-        outcome = _finished(job, record, run_id=run.run_id)
+        outcome = work.outcome(force=force, save_model=save_model)
     except Interrupted:
-        if run is not None:
-            with deferred():
-                tracker.kill(run)
+        if work.run is not None:
+            tracker.kill(work.run)
         raise
-    except Exception as error:
-        outcome = _failed(job, tracker, run=run, error=error)
-    return replace(outcome, seconds=time.perf_counter() - started)
+    return replace(outcome, identity=work.identity, seconds=time.perf_counter() - started)
+
+
+class _Work:
+    """A job on its way to its outcome; its run and its identity, as soon as they are known."""
+
+    def __init__(self, job: Job, tracker: Tracker, stages: Stages) -> None:
+        self.job, self.tracker, self.stages = job, tracker, stages
+        self.run: OpenRun | None = None
+        self.identity = ""
+
+    def outcome(self, *, force: bool, save_model: bool) -> Outcome:
+        try:
+            with self.stages("data"):
+                split, known = _known(self.job)
+            self.identity = known.identity
+            if save_model:
+                _check_save_model(self.job, self.tracker, n_train=len(split.train))
+            found = self._begin(known, force=force)
+            return self._compute(split, save_model) if found is None else _not_run(self.job, found)
+        except Exception as error:
+            return self._failed(error)
+
+    def _begin(self, known: Known, *, force: bool) -> Earlier | None:
+        """Open a run, unless another one makes it needless."""
+        found = None if force else self.tracker.earlier(self.job, known)
+        if found is None:
+            with deferred():
+                self.run = self.tracker.start(self.job, known)
+            found = None if force else self.tracker.rival(self.run)
+        return found
+
+    def _compute(self, split: Split, save_model: bool) -> Outcome:
+        from harness.evaluate import measure
+        from harness.fitting import fit
+
+        assert self.run is not None  # noqa: S101
+        fitted = fit(self.job, self.stages, split=split)
+        record = measure(fitted, self.stages)
+        attach = _saving(fitted) if save_model else None
+        self.tracker.finish(self.run, record, attach=attach)
+        return _finished(self.job, record, run_id=self.run.run_id)
+
+    def _failed(self, error: Exception) -> Outcome:
+        log.info("%s failed", self.job, exc_info=error)
+        if self.run is None:
+            with deferred():
+                self.run = self.tracker.start(self.job, None)
+        self.tracker.fail(self.run, error)
+        return Outcome(str(self.job), "failed", self.run.run_id, reason=one_line(error))
+
+
+def _known(job: Job) -> tuple[Split, Known]:
+    # What computes takes a second to import, for `--help` and for mistakes in the settings too.
+    from harness.evaluate import identify
+    from harness.fitting import split_of
+
+    split = split_of(job)
+    return split, Known(identify(job, split), split.official)
 
 
 def _check_save_model(job: Job, tracker: Tracker, *, n_train: int) -> None:
@@ -159,43 +205,36 @@ def _finished(job: Job, record: Record, *, run_id: str | None) -> Outcome:
     return Outcome(str(job), "finished", run_id, record.metrics, n_images=n_images)
 
 
-def _failed(job: Job, tracker: Tracker, *, run: OpenRun | None, error: Exception) -> Outcome:
-    log.info("%s failed", job, exc_info=error)
-    with deferred():
-        run = tracker.start(job, None) if run is None else run
-        tracker.fail(run, error)
-    return Outcome(str(job), "failed", run.run_id, reason=one_line(error))
+def _not_run(job: Job, found: Earlier) -> Outcome:
+    status: Status = "busy" if found.busy else "skipped"
+    return Outcome(str(job), status, found.run_id, found.metrics, found.reason)
 
 
 @contextmanager
-def sweep_of(n_jobs: int, tracking: TrackingConfig) -> Iterator[Progress]:
+def sweep_of(progress: Progress, tracking: TrackingConfig) -> Iterator[None]:
     """Frame a sweep: before and after it, put right what crashed processes left in the store.
 
     Parameters
     ----------
-    n_jobs : int
-        How many jobs the sweep has.
+    progress : Progress
+        Shown while the sweep goes on.
     tracking : TrackingConfig
-        Where their runs are kept.
-
-    Yields
-    ------
-    Progress
-        Where to report each job.
+        Where the runs of its jobs are kept.
 
     Raises
     ------
     StoreError
-        If the store cannot be reached at the start; at the end it only costs a warning.
+        If there is no such store, or it cannot be reached at the start; at the end it only costs
+        a warning.
     """
     tracker = open_tracker(tracking)
     tracker.recover()
     try:
-        with Progress(n_jobs) as progress:
-            yield progress
+        with progress:
+            yield
     finally:
         with suppress(StoreError):
-            tracker.recover()
+            tracker.recover(at_end=True)
         waiting = tracker.waiting()
         if waiting:
             print(waiting, file=sys.stderr)  # noqa: T201
@@ -203,7 +242,7 @@ def sweep_of(n_jobs: int, tracking: TrackingConfig) -> Iterator[Progress]:
 
 @contextmanager
 def _log_file(folder: Path) -> Iterator[None]:
-    """Write what is logged inside the block to the folder's `job.log`, and warnings too."""
+    """Write what is logged inside the block to the folder's `job.log`."""
     handler = _LogFile(folder / "job.log", delay=True, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()

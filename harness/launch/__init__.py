@@ -1,17 +1,16 @@
-"""Who does the tasks of a sweep: this process, several processes, or a cluster's queue."""
+"""Who does the tasks of a sweep: this process, other processes, or a cluster's queue."""
 
 from harness.launch.in_process import InProcess
-from harness.launch.loop import Pending, Pool, run_tasks
+from harness.launch.loop import Pending, Pool, WorkerDiedError, run_tasks
 from harness.launch.processes import Processes
-from harness.launch.queues import Queue, local_queue, slurm_queue
+from harness.launch.queues import LocalQueue
 
 __all__ = [
     "InProcess",
+    "LocalQueue",
     "Pending",
     "Pool",
     "Processes",
-    "Queue",
-    "local_queue",
+    "WorkerDiedError",
     "run_tasks",
-    "slurm_queue",
 ]

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
 from harness.outcome import Outcome, one_line
-from harness.signals import Interrupted
+from harness.signals import Interrupted, deferred, ending
+from harness.tracking import open_tracker
 from harness.work import Task
 
 _POLL = 0.02
 """Seconds between two looks at what is at work."""
+
+
+class WorkerDiedError(RuntimeError):
+    """A worker ended in the middle of a task: killed, crashed or out of memory.
+
+    Parameters
+    ----------
+    message : str
+        How it ended.
+    process : mapping of str to str, optional
+        The tags of a run that name the worker, as far as they are known.
+    """
+
+    def __init__(self, message: str, process: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.process = dict(process or {})
 
 
 class Pending(Protocol):
@@ -23,7 +40,7 @@ class Pending(Protocol):
         """Tell whether it has ended, in whatever way."""
 
     def result(self) -> Outcome:
-        """Return its outcome; raises if its process died."""
+        """Return its outcome; raises `WorkerDiedError` if its process died."""
 
 
 class Pool(Protocol):
@@ -52,7 +69,7 @@ def run_tasks(
     tasks : sequence of Task
         Begun in this order.
     pool : Pool
-        Who does them; closed at the end.
+        Who does them; what is at work when the generator is closed is stopped.
     fail_fast : bool
         Whether the first failure stops the rest.
 
@@ -79,8 +96,8 @@ def run_tasks(
                 time.sleep(_POLL)
     finally:
         if at_work:
-            pool.stop()
-        pool.close()
+            with deferred():
+                pool.stop()
 
 
 def _begin(task: Task, pool: Pool) -> Pending:
@@ -97,4 +114,9 @@ def _outcome(task: Task, pending: Pending) -> Outcome:
     try:
         return pending.result()
     except (Exception, Interrupted) as error:
+        if isinstance(error, Interrupted) and ending():
+            raise  # this process was interrupted, not the worker
+        if isinstance(error, WorkerDiedError) and error.process:
+            # Nobody else knows so early that its run is closed by nobody.
+            open_tracker(task.tracking).bury(error.process)
         return Outcome(str(task.job), "failed", reason=one_line(error))

@@ -1,4 +1,4 @@
-"""Several processes on this machine."""
+"""Worker processes on this machine, one or several."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
-from harness.launch.loop import Pending
+from harness.launch.loop import Pending, WorkerDiedError
 from harness.outcome import Outcome
+from harness.stages import Stages
 from harness.threads import shared
+from harness.tracking.owner import process
 from harness.work import Task, perform
 
 _GRACE = 10.0
 """Seconds that a worker has for closing its run before it is killed."""
-
-
-class WorkerDiedError(RuntimeError):
-    """A worker ended in the middle of a task: killed, crashed or out of memory."""
 
 
 class Processes:
@@ -33,20 +34,27 @@ class Processes:
     ----------
     size : int
         How many workers; they divide the cores among them.
+    watch : callable, optional
+        Called with the name of each stage of a job when it begins.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, watch: Callable[[str], object] | None = None) -> None:
         self.size = size
+        self._watch = watch
         self._workers: list[_Worker] = []
+        # One of them is sure to be needed; it imports while its parent looks after the store.
+        self._hire()
 
     def submit(self, task: Task) -> Pending:
         """Give the task to an idle worker."""
         self._workers = [worker for worker in self._workers if worker.process.is_alive()]
-        worker = next((worker for worker in self._workers if worker.idle), None)
-        if worker is None:
-            with shared(self.size):
-                worker = _Worker()
-            self._workers.append(worker)
+        for worker in self._workers:
+            if worker.idle:
+                # It may have died just now.
+                with suppress(OSError):
+                    worker.give(task)
+                    return worker
+        worker = self._hire()
         worker.give(task)
         return worker
 
@@ -57,6 +65,7 @@ class Processes:
         end = time.monotonic() + _GRACE
         for worker in self._workers:
             worker.process.join(max(0.0, end - time.monotonic()))
+        self.close()
 
     def close(self) -> None:
         """Kill the workers."""
@@ -65,32 +74,53 @@ class Processes:
             worker.process.join()
         self._workers = []
 
+    def _hire(self) -> _Worker:
+        with shared(self.size):
+            worker = _Worker(self._watch)
+        self._workers.append(worker)
+        return worker
+
 
 class _Worker:
     """A process, and the task at work in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, watch: Callable[[str], object] | None) -> None:
+        self._watch = watch
+        self._outcome: Outcome | None = None
+        self._dead = False
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
         # A daemon: it is ended with this process, if this one ends in an orderly way.
         self.process = context.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
         self.process.start()
         theirs.close()
+        self._tags = process(self.process.pid or 0)
         self.idle = True
 
     def give(self, task: Task) -> None:
-        self.idle = False
         self._pipe.send(task)
+        self.idle = False
 
     def done(self) -> bool:
-        return self._pipe.poll()
+        """Take what the worker has sent; tell whether its outcome, or its end, is among it."""
+        try:
+            while self._outcome is None and self._pipe.poll():
+                self._take(self._pipe.recv())
+        except (EOFError, OSError):
+            self._dead = True
+        return self._dead or self._outcome is not None
+
+    def _take(self, message: Outcome | str) -> None:
+        if isinstance(message, Outcome):
+            self._outcome = message
+        elif self._watch is not None:
+            self._watch(message)
 
     def result(self) -> Outcome:
-        try:
-            outcome: Outcome = self._pipe.recv()
-        except EOFError:
+        outcome, self._outcome = self._outcome, None
+        if outcome is None:
             self.process.join()
-            raise WorkerDiedError(_end(self.process.exitcode or 0)) from None
+            raise WorkerDiedError(_end(self.process.exitcode or 0), self._tags)
         self.idle = True
         return outcome
 
@@ -106,12 +136,18 @@ def _serve(pipe: Connection, parent: int) -> None:
     # Ctrl-C reaches every process of the terminal; an idle worker leaves it to the parent.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    import_module("harness.evaluate")
+
+    def tell(stage: str) -> None:
+        with suppress(OSError):  # the parent is gone; that is for the thread to see
+            pipe.send(stage)
+
     while True:
         try:
             task = pipe.recv()
         except EOFError:
             return
-        pipe.send(perform(task))
+        pipe.send(perform(task, Stages(tell)))
 
 
 def _end_with(parent: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from harness.record import SCHEMA_VERSION, ImageScore, StoredRun
 from harness.report.averages import Average, complete, mean, read_averages, write_averages
 from harness.report.protocol import INTERVAL_METRIC
-from harness.report.row import Row, read_rows, row_of, write_rows
+from harness.report.row import Row, check_schema, read_rows, row_of, write_rows
 from harness.report.scores import read_scores, write_scores
 from harness.report.table import Cell, ReportError, Table
 
@@ -146,10 +146,7 @@ def _read_environments(path: Path) -> Environments:
     if not path.is_file():
         raise ReportError(f"{path} is missing")
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if content.get("schema") != SCHEMA_VERSION:
-        raise ReportError(
-            f"{path} has schema {content.get('schema')}, this code has {SCHEMA_VERSION}"
-        )
+    check_schema(content.get("schema"), path)
     environments: Environments = content["environments"]
     return environments
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from harness.record import SCHEMA_VERSION, ImageScore, StoredRun
+from harness.record import OLDEST_SCHEMA, SCHEMA_VERSION, ImageScore, StoredRun
 from harness.report.table import ReportError
 
 FINISHED, FAILED = "finished", "failed"
@@ -165,9 +165,15 @@ def read_rows(path: Path) -> list[Row]:
         return [_parse(line, f"{path}:{number}") for number, line in enumerate(reader, start=2)]
 
 
+def check_schema(schema: object, where: object) -> None:
+    """Refuse what was written under a schema that this code does not read."""
+    readable = [str(number) for number in range(OLDEST_SCHEMA, SCHEMA_VERSION + 1)]
+    if str(schema) not in readable:
+        raise ReportError(f"{where} has schema {schema}, this code reads {', '.join(readable)}")
+
+
 def _parse(line: dict[str, str], where: str) -> Row:
-    if line["schema"] != str(SCHEMA_VERSION):
-        raise ReportError(f"{where} has schema {line['schema']}, this code has {SCHEMA_VERSION}")
+    check_schema(line["schema"], where)
     nested: dict[str, dict[str, str]] = {name: {} for name in _NESTED}
     for column, value in line.items():
         name, dot, key = column.partition(".")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import yaml
@@ -12,8 +13,8 @@ from harness.record import Record, StoredRun
 from harness.report.row import FINISHED
 from harness.report.table import Cell, ReportError, Table
 
-# Settings that a record leaves out where they are null, as runs older than the setting do.
-_UNSET = {"center_crop": "None"}
+# Null takes the network's own, which the run's weights tell.
+_OWN = ("backbone.mean", "backbone.std")
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ def select(table: Table, runs: Iterable[StoredRun]) -> Selection:
     """
     fitting: dict[Cell, list[StoredRun]] = {}
     notes: list[str] = []
-    for run in sorted(runs, key=_age):
-        if fits(table, run) and _refused(run):
+    for run in sorted(filter(partial(fits, table), runs), key=_age):
+        if _refused(run):
             notes.append(f"{table.name}: {_refusal(run)}")
-        elif fits(table, run):
+        else:
             fitting.setdefault(cell_of(table, run.record), []).append(run)
     chosen = {
         cell: max(fitting[cell], key=_preference) for cell in table.cells() if cell in fitting
@@ -74,8 +75,8 @@ def fits(table: Table, run: StoredRun) -> bool:
     )
     if not same or record.seed not in table.seeds:
         return False
-    settings = _UNSET | record.settings
-    if not record.settings or (table.axis and table.axis not in settings):
+    settings = record.settings
+    if not settings or (table.axis and table.axis not in settings):
         return False
     return all(_agrees(table, key, value) for key, value in settings.items())
 
@@ -102,14 +103,21 @@ def _agrees(table: Table, key: str, value: str) -> bool:
         expected = table.expected(key)
     except KeyError:
         return False
+    if expected is None and key in _OWN:
+        return True
     # `auto` is whatever the machine has: fp32 engines agree far below what a table prints.
     return expected == "auto" or _values(expected) == given
 
 
-def _values(setting: Any) -> list[Any]:
+def _values(setting: Any) -> tuple[Any, ...]:
     """Parse a setting's text; a record writes a list as `0.5,0.5`, and null as Python's None."""
     items = setting if isinstance(setting, list) else str(setting).split(",")
-    return [None if str(item) == "None" else yaml.safe_load(str(item)) for item in items]
+    return tuple(map(_value, map(str, items)))
+
+
+@cache  # thousands of runs have the same few settings, and YAML is slow
+def _value(text: str) -> Any:
+    return None if text == "None" else yaml.safe_load(text)
 
 
 def _refused(run: StoredRun) -> bool:

@@ -8,10 +8,12 @@ from functools import cache
 from harness.config import TrackingConfig
 from harness.tracking.read import read_job, read_runs, read_scores
 from harness.tracking.store import StoreError, store_uri
-from harness.tracking.tracker import NoTracker, OpenRun, Tracker
+from harness.tracking.tracker import Earlier, Known, NoTracker, OpenRun, Tracker
 from harness.tracking.write import MlflowTracker
 
 __all__ = [
+    "Earlier",
+    "Known",
     "NoTracker",
     "OpenRun",
     "StoreError",
@@ -29,14 +31,14 @@ def open_tracker(config: TrackingConfig) -> Tracker:
 
     Raises
     ------
-    ValueError
+    StoreError
         If `tracking.kind` is neither `mlflow` nor `none`.
     """
     if config.kind == "mlflow":
         return _mlflow_tracker(store_uri(config.uri))
     if config.kind == "none":
         return NoTracker()
-    raise ValueError(f"tracking.kind must be one of mlflow, none; got {config.kind!r}")
+    raise StoreError(f"tracking.kind must be one of mlflow, none; got {config.kind!r}")
 
 
 # One for each store and process: connecting takes longer than writing a run.

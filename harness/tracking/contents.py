@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import yaml
 
 from harness.config import Job
+from harness.models import without_seed
 from harness.provenance import commit, machine, versions
 from harness.record import SCHEMA_VERSION, ImageScore, Record
 from harness.tracking.names import (
@@ -23,12 +26,15 @@ from harness.tracking.names import (
     SECONDS,
     UNDEFINED,
 )
+from harness.tracking.tracker import Known
+
+log = logging.getLogger(__name__)
 
 # MLflow holds no longer digest of a dataset.
 _DIGEST = 36
 
 
-def job_tags(job: Job, identity: str | None) -> dict[str, str]:
+def job_tags(job: Job, known: Known | None) -> dict[str, str]:
     """Return what is known of a job before it runs."""
     tags = {
         "schema": str(SCHEMA_VERSION),
@@ -42,7 +48,12 @@ def job_tags(job: Job, identity: str | None) -> dict[str, str]:
         "versions": json.dumps(versions()),
         "machine": json.dumps(machine()),
     }
-    return tags if identity is None else tags | {IDENTITY: identity, "job": identity[:8]}
+    return tags if known is None else tags | _known_tags(known)
+
+
+def _known_tags(known: Known) -> dict[str, str]:
+    identity, official = known
+    return {IDENTITY: identity, "job": identity[:8], "official": str(official).lower()}
 
 
 def record_tags(record: Record) -> dict[str, str]:
@@ -50,7 +61,6 @@ def record_tags(record: Record) -> dict[str, str]:
     return {
         "weights_digest": record.weights_digest,
         "data_fingerprint": record.data_fingerprint,
-        "official": str(record.official).lower(),
     } | {UNDEFINED + name: reason for name, reason in record.undefined.items()}
 
 
@@ -66,10 +76,8 @@ def params(record: Record) -> dict[str, str]:
 
 def planned(job: Job) -> dict[str, str]:
     """Return the settings of a job that are known even if it failed before it read anything."""
-    values = job.protocol() | {f"model.{name}": job.model.params[name] for name in job.model.params}
-    values.pop("model.random_state", None)  # the seed, which stands for itself
-    if job.center_crop is not None:  # as in `harness.identity`
-        values["center_crop"] = job.center_crop
+    params = without_seed(job.model.params, job.seed)
+    values = job.protocol() | {f"model.{name}": value for name, value in params.items()}
     return {name: str(value) for name, value in values.items()}
 
 
@@ -91,16 +99,28 @@ def source(job: Job, record: Record) -> dict[str, str]:
 
 
 def write_record(folder: Path, job: Job, *, record: Record) -> None:
-    """Write the artifacts of a finished job: scores, settings and figures."""
-    from harness.figures import draw_curves, draw_mistakes
-
+    """Write what a finished job must leave behind: scores and settings."""
     _write_scores(folder / SCORES, record.scores)
     text = yaml.safe_dump(asdict(job), allow_unicode=True)
     (folder / JOB).write_text(text, encoding="utf-8")
-    (folder / "curves.svg").write_text(draw_curves(record), encoding="utf-8")
+
+
+def figures(record: Record) -> dict[str, str]:
+    """Draw the figures of a finished job, by file name; a fault costs the figure only."""
+    from harness.figures import draw_curves, draw_mistakes
+
+    drawn = {"curves.svg": _drawn(lambda: draw_curves(record), "curves")}
     if record.mistakes:
-        text = draw_mistakes(record.mistakes)
-        (folder / "mistakes.svg").write_text(text, encoding="utf-8")
+        drawn["mistakes.svg"] = _drawn(lambda: draw_mistakes(record.mistakes), "mistakes")
+    return {name: text for name, text in drawn.items() if text is not None}
+
+
+def _drawn(draw: Callable[[], str], name: str) -> str | None:
+    try:
+        return draw()
+    except Exception:
+        log.warning("the figure %s could not be drawn", name, exc_info=True)
+        return None
 
 
 def write_traceback(folder: Path, error: BaseException) -> None:

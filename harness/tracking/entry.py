@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -23,7 +24,7 @@ class Entry:
     run_id : str, optional
         The run opened when the job started; None if the store could not be reached then.
     status : str
-        `FINISHED` or `FAILED`.
+        `FINISHED`, `FAILED` or `KILLED`.
     started, ended : int
         Milliseconds since 1970.
     job_tags : dict of str to str
@@ -34,6 +35,8 @@ class Entry:
         By MLflow's name.
     source : dict of str to str
         The data the job read, as MLflow describes a dataset; empty where it read none.
+    unchecked : bool
+        Whether the store could not tell if the job had a finished run already.
     """
 
     experiment: str
@@ -47,19 +50,37 @@ class Entry:
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     source: dict[str, str] = field(default_factory=dict)
+    unchecked: bool = False
 
 
 def write_entry(folder: Path, entry: Entry) -> None:
-    """Write the entry into its folder, in one step."""
+    """Write the entry into its folder, in one step that a loss of power does not undo."""
     part = folder / f".{_FILE}"
-    # JSON keeps every bit of a float64: Python writes the shortest text that reads back to it.
-    part.write_text(json.dumps(asdict(entry), indent=1), encoding="utf-8")
+    with part.open("w", encoding="utf-8") as file:
+        # JSON keeps every bit of a float64: Python writes the shortest text that reads back to it.
+        file.write(json.dumps(asdict(entry), indent=1))
+        file.flush()
+        os.fsync(file.fileno())
     part.replace(folder / _FILE)
 
 
 def read_entry(folder: Path) -> Entry:
-    """Return the entry of a folder."""
+    """Return the entry of a folder.
+
+    Raises
+    ------
+    OSError, ValueError, TypeError
+        If it cannot be read, or is none.
+    """
     return Entry(**json.loads((folder / _FILE).read_text(encoding="utf-8")))
+
+
+def entry_name(folder: Path) -> str:
+    """Return the run's name; of an entry that cannot be read, its folder."""
+    try:
+        return read_entry(folder).name
+    except (OSError, ValueError, TypeError):
+        return str(folder)
 
 
 def name_run(folder: Path, entry: Entry, *, run_id: str) -> Entry:

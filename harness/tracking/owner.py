@@ -14,6 +14,8 @@ MACHINE = "process.machine"
 PID = "process.pid"
 STARTED = "process.started"
 HEARTBEAT = "process.heartbeat"
+SLURM_JOB = "process.slurm_job"
+SLURM_RESTARTS = "process.slurm_restarts"
 BEAT = 60.0
 """Seconds between two signs of life of a run."""
 SILENCE = 10 * BEAT
@@ -26,24 +28,43 @@ def this_process() -> dict[str, str]:
     A process is its machine, its number and the moment it started: numbers are given again, and
     two containers may share a host's name. Only processes of the same `machine` see each other.
     """
-    return {
-        HOST: platform.node(),
-        MACHINE: _machine(),
-        PID: str(os.getpid()),
-        STARTED: started(os.getpid()) or "",
-        HEARTBEAT: now(),
-    }
+    return process(os.getpid()) | _slurm_job() | {HOST: platform.node(), HEARTBEAT: now()}
+
+
+def process(pid: int) -> dict[str, str]:
+    """Return the tags that tell a process of this machine from every other one."""
+    return {MACHINE: _machine(), PID: str(pid), STARTED: started(pid) or ""}
+
+
+def is_this_process(tags: Mapping[str, str]) -> bool:
+    """Tell whether a run's tags name this process."""
+    return process(os.getpid()).items() <= tags.items()
 
 
 def alive(tags: Mapping[str, str]) -> bool:
     """Tell whether the process that a run's tags name still lives.
 
     On this machine the system knows it at once. Of another machine only the last sign of life
-    is known; the clocks of both may differ by minutes.
+    is known; the clocks of both may differ by minutes. A job that Slurm has started again was dead
+    on the other machine.
     """
     if tags.get(MACHINE) == _machine():
         return started(int(tags[PID])) == tags[STARTED]
+    own = _slurm_job()
+    if own and own[SLURM_JOB] == tags.get(SLURM_JOB):
+        return own[SLURM_RESTARTS] == tags[SLURM_RESTARTS] and _beats(tags)
+    return _beats(tags)
+
+
+def _beats(tags: Mapping[str, str]) -> bool:
     return time.time() - float(tags.get(HEARTBEAT, 0)) < SILENCE
+
+
+def _slurm_job() -> dict[str, str]:
+    """Return the tags of the Slurm job that this process belongs to, if it does."""
+    job = os.environ.get("SLURM_JOB_ID")
+    restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
+    return {} if job is None else {SLURM_JOB: job, SLURM_RESTARTS: restarts}
 
 
 def now() -> str:
@@ -89,7 +110,7 @@ def started(pid: int) -> str | None:
     """Return when a process of this machine started, in its own unit; None if it is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter if it ends while it is read
         return None if Path("/proc/self").exists() else _exists(pid)
     # The name in the second field may hold spaces and brackets; Z is dead but not yet reaped.
     fields = stat.rpartition(")")[2].split()

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.tracking.entry import Entry, locked, name_run, read_entry
+from harness.tracking.names import ERROR_CLASS, ERROR_MESSAGE
 from harness.tracking.owner import this_process
+from harness.tracking.runs import same_job
 from harness.tracking.spool import artifacts, remove
 from harness.tracking.store import connect, experiment_id
 
@@ -33,7 +35,7 @@ def push(folder: Path, uri: str) -> str | None:
     Raises
     ------
     Exception
-        Whatever the store raises; the entry is still there.
+        Whatever the store raises, or the entry's reading; the entry is still there.
     """
     try:
         with locked(folder / "lock", wait=False) as held:
@@ -49,14 +51,13 @@ def push(folder: Path, uri: str) -> str | None:
 
 
 def _send(folder: Path, entry: Entry, *, uri: str) -> str:
-    client = connect(uri)
-    if entry.run_id is None:
-        # Should this process die now, the run left behind is recognised by its tags.
-        experiment = experiment_id(uri, name=entry.experiment)
-        tags = entry.job_tags | this_process()
-        run = client.create_run(experiment, entry.started, tags, entry.name)
-        entry = name_run(folder, entry, run_id=run.info.run_id)
+    twin = _twin(entry, uri) if entry.unchecked else None
+    if twin is not None:
+        _drop(entry, uri)
+        return twin
+    entry = _opened(folder, entry, uri=uri)
     assert entry.run_id is not None  # noqa: S101
+    client = connect(uri)
     # Sent twice, an artifact replaces itself, and a value equal to the one there is no error.
     client.log_artifacts(entry.run_id, str(artifacts(folder)))
     _log_values(client, entry.run_id, entry=entry)
@@ -64,6 +65,36 @@ def _send(folder: Path, entry: Entry, *, uri: str) -> str:
         client.log_inputs(entry.run_id, [_dataset_input(entry.source)])
     client.set_terminated(entry.run_id, entry.status, entry.ended)
     return entry.run_id
+
+
+def _twin(entry: Entry, uri: str) -> str | None:
+    """Return a finished run of the same job: what was done meanwhile was done for nothing."""
+    found = same_job(uri, entry.experiment, tags=entry.job_tags)
+    finished = [run.info.run_id for run in found if run.info.status == "FINISHED"]
+    return next((run_id for run_id in finished if run_id != entry.run_id), None)
+
+
+def _drop(entry: Entry, uri: str) -> None:
+    if entry.run_id is not None:
+        connect(uri).delete_run(entry.run_id)
+
+
+def _opened(folder: Path, entry: Entry, *, uri: str) -> Entry:
+    """Return the entry with a run that takes its values."""
+    client, experiment = connect(uri), experiment_id(uri, name=entry.experiment)
+    if entry.run_id is None:
+        # Should this process die now, the run left behind is recognised by its tags.
+        tags = entry.job_tags | this_process()
+        run = client.create_run(experiment, entry.started, tags, entry.name)
+        return name_run(folder, entry, run_id=run.info.run_id)
+    run = client.get_run(entry.run_id)
+    if run.info.lifecycle_stage == "deleted":
+        client.restore_run(entry.run_id)
+    if entry.status == "FINISHED":
+        # Another machine may have taken its process for dead, and closed it.
+        for name in {ERROR_CLASS, ERROR_MESSAGE} & run.data.tags.keys():
+            client.delete_tag(entry.run_id, name)
+    return entry
 
 
 def _log_values(client: MlflowClient, run_id: str, *, entry: Entry) -> None:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
-from harness.record import ImageScore, Record, StoredRun
+from harness.record import SCHEMA_VERSION, ImageScore, Record, StoredRun
 from harness.tracking.names import (
     COUNTS,
     ERROR_CLASS,
     ERROR_MESSAGE,
+    IDENTITY,
     JOB,
     SCORES,
     SECONDS,
@@ -41,11 +42,16 @@ def read_runs(uri: str | None = None) -> list[StoredRun]:
     Returns
     -------
     list of StoredRun
-        Newest first; `read_scores` gives the scores of one of them.
+        Newest first; `read_scores` gives the scores of one of them. Runs of an older schema are
+        left out: their numbers may mean something else.
     """
     client = connect_to_read(store_uri(uri))
     experiments = [e.experiment_id for e in client.search_experiments(max_results=_PAGE)]
-    return [stored(run) for run in _search(client, experiments) if "schema" in run.data.tags]
+    return [stored(run) for run in _search(client, experiments) if _of_this_schema(run)]
+
+
+def _of_this_schema(run: Any) -> bool:
+    return run.data.tags.get("schema") == str(SCHEMA_VERSION)
 
 
 def read_scores(run_id: str, uri: str | None = None) -> tuple[ImageScore, ...]:
@@ -57,6 +63,13 @@ def read_scores(run_id: str, uri: str | None = None) -> tuple[ImageScore, ...]:
         A finished run.
     uri : str, optional
         The tracking URI; by default the SQLite store of the working folder.
+
+    Raises
+    ------
+    StoreError
+        If there is no store of that address.
+    mlflow.exceptions.MlflowException
+        If there is no such run, or it has no scores.
     """
     path = connect_to_read(store_uri(uri)).download_artifacts(run_id, SCORES)
     with open(path, newline="", encoding="utf-8") as file:
@@ -72,6 +85,11 @@ def read_job(run_id: str, uri: str | None = None) -> Job:
         A finished run.
     uri : str, optional
         The tracking URI; by default the SQLite store of the working folder.
+
+    Raises
+    ------
+    StoreError, mlflow.exceptions.MlflowException
+        As `read_scores`.
     """
     path = connect_to_read(store_uri(uri)).download_artifacts(run_id, JOB)
     values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -91,7 +109,7 @@ def stored(run: Any) -> StoredRun:
     return StoredRun(
         run_id=run.info.run_id,
         status=run.info.status.lower(),
-        identity=tags.get("identity", ""),
+        identity=tags.get(IDENTITY, ""),
         record=_record(run),
         error=_error(tags),
         started=started.isoformat(timespec="seconds").replace("+00:00", "Z"),

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
 from harness.tracking.entry import Entry, read_entry, write_entry
+from harness.tracking.names import IDENTITY
+from harness.tracking.owner import HEARTBEAT, alive, this_process
 
 log = logging.getLogger(__name__)
+
+_OWNER = "owner.json"
 
 
 class Spool:
@@ -27,18 +33,24 @@ class Spool:
     """
 
     def __init__(self, folder: Path) -> None:
-        name = f"dfkde-spool-{sha256(str(folder.resolve()).encode()).hexdigest()[:16]}"
+        digest = sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+        name = f"dfkde-spool-{os.getuid()}-{digest}"
         self.folders = [folder, Path(tempfile.gettempdir(), name), Path("/dev/shm", name)]  # noqa: S108
 
-    def add(self, entry: Entry, draw: Callable[[Path], None]) -> Path:
+    def add(self, entry: Entry, write: Callable[[Path], None]) -> Path:
         """Write an entry with its artifacts; it is there wholly or not at all.
 
         Parameters
         ----------
         entry : Entry
             The run.
-        draw : callable
+        write : callable
             Writes the artifacts into the folder it is given.
+
+        Returns
+        -------
+        Path
+            The entry's folder.
 
         Raises
         ------
@@ -48,30 +60,38 @@ class Spool:
         *others, last = self.folders
         for folder in others:
             try:
-                return _add(folder, entry, draw)
+                return _add(folder, entry, write)
             except OSError as error:
                 log.warning("%s cannot hold the results of %s: %s", folder, entry.name, error)
-        return _add(last, entry, draw)
+        return _add(last, entry, write)
 
     def __iter__(self) -> Iterator[Path]:
         """Yield the folder of each entry, the oldest first."""
+        for folder in self._own():
+            whole = [path for path in folder.iterdir() if not path.name.startswith(".")]
+            yield from sorted(whole, key=lambda path: path.name)
+
+    def find(self, identity: str) -> Iterator[Entry]:
+        """Yield the entries of finished jobs of that identity, the newest first."""
+        label = _label("FINISHED", identity)
+        for path in reversed([path for path in self if label in path.name]):
+            # Pushed meanwhile, or not to be read: then it tells of no finished job.
+            with suppress(OSError, ValueError, TypeError):
+                yield read_entry(path)
+
+    def sweep_up(self) -> None:
+        """Remove what processes that died left half-written."""
+        for folder in self._own():
+            for part in folder.glob(".*"):
+                if _abandoned(part):
+                    shutil.rmtree(part, ignore_errors=True)
+
+    def _own(self) -> Iterator[Path]:
+        """Yield the folders that are there and ours."""
         for folder in self.folders:
             # Somebody else may have made a folder of that name where everybody may write.
             if folder.is_dir() and folder.stat().st_uid == os.getuid():
-                whole = [path for path in folder.iterdir() if not path.name.startswith(".")]
-                yield from sorted(whole, key=lambda path: path.name)
-
-    def find(self, identity: str) -> Entry | None:
-        """Return the newest entry of a finished job of that identity, or None."""
-        found = None
-        for path in self:
-            try:
-                entry = read_entry(path)
-            except FileNotFoundError:  # pushed meanwhile
-                continue
-            if entry.status == "FINISHED" and entry.job_tags.get("identity") == identity:
-                found = entry
-        return found
+                yield folder
 
 
 def artifacts(path: Path) -> Path:
@@ -87,16 +107,37 @@ def remove(path: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
 
 
-def _add(folder: Path, entry: Entry, draw: Callable[[Path], None]) -> Path:
+def _add(folder: Path, entry: Entry, write: Callable[[Path], None]) -> Path:
     # Names sort by time; the unique end keeps two processes apart.
-    path = folder / f"{entry.ended}-{uuid.uuid4().hex}"
+    label = _label(entry.status, entry.job_tags.get(IDENTITY, ""))
+    path = folder / f"{entry.ended}{label}{uuid.uuid4().hex}"
     part = path.with_name(f".{path.name}")
     try:
         artifacts(part).mkdir(parents=True)
+        (part / _OWNER).write_text(json.dumps(this_process()), encoding="utf-8")
         write_entry(part, entry)
-        draw(artifacts(part))
+        write(artifacts(part))
         part.rename(path)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
     return path
+
+
+def _label(status: str, identity: str) -> str:
+    """Return the part of an entry's name by which it is found without being read."""
+    return f"-{status}-{identity}-"
+
+
+def _abandoned(part: Path) -> bool:
+    """Tell whether the process that writes or removes an entry has died."""
+    try:
+        tags = json.loads((part / _OWNER).read_text(encoding="utf-8"))
+    except ValueError:
+        tags = {}
+    except OSError:
+        # Not written yet, or removed already: its age must tell.
+        with suppress(OSError):
+            return not alive({HEARTBEAT: str(part.stat().st_mtime)})
+        return False
+    return not alive(tags)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
+# While the process is ending, somebody waits for it; read by mlflow at each request.
+_HURRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
 _SQLITE = "sqlite:///"
 _WAIT = 60
 
@@ -106,9 +109,22 @@ def experiment_id(uri: str, *, name: str) -> str:
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
+    if found.lifecycle_stage == "deleted":  # in the UI; it would take no run
+        client.restore_experiment(found.experiment_id)
     if found.tags.get(TAG) != view():
         client.set_experiment_tag(found.experiment_id, TAG, view())
     return str(found.experiment_id)
+
+
+@contextmanager
+def hurried(hurry: bool) -> Iterator[None]:
+    """Give a server that does not answer up within seconds, in this block."""
+    before = {name: os.environ[name] for name in _HURRY}
+    os.environ.update(_HURRY if hurry else {})
+    try:
+        yield
+    finally:
+        os.environ.update(before)
 
 
 def spool_folder(uri: str) -> Path:

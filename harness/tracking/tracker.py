@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -16,8 +16,23 @@ Attach = Callable[[Path], None]
 """Writes further artifacts of a run into the folder it is given."""
 
 
+class Known(NamedTuple):
+    """What of a job is known before it runs, beside its settings.
+
+    Attributes
+    ----------
+    identity : str
+        See `harness.identity`.
+    official : bool
+        Whether its data are the published dataset.
+    """
+
+    identity: str
+    official: bool
+
+
 class Earlier(NamedTuple):
-    """A run that makes another one of the same identity needless.
+    """A run that makes another one of the same job needless.
 
     Attributes
     ----------
@@ -27,11 +42,14 @@ class Earlier(NamedTuple):
         By name; empty while it runs.
     reason : str
         In words.
+    busy : bool
+        Whether it is at work still.
     """
 
     run_id: str | None
     metrics: dict[str, float]
     reason: str
+    busy: bool = False
 
 
 @dataclass
@@ -52,6 +70,8 @@ class OpenRun:
         Tells other machines that the process lives.
     closed : bool
         Whether its end is kept.
+    unchecked : bool
+        Whether the store could not tell if the job had a run already.
     """
 
     job: Job
@@ -60,6 +80,7 @@ class OpenRun:
     started: int = field(default_factory=lambda: round(time.time() * 1000))
     heartbeat: Heartbeat | None = None
     closed: bool = False
+    unchecked: bool = False
 
     def close(self) -> bool:
         """Close the run, and tell whether it was open."""
@@ -72,11 +93,14 @@ class OpenRun:
 class Tracker(Protocol):
     """What the sweep asks of a tracking store; no fault of the store ends a job."""
 
-    def earlier(self, identity: str, *, dataset: str) -> Earlier | None:
-        """Return the newest run of that identity that is finished or at work, or None."""
+    def earlier(self, job: Job, known: Known) -> Earlier | None:
+        """Return the newest run of the job that is finished or at work, or None."""
 
-    def start(self, job: Job, identity: str | None) -> OpenRun:
-        """Open a run."""
+    def start(self, job: Job, known: Known | None) -> OpenRun:
+        """Open a run; None where the job failed before it was known."""
+
+    def rival(self, run: OpenRun) -> Earlier | None:
+        """Return the run of the same job for which this one was given up, or None."""
 
     def finish(self, run: OpenRun, record: Record, *, attach: Attach | None = None) -> None:
         """Keep the record and what `attach` writes, and close the run as FINISHED."""
@@ -87,8 +111,14 @@ class Tracker(Protocol):
     def kill(self, run: OpenRun) -> None:
         """Close the run as KILLED, unless it is closed already."""
 
-    def recover(self) -> None:
-        """Send what the store could not take, and close the runs of processes that died."""
+    def bury(self, process: Mapping[str, str]) -> None:
+        """Close the open runs of a process that has died, given tags that name it."""
+
+    def recover(self, *, at_end: bool = False) -> None:
+        """Send what the store could not take, and close the runs of processes that died.
+
+        At a sweep's end, this process itself has nothing at work any more.
+        """
 
     def waiting(self) -> str | None:
         """Say which results the store could not take yet, or None."""
@@ -97,12 +127,15 @@ class Tracker(Protocol):
 class NoTracker:
     """Keeps nothing."""
 
-    def earlier(self, identity: str, *, dataset: str) -> None:
+    def earlier(self, job: Job, known: Known) -> None:
         """Return None: nothing was kept."""
 
-    def start(self, job: Job, identity: str | None) -> OpenRun:
+    def start(self, job: Job, known: Known | None) -> OpenRun:
         """Open nothing."""
         return OpenRun(job)
+
+    def rival(self, run: OpenRun) -> None:
+        """Return None: nobody else is known."""
 
     def finish(self, run: OpenRun, record: Record, *, attach: Attach | None = None) -> None:
         """Write nothing."""
@@ -113,7 +146,10 @@ class NoTracker:
     def kill(self, run: OpenRun) -> None:
         """Write nothing."""
 
-    def recover(self) -> None:
+    def bury(self, process: Mapping[str, str]) -> None:
+        """Do nothing."""
+
+    def recover(self, *, at_end: bool = False) -> None:
         """Do nothing."""
 
     def waiting(self) -> None:

@@ -16,8 +16,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from harness.checks import check_settings
-from harness.config import Config
-from harness.launch import InProcess, Pool, Processes, local_queue, run_tasks, slurm_queue
+from harness.config import Config, TrackingConfig
+from harness.launch import InProcess, LocalQueue, Pool, Processes, run_tasks
 from harness.outcome import Outcome
 from harness.progress import Progress
 from harness.threads import cores
@@ -34,7 +34,9 @@ class LaunchError(CompactHydraException):
 
 
 class HarnessLauncher(Launcher):
-    """Runs every job in this process, one after another; the others say where instead.
+    """Runs every job in one worker process, one after another; the others say where instead.
+
+    The worker keeps the backbone from one job to the next, and where it dies, the sweep does not.
 
     Attributes
     ----------
@@ -69,14 +71,18 @@ class HarnessLauncher(Launcher):
         ]
         self.outcomes = [Outcome(str(task.job), "stopped") for task in tasks]
         try:
-            with sweep_of(len(tasks), configs[0].tracking) as progress:
-                self._run(tasks, progress, fail_fast=configs[0].fail_fast)
+            self._run(tasks, configs[0].tracking, fail_fast=configs[0].fail_fast)
         except StoreError as error:
             raise LaunchError(str(error)) from None
         return [_returned(outcome) for outcome in self.outcomes]
 
-    def _run(self, tasks: Sequence[Task], progress: Progress, *, fail_fast: bool) -> None:
-        with closing(run_tasks(tasks, self.pool(progress), fail_fast=fail_fast)) as ends:
+    def _run(self, tasks: Sequence[Task], tracking: TrackingConfig, *, fail_fast: bool) -> None:
+        progress = Progress(len(tasks))
+        with (
+            closing(self.pool(progress)) as pool,
+            sweep_of(progress, tracking),
+            closing(run_tasks(tasks, pool, fail_fast=fail_fast)) as ends,
+        ):
             for number, outcome in ends:
                 self.outcomes[number] = outcome
                 progress.count(outcome)
@@ -89,11 +95,19 @@ class HarnessLauncher(Launcher):
 
     def pool(self, progress: Progress) -> Pool:
         """Return who does the tasks."""
-        return InProcess(progress.stage)
+        return Processes(1, progress.stage)
 
     def _config(self, overrides: Sequence[str]) -> Config:
         config: Any = OmegaConf.to_object(self._composer.compose(overrides))
         return config
+
+
+class InProcessLauncher(HarnessLauncher):
+    """Runs every job in this process, for a debugger; it dies with the first job that kills it."""
+
+    def pool(self, progress: Progress) -> Pool:
+        """Return this process."""
+        return InProcess(progress.stage)
 
 
 class JoblibLauncher(HarnessLauncher):
@@ -111,7 +125,7 @@ class JoblibLauncher(HarnessLauncher):
 
     def pool(self, progress: Progress) -> Pool:
         """Return the processes."""
-        return Processes(self._size)
+        return Processes(self._size, progress.stage)
 
 
 class SubmititLocalLauncher(HarnessLauncher):
@@ -133,7 +147,7 @@ class SubmititLocalLauncher(HarnessLauncher):
     def pool(self, progress: Progress) -> Pool:
         """Return the queue."""
         with _told_in_one_line():
-            return local_queue(self._queued, self._size, timeout_min=self._timeout_min)
+            return LocalQueue(self._queued, self._size, timeout_min=self._timeout_min)
 
 
 class SubmititSlurmLauncher(HarnessLauncher):
@@ -157,7 +171,9 @@ class SubmititSlurmLauncher(HarnessLauncher):
     def pool(self, progress: Progress) -> Pool:
         """Return the queue."""
         with _told_in_one_line():
-            return slurm_queue(self._queued, self._size, parameters=self._parameters)
+            from harness.launch.slurm import SlurmQueue
+
+            return SlurmQueue(self._queued, self._size, parameters=self._parameters)
 
 
 def _returned(outcome: Outcome) -> JobReturn:

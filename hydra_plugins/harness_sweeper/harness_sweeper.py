@@ -22,7 +22,8 @@ from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
 from harness.categories import CategoryError, match_categories, name_categories
-from harness.outcome import failures, summary
+from harness.confdir import conf_dir
+from harness.outcome import failures, leave_if_busy, summary
 from harness.signals import Interrupted
 from hydra_plugins.harness_sweeper.composing import Composer
 
@@ -61,10 +62,11 @@ class HarnessSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run every job, print what became of each, and fail if any of them failed."""
+        self._check_launcher()
         try:
             batches = BasicSweeper.sweep(self, arguments)
         except Interrupted as error:
-            print(summary(getattr(self.launcher, "outcomes", [])))  # noqa: T201
+            print(summary(self.launcher.outcomes))  # type: ignore[union-attr]  # noqa: T201
             print(error, file=sys.stderr)  # noqa: T201
             raise
         outcomes = [job.return_value for batch in batches for job in batch]
@@ -72,7 +74,15 @@ class HarnessSweeper(BasicSweeper):
         failed = failures(outcomes)
         if failed:
             raise SweepError(f"{len(failed)} of {len(outcomes)} jobs failed")
+        leave_if_busy(outcomes)
         return batches
+
+    def _check_launcher(self) -> None:
+        """Refuse the launchers of other packages: they know neither `fail_fast` nor recovery."""
+        if not hasattr(self.launcher, "outcomes"):
+            names = sorted(path.stem for path in (conf_dir() / "hydra" / "launcher").glob("*.yaml"))
+            got = type(self.launcher).__name__
+            raise SweepError(f"hydra/launcher must be one of {', '.join(names)}; got {got}")
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Do nothing: the launcher composes all jobs before it runs the first."""

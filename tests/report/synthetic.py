@@ -10,6 +10,7 @@ SETTINGS = {
     "backbone.layers": "layer4",
     "backbone.mean": "0.5,0.25",
     "image_size": "256",
+    "center_crop": "None",
     "localizer": "occlusion",
     "model.n_components": "16",
     "n_train": "None",

@@ -23,7 +23,7 @@ from harness.record import ImageScore
 from harness.report.page.gallery import read_gallery
 from harness.report.select import select
 from harness.report.table import read_table
-from harness.tracking import open_tracker, read_job, read_runs
+from harness.tracking import Known, open_tracker, read_job, read_runs
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_images_that_went_away_are_named(
 def test_a_job_is_read_back_from_its_run(job: Job, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'store' / 'mlflow.db'}"
     tracker = open_tracker(TrackingConfig(uri=uri))
-    run = tracker.start(job, "id")
+    run = tracker.start(job, Known("id", official=False))
     tracker.finish(run, evaluate(job))
     assert read_job(run.run_id, uri) == job
 

@@ -98,7 +98,9 @@ def command_line(*arguments):
 
 
 def in_process(*arguments):
-    """Run the command line in this process, which spares the imports."""
+    """Run the command line and its jobs in this process, which spares the imports."""
+    if "-m" in arguments and not any("hydra/launcher" in argument for argument in arguments):
+        arguments = (*arguments, "hydra/launcher=in_process")
     out, err = io.StringIO(), io.StringIO()
     status = 0
     with pytest.MonkeyPatch.context() as patch:

@@ -14,11 +14,22 @@ import pytest
 
 from harness.config import TrackingConfig
 from harness.tracking import open_tracker
-from harness.tracking.owner import HEARTBEAT, MACHINE, PID, STARTED, this_process
+from harness.tracking.owner import (
+    HEARTBEAT,
+    HOST,
+    MACHINE,
+    PID,
+    SLURM_JOB,
+    SLURM_RESTARTS,
+    STARTED,
+    process,
+    this_process,
+)
 from harness.tracking.store import connect, store_uri
 from tests.sweep.conftest import as_process, in_process, numbers, runs, start, statuses, wait_until
 
 TWELVE = ("-m", "dataset=visa", "category=glob(*)")
+HOST_TAGS = {HOST: "here", HEARTBEAT: "0"}
 ONE = ("dataset=btad", "category=01", "localizer=none")
 LAUNCHERS = {
     "in_process": (),
@@ -198,18 +209,40 @@ def test_number_of_a_process_given_again_does_not_pass_for_it(client):
     assert client.get_run(left).info.status == "KILLED"
 
 
-def test_run_at_work_is_left_alone(client):
-    left = leave_running(client, this_process())
-    ended = in_process(*ONE)
-    assert f"skipped: runs now as run {left}" in ended.out
+@pytest.mark.parametrize("mode", [(), ("-m",)], ids=["single", "sweep"])
+def test_run_at_work_is_left_alone_and_is_no_success(client, mode):
+    left = leave_running(client, HOST_TAGS | process(os.getppid()))
+    ended = in_process(*mode, *ONE)
+    assert f"busy: runs now as run {left}" in ended.out
+    assert "1 of 1 jobs are at work in other processes" in ended.err
+    assert ended.status == 75
     assert statuses(client) == {"RUNNING": 1}
+
+
+def test_run_that_this_process_has_not_closed_is_closed_at_the_end(client):
+    """As after an interruption in the middle of opening it."""
+    left = leave_running(client, this_process())
+    assert in_process(*ONE, "seed=7").status == 0
+    assert client.get_run(left).info.status == "KILLED"
 
 
 @pytest.mark.parametrize(("age", "status"), [(30, "RUNNING"), (3600, "KILLED")])
 def test_run_of_another_machine_lives_by_its_heartbeat(client, age, status):
     tags = dead(**{MACHINE: "another", HEARTBEAT: str(time.time() - age)})
     left = leave_running(client, tags)
-    assert in_process(*ONE).status == 0
+    assert in_process(*ONE).status == (75 if status == "RUNNING" else 0)
+    assert client.get_run(left).info.status == status
+
+
+@pytest.mark.parametrize(("restarts", "status"), [("0", "KILLED"), ("1", "RUNNING")])
+def test_job_that_slurm_starts_again_was_dead_on_the_other_machine(
+    client, monkeypatch, restarts, status
+):
+    beats = {MACHINE: "another", HEARTBEAT: str(time.time() - 30)}
+    left = leave_running(client, dead(**beats, **{SLURM_JOB: "12", SLURM_RESTARTS: restarts}))
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    in_process(*ONE)
     assert client.get_run(left).info.status == status
 
 

@@ -11,13 +11,23 @@ from pathlib import Path
 import pytest
 
 from harness.config import TrackingConfig
-from harness.tracking import StoreError, open_tracker, read_runs, read_scores, store_uri
+from harness.tracking import (
+    Known,
+    StoreError,
+    open_tracker,
+    read_runs,
+    read_scores,
+    store_uri,
+)
 from harness.tracking import write as write_module
 from harness.tracking.__main__ import main
 from harness.tracking.owner import PID, STARTED, alive, started, this_process
 from harness.tracking.spool import Spool
 from harness.tracking.store import connect, experiment_id, stores
 from harness.tracking.write import MlflowTracker
+
+KNOWN = Known("f" * 64, official=False)
+OTHER = Known("0" * 64, official=False)
 
 
 def tracked(uri):
@@ -29,7 +39,7 @@ def artifacts(uri, run):
     return {file.path for file in connect(uri).list_artifacts(run.info.run_id)}
 
 
-def broken(*_):
+def broken(*_, **__):
     raise ConnectionError("nobody\nanswers")
 
 
@@ -37,14 +47,15 @@ def broken(*_):
 def unreachable(monkeypatch):
     """A store that nobody reaches until the patch is undone."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("write", "push"):
+        for module in ("write", "push", "runs"):
             patch.setattr(f"harness.tracking.{module}.connect", broken)
+        patch.setattr(write_module, "_AGAIN", 0.0)
         yield patch
 
 
 def test_finished_job_reads_back_bit_by_bit(uri, job, record):
     tracker = MlflowTracker(uri)
-    run = tracker.start(job, "f" * 64)
+    run = tracker.start(job, KNOWN)
     assert tracked(uri).info.status == "RUNNING"
     tracker.finish(run, record)
 
@@ -60,7 +71,7 @@ def test_finished_job_reads_back_bit_by_bit(uri, job, record):
 
 def test_data_are_logged_as_a_dataset(uri, job, record):
     tracker = MlflowTracker(uri)
-    tracker.finish(tracker.start(job, "f" * 64), record)
+    tracker.finish(tracker.start(job, KNOWN), record)
     [given] = tracked(uri).inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest) == ("parts/bolt", "b" * 36)
     assert json.loads(given.dataset.profile)["n_train"] == 9
@@ -85,23 +96,23 @@ def test_failed_job_keeps_class_message_and_traceback(uri, job):
 
 def test_newest_finished_run_of_the_identity_counts(uri, job, record):
     tracker = MlflowTracker(uri)
-    assert tracker.earlier("f" * 64, dataset="parts") is None
-    tracker.fail(tracker.start(job, "f" * 64), ValueError("x"))
-    assert tracker.earlier("f" * 64, dataset="parts") is None
-    tracker.finish(tracker.start(job, "f" * 64), record)
-    second = tracker.start(job, "f" * 64)
+    assert tracker.earlier(job, KNOWN) is None
+    tracker.fail(tracker.start(job, KNOWN), ValueError("x"))
+    assert tracker.earlier(job, KNOWN) is None
+    tracker.finish(tracker.start(job, KNOWN), record)
+    second = tracker.start(job, KNOWN)
     tracker.finish(second, record)
-    earlier = tracker.earlier("f" * 64, dataset="parts")
+    earlier = tracker.earlier(job, KNOWN)
     assert (earlier.run_id, earlier.metrics) == (second.run_id, record.metrics)
-    assert tracker.earlier("0" * 64, dataset="parts") is None
+    assert tracker.earlier(job, OTHER) is None
 
 
 def test_killed_run_is_closed_once(uri, job, record):
     tracker = MlflowTracker(uri)
-    run = tracker.start(job, "f" * 64)
+    run = tracker.start(job, KNOWN)
     tracker.kill(run)
     assert tracked(uri).info.status == "KILLED"
-    finished = tracker.start(job, "f" * 64)
+    finished = tracker.start(job, KNOWN)
     tracker.finish(finished, record)
     tracker.kill(finished)
     assert connect(uri).get_run(finished.run_id).info.status == "FINISHED"
@@ -115,14 +126,14 @@ def test_store_that_fails_at_the_start_is_told_at_once(tmp_path, unreachable):
 
 def test_results_wait_while_the_store_is_away(uri, job, record, unreachable, capsys):
     tracker = MlflowTracker(uri)
-    run = tracker.start(job, "f" * 64)
+    run = tracker.start(job, KNOWN)
     assert run.run_id is None
     tracker.finish(run, record)
-    tracker.fail(tracker.start(job, "0" * 64), ValueError("x"))
+    tracker.fail(tracker.start(job, OTHER), ValueError("x"))
     assert "2 results wait in" in tracker.waiting()
-    earlier = tracker.earlier("f" * 64, dataset="parts")
+    earlier = tracker.earlier(job, KNOWN)
     assert (earlier.run_id, earlier.metrics) == (None, record.metrics)
-    assert tracker.earlier("0" * 64, dataset="parts") is None
+    assert tracker.earlier(job, OTHER) is None
     assert main(["push", "--uri", uri]) == 1
     assert "2 results wait in" in capsys.readouterr().err
 
@@ -143,9 +154,9 @@ def test_results_of_a_server_are_not_sent_to_another_store(
     # Nobody listens on port 1, and there is nothing to wait for.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     server = MlflowTracker("http://127.0.0.1:1")
-    server.finish(server.start(job, "f" * 64), record)
+    server.finish(server.start(job, KNOWN), record)
     own = open_tracker(TrackingConfig())
-    assert own.waiting() is own.earlier("f" * 64, dataset="parts") is None
+    assert own.waiting() is own.earlier(job, KNOWN) is None
     assert stores()[-1] == "http://127.0.0.1:1"
     assert main(["push"]) == 1
     assert "1 results wait in" in capsys.readouterr().err
@@ -155,7 +166,7 @@ def test_results_of_a_server_are_not_sent_to_another_store(
 
 def test_store_that_fails_in_the_middle_of_a_job(uri, job, record):
     tracker = MlflowTracker(uri)
-    run = tracker.start(job, "f" * 64)
+    run = tracker.start(job, KNOWN)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harness.tracking.push._log_values", broken)
         tracker.finish(run, record)
@@ -170,13 +181,14 @@ def test_store_that_fails_in_the_middle_of_a_job(uri, job, record):
 @pytest.mark.parametrize("broken_step", ["_log_values", "remove"])
 def test_push_broken_off_makes_no_second_run(uri, job, record, unreachable, broken_step):
     tracker = MlflowTracker(uri)
-    tracker.finish(tracker.start(job, "f" * 64), record)
+    tracker.finish(tracker.start(job, KNOWN), record)
     unreachable.undo()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(f"harness.tracking.push.{broken_step}", broken)
-        with pytest.raises(StoreError):
-            tracker.recover()
+        tracker.recover()
+        assert "ConnectionError: nobody answers" in tracker.waiting()
     tracker.recover()
+    assert tracker.waiting() is None
     assert tracked(uri).info.status == "FINISHED"
 
 
@@ -184,10 +196,10 @@ def test_store_that_fails_is_not_asked_again_at_once(uri, job, record, unreachab
     asked = []
     unreachable.setattr("harness.tracking.write.connect", lambda uri: asked.append(uri) or broken())
     tracker = MlflowTracker(uri)
-    tracker.finish(tracker.start(job, "f" * 64), record)
+    tracker.finish(tracker.start(job, KNOWN), record)
     assert len(asked) == 1
     tracker._failed_at -= write_module._PAUSE
-    tracker.kill(tracker.start(job, "1" * 64))
+    tracker.kill(tracker.start(job, OTHER))
     assert len(asked) == 2
     unreachable.undo()
     tracker.recover()
@@ -199,7 +211,7 @@ def test_spool_goes_to_another_disk_if_its_own_is_full(tmp_path, job, record, ur
     full.write_text("not a folder: nothing can be written into it")
     tracker._spool = Spool(full / "spool")
     tracker._spool.folders[1] = tmp_path / "other"
-    tracker.finish(tracker.start(job, "f" * 64), record)
+    tracker.finish(tracker.start(job, KNOWN), record)
     assert len(list((tmp_path / "other").iterdir())) == 1
     unreachable.undo()
     tracker.recover()
@@ -212,7 +224,7 @@ def test_spool_without_any_disk_is_an_error(tmp_path, job, record, uri, unreacha
     (tmp_path / "full").touch()
     tracker._spool.folders = [tmp_path / "full" / name for name in "abc"]
     with pytest.raises(OSError, match="full"):
-        tracker.finish(tracker.start(job, "f" * 64), record)
+        tracker.finish(tracker.start(job, KNOWN), record)
 
 
 def test_process_is_alive_and_its_child_dead_after_its_end():
@@ -232,20 +244,20 @@ def test_tracking_none_keeps_nothing(job, record, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tracker = open_tracker(TrackingConfig(kind="none"))
     tracker.recover()
-    run = tracker.start(job, "f" * 64)
+    run = tracker.start(job, KNOWN)
     tracker.finish(run, record)
-    assert run.run_id is tracker.earlier("f" * 64, dataset="parts") is None
+    assert run.run_id is tracker.earlier(job, KNOWN) is None
     assert not list(tmp_path.iterdir())
 
 
 def test_unknown_kind_of_tracking():
-    with pytest.raises(ValueError, match=r"tracking.kind must be one of mlflow, none; got 'csv'"):
+    with pytest.raises(StoreError, match=r"tracking.kind must be one of mlflow, none; got 'csv'"):
         open_tracker(TrackingConfig(kind="csv"))
 
 
 def test_scores_are_written_in_full(uri, job, record):
     tracker = MlflowTracker(uri)
-    run = tracker.start(job, "f" * 64)
+    run = tracker.start(job, KNOWN)
     tracker.finish(run, record)
     path = connect(uri).download_artifacts(run.run_id, "scores.csv")
     with open(path, newline="", encoding="utf-8") as file:

@@ -1,0 +1,116 @@
+"""Signals end the work once, and not in the middle of what must be written as a whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from harness import signals
+from harness.signals import Interrupted, deferred, interruptible
+
+ALL = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.fixture
+def another_thread():
+    """A thread that would take what the main thread blocks."""
+    ended = threading.Event()
+    thread = threading.Thread(target=ended.wait)
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+    time.sleep(0.05)
+
+
+def interrupted(work):
+    """Do the work, which a signal must end, and return the exception."""
+    with pytest.raises(Interrupted) as caught, interruptible():
+        work()
+    return caught.value
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_signal_interrupts_with_the_customary_status(number):
+    before = signal.getsignal(number)
+    assert interrupted(lambda: send(number)).code == 128 + number
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_signal_waits_for_the_outermost_block_whatever_threads_there_are(another_thread, number):
+    written = []
+
+    def work():
+        with deferred():
+            with deferred():
+                send(number)
+                written.append("inner")
+            written.append("outer")
+        written.append("after")
+
+    interrupted(work)
+    assert written == ["inner", "outer"]
+
+
+def test_further_signals_keep_nothing_from_being_closed(another_thread):
+    closed = []
+
+    def work():
+        try:
+            send(signal.SIGINT)
+        except Interrupted:
+            send(signal.SIGTERM)
+            closed.append("inner")
+            raise
+
+    with interruptible():
+        assert interrupted(work).number == signal.SIGINT
+        send(signal.SIGTERM)
+        closed.append("outer")
+    assert closed == ["inner", "outer"]
+    interrupted(lambda: send(signal.SIGTERM))
+
+
+def test_block_that_hangs_is_broken_off(monkeypatch):
+    monkeypatch.setattr(signals, "PATIENCE", 0.3)
+    started = time.monotonic()
+
+    def work():
+        with deferred():
+            send(signal.SIGTERM)
+            time.sleep(60)
+
+    interrupted(work)
+    assert time.monotonic() - started < 30
+    with interruptible(), deferred():  # nothing is left over
+        time.sleep(0.4)
+
+
+def test_fault_in_a_block_does_not_swallow_the_signal():
+    def work():
+        with deferred():
+            send(signal.SIGTERM)
+            raise ValueError
+
+    interrupted(work)
+
+
+def test_nohup_is_obeyed():
+    code = (
+        "import os, signal; from harness.signals import interruptible\n"
+        "with interruptible(): os.kill(os.getpid(), signal.SIGHUP)\n"
+        "print('still here')"
+    )
+    done = subprocess.run(["nohup", sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "still here\n", done.stderr
