@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from harness.config import FeaturesConfig
 from harness.data import DataError
 from harness.features import FeatureReader
 from harness.features.inputs import read_input
+from harness.features.store import POOLED, FeatureStore
 from tests.features.images import sample_of
 from tests.features.small import SIZE, TORCH
 
@@ -118,11 +120,43 @@ def test_other_settings_share_no_features(extractor, samples, tmp_path, change):
     assert other.n_extracted == len(samples)
 
 
-def test_without_maps_a_map_costs_a_second_pass(extractor, samples, tmp_path):
+def test_without_maps_none_is_kept_and_each_costs_a_pass(extractor, samples, tmp_path):
     reader = open_reader(extractor, tmp_path / "cache", maps=False)
     reader.pooled(samples)
-    list(reader.maps(samples[:3]))
-    assert reader.n_extracted == len(samples) + 3
+    expected = list(open_reader(extractor, None).maps(samples))
+    for k in (1, 2):
+        np.testing.assert_array_equal(list(reader.maps(samples)), expected)
+        assert reader.n_extracted == (1 + k) * len(samples)
+    assert not list(tmp_path.rglob("*.maps"))
+
+
+def test_without_maps_an_unreadable_image_is_named(extractor, samples, tmp_path):
+    reader = open_reader(extractor, tmp_path / "cache", maps=False)
+    samples[2].path.write_bytes(b"no image")
+    with pytest.raises(DataError, match=samples[2].name):
+        list(reader.maps(samples))
+
+
+def test_a_map_that_is_evicted_at_once_is_still_returned(extractor, samples, tmp_path, monkeypatch):
+    expected = list(open_reader(extractor, None).maps(samples))
+    monkeypatch.setattr(FeatureStore, "read", lambda *args: None)
+    found = list(open_reader(extractor, tmp_path / "cache").maps(samples))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_warm_features_are_one_array_and_no_more(extractor, samples, tmp_path):
+    reader = open_reader(extractor, tmp_path / "cache")
+    store = FeatureStore(tmp_path / "cache", reader.recipe)
+    many = [replace(samples[0], digest=f"{k:064}") for k in range(300)]
+    rows = np.random.default_rng(0).random((len(many), 2048), dtype=np.float32)
+    for sample, row in zip(many, rows, strict=True):
+        store.write(sample.digest, POOLED, row)
+    tracemalloc.start()
+    pooled = reader.pooled(many)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(pooled, rows)
+    assert peak < 1.2 * pooled.nbytes
 
 
 @pytest.mark.parametrize("kind", ["pooled", "maps"])
