@@ -16,6 +16,7 @@ from dfkde.backbones import download, presence
 from dfkde.backbones.download import WeightsError
 from dfkde.backbones.presence import CHECKPOINTS, check_weights, checkpoint_folder
 from harness.config import BackboneConfig
+from harness.data.synthetic import Plan, write_synthetic
 from harness.features import LazyExtractor
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -62,7 +63,24 @@ def start(folder, *arguments):
 def test_help_imports_nothing_slow(tmp_path):
     done, _, imported = start(tmp_path, "--help")
     assert done.returncode == 0
-    assert not SLOW & imported
+    assert not (SLOW | {"numpy", "PIL"}) & imported
+
+
+def test_a_warm_run_imports_neither_torch_nor_an_engine(tmp_path):
+    """From the command line to the finished run, anomaly maps and pixel metrics among it."""
+    root = write_synthetic(tmp_path / "mvtec", "mvtec", categories=["bottle"], plan=Plan(0.1, 64))
+    command = [
+        *("dataset=mvtec", "category=bottle", f"dataset.root={root}", "dataset.official=false"),
+        *("backbone=efficientnet_lite0", "image_size=64", "model.params.n_components=4"),
+        *("features.engine=torch", "features.device=cpu"),
+    ]
+    cold, said, imported = start(tmp_path, *command, "seed=1")
+    assert cold.returncode == 0, said
+    assert "torch" in imported
+    warm, said, imported = start(tmp_path, *command, "seed=2")
+    assert warm.returncode == 0, said
+    assert "mlflow" in imported
+    assert not {"torch", "torchvision", "timm", "onnxruntime", "openvino"} & imported
 
 
 @pytest.mark.parametrize(
