@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from harness.config import FeaturesConfig
 from harness.data import Sample
 from harness.features.ahead import Inputs
+from harness.features.choice import check_numbers
 from harness.features.engines import Engine, build_engine
 from harness.features.extraction import Extracted, Extraction, PooledRows, batches
 from harness.features.extractor import Extractor
@@ -84,6 +85,7 @@ class FeatureReader:
         settings: FeaturesConfig = _DEFAULTS,
         center_crop: int | None = None,
     ) -> None:
+        check_numbers(workers=settings.workers, cache_limit_gb=settings.cache_limit_gb)
         self.recipe = recipe_of(
             extractor, image_size=image_size, settings=settings, center_crop=center_crop
         )

@@ -120,6 +120,30 @@ print(reader.n_extracted, "torch" in sys.modules)
     assert output.stdout.split() == ["1", "False"]
 
 
+def test_two_processes_translate_a_network_once(tmp_path):
+    """The other one waits, and takes the finished model."""
+    pytest.importorskip("onnxscript")
+    code = f"""
+import logging, sys
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+logging.getLogger().handlers[0].addFilter(lambda one: one.name.endswith("translate"))
+from pathlib import Path
+from harness.features.engines.translate import onnx_model
+from harness.features.recipe import recipe_of
+from tests.features.small import SIZE, TORCH, SmallExtractor
+extractor = SmallExtractor()
+recipe = recipe_of(extractor, image_size=SIZE, settings=TORCH)
+onnx_model(extractor, recipe, cache=Path({str(tmp_path)!r}))
+"""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert "".join(said).count("translating the backbone") == 1
+
+
 class Hesitant(SmallExtractor):
     def forward(self, images):
         return super().forward(images if images.sum() > 0 else images + 1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import tracemalloc
@@ -49,11 +50,13 @@ def test_pooled_is_the_mean_of_the_maps(extractor, samples):
     np.testing.assert_allclose(reader.pooled(samples), maps.mean((2, 3)), rtol=1e-5, atol=1e-6)
 
 
-def test_the_result_does_not_depend_on_workers_or_company(extractor, samples):
-    reader = open_reader(extractor, None)
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
+def test_the_result_does_not_depend_on_workers_or_company(extractor, samples, engine):
+    pytest.importorskip(engine)
+    reader = open_reader(extractor, None, engine=engine)
     alone = [reader.pooled([sample])[0] for sample in samples]
     for workers in (1, 5):
-        pooled = open_reader(extractor, None, workers=workers).pooled(samples)
+        pooled = open_reader(extractor, None, engine=engine, workers=workers).pooled(samples)
         np.testing.assert_array_equal(pooled, alone)
 
 
@@ -199,6 +202,14 @@ def test_a_full_cache_keeps_working(extractor, samples, tmp_path):
 )
 def test_an_unknown_setting_names_itself_and_its_choices(extractor, tmp_path, field, value):
     with pytest.raises(ValueError, match=f"^{field} must be one of .*{value}"):
+        open_reader(extractor, tmp_path, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("workers", -1), ("cache_limit_gb", -0.5), ("cache_limit_gb", math.nan)]
+)
+def test_a_number_below_zero_names_itself_and_its_rule(extractor, tmp_path, field, value):
+    with pytest.raises(ValueError, match=rf"^features\.{field} must be .* of at least 0.*{value}$"):
         open_reader(extractor, tmp_path, **{field: value})
 
 
