@@ -21,6 +21,7 @@ from harness.confdir import conf_dir
 from harness.config import Config
 from harness.crop import check_center_crop
 from harness.features import LazyExtractor
+from harness.features.choice import check_numbers
 from harness.outcome import Outcome, failures, summary
 from harness.signals import interruptible
 from harness.stages import Stages
@@ -78,6 +79,8 @@ def _check(config: Config) -> None:
     try:
         name_categories(given, {config.dataset.name: config.dataset.categories})
         check_center_crop(config.center_crop, image_size=config.image_size)
+        features = config.features
+        check_numbers(workers=features.workers, cache_limit_gb=features.cache_limit_gb)
         LazyExtractor(config.backbone, memory=config.features.cache).check()
     except ValueError as error:
         raise JobError(str(error)) from None

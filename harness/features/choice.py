@@ -34,9 +34,9 @@ def check_numbers(*, workers: int, cache_limit_gb: float | None) -> None:
     """Refuse a number of threads or a size of the cache that cannot be."""
     if workers < 0:
         raise ValueError(f"features.workers must be an integer of at least 0, got {workers}")
-    if cache_limit_gb is not None and not cache_limit_gb >= 0:
+    if cache_limit_gb is not None and not 0 < cache_limit_gb < float("inf"):
         raise ValueError(
-            f"features.cache_limit_gb must be null or a number of at least 0, got {cache_limit_gb}"
+            f"features.cache_limit_gb must be null or a number above 0, got {cache_limit_gb}"
         )
 
 

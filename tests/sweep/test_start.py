@@ -116,6 +116,11 @@ def test_missing_weights_are_told_before_anything_slow_is_imported(tmp_path, bac
             "center_crop must be null or an integer from 1 to image_size=256, got 257",
         ),
         ("center_crop=0", "center_crop must be null or an integer from 1 to image_size=256, got 0"),
+        ("features.workers=-1", "features.workers must be an integer of at least 0, got -1"),
+        (
+            "features.cache_limit_gb=0",
+            "features.cache_limit_gb must be null or a number above 0, got 0.0",
+        ),
         ("image_size=0", "image_size must be an integer of at least 1, got 0"),
         ("category=botle", "category='botle' is not in dataset mvtec; did you mean 'bottle'?"),
     ],
