@@ -35,7 +35,6 @@ from harness.data import Sample
 from harness.features import FeatureReader, LazyExtractor
 from harness.features.choice import usable_engines
 from harness.features.engines import build_engine
-from harness.features.store import FeatureStore
 from harness.threads import cores
 
 SIZE = 256
@@ -146,8 +145,7 @@ def engine_task(options: Any, setting: Setting, folder: Path) -> Callable[[], ob
     """Run an engine from as many threads as there are cores."""
     extractor = LazyExtractor(backbone(options.factory))
     recipe = open_reader(extractor, setting, options.device, folder).recipe
-    store = FeatureStore(folder, recipe)
-    engine = build_engine(extractor, recipe, store=store, workers=cores())
+    engine = build_engine(extractor, recipe, cache=folder, workers=cores())
     images = np.ones((recipe.batch, 3, SIZE, SIZE), dtype=np.float32)
     n_calls = n_images(options.device) // recipe.batch
     return partial(in_threads, partial(engine, images), n_calls, threads=cores())

@@ -17,6 +17,7 @@ from harness.config import FeaturesConfig
 from harness.features.upkeep import Section, damaged, prune, sections
 
 _COLUMNS = "{:12}  {:12}  {:>9}  {:34}  {:>7}  {:>7}  {:>9}  {}\n"
+_COMPUTING = ("engine", "precision", "device", "resize")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,9 +68,9 @@ def _row(section: Section) -> tuple[object, ...]:
     used = max((entry.used for entry in entries), default=0.0)
     return (
         section.key[:12],
-        recipe["weights_digest"][:12],
+        str(recipe.get("weights_digest", "?"))[:12],
         _pixels(recipe),
-        " ".join((recipe["engine"], recipe["precision"], recipe["device"], recipe["resize"])),
+        _engine(recipe),
         kinds.count(".pooled"),
         kinds.count(".maps"),
         round(sum(entry.size for entry in entries) / 1e6),
@@ -79,8 +80,16 @@ def _row(section: Section) -> tuple[object, ...]:
 
 def _pixels(recipe: dict[str, Any]) -> str:
     """Write the size of the images, and that of the crop where there is one: `256>224`."""
-    crop = recipe.get("center_crop")  # not in recipes written before there was one
-    return f"{recipe['image_size']}" + (f">{crop}" if crop else "")
+    crop = recipe.get("center_crop")
+    size = recipe.get("image_size") or recipe.get("shape", "?")[-1]
+    return f"{size}" + (f">{crop}" if crop else "")
+
+
+def _engine(recipe: dict[str, Any]) -> str:
+    """Write how features are computed; of a translated network, that it is one."""
+    if "shape" in recipe:
+        return "network in ONNX"
+    return " ".join(str(recipe.get(name, "?")) for name in _COMPUTING)
 
 
 def _verify(cache: Path) -> int:

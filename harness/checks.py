@@ -8,10 +8,11 @@ from dfkde.choices import check_localizer
 from harness.config import Config
 from harness.crop import check_center_crop
 from harness.features import LazyExtractor
+from harness.features.choice import check_numbers
 
 
 def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
-    """Refuse settings of jobs: sizes, the localizer, the backbone's layers and its weights.
+    """Refuse settings of jobs: sizes, numbers, the localizer, the backbone's layers and weights.
 
     Parameters
     ----------
@@ -27,7 +28,15 @@ def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
     """
     for config in configs:
         check_center_crop(config.center_crop, image_size=config.image_size)
+        _check_pixel_resolution(config.pixel_resolution)
         check_localizer(config.localizer)
+        features = config.features
+        check_numbers(workers=features.workers, cache_limit_gb=features.cache_limit_gb)
     # By their text, for the settings hold lists and cannot be hashed.
     for config in {f"{one.backbone} {one.features.cache}": one for one in configs}.values():
         LazyExtractor(config.backbone, memory=config.features.cache).check(weights=weights)
+
+
+def _check_pixel_resolution(side: int | None) -> None:
+    if side is not None and side < 1:
+        raise ValueError(f"pixel_resolution must be null (native) or at least 1, got {side}")

@@ -104,8 +104,9 @@ class ModelConfig:
 class FeaturesConfig:
     """How features are extracted (`conf/features/*.yaml`).
 
-    `engine`, `precision`, `device` and `resize` decide the last digits of the features and are
-    part of a job's identity; the rest changes speed and disk space only.
+    `engine`, `precision`, `device` and `resize` decide the numbers and are part of a job's
+    identity: engine and device their last digits only, precision and resize the second or third
+    digit of AUROC. The rest changes speed and disk space only.
 
     Attributes
     ----------
@@ -120,8 +121,8 @@ class FeaturesConfig:
         `pil`, antialiased bilinear on 8-bit images, or `float_antialias`, the same filter on
         float images, as other pipelines resize.
     maps : bool
-        Whether to keep feature maps beside the pooled features; `false` saves disk space where
-        no anomaly map is ever asked for.
+        Whether to keep feature maps beside the pooled features where there are masks. `false`
+        saves disk space: each job with a localizer then computes its images a second time.
     workers : int
         Threads that read and compute, 0 for one per available core.
     cache : str, optional

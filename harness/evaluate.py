@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.config import Job
 from harness.data import Sample, Split
-from harness.fitting import Fitted, fit, naming, reader_of, split_of, wants_maps
+from harness.fitting import Fitted, fit, has_masks, naming, reader_of, split_of, wants_maps
 from harness.identity import identity, settings
 from harness.localize import anomaly_grids, pixel_results
 from harness.metrics import image_metrics
@@ -57,7 +57,7 @@ def measure(fitted: Fitted, stages: Stages) -> Record:
     """
     job, split, recipe = fitted.job, fitted.split, fitted.reader.recipe
     with stages("features"):
-        test = fitted.reader.pooled(split.test, maps=wants_maps(job, split))
+        test = fitted.reader.pooled(split.test, maps=has_masks(split))
     with stages("model"), one_blas_thread(), naming(split.test):
         scores = fitted.model.anomaly_score(test)
     with stages("image metrics"):

@@ -82,15 +82,24 @@ def fit(job: Job, stages: Stages | None = None, *, split: Split | None = None) -
         reader, model = reader_of(job), build_model(job.model)
         localizer(job.localizer)  # a name that does not exist fails before any work
     with stages("features"):
-        train = reader.pooled(split.train, maps=wants_maps(job, split))
+        train = reader.pooled(split.train, maps=has_masks(split))
     with stages("model"), one_blas_thread(), naming(split.train):
         model.fit(train)
     return Fitted(job, split, reader=reader, model=model, train=train)
 
 
+def has_masks(split: Split) -> bool:
+    """Return whether anomaly maps can be measured.
+
+    Then feature maps are kept whatever the localizer, so that a sweep over localizers that begins
+    with `none` extracts once.
+    """
+    return any(sample.mask_path for sample in split.test)
+
+
 def wants_maps(job: Job, split: Split) -> bool:
     """Return whether pixel-level results are to be had: with a localizer and masks."""
-    return job.localizer != "none" and any(sample.mask_path for sample in split.test)
+    return job.localizer != "none" and has_masks(split)
 
 
 def split_of(job: Job) -> Split:

@@ -17,10 +17,11 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from dfkde import Constant
+from dfkde.localizers import LOCALIZERS
 from harness.config import FeaturesConfig, ModelConfig
 from harness.data import DataError, load_split, read_mask
 from harness.evaluate import evaluate, identify
-from harness.features import FeatureReader, Recipe
+from harness.features import FeatureReader, Recipe, engines, reader
 from harness.identity import identity, settings
 from tests import tiny
 from tests.metrics.test_metrics_definition import naive_aupro, split_pixels
@@ -166,6 +167,28 @@ def test_pixels_are_compared_at_the_size_of_the_mask_or_the_one_asked_for(
 def test_a_second_run_gives_the_same_bits_from_the_cache(job):
     first, second = evaluate(job), evaluate(job)
     assert (first.scores, first.metrics) == (second.scores, second.metrics)
+
+
+def test_a_second_sweep_never_runs_the_backbone(job, monkeypatch):
+    """Another seed, other components, other models and every localizer, after `none` alone."""
+    calls = []
+    build = engines.build_engine
+
+    def counting(*args, **settings):
+        engine = build(*args, **settings)
+        return lambda images: calls.append(len(images)) or engine(images)
+
+    monkeypatch.setattr(reader, "build_engine", counting)
+    evaluate(replace(job, localizer="none"))
+    assert calls
+    calls.clear()
+    models = [replace(job.model, params={"n_components": k}) for k in (2, 3, 5)]
+    models += [ModelConfig(name, f"dfkde.baselines:{name}") for name in ("Gaussian", "KNN")]
+    models += [ModelConfig("residual", "dfkde.density:DFKDEResidual", {"n_components": 4})]
+    for localizer in LOCALIZERS:
+        for model in models:
+            evaluate(replace(job, seed=1, model=model, localizer=localizer))
+    assert not calls
 
 
 def test_record_tells_where_its_numbers_come_from(job, split):

@@ -30,6 +30,16 @@ def resolve_precision(precision: str) -> str:
     return precision
 
 
+def check_numbers(*, workers: int, cache_limit_gb: float | None) -> None:
+    """Refuse a number of threads or a size of the cache that cannot be."""
+    if workers < 0:
+        raise ValueError(f"features.workers must be an integer of at least 0, got {workers}")
+    if cache_limit_gb is not None and not 0 < cache_limit_gb < float("inf"):
+        raise ValueError(
+            f"features.cache_limit_gb must be null or a number above 0, got {cache_limit_gb}"
+        )
+
+
 def resolve_device(device: str) -> str:
     """Turn `auto` into `cuda` where a GPU and a torch built for it are present, else `cpu`."""
     _check("device", device, DEVICES)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.data import Sample
+from harness.features.ahead import Inputs
 from harness.features.engines import Engine
 from harness.features.recipe import Recipe
 from harness.features.store import MAPS, POOLED, FeatureStore
 from harness.threads import parallel_map
+
+_Item = TypeVar("_Item")
 
 
 @dataclass
@@ -36,33 +40,33 @@ class Extracted:
 
 
 class PooledRows:
-    """Gathers pooled features in one array.
+    """Gathers the pooled features of samples in one array, in their order.
 
-    Rows kept as they come would hold on to the memory of the batches they were computed in.
+    Rows kept as they come would hold on to the memory of the batches they were computed in, and
+    be there twice once they are put together.
 
     Parameters
     ----------
-    n : int
-        How many rows there will be at most.
+    samples : sequence of Sample
+        The images; some may be equal.
 
     Attributes
     ----------
-    by_digest : dict of str to ndarray of shape (D,)
-        The rows by image digest.
+    values : ndarray of shape (n, D)
+        The rows; D is 0 before the first one is put in.
     """
 
-    def __init__(self, n: int) -> None:
-        self.by_digest: dict[str, NDArray[np.float32]] = {}
-        self._n = n
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.values = np.empty((len(samples), 0), dtype=np.float32)
+        self._places: dict[str, list[int]] = {}
+        for k, sample in enumerate(samples):
+            self._places.setdefault(sample.digest, []).append(k)
 
-    def add(self, pooled: Mapping[str, NDArray[np.float32]]) -> None:
-        """Copy the rows of some images."""
-        for digest, row in pooled.items():
-            if not self.by_digest:
-                self._rows = np.empty((self._n, row.size), dtype=row.dtype)
-            k = len(self.by_digest)
-            self._rows[k] = row
-            self.by_digest[digest] = self._rows[k]
+    def put(self, digest: str, row: NDArray[np.float32]) -> None:
+        """Copy the row of an image, of shape (D,), to every place where it belongs."""
+        if not self.values.size:
+            self.values = np.empty((len(self.values), row.size), dtype=np.float32)
+        self.values[self._places[digest]] = row
 
 
 @dataclass(frozen=True)
@@ -75,21 +79,24 @@ class Extraction:
         Runs the backbone.
     store : FeatureStore
         Where features go.
+    inputs : Inputs
+        Where the images come from.
     maps : bool
         Whether to store feature maps too.
     """
 
     engine: Engine
     store: FeatureStore
+    inputs: Inputs
     maps: bool
 
     def run(self, samples: Sequence[Sample], *, workers: int) -> Iterator[Extracted]:
         """Extract samples of distinct content; the results come in batches."""
         busy: list[Sample] = []
-        for result in parallel_map(self._go_on, _batches(samples, self._recipe.batch), workers):
+        for result in parallel_map(self._go_on, batches(samples, self._recipe.batch), workers):
             busy += result.busy
             yield result
-        yield from parallel_map(self._wait, _batches(busy, 1), workers)
+        yield from parallel_map(self._wait, batches(busy, 1), workers)
 
     @property
     def _recipe(self) -> Recipe:
@@ -126,7 +133,7 @@ class Extraction:
             return {}
         images = np.zeros(self._recipe.shape, dtype=np.float32)
         for k, sample in enumerate(samples):
-            images[k] = self._recipe.read(sample.path)
+            images[k] = self.inputs.take(sample)
         pooled, feature_maps = self.engine(images)
         for k, sample in enumerate(samples):
             if self.maps:
@@ -135,6 +142,7 @@ class Extraction:
         return {sample.digest: pooled[k] for k, sample in enumerate(samples)}
 
 
-def _batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
-    for start in range(0, len(samples), size):
-        yield samples[start : start + size]
+def batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
+    """Cut into batches; the last one may be smaller."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

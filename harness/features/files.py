@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
-import tempfile
+import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from typing import BinaryIO
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""How a filesystem says that it has no locks."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that others see complete or not at all, and make its folder if needed."""
+    """Write a file that others see complete or not at all, and make its folder if needed.
+
+    The umask decides who may read it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(name, path)
+        part.write_bytes(data)
+        os.replace(part, path)
     except BaseException as error:
-        os.unlink(name)
+        part.unlink(missing_ok=True)
         if isinstance(error, OSError):  # a full disk's error names no file
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
@@ -31,7 +40,8 @@ def claim(path: Path, *, wait: bool) -> Iterator[bool]:
 
     The claim ends with the block or with the process, however that ends. The file is removed while
     the claim is held; one who waited for it finds the work done. If the work failed, two may come
-    to do it at once, which is harmless where results are written atomically.
+    to do it at once, which is harmless where results are written atomically. Where the filesystem
+    has no locks, everyone gets the claim, with a warning.
 
     Parameters
     ----------
@@ -42,9 +52,7 @@ def claim(path: Path, *, wait: bool) -> Iterator[bool]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
+        if not _lock(file, wait=wait):
             yield False
             return
         try:
@@ -52,3 +60,24 @@ def claim(path: Path, *, wait: bool) -> Iterator[bool]:
         finally:
             with suppress(FileNotFoundError):
                 path.unlink()
+
+
+def _lock(file: BinaryIO, *, wait: bool) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        _warn(
+            f"the feature cache cannot be locked ({error.strerror}): processes that extract the"
+            " same images at once each do all the work"
+        )
+    return True
+
+
+@cache
+def _warn(message: str) -> None:
+    """Warn once in a process."""
+    warnings.warn(message, stacklevel=2)

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 
 from harness.config import FeaturesConfig
 from harness.data import Sample
+from harness.features.ahead import Inputs
+from harness.features.choice import check_numbers
 from harness.features.engines import Engine, build_engine
-from harness.features.extraction import Extraction, PooledRows
+from harness.features.extraction import Extracted, Extraction, PooledRows, batches
 from harness.features.extractor import Extractor
 from harness.features.recipe import recipe_of
 from harness.features.store import MAPS, POOLED, FeatureStore
 from harness.features.upkeep import prune
-from harness.threads import available
+from harness.threads import available, parallel_map
 
 _DEFAULTS = FeaturesConfig()
 
@@ -83,6 +85,7 @@ class FeatureReader:
         settings: FeaturesConfig = _DEFAULTS,
         center_crop: int | None = None,
     ) -> None:
+        check_numbers(workers=settings.workers, cache_limit_gb=settings.cache_limit_gb)
         self.recipe = recipe_of(
             extractor, image_size=image_size, settings=settings, center_crop=center_crop
         )
@@ -115,20 +118,23 @@ class FeatureReader:
         DataError
             If an image cannot be decoded.
         """
-        found: dict[str, NDArray[np.float32]] = {}
-        missing: dict[str, Sample] = {}
-        for sample in samples:
+        rows, missing = PooledRows(samples), []
+        for sample in _distinct(samples):
             pooled = self._store.read(sample.digest, POOLED)
             if pooled is None:
-                missing[sample.digest] = sample
+                missing.append(sample)
             else:
-                found[sample.digest] = pooled
-        found |= self._extract(list(missing.values()), maps=maps and self._settings.maps)
+                rows.put(sample.digest, pooled)
+        for result in self._extract(missing, maps=maps and self._settings.maps):
+            for digest, pooled in result.pooled.items():
+                rows.put(digest, pooled)
         self._evict()
-        return np.stack([found[sample.digest] for sample in samples])
+        return rows.values
 
     def maps(self, samples: Sequence[Sample]) -> Iterator[NDArray[np.float32]]:
         """Yield the feature map of each sample, in their order, one at a time.
+
+        With `features.maps=false` none is kept, so that each is computed whenever asked for.
 
         Parameters
         ----------
@@ -144,8 +150,10 @@ class FeatureReader:
         DataError
             If an image cannot be decoded.
         """
-        missing = {s.digest: s for s in samples if not self._store.has(s.digest, MAPS)}
-        self._extract(list(missing.values()), maps=True)
+        if not self._settings.maps:
+            yield from self._fresh_maps(samples)
+            return
+        self._keep_maps(s for s in _distinct(samples) if not self._store.has(s.digest, MAPS))
         try:
             for sample in samples:
                 yield self._map(sample)
@@ -182,26 +190,41 @@ class FeatureReader:
     def _map(self, sample: Sample) -> NDArray[np.float32]:
         feature_map = self._store.read(sample.digest, MAPS)
         if feature_map is None:  # damaged, or evicted meanwhile
-            self._extract([sample], maps=True)
+            self._keep_maps([sample])
             feature_map = self._store.read(sample.digest, MAPS)
-        if feature_map is None:
-            raise RuntimeError(f"{self._store.folder} loses features as soon as they are written")
-        return feature_map
+        # Another process's eviction may take it as soon as it is written.
+        return next(self._fresh_maps([sample])) if feature_map is None else feature_map
 
-    def _extract(self, samples: Sequence[Sample], *, maps: bool) -> dict[str, NDArray[np.float32]]:
-        """Compute and keep what is missing; return the pooled features by image digest."""
-        rows = PooledRows(len(samples))
+    def _fresh_maps(self, samples: Sequence[Sample]) -> Iterator[NDArray[np.float32]]:
+        """Compute the feature maps without the cache."""
+        self.prepare()
+        paths = [sample.path for sample in samples]
+        for features in parallel_map(self.compute, batches(paths, self.recipe.batch), self.workers):
+            for one in features:
+                if isinstance(one, Exception):
+                    raise one
+                self.n_extracted += 1
+                yield one.feature_map
+
+    def _keep_maps(self, samples: Iterable[Sample]) -> None:
+        for _ in self._extract(list(samples), maps=True):
+            pass
+
+    def _extract(self, samples: Sequence[Sample], *, maps: bool) -> Iterator[Extracted]:
+        """Compute what is missing and keep it."""
         if not samples:
-            return rows.by_digest
+            return
         started = time.perf_counter()
-        extraction = Extraction(self._engine, self._store, maps)
+        inputs = Inputs(self.recipe)
+        with inputs.read_ahead(samples, threads=self.workers - 1):
+            engine = self._engine
+        extraction = Extraction(engine, self._store, inputs, maps)
         for result in extraction.run(samples, workers=self.workers):
-            rows.add(result.pooled)
             self.n_extracted += result.n_computed
+            yield result
         self._has_grown = True
         seconds = time.perf_counter() - started
         log.info("%d images by %s in %.1f s", len(samples), self.recipe.engine, seconds)
-        return rows.by_digest
 
     def _evict(self) -> None:
         limit = self._settings.cache_limit_gb
@@ -216,4 +239,8 @@ class FeatureReader:
 
     @cached_property
     def _engine(self) -> Engine:
-        return build_engine(self._extractor, self.recipe, store=self._store, workers=self.workers)
+        return build_engine(self._extractor, self.recipe, cache=self._cache, workers=self.workers)
+
+
+def _distinct(samples: Sequence[Sample]) -> Iterable[Sample]:
+    return {sample.digest: sample for sample in samples}.values()

@@ -16,7 +16,7 @@ from harness.config import FeaturesConfig
 from harness.crop import check_center_crop
 from harness.features.choice import resolve_device, resolve_engine, resolve_precision
 from harness.features.extractor import Extractor
-from harness.features.inputs import RESIZES, read_input
+from harness.features.inputs import RESIZES, read_pixels, scale
 
 _VERSION = 1
 """Raised whenever the code turns the same image into other features."""
@@ -56,7 +56,11 @@ class Recipe:
 
     def read(self, path: Path) -> NDArray[np.float32]:
         """Read an image file as the backbone sees it, shape (3, H, W); see `read_input`."""
-        return read_input(
+        return scale(self.read_pixels(path))
+
+    def read_pixels(self, path: Path) -> NDArray:
+        """Read an image file but for the last step, shape (3, H, W); see `read_pixels`."""
+        return read_pixels(
             path,
             image_size=self.image_size,
             resize=self.resize,
@@ -66,11 +70,36 @@ class Recipe:
     @property
     def key(self) -> str:
         """SHA-256 over all fields, hexadecimal, shortened to 128 bits."""
-        fields = asdict(self)
-        if self.center_crop is None:  # the keys of features from before there was a crop
-            del fields["center_crop"]
-        text = json.dumps([_VERSION, fields], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        return _key(self)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Everything that determines a translated backbone: nothing of how it is fed or computed."""
+
+    weights_digest: str
+    layers: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    shape: tuple[int, ...]
+    versions: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """As `Recipe.key`."""
+        return _key(self)
+
+
+def graph_of(recipe: Recipe) -> Graph:
+    """Return what the translation of a recipe's backbone depends on."""
+    return Graph(
+        weights_digest=recipe.weights_digest,
+        layers=recipe.layers,
+        mean=recipe.mean,
+        std=recipe.std,
+        shape=recipe.shape,
+        versions=_versions("torch", "onnx", "onnxscript"),
+    )
 
 
 def recipe_of(
@@ -104,9 +133,18 @@ def recipe_of(
         precision=precision,
         device=device,
         batch=_BATCHES.get((device, engine), 1),
-        versions=tuple(f"{name} {version(name)}" for name in (engine, "pillow")),
+        versions=_versions(engine, "pillow"),
         center_crop=center_crop,
     )
+
+
+def _key(described: Recipe | Graph) -> str:
+    text = json.dumps([_VERSION, asdict(described)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _versions(*packages: str) -> tuple[str, ...]:
+    return tuple(f"{name} {version(name)}" for name in packages)
 
 
 def _channels(values: Any) -> tuple[float, ...]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.features.entries import DamagedError, unseal
+from harness.features.files import claim
 
 _ABANDONED = 3600.0
 """Seconds after which a half-written file belongs to no living process."""
+
+_PARTS = ("*/*/*.part", "*/recipe.json.*.part", "backbones/*.part")
 
 
 class Entry(NamedTuple):
@@ -41,7 +45,7 @@ class Section(NamedTuple):
     key : str
         The recipe's key, which names its folder.
     recipe : dict
-        The fields of `Recipe`.
+        The fields of `Recipe`, or of `Graph` for a translated network; empty if they are damaged.
     entries : list of Entry
         In no particular order.
     """
@@ -52,13 +56,17 @@ class Section(NamedTuple):
 
 
 def sections(cache: Path) -> list[Section]:
-    """List the recipes in a cache folder, by key."""
-    found = []
-    for description in sorted(cache.glob("*/recipe.json")):
-        recipe = json.loads(description.read_text(encoding="utf-8"))
-        folder = description.parent
-        found.append(Section(folder.name, recipe, list(_entries(folder))))
-    return found
+    """List the recipes in a cache folder, by key.
+
+    Warns
+    -----
+    UserWarning
+        If a recipe is damaged; it is written anew with the next entry.
+    """
+    return [
+        Section(path.parent.name, _fields(path), list(_entries(path.parent)))
+        for path in sorted(cache.glob("*/recipe.json"))
+    ]
 
 
 def damaged(cache: Path) -> Iterator[Path]:
@@ -104,6 +112,17 @@ def prune(cache: Path, *, limit: int) -> int:
     return n_removed
 
 
+def _fields(description: Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(description.read_text(encoding="utf-8"))
+        return dict(fields)
+    except FileNotFoundError:  # another process's eviction
+        return {}
+    except (ValueError, TypeError) as error:
+        warnings.warn(f"{description} is damaged: {error}", stacklevel=2)
+        return {}
+
+
 def _entries(folder: Path) -> Iterator[Entry]:
     for path in folder.glob("*/*"):
         if path.suffix in (".lock", ".part"):
@@ -114,7 +133,13 @@ def _entries(folder: Path) -> Iterator[Entry]:
 
 
 def _remove_abandoned(cache: Path) -> None:
-    for path in cache.glob("*/*/*.part"):
-        with suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > _ABANDONED:
-                path.unlink()
+    """Remove what killed processes left: half-written files, and claims that nobody holds."""
+    for pattern in _PARTS:
+        for path in cache.glob(pattern):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _ABANDONED:
+                    path.unlink()
+    for description in cache.glob("*/recipe.json"):
+        for path in description.parent.glob("*/*.lock"):
+            with claim(path, wait=False):
+                pass  # a claim's file goes with it

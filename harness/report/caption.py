@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.config import FeaturesConfig
 from harness.metrics.registry import METRICS
 from harness.report.grid import shown_metrics, tally
 from harness.report.protocol import RESAMPLES
@@ -32,12 +33,24 @@ def _claim(table: Table, finished: Sequence[Row]) -> str:
     seeds = ", ".join(str(seed) for seed in table.seeds)
     several = "seeds" if len(table.seeds) > 1 else "seed"
     name = f"{table.choice('model').upper()} with `{table.choice('backbone')}`"
-    return f"{name}{weights}, images of {_size(table)}, {several} {seeds}"
+    return f"{name}{weights}, images of {_size(table)}{_computing(table)}, {several} {seeds}"
 
 
 def _size(table: Table) -> str:
     size, crop = table.expected("image_size"), table.expected("center_crop")
     return f"{size} px" if crop is None else f"{size} px, of which the central {crop} px"
+
+
+def _computing(table: Table) -> str:
+    """Label features that are not made as usual: bf16 moves AUROC in the second digit."""
+    usual, given = FeaturesConfig(), table.config["features"]
+    names = ("engine", "precision", "device", "resize")
+    values = {name: given.get(name, getattr(usual, name)) for name in names}
+    return "".join(
+        f", `features.{name}={value}`"
+        for name, value in values.items()
+        if value != getattr(usual, name)
+    )
 
 
 def _runs(finished: Sequence[Row]) -> str:

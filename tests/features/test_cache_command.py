@@ -9,6 +9,9 @@ import pytest
 from harness.cache import main
 from harness.features import FeatureReader
 from harness.features import reader as reader_module
+from harness.features.files import claim
+from harness.features.recipe import graph_of
+from harness.features.store import Store
 from harness.features.upkeep import damaged, prune, sections
 from tests.features.images import PLAIN, PlainEngine
 from tests.features.slow_process import SETTINGS, SIZE
@@ -58,6 +61,48 @@ def test_prune_removes_half_written_files_once_they_are_old(cache):
     prune(cache, limit=size(cache))
     assert young.exists()
     assert not old.exists()
+
+
+def test_prune_removes_what_killed_processes_left_beside_the_entries(cache):
+    folder = sections(cache)[0].entries[0].path.parent
+    left = [
+        folder.parent / "recipe.json.1.part",
+        cache / "backbones" / "a.json.1.part",
+        folder / "a.lock",
+    ]
+    left[1].parent.mkdir()
+    foreign = cache / "mine" / "deep" / "poetry.lock"
+    foreign.parent.mkdir(parents=True)
+    for path in (*left, foreign):
+        path.touch()
+        os.utime(path, (1000, 1000))
+    with claim(folder / "held.lock", wait=False):
+        prune(cache, limit=size(cache))
+        assert (folder / "held.lock").exists()
+    assert not [path for path in left if path.exists()]
+    assert foreign.exists()
+
+
+@pytest.mark.parametrize("content", ["", "{'", "[1]", "7"])
+def test_a_damaged_recipe_is_warned_of_and_written_anew(cache, samples, capsys, content):
+    [description] = cache.glob("*/recipe.json")
+    before = description.read_text()
+    description.write_text(content)
+    for command in (["list"], ["verify"], ["prune", "--limit-gb", "1"]):
+        with pytest.warns(UserWarning, match=r"recipe\.json is damaged"):
+            assert main(["--cache", str(cache), *command]) == 0
+    assert "?" in capsys.readouterr().out
+    next(cache.rglob(f"{samples[0].digest}.pooled")).unlink()
+    open_reader(cache).pooled(samples)
+    assert description.read_text() == before
+
+
+def test_a_translated_network_is_listed_as_one(cache, capsys):
+    recipe = open_reader(cache).recipe
+    Store(cache, graph_of(recipe)).write_bytes("model.onnx", b"network")
+    assert main(["--cache", str(cache), "list"]) == 0
+    [row] = [line for line in capsys.readouterr().out.splitlines() if "ONNX" in line]
+    assert row.split()[1:6] == ["plain", str(SIZE), "network", "in", "ONNX"]
 
 
 def test_the_reader_keeps_the_cache_below_its_limit(cache, samples, tmp_path):

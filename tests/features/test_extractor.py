@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from harness.config import BackboneConfig, FeaturesConfig
 from harness.features import FeatureReader, LazyExtractor, feature_reader, recipe
 from harness.features.extractor import module_of
 from harness.features.memo import remembered_digest
+from tests.features.images import PLAIN
 
 LITE = BackboneConfig(
     name="efficientnet_lite0",
@@ -91,23 +92,26 @@ def test_the_lazy_and_the_built_extractor_share_a_recipe():
     assert first == second
 
 
-def test_recipes_without_a_crop_keep_their_keys():
-    """A cache that was filled before there was a crop stays valid."""
-    plain = recipe.Recipe(
-        weights_digest="ab" * 32,
-        layers=("features",),
-        mean=(0.5, 0.5, 0.5),
-        std=(0.25, 0.25, 0.25),
-        image_size=64,
-        resize="pil",
-        engine="torch",
-        precision="fp32",
-        device="cpu",
-        batch=4,
-        versions=("torch 2.0", "pillow 10.0"),
-    )
-    assert plain.key == "fb92b5541a39175f1db13b6d1658fc11"
-    assert len({plain.key, *(replace(plain, center_crop=n).key for n in (32, 64))}) == 3
+def test_every_field_of_a_recipe_is_in_its_key():
+    settings = FeaturesConfig(device="cpu", engine="torch")
+    plain = recipe.recipe_of(PLAIN, image_size=64, settings=settings)
+    others = [
+        replace(plain, **{field.name: ("another",) if field.name != "center_crop" else 32})
+        for field in fields(plain)
+    ]
+    assert len({plain.key, *(other.key for other in others)}) == len(others) + 1
+
+
+@pytest.mark.parametrize(
+    "change", [{"resize": "float_antialias"}, {"engine": "openvino"}, {"precision": "bf16"}]
+)
+def test_a_translation_is_shared_by_all_who_use_the_same_graph(change):
+    settings = FeaturesConfig(device="cpu", engine="torch")
+    plain = recipe.recipe_of(PLAIN, image_size=64, settings=settings)
+    graph = recipe.graph_of(plain)
+    assert recipe.graph_of(replace(plain, **change)).key == graph.key
+    for other in ({"image_size": 32}, {"batch": 1}, {"weights_digest": "other"}):
+        assert recipe.graph_of(replace(plain, **other)).key != graph.key
 
 
 def test_a_warm_process_imports_no_torch(samples, tmp_path):

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +14,7 @@ from harness.config import FeaturesConfig
 from harness.data import DataError
 from harness.features import FeatureReader
 from harness.features.inputs import read_input
+from harness.features.store import POOLED, FeatureStore
 from tests.features.images import sample_of
 from tests.features.small import SIZE, TORCH
 
@@ -47,11 +50,13 @@ def test_pooled_is_the_mean_of_the_maps(extractor, samples):
     np.testing.assert_allclose(reader.pooled(samples), maps.mean((2, 3)), rtol=1e-5, atol=1e-6)
 
 
-def test_the_result_does_not_depend_on_workers_or_company(extractor, samples):
-    reader = open_reader(extractor, None)
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
+def test_the_result_does_not_depend_on_workers_or_company(extractor, samples, engine):
+    pytest.importorskip(engine)
+    reader = open_reader(extractor, None, engine=engine)
     alone = [reader.pooled([sample])[0] for sample in samples]
     for workers in (1, 5):
-        pooled = open_reader(extractor, None, workers=workers).pooled(samples)
+        pooled = open_reader(extractor, None, engine=engine, workers=workers).pooled(samples)
         np.testing.assert_array_equal(pooled, alone)
 
 
@@ -118,11 +123,43 @@ def test_other_settings_share_no_features(extractor, samples, tmp_path, change):
     assert other.n_extracted == len(samples)
 
 
-def test_without_maps_a_map_costs_a_second_pass(extractor, samples, tmp_path):
+def test_without_maps_none_is_kept_and_each_costs_a_pass(extractor, samples, tmp_path):
     reader = open_reader(extractor, tmp_path / "cache", maps=False)
     reader.pooled(samples)
-    list(reader.maps(samples[:3]))
-    assert reader.n_extracted == len(samples) + 3
+    expected = list(open_reader(extractor, None).maps(samples))
+    for k in (1, 2):
+        np.testing.assert_array_equal(list(reader.maps(samples)), expected)
+        assert reader.n_extracted == (1 + k) * len(samples)
+    assert not list(tmp_path.rglob("*.maps"))
+
+
+def test_without_maps_an_unreadable_image_is_named(extractor, samples, tmp_path):
+    reader = open_reader(extractor, tmp_path / "cache", maps=False)
+    samples[2].path.write_bytes(b"no image")
+    with pytest.raises(DataError, match=samples[2].name):
+        list(reader.maps(samples))
+
+
+def test_a_map_that_is_evicted_at_once_is_still_returned(extractor, samples, tmp_path, monkeypatch):
+    expected = list(open_reader(extractor, None).maps(samples))
+    monkeypatch.setattr(FeatureStore, "read", lambda *args: None)
+    found = list(open_reader(extractor, tmp_path / "cache").maps(samples))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_warm_features_are_one_array_and_no_more(extractor, samples, tmp_path):
+    reader = open_reader(extractor, tmp_path / "cache")
+    store = FeatureStore(tmp_path / "cache", reader.recipe)
+    many = [replace(samples[0], digest=f"{k:064}") for k in range(300)]
+    rows = np.random.default_rng(0).random((len(many), 2048), dtype=np.float32)
+    for sample, row in zip(many, rows, strict=True):
+        store.write(sample.digest, POOLED, row)
+    tracemalloc.start()
+    pooled = reader.pooled(many)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(pooled, rows)
+    assert peak < 1.2 * pooled.nbytes
 
 
 @pytest.mark.parametrize("kind", ["pooled", "maps"])
@@ -152,7 +189,7 @@ def test_an_unreadable_image_is_named_and_the_rest_is_kept(extractor, samples, t
 
 
 def test_a_full_cache_keeps_working(extractor, samples, tmp_path):
-    reader = open_reader(extractor, tmp_path / "cache", cache_limit_gb=0.0)
+    reader = open_reader(extractor, tmp_path / "cache", cache_limit_gb=1e-9)
     expected = open_reader(extractor, None)
     np.testing.assert_array_equal(reader.pooled(samples), expected.pooled(samples))
     for found, wanted in zip(reader.maps(samples), expected.maps(samples), strict=True):
@@ -165,6 +202,14 @@ def test_a_full_cache_keeps_working(extractor, samples, tmp_path):
 )
 def test_an_unknown_setting_names_itself_and_its_choices(extractor, tmp_path, field, value):
     with pytest.raises(ValueError, match=f"^{field} must be one of .*{value}"):
+        open_reader(extractor, tmp_path, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("workers", -1), ("cache_limit_gb", 0.0), ("cache_limit_gb", math.nan)]
+)
+def test_a_number_that_cannot_be_names_itself_and_its_rule(extractor, tmp_path, field, value):
+    with pytest.raises(ValueError, match=rf"^features\.{field} must be .*, got {value}$"):
         open_reader(extractor, tmp_path, **{field: value})
 
 

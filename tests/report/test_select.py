@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from harness.record import StoredRun
 from harness.report.caption import caption
@@ -80,6 +81,27 @@ def test_cropped_and_whole_images_share_no_table(tmp_path: Path) -> None:
     assert _select(cropped, whole).runs == {BOLT: whole}
     text = caption(of_cropped, [])
     assert "images of 256 px, of which the central 224 px, seed 42" in text
+
+
+@pytest.mark.parametrize(("key", "other"), [("precision", "bf16"), ("resize", "float_antialias")])
+def test_features_made_otherwise_share_no_table_and_are_labelled(
+    tmp_path: Path, key: str, other: str
+) -> None:
+    usual = SETTINGS | {"features.resize": "pil", "features.device": "cuda"}
+    plain = run("plain", record("bolt", settings=usual))
+    changed = run("changed", record("bolt", settings=usual | {f"features.{key}": other}))
+    features = {"resize": "pil", "device": "auto"}
+    of_plain = _declare(tmp_path, yaml.safe_dump({"features": features}))
+    of_changed = _declare(tmp_path, yaml.safe_dump({"features": features | {key: other}}))
+    assert select(of_plain, [changed, plain]).runs == {BOLT: plain}
+    assert select(of_changed, [plain, changed]).runs == {BOLT: changed}
+    assert "features." not in caption(of_plain, [])
+    assert f"images of 256 px, `features.{key}={other}`, seed 42" in caption(of_changed, [])
+
+
+def test_no_declaration_mixes_precisions(tmp_path: Path) -> None:
+    table = _declare(tmp_path, "features: {precision: auto}")
+    assert select(table, [run("a", record("bolt"))]).runs == {}
 
 
 def test_a_table_may_sweep_the_crop(tmp_path: Path) -> None:

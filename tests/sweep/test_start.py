@@ -33,6 +33,7 @@ from dfkde.backbones.presence import (
 from dfkde.choices import LOCALIZERS
 from harness.checks import check_settings
 from harness.config import BackboneConfig, Config, FeaturesConfig
+from harness.data.synthetic import Plan, write_synthetic
 from harness.features import LazyExtractor
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -81,7 +82,24 @@ def start(folder, *arguments, module="harness.run"):
 def test_help_imports_nothing_slow(tmp_path):
     done, _, imported = start(tmp_path, "--help")
     assert done.returncode == 0
-    assert not SLOW & imported
+    assert not (SLOW | {"numpy", "PIL"}) & imported
+
+
+def test_a_warm_run_imports_neither_torch_nor_an_engine(tmp_path):
+    """From the command line to the finished run, anomaly maps and pixel metrics among it."""
+    root = write_synthetic(tmp_path / "mvtec", "mvtec", categories=["bottle"], plan=Plan(0.1, 64))
+    command = [
+        *("dataset=mvtec", "category=bottle", f"dataset.root={root}", "dataset.official=false"),
+        *("backbone=efficientnet_lite0", "image_size=64", "model.params.n_components=4"),
+        *("features.engine=torch", "features.device=cpu"),
+    ]
+    cold, said, imported = start(tmp_path, *command, "seed=1")
+    assert cold.returncode == 0, said
+    assert "torch" in imported
+    warm, said, imported = start(tmp_path, *command, "seed=2")
+    assert warm.returncode == 0, said
+    assert "mlflow" in imported
+    assert not {"torch", "torchvision", "timm", "onnxruntime", "openvino"} & imported
 
 
 @pytest.mark.parametrize(
@@ -121,6 +139,12 @@ def test_missing_weights_are_told_before_anything_slow_is_imported(
             "center_crop must be null or an integer from 1 to image_size=256, got 257",
         ),
         ("center_crop=0", "center_crop must be null or an integer from 1 to image_size=256, got 0"),
+        ("features.workers=-1", "features.workers must be an integer of at least 0, got -1"),
+        (
+            "features.cache_limit_gb=0",
+            "features.cache_limit_gb must be null or a number above 0, got 0.0",
+        ),
+        ("pixel_resolution=0", "pixel_resolution must be null (native) or at least 1, got 0"),
         ("image_size=0", "image_size must be an integer of at least 1, got 0"),
         ("category=botle", "category='botle' is not in dataset mvtec; did you mean 'bottle'?"),
         ("localizer=gradcam", "localizer must be one of ['occlusion', "),

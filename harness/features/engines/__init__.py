@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -9,15 +10,14 @@ from numpy.typing import NDArray
 
 from harness.features.extractor import Extractor
 from harness.features.recipe import Recipe
-from harness.features.store import FeatureStore
 
 
 class Engine(Protocol):
     """Computes the features of one batch; safe to call from several threads at once.
 
-    Each call computes on the calling thread alone (or on the GPU), so that the result does not
-    depend on the number of threads, and always on the recipe's number of images, so that it does
-    not depend on which images were computed together.
+    Each call computes on one thread (the calling one; in OpenVINO one of a pool; or on the GPU), so
+    that the result does not depend on the number of threads, and always on the recipe's number of
+    images, so that it does not depend on which images were computed together.
     """
 
     def __call__(self, images: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
@@ -35,9 +35,7 @@ class Engine(Protocol):
         """
 
 
-def build_engine(
-    extractor: Extractor, recipe: Recipe, *, store: FeatureStore, workers: int
-) -> Engine:
+def build_engine(extractor: Extractor, recipe: Recipe, *, cache: Path, workers: int) -> Engine:
     """Build the engine that a recipe names.
 
     Parameters
@@ -46,8 +44,8 @@ def build_engine(
         The backbone; a lazy one is built only if the engine needs the torch module.
     recipe : Recipe
         The engine, precision, device, image size and batch.
-    store : FeatureStore
-        Where a translated model is kept.
+    cache : Path
+        The folder where a translated model is kept.
     workers : int
         Number of threads that will call the engine.
     """
@@ -57,7 +55,7 @@ def build_engine(
         return TorchEngine(extractor, recipe)
     from harness.features.engines.translate import onnx_model
 
-    model = onnx_model(extractor, recipe, store=store)
+    model = onnx_model(extractor, recipe, cache=cache)
     if recipe.engine == "onnxruntime":
         from harness.features.engines.onnx_runtime import OnnxRuntimeEngine
 

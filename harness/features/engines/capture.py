@@ -26,6 +26,8 @@ def capture(module: torch.nn.Module, recipe: Recipe) -> ExportedProgram:
     try:
         with torch.no_grad():
             return torch.export.export(module, (torch.zeros(recipe.shape),))
+    except MemoryError:
+        raise
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(

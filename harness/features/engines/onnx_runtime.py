@@ -1,4 +1,4 @@
-"""ONNX Runtime: the fastest single-precision engine on most processors."""
+"""ONNX Runtime: what `auto` takes on a CPU for fp32, where it is installed."""
 
 from __future__ import annotations
 

@@ -22,6 +22,11 @@ class OpenVinoEngine:
         What the network computes in; its input and output are float32 in any case.
     workers : int
         Number of threads that will call the engine.
+
+    Raises
+    ------
+    ValueError
+        If the processor does not compute in bf16: OpenVINO would compute in fp32, silently.
     """
 
     def __init__(self, model: bytes, *, precision: str, workers: int) -> None:
@@ -34,6 +39,7 @@ class OpenVinoEngine:
             "ENABLE_CPU_PINNING": False,
         }
         self._compiled = core.compile_model(core.read_model(model, b""), "CPU", settings)
+        _check_precision(self._compiled, precision)
         self._requests = threading.local()
         # The first inference of a process sets up what all later ones share, and deadlocks where
         # two threads make it at once; so make it here.
@@ -45,3 +51,12 @@ class OpenVinoEngine:
             self._requests.own = self._compiled.create_infer_request()
         result = self._requests.own.infer([images])
         return result[0].copy(), result[1].copy()
+
+
+def _check_precision(compiled: ov.CompiledModel, precision: str) -> None:
+    taken = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    if taken != _PRECISIONS[precision]:
+        raise ValueError(
+            f"features.precision must be fp32 on this processor, where OpenVINO computes in {taken}"
+            f" whatever it is told (features.engine=torch emulates bf16, slowly), got {precision!r}"
+        )

@@ -50,6 +50,8 @@ class TorchEngine:
     def _exactly(self) -> AbstractContextManager:
         if self._autocast:
             return torch.autocast(self._device.type, dtype=torch.bfloat16)
+        if self._device.type == "cpu":  # cuDNN's flags are of the process, not of the thread
+            return nullcontext()
         # TensorFloat-32, cuDNN's default for convolutions, keeps 10 bits of the mantissa.
         return torch.backends.cudnn.flags(
             enabled=True, benchmark=False, deterministic=True, allow_tf32=False

@@ -1,4 +1,4 @@
-"""The backbone as an ONNX model, translated once and kept with its features."""
+"""The backbone as an ONNX model, translated once for every engine and precision, and kept."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import gc
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from harness.features.extractor import Extractor, module_of
-from harness.features.recipe import Recipe
-from harness.features.store import FeatureStore
+from harness.features.recipe import Recipe, graph_of
+from harness.features.store import Store
 
 _NAME = "model.onnx"
 
 log = logging.getLogger(__name__)
 
 
-def onnx_model(extractor: Extractor, recipe: Recipe, *, store: FeatureStore) -> bytes:
-    """Return the serialised model; with it in the store, no torch is imported."""
+def onnx_model(extractor: Extractor, recipe: Recipe, *, cache: Path) -> bytes:
+    """Return the serialised model; with it in the cache, no torch is imported."""
+    store = Store(cache, graph_of(recipe))
     with store.claim(_NAME, wait=True):
         kept = store.read_bytes(_NAME)
         if kept is not None:
