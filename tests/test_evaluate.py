@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from dfkde import Constant
-from dfkde.localizers import LOCALIZERS
+from dfkde.choices import LOCALIZERS
 from harness.config import FeaturesConfig, ModelConfig
 from harness.data import DataError, load_split, read_mask
 from harness.evaluate import evaluate, identify
