@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +60,6 @@ def start(folder, *arguments, module="harness.run"):
         "HF_HOME": str(folder / "hub"),
         **dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9"),
     }
-    started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", module, *map(str, arguments)],
         cwd=folder,
@@ -69,9 +67,8 @@ def start(folder, *arguments, module="harness.run"):
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,  # against hanging; what it must not import is what would make it slow
     )
-    # Alone on a machine the slowest of these takes about a second; tests share theirs.
-    assert time.monotonic() - started < 10
     lines = done.stderr.splitlines()
     timed = [line for line in lines if line.startswith("import time:")]
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in timed}
