@@ -29,6 +29,7 @@ def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
     for config in configs:
         check_center_crop(config.center_crop, image_size=config.image_size)
         _check_pixel_resolution(config.pixel_resolution)
+        _check_threshold_quantile(config.threshold_quantile)
         check_localizer(config.localizer)
         features = config.features
         check_numbers(workers=features.workers, cache_limit_gb=features.cache_limit_gb)
@@ -40,3 +41,10 @@ def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
 def _check_pixel_resolution(side: int | None) -> None:
     if side is not None and side < 1:
         raise ValueError(f"pixel_resolution must be null (native) or at least 1, got {side}")
+
+
+def _check_threshold_quantile(quantile: float | None) -> None:
+    if quantile is not None and not 0 < quantile <= 1:
+        raise ValueError(
+            f"threshold_quantile must be null, or above 0 and at most 1, got {quantile}"
+        )

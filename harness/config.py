@@ -174,6 +174,7 @@ class Job:
     n_train: int | None = None
     train_contamination: float = 0.0
     pixel_resolution: int | None = None
+    threshold_quantile: float | None = None
 
     def protocol(self) -> dict[str, object]:
         """Return what determines the numbers beside data, backbone, model and seed."""
@@ -184,6 +185,7 @@ class Job:
             "n_train",
             "train_contamination",
             "pixel_resolution",
+            "threshold_quantile",
         )
         values = {name: getattr(self, name) for name in names}
         return values | {f"dataset.{name}": value for name, value in self._layout().items()}
@@ -224,6 +226,7 @@ class Config:
     n_train: int | None = None
     train_contamination: float = 0.0
     pixel_resolution: int | None = None
+    threshold_quantile: float | None = None
     save_model: bool = False
     force: bool = False
     fail_fast: bool = False

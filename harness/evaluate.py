@@ -5,6 +5,7 @@ from __future__ import annotations
 from harness.config import Job
 from harness.data import Sample, Split
 from harness.fitting import Fitted, fit, has_masks, naming, reader_of, split_of, wants_maps
+from harness.holdout import threshold_of
 from harness.identity import identity, settings
 from harness.localize import anomaly_grids, pixel_results
 from harness.metrics import image_metrics
@@ -60,9 +61,10 @@ def measure(fitted: Fitted, stages: Stages) -> Record:
         test = fitted.reader.pooled(split.test, maps=has_masks(split))
     with stages("model"), one_blas_thread(), naming(split.test):
         scores = fitted.model.anomaly_score(test)
+        threshold = threshold_of(fitted)
     with stages("image metrics"):
         labels = [sample.anomalous for sample in split.test]
-        image = image_metrics(labels, scores)
+        image = image_metrics(labels, scores, threshold=threshold)
     with stages("anomaly maps"):
         grids = anomaly_grids(fitted) if wants_maps(job, split) else []
     with stages("pixel metrics"):

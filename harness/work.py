@@ -186,11 +186,11 @@ def _known(job: Job) -> tuple[Split, Known]:
 
 
 def _check_save_model(job: Job, tracker: Tracker, *, n_train: int) -> None:
-    from harness.predict.training import check_holding_out
+    from harness.holdout import check_holding_out
 
     if isinstance(tracker, NoTracker):
         raise ValueError("save_model must be false where tracking.kind is none, got true")
-    check_holding_out(job, n_train)
+    check_holding_out(job, n_train, setting="save_model must be false")
 
 
 def _saving(fitted: Fitted) -> Callable[[Path], None]:

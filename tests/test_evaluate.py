@@ -1,6 +1,7 @@
 """The whole experiment against one written anew with other libraries."""
 
 import hashlib
+import math
 import shutil
 from dataclasses import replace
 from fractions import Fraction
@@ -14,7 +15,13 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.stats import gaussian_kde
 from sklearn.decomposition import PCA
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    precision_recall_curve,
+    roc_auc_score,
+)
+from sklearn.model_selection import KFold
 
 from dfkde import Constant
 from dfkde.choices import LOCALIZERS
@@ -223,6 +230,28 @@ def test_pixel_resolution_changes_pixel_metrics_only(job):
     assert resized.metrics["pixel_auroc"] != native.metrics["pixel_auroc"]
 
 
+def test_f1_at_a_threshold_of_held_out_training_scores(job, split):
+    record = evaluate(replace(job, threshold_quantile=0.9))
+    features = independent_features(split.train).mean(axis=(2, 3))
+    held_out = np.empty(len(features))
+    for rest, fold in KFold(10, shuffle=True, random_state=job.seed).split(features):
+        pca = PCA(4, svd_solver="full").fit(features[rest])
+        kde = gaussian_kde(pca.transform(features[rest]).T)
+        held_out[fold] = -kde.logpdf(pca.transform(features[fold]).T)
+    above = np.sort(held_out)[math.ceil(0.9 * len(held_out)) - 1]
+    labels = [s.anomalous for s in record.scores]
+    expected = f1_score(labels, [s.score > above for s in record.scores])
+    assert record.metrics["image_f1_at"] == pytest.approx(expected, abs=1e-12)
+    assert 0 < record.metrics["image_f1_at"] <= record.metrics["image_f1_max"]
+    assert "image_f1_at" not in evaluate(job).metrics
+
+
+def test_a_threshold_needs_images_to_hold_out(job):
+    short = replace(job, threshold_quantile=0.9, n_train=6)
+    with pytest.raises(ValueError, match=r"^threshold_quantile must be null where a tenth"):
+        evaluate(short)
+
+
 def test_a_feature_that_is_not_finite_names_its_image(job, split, monkeypatch):
     pooled = FeatureReader.pooled
 
@@ -291,6 +320,7 @@ def test_identity_depends_on_what_determines_the_numbers_and_on_nothing_else(job
         replace(job, train_contamination=0.1),
         replace(job, dataset=replace(job.dataset, train_share=0.5)),
         replace(job, pixel_resolution=32),
+        replace(job, threshold_quantile=0.9),
         replace(job, model=replace(job.model, params={"n_components": 5})),
         replace(job, model=replace(job.model, params={"n_components": 4, "random_state": 7})),
         replace(job, backbone=replace(job.backbone, mean=[0.4, 0.5, 0.5])),
@@ -335,7 +365,7 @@ def test_identity_depends_on_how_features_are_made(job, recipe):
 
 def test_identity_stays_what_it_was(job, recipe):
     """Runs are skipped by it: it changes with `SCHEMA_VERSION`, and with nothing else."""
-    published = "67f30489c99c5355554cb6886cd55a75b3a846265bbb5d825a86eb056f6dcd98"
+    published = "dfb1f460b2d31f9bf94701cbf5d02588cc6f62659f91de12ad7c93268aa0fb3d"
     assert identity(replace(job, image_size=256), recipe, fingerprint="cd" * 32) == published
 
 

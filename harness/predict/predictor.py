@@ -16,6 +16,7 @@ from dfkde import AnomalyDetector, TrainedDetector
 from harness.config import FeaturesConfig
 from harness.features import FeatureReader
 from harness.features.reader import Features
+from harness.holdout import quantile_score
 from harness.predict.prediction import QUANTILE, Prediction, check_quantile, reason_of
 from harness.threads import one_blas_thread, parallel_map
 
@@ -101,7 +102,7 @@ class Predictor:
             If the quantile is not in (0, 1].
         """
         check_quantile(quantile)
-        return float(np.quantile(self.detector.train_scores, quantile, method="inverted_cdf"))
+        return quantile_score(self.detector.train_scores, quantile)
 
     def predict(self, paths: Iterable[Path], *, maps: bool = False) -> Iterator[Prediction]:
         """Score image files, each by itself: a score depends on no other image.

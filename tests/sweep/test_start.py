@@ -142,6 +142,10 @@ def test_missing_weights_are_told_before_anything_slow_is_imported(
             "features.cache_limit_gb must be null or a number above 0, got 0.0",
         ),
         ("pixel_resolution=0", "pixel_resolution must be null (native) or at least 1, got 0"),
+        (
+            "threshold_quantile=1.5",
+            "threshold_quantile must be null, or above 0 and at most 1, got 1.5",
+        ),
         ("image_size=0", "image_size must be an integer of at least 1, got 0"),
         ("category=botle", "category='botle' is not in dataset mvtec; did you mean 'bottle'?"),
         ("localizer=gradcam", "localizer must be one of ['occlusion', "),
