@@ -13,6 +13,9 @@ from torch import Tensor, nn
 OUTPUT = "output"
 """The layer name for what the backbone itself returns."""
 
+# Layers that take and give (n, channels, h, w) and nothing else.
+_CHANNELS_FIRST = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)
+
 
 class FeatureExtractor(nn.Module):
     """A backbone that returns the outputs of some of its layers, pooled.
@@ -81,9 +84,15 @@ class FeatureExtractor(nn.Module):
             The mean of the feature maps over their positions; D is the layers' channels in sum.
         feature_maps : tensor of shape (n, D, h, w)
             The layers' outputs on the coarsest grid, concatenated in the order of `layers`.
+
+        Raises
+        ------
+        ValueError
+            If a layer has no positions, or the backbone has it and does not run it.
         """
         self.module((images - self._mean) / self._std)
-        maps = [self._feature_map(layer, self._outputs.pop(layer)) for layer in self.layers]
+        size = (images.shape[2], images.shape[3])
+        maps = [self._feature_map(layer, size) for layer in self.layers]
         h, w = min((one.shape[2:] for one in maps), key=math.prod)
         feature_maps = torch.cat([_on_grid(one, (h, w)) for one in maps], dim=1)
         return feature_maps.mean(dim=(2, 3)), feature_maps
@@ -110,8 +119,11 @@ class FeatureExtractor(nn.Module):
 
         return hook
 
-    def _feature_map(self, layer: str, output: object) -> Tensor:
-        """Bring a layer's output to the form (n, channels, h, w)."""
+    def _feature_map(self, layer: str, size: tuple[int, int]) -> Tensor:
+        """Bring a layer's output for images of this size to the form (n, channels, h, w)."""
+        if layer not in self._outputs:
+            raise ValueError(f"layers must be modules that the backbone runs, got {layer!r}")
+        output = self._outputs.pop(layer)
         if isinstance(output, Tensor) and output.ndim == 3:
             output = _unfolded(output, getattr(self.module, "num_prefix_tokens", 0))
         if not isinstance(output, Tensor) or output.ndim != 4:
@@ -119,8 +131,17 @@ class FeatureExtractor(nn.Module):
             raise ValueError(
                 f"layer {layer!r} must give a feature map (n, channels, h, w), got {form}"
             )
-        channels_last = getattr(self.module, "output_fmt", "NCHW") == "NHWC"
-        return output.permute(0, 3, 1, 2) if channels_last else output
+        return output.permute(0, 3, 1, 2) if self._channels_last(layer, output, size) else output
+
+    def _channels_last(self, layer: str, output: Tensor, size: tuple[int, int]) -> bool:
+        """Tell whether channels are the last axis, as in some layers of some transformers."""
+        if getattr(self.module, "output_fmt", "NCHW") != "NHWC":
+            return False
+        if layer != OUTPUT and isinstance(self.module.get_submodule(layer), _CHANNELS_FIRST):
+            return False
+        # The grid has the proportions of the image: which two axes have them?
+        _, a, b, c = output.shape
+        return a * size[1] == b * size[0] or b * size[1] != c * size[0]
 
 
 def _unfolded(tokens: Tensor, n_prefix: int) -> Tensor:

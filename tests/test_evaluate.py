@@ -29,6 +29,7 @@ from harness.config import FeaturesConfig, ModelConfig
 from harness.data import DataError, load_split, read_mask
 from harness.evaluate import evaluate, identify
 from harness.features import FeatureReader, Recipe, engines, reader
+from harness.fitting import fit
 from harness.identity import identity, settings
 from tests import tiny
 from tests.metrics.test_metrics_definition import naive_aupro, split_pixels
@@ -67,6 +68,41 @@ def independent_of(split, crop=64):
         return -kde.logpdf(pca.transform(features).T)
 
     return score, train, test
+
+
+def windows_mean(fine, n):
+    """Adaptive average pooling to n x n, by its definition."""
+    size = fine.shape[-1]
+    parts = [slice(size * i // n, -(-size * (i + 1) // n)) for i in range(n)]
+    rows = [np.stack([fine[..., y, x].mean((-1, -2)) for x in parts], -1) for y in parts]
+    return np.stack(rows, -2)
+
+
+def two_layers(samples):
+    """Maps of 19 and 10 positions a side for images of 76 pixels, on the coarser grid."""
+    module = tiny.build().eval()
+    images = [Image.open(sample.path).convert("RGB") for sample in samples]
+    arrays = [np.asarray(image.resize((76, 76), Image.Resampling.BILINEAR)) for image in images]
+    batch = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        fine = module.features[:1]((batch - 0.5) / 0.25)
+        coarse = module.features((batch - 0.5) / 0.25)
+    assert (fine.shape[-1], coarse.shape[-1]) == (19, 10)
+    return np.concatenate([windows_mean(fine.double().numpy(), 10), coarse.double().numpy()], 1)
+
+
+def test_several_layers_on_grids_that_do_not_divide(job, split):
+    layers = ["features.0", "features"]
+    several = replace(job, backbone=replace(job.backbone, layers=layers), image_size=76)
+    train, test = two_layers(split.train), two_layers(split.test)
+    pca = PCA(4, svd_solver="full").fit(train.mean(axis=(2, 3)))
+    kde = gaussian_kde(pca.transform(train.mean(axis=(2, 3))).T)
+    expected = -kde.logpdf(pca.transform(test.mean(axis=(2, 3))).T)
+    record = evaluate(several)
+    np.testing.assert_allclose([s.score for s in record.scores], expected, rtol=1e-4)
+    assert record.settings["backbone.layers"] == "features.0,features"
+    found = next(fit(several).reader.maps(split.test[:1]))
+    np.testing.assert_allclose(found, test[0], rtol=1e-4, atol=1e-5)
 
 
 def test_image_scores_and_metrics_equal_an_independent_implementation(job, split, independent):

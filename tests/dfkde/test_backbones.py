@@ -434,6 +434,19 @@ def test_timm_networks_give_feature_maps(architecture, img_size, shape):
     torch.testing.assert_close(pooled, maps.mean((2, 3)))
 
 
+def test_the_patches_of_swin_keep_their_channels():
+    """A convolution makes them, channels first; all behind it has channels last."""
+    module = timm_model("swin_tiny_patch4_window7_224", weights=None, img_size=64)
+    layers = ["patch_embed.proj", "layers.0", "output"]
+    extractor = FeatureExtractor(module, layers, mean=[0] * 3, std=[1] * 3)
+    images = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        _, maps = extractor(images)
+        patches = module.patch_embed.proj(images)
+    assert maps.shape == (1, 96 + 96 + 768, 2, 2)
+    torch.testing.assert_close(maps[:, :96], nn.functional.adaptive_avg_pool2d(patches, 2))
+
+
 @pytest.mark.skipif("DFKDE_TEST_WEIGHTS" not in os.environ, reason="DFKDE_TEST_WEIGHTS is not set")
 def test_a_users_own_resnet50():
     path = Path(os.environ["DFKDE_TEST_WEIGHTS"]) / "resnet50_v1.py"

@@ -78,6 +78,62 @@ def test_other_forms_of_feature_maps(module):
     torch.testing.assert_close(maps, IMAGES)
 
 
+class Mixed(nn.Module):
+    """A transformer of windows: patches by a convolution, then channels last."""
+
+    output_fmt = "NHWC"
+
+    def __init__(self, channels):
+        super().__init__()
+        self.proj = nn.Conv2d(3, channels, 4, stride=4)
+        self.act = nn.ReLU()
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, images):
+        return self.norm(self.act(self.proj(images)).permute(0, 2, 3, 1))
+
+
+# The last has as many channels as rows and columns: shapes alone would not tell.
+@pytest.mark.parametrize(("channels", "size"), [(7, (16, 16)), (7, (16, 24)), (4, (16, 16))])
+def test_channels_are_where_the_layer_has_them(channels, size):
+    module, images = Mixed(channels), torch.rand(2, 3, *size)
+    extractor = FeatureExtractor(module, ["proj", "norm", "output"], mean=[0] * 3, std=[1] * 3)
+    _, maps = extractor(images)
+    first = module.proj(images)
+    last = module(images).permute(0, 3, 1, 2)
+    torch.testing.assert_close(maps, torch.cat([first, last, last], dim=1))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 24)])
+def test_a_layer_between_keeps_channels_first_by_its_proportions(size):
+    module, images = Mixed(7), torch.rand(2, 3, *size)
+    _, maps = FeatureExtractor(module, ["act"], mean=[0] * 3, std=[1] * 3)(images)
+    torch.testing.assert_close(maps, module.act(module.proj(images)))
+
+
+def test_a_layer_that_is_not_run_is_named():
+    module = network()
+    module[4].unused = nn.Identity()
+    extractor = FeatureExtractor(module, ["4.unused"], mean=HALF, std=HALF)
+    with pytest.raises(ValueError, match=r"modules that the backbone runs, got '4\.unused'"):
+        extractor(IMAGES)
+
+
+def test_grids_that_do_not_divide_are_pooled_to_the_coarsest():
+    """19 positions to 10: windows from floor(19 i / 10) to ceil(19 (i + 1) / 10), by their mean."""
+    images = torch.rand(2, 3, 19, 19)
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d(2, ceil_mode=True))
+    pooled, maps = FeatureExtractor(module, ["0", "1"], mean=[0] * 3, std=[1] * 3)(images)
+    fine = module[0](images).double()
+    windows = [slice(19 * i // 10, -(-19 * (i + 1) // 10)) for i in range(10)]
+    expected = [[fine[:, :, y, x].mean((2, 3)) for x in windows] for y in windows]
+    expected = torch.stack([torch.stack(row, dim=-1) for row in expected], dim=-2)
+    torch.testing.assert_close(maps[:, :4].double(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(maps[:, 4:], module[1](module[0](images)))
+    # The pooled feature is the mean of what the maps show, not of the finer grid.
+    torch.testing.assert_close(pooled, maps.mean((2, 3)))
+
+
 def test_a_layer_without_positions_is_an_error():
     module = nn.Sequential(nn.Flatten())
     extractor = FeatureExtractor(module, ["0"], mean=HALF, std=HALF)
