@@ -7,6 +7,7 @@ import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,7 @@ class Queue(ABC):
             time.sleep(0.1)
         for job in jobs:
             if not job.done():
-                job.cancel(check=False)
+                self.kill(job)
 
     def close(self) -> None:  # noqa: B027 - not abstract
         """Do nothing: a job's process ends with its task."""
@@ -80,6 +81,10 @@ class Queue(ABC):
     @abstractmethod
     def interrupt(self, jobs: Sequence[Any]) -> None:
         """Make jobs close their runs and end."""
+
+    def kill(self, job: Any) -> None:
+        """End a job that has not ended when it was interrupted."""
+        job.cancel(check=False)
 
 
 class LocalQueue(Queue):
@@ -103,6 +108,14 @@ class LocalQueue(Queue):
         super().__init__(executor, size)
         self.sharers = size
 
+    def submit(self, task: Task) -> Pending:
+        """Submit the task, out of reach of the terminal's signals: those are for this process."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
+        try:
+            return super().submit(task)  # the new process inherits the mask
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
     def work(self) -> Callable[[Task], Outcome]:
         """Return what does a task with the devices that this process sees."""
         return partial(_seeing, os.environ.get(_DEVICES))
@@ -113,6 +126,14 @@ class LocalQueue(Queue):
             # Asked first: the number of a process that has been waited for is given again.
             if not job.done():
                 os.kill(int(job.job_id), signal.SIGTERM)
+
+    def kill(self, job: Any) -> None:
+        """Kill the job's own process, and the one that submitit starts to look after it."""
+        keeper = int(job.job_id)
+        children = Path(f"/proc/{keeper}/task/{keeper}/children")
+        for pid in (*(children.read_text().split() if children.exists() else ()), keeper):
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
 
 
 class _Submitted:

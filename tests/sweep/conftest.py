@@ -30,6 +30,13 @@ SETTINGS = (
     "dataset.official=false",
 )
 
+LAUNCHERS = {
+    "worker": (),  # the default
+    "in_process": ("hydra/launcher=in_process",),
+    "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=4"),
+    "submitit_local": ("hydra/launcher=submitit_local", "hydra.launcher.n_jobs=2"),
+}
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -82,6 +89,12 @@ def folder(empty_folder, empty_store):
 @pytest.fixture
 def client(folder):
     return connect(store_uri())
+
+
+@pytest.fixture
+def pause(monkeypatch):
+    """Make a job of the tiny backbone take at least two seconds."""
+    monkeypatch.setenv("TINY_PAUSE", "0.3")
 
 
 def environment(datasets):
