@@ -23,6 +23,7 @@ from benchmarks.measure import (
     Alone,
     backbone,
     extract_again,
+    has_bf16,
     in_threads,
     machine,
     medians,
@@ -45,9 +46,10 @@ Setting = tuple[str, str]
 
 def settings_of(device: str, only: Sequence[str] = ()) -> list[Setting]:
     """Return every engine and precision that this machine offers, or some of them."""
+    precisions = ("fp32", "bf16") if device == "cuda" or has_bf16() else ("fp32",)
     every = [
         (engine, precision)
-        for precision in ("fp32", "bf16")
+        for precision in precisions
         for engine in usable_engines(device, precision)
     ]
     return [setting for setting in every if not only or " ".join(setting) in only]

@@ -95,6 +95,13 @@ def machine(packages: Sequence[str] = PACKAGES) -> str:
     )
 
 
+def has_bf16() -> bool:
+    """Tell whether the processor computes in bf16; elsewhere it is refused, or emulated slowly."""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
 def status_bytes(field: str) -> int:
     """One entry of this process's memory status, such as VmRSS, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():

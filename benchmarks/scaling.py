@@ -1,8 +1,9 @@
-"""Scaling of extraction: from 1 to 2 workers, from 100 to 10,000 images, and its memory.
+"""Scaling of extraction: threads and processes, 100 to 10,000 images, time and memory.
 
-Run: `python -m benchmarks.scaling`. Workers are compared on 900 x 900 PNG files with a ResNet50;
-numbers of images on small files with a small network, each in a
-process of its own, whose peak memory is set against the size of the features themselves.
+Run: `python -m benchmarks.scaling`. Threads and processes are compared on 900 x 900 PNG files with
+a ResNet50. Growing numbers of small images go through a whole `evaluate` without anomaly maps, with
+a ResNet18 of 512 features: first with an empty cache, then from the cache, each in a process of its
+own, whose peak memory is set against the size of the features themselves.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from benchmarks.measure import (
+    Alone,
     backbone,
     extract_again,
     machine,
@@ -26,21 +29,19 @@ from benchmarks.measure import (
     table,
     write_pictures,
 )
-from harness.config import BackboneConfig, FeaturesConfig
-from harness.data import Sample
+from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
+from harness.evaluate import evaluate
 from harness.features import FeatureReader, LazyExtractor
 from harness.threads import cores
 
 NUMBERS = (100, 1000, 10_000)
+SIZE = 64
+N_FEATURES = 512
 
 
 def main() -> None:
     """Print both tables, or measure one number of images in a process of its own."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--n", type=int, default=64, help="images for the comparison of workers")
-    parser.add_argument("--numbers", type=int, nargs="+", default=NUMBERS)
-    parser.add_argument("--alone", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = _options()
     if options.alone:
         return measure_alone(options.alone)
     print(f"{machine()}\n")
@@ -50,75 +51,107 @@ def main() -> None:
     return None
 
 
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--n", type=int, default=64, help="images for the comparison of workers")
+    parser.add_argument("--numbers", type=int, nargs="+", default=NUMBERS)
+    parser.add_argument("--alone", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
 def compare_workers(folder: Path, n: int) -> None:
-    """Time 1 and all workers on the same images."""
-    write_pictures(folder / "large", n)
-    samples = samples_in(folder / "large")
-    extractor = LazyExtractor(backbone(None))
-    readers = {
-        workers: open_reader(extractor, folder / f"workers{workers}", workers)
-        for workers in (1, cores())
-    }
-    for reader in readers.values():
-        reader.pooled(samples[:1])  # builds the engine, which is not to be compared
-    tasks = {
-        f"{workers}": partial(extract_again, reader, samples, folder / f"workers{workers}")
-        for workers, reader in readers.items()
+    """Time one thread, as many as there are cores, and as many processes of one thread."""
+    images, k = folder / "large", cores()
+    write_pictures(images, n)
+    processes = [Alone(again_task, images, folder / f"process{i}", 1, (i, k)) for i in range(k)]
+    tasks: dict[str, Callable[[], object]] = {
+        "1 process, 1 thread": Alone(again_task, images, folder / "one", 1, (0, 1)),
+        f"1 process, {k} threads": Alone(again_task, images, folder / "threads", k, (0, 1)),
+        f"{k} processes, 1 thread each": partial(at_once, processes),
     }
     seconds = medians(tasks, rounds=3)
+    base = seconds["1 process, 1 thread"]
     table(
         ["workers", "images/s", "x 1 worker"],
-        [(name, f"{n / s:.1f}", f"{seconds['1'] / s:.2f}") for name, s in seconds.items()],
+        [(name, f"{n / s:.1f}", f"{base / s:.2f}") for name, s in seconds.items()],
     )
 
 
-def open_reader(extractor: LazyExtractor, cache: Path, workers: int) -> FeatureReader:
-    """Return a reader on the CPU."""
+def again_task(images: Path, cache: Path, workers: int, part: tuple[int, int]) -> Callable:
+    """Extract every k-th image again and again, the engine being built."""
+    first, step = part
+    samples = samples_in(images)[first::step]
     settings = FeaturesConfig(device="cpu", workers=workers)
-    return FeatureReader(extractor, image_size=256, cache=cache, settings=settings)
+    extractor = LazyExtractor(backbone(None))
+    reader = FeatureReader(extractor, image_size=256, cache=cache, settings=settings)
+    reader.prepare()
+    return partial(extract_again, reader, samples, cache)
+
+
+def at_once(processes: Sequence[Alone]) -> None:
+    """Let every process do its task, and wait for the last one."""
+    with ThreadPoolExecutor(len(processes)) as pool:
+        list(pool.map(lambda process: process(), processes))
 
 
 def compare_numbers(folder: Path, numbers: Sequence[int]) -> None:
-    """Measure time and peak memory for growing numbers of images."""
+    """Measure time and peak memory of whole jobs for growing numbers of images."""
+    import torch  # not in the processes that are measured
+    from torchvision.models import resnet18
+
+    torch.save(resnet18().state_dict(), folder / "resnet18.pth")
     rows = []
     for n in numbers:
-        images = folder / f"small{n}"
-        write_pictures(images, n, size=64)
-        command = [sys.executable, "-m", "benchmarks.scaling", "--alone", str(images)]
-        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        rows.append((n, *output.split()))
-    table(["images", "cold ms/image", "warm ms/image", "peak MB", "features MB"], rows)
+        write_job(folder / f"small{n}", n)
+        command = [sys.executable, "-m", "benchmarks.scaling", "--alone", str(folder / f"small{n}")]
+        cold, warm = (
+            subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+            for _ in range(2)
+        )
+        rows.append((n, cold[0], warm[0], cold[1], warm[1], f"{n * N_FEATURES * 4 / 1e6:.1f}"))
+    columns = ["cold ms/image", "warm ms/image", "cold peak MB", "warm peak MB", "features MB"]
+    table(["images", *columns], rows)
 
 
-def measure_alone(images: Path) -> None:
-    """Print the times and the peak memory of this process."""
-    samples = samples_in(images)
-    tiny = BackboneConfig(
-        name="tiny",
-        factory="tests.tiny:build",
-        layers=["features"],
-        mean=[0.5] * 3,
-        std=[0.25] * 3,
-    )
-    with tempfile.TemporaryDirectory() as cache:
-        settings = FeaturesConfig(device="cpu", engine="torch")
-        reader = FeatureReader(LazyExtractor(tiny), image_size=64, cache=cache, settings=settings)
-        tasks = {"pooled": lambda: reader.pooled(samples), "maps": lambda: consume(reader, samples)}
-        reader.pooled(samples[:1])
-        started = time.perf_counter()
-        pooled = reader.pooled(samples)
-        cold = time.perf_counter() - started
-        warm = sum(medians(tasks, rounds=1).values())
+def write_job(folder: Path, n: int) -> None:
+    """Write images in two folders, every tenth one as an anomalous one."""
+    write_pictures(folder / "normal", n, size=SIZE)
+    (folder / "abnormal").mkdir()
+    for path in sorted((folder / "normal").iterdir())[::10]:
+        path.rename(folder / "abnormal" / path.name)
+
+
+def measure_alone(folder: Path) -> None:
+    """Evaluate the images of a folder; print milliseconds per image and the peak of memory."""
+    started = time.perf_counter()
+    record = evaluate(job_of(folder))
+    seconds = time.perf_counter() - started
+    n = record.n_train + record.n_test_normal + record.n_test_anomalous
     # Not getrusage, which counts the parent that this process was started from, too.
-    peak = status_bytes("VmHWM") / 1e6
-    per_image = (f"{1000 * seconds / len(samples):.2f}" for seconds in (cold, warm))
-    print(*per_image, f"{peak:.0f}", f"{pooled.nbytes / 1e6:.1f}")
+    print(f"{1000 * seconds / n:.2f} {status_bytes('VmHWM') / 1e6:.0f}")
 
 
-def consume(reader: FeatureReader, samples: Sequence[Sample]) -> None:
-    """Look at each feature map once."""
-    for _ in reader.maps(samples):
-        pass
+def job_of(folder: Path) -> Job:
+    """Return the job of the images that `write_job` wrote."""
+    return Job(
+        dataset=DatasetConfig(
+            "folder", "Folder", "folder", ["all"], root=str(folder), official=False, train_share=0.8
+        ),
+        category="all",
+        backbone=BackboneConfig(
+            name="resnet18",
+            factory="dfkde.backbones.torchvision:torchvision_model",
+            arguments={"architecture": "resnet18"},
+            weights=str(folder.parent / "resnet18.pth"),
+            layers=["layer4"],
+            mean=[0.485, 0.456, 0.406],
+            std=[0.229, 0.224, 0.225],
+        ),
+        model=ModelConfig("dfkde", "dfkde.density:DFKDE"),
+        features=FeaturesConfig(device="cpu", cache=str(folder / "cache")),
+        image_size=SIZE,
+        localizer="none",
+    )
 
 
 if __name__ == "__main__":

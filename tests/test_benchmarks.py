@@ -1,0 +1,50 @@
+"""Every benchmark can be started; those that are cheap run on a few small images."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models import resnet18
+
+from benchmarks import decoding, scaling
+
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+EXPLAINED = [name for name in NAMES if "ArgumentParser" in (FOLDER / f"{name}.py").read_text()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_can_be_imported(name):
+    assert import_module(f"benchmarks.{name}").__doc__
+
+
+@pytest.mark.parametrize("name", EXPLAINED)
+def test_it_explains_itself(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        import_module(f"benchmarks.{name}").main()
+    assert ended.value.code == 0
+    assert "usage: " in capsys.readouterr().out
+
+
+def test_decoding_runs(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["decoding", "--size", "40", "--n", "1"])
+    decoding.main()
+    said = capsys.readouterr().out
+    assert all(f"| {name} |" in said for name in ("PNG", "JPG", "BMP"))
+
+
+def test_scaling_measures_a_whole_job_cold_and_warm(tmp_path, capsys):
+    torch.save(resnet18().state_dict(), tmp_path / "resnet18.pth")
+    scaling.write_job(tmp_path / "small", 40)
+    for _ in ("cold", "warm"):
+        scaling.measure_alone(tmp_path / "small")
+        milliseconds, peak = map(float, capsys.readouterr().out.split())
+        assert milliseconds > 0
+        assert peak > 0
+    assert len(list(tmp_path.rglob("*.pooled"))) == 40
+    assert not list(tmp_path.rglob("*.maps"))
