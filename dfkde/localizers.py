@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,9 +14,8 @@ from sklearn.base import BaseEstimator
 
 from dfkde.base import AnomalyDetector, Array, check_integer
 from dfkde.choices import check_localizer
+from dfkde.feature_maps import FeatureMap, check_map, checked, positions
 from dfkde.pca import leading_components_of_scatter
-
-FeatureMap = np.ndarray[Any, Any]
 
 
 class Localizer(BaseEstimator, ABC):
@@ -93,16 +92,16 @@ class Occlusion(Localizer):
         """Keep the model and average the training maps."""
         self.model_ = model
         total = np.zeros(())
-        for feature_map in _checked(train_maps, np.shape(train_features)):
+        for feature_map in checked(train_maps, np.shape(train_features)):
             total = total + feature_map
         self.mean_map_ = total / len(np.asarray(train_features))
         return self
 
     def anomaly_map(self, feature_map: FeatureMap) -> Array:
         """Score each position by the drop when its feature is made normal."""
-        _check_map(feature_map, self.mean_map_.shape, name="feature_map")
-        features = _positions(feature_map)
-        change = (_positions(self.mean_map_) - features) / len(features)
+        check_map(feature_map, self.mean_map_.shape, name="feature_map")
+        features = positions(feature_map)
+        change = (positions(self.mean_map_) - features) / len(features)
         pooled = features.mean(axis=0)
         before, *after = self.model_.anomaly_score(np.vstack([pooled, pooled + change]))
         return (before - np.array(after)).reshape(feature_map.shape[1:])
@@ -168,7 +167,7 @@ class PatchDensity(Localizer):
 
     def anomaly_map(self, feature_map: FeatureMap) -> Array:
         """Score each position by the negative log density of its own feature."""
-        _check_map(feature_map, (len(self.mean_), *self.grid_.tolist()), name="feature_map")
+        check_map(feature_map, (len(self.mean_), *self.grid_.tolist()), name="feature_map")
         centred = self._project(feature_map) - self.position_means_
         whitened = np.einsum("pij,pj->pi", self.whitening_, centred)
         squared = ((self.points_ - whitened[:, None]) ** 2).sum(axis=2)
@@ -176,7 +175,7 @@ class PatchDensity(Localizer):
         return -np.asarray(log_density).reshape(feature_map.shape[1:])
 
     def _project(self, feature_map: FeatureMap) -> Array:
-        return (_positions(feature_map) - self.mean_) @ self.components_.T
+        return (positions(feature_map) - self.mean_) @ self.components_.T
 
     def _principal_components(
         self, train_maps: Iterable[FeatureMap], shape: tuple[int, ...]
@@ -185,9 +184,9 @@ class PatchDensity(Localizer):
         if d < k:
             raise ValueError(f"n_components={k} needs at least {k} features, got {d}")
         scatter = np.zeros((d, d), order="F")
-        for feature_map in _checked(train_maps, shape):
+        for feature_map in checked(train_maps, shape):
             self.grid_ = np.array(feature_map.shape[1:])
-            centred = _positions(feature_map) - self.mean_
+            centred = positions(feature_map) - self.mean_
             # In place and one triangle only: half the work, and no large temporary.
             scatter = dsyrk(1.0, centred.T, beta=1.0, c=scatter, overwrite_c=True)
         return leading_components_of_scatter(scatter, k)
@@ -243,7 +242,7 @@ class Uniform(Localizer):
 
     def anomaly_map(self, feature_map: FeatureMap) -> Array:
         """Repeat the anomaly score of the pooled feature."""
-        score = self.model_.anomaly_score(_positions(feature_map).mean(axis=0, keepdims=True))
+        score = self.model_.anomaly_score(positions(feature_map).mean(axis=0, keepdims=True))
         return np.full(feature_map.shape[1:], score[0])
 
 
@@ -274,35 +273,3 @@ def localizer(name: str) -> Localizer | None:
     """
     check_localizer(name)
     return None if name == "none" else _CLASSES[name]()
-
-
-def _positions(feature_map: FeatureMap) -> Array:
-    """Turn a feature map (d, h, w) to one feature per position (h * w, d), in float64."""
-    return feature_map.reshape(len(feature_map), -1).T.astype(np.float64)
-
-
-def _checked(
-    train_maps: Iterable[FeatureMap], features_shape: tuple[int, ...]
-) -> Iterator[FeatureMap]:
-    """Yield the training maps, as many as the features and all of one shape."""
-    n, d = features_shape
-    shape, count = (d, 0, 0), 0
-    for count, feature_map in enumerate(train_maps, start=1):
-        if count == 1 and feature_map.ndim == 3:
-            shape = (d, *feature_map.shape[1:])
-        _check_map(feature_map, shape, name=f"train_maps[{count - 1}]")
-        yield feature_map
-    if count != n:
-        raise ValueError(f"train_maps must be as many as train_features, got {count} and {n}")
-
-
-def _check_map(feature_map: FeatureMap, shape: tuple[int, ...], *, name: str) -> None:
-    if feature_map.shape != shape:
-        raise ValueError(
-            f"{name} must be of shape (n_features, h, w) = {shape} like the training images',"
-            f" got {feature_map.shape}"
-        )
-    finite = np.isfinite(feature_map)
-    if not finite.all():
-        place = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise ValueError(f"{name} must be finite, got {feature_map[place]} at {place}")
