@@ -4,7 +4,7 @@ import pytest
 
 from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
 from harness.record import ImageScore, Record
-from harness.tracking.store import connect, experiment_id
+from harness.tracking.store import connect
 
 
 @pytest.fixture
@@ -52,10 +52,10 @@ def store_folder(tmp_path_factory):
 
 @pytest.fixture
 def uri(store_folder):
-    """A store without runs of the experiment `parts`."""
+    """A store without runs."""
     uri = f"sqlite:///{store_folder / 'mlflow.db'}"
     client = connect(uri)
-    experiment = experiment_id(uri, name="parts")
-    for run in client.search_runs([experiment], max_results=1000):
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    for run in client.search_runs(experiments, max_results=1000):
         client.delete_run(run.info.run_id)
     return uri
