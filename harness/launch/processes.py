@@ -11,12 +11,14 @@ from contextlib import suppress
 from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
 
 from harness.launch.loop import Pending, WorkerDiedError
 from harness.outcome import Outcome
 from harness.stages import Stages
 from harness.threads import shared
 from harness.tracking.owner import process
+from harness.tracking.store import import_mlflow
 from harness.work import Task, perform
 
 _GRACE = 10.0
@@ -68,10 +70,11 @@ class Processes:
         self.close()
 
     def close(self) -> None:
-        """Kill the workers."""
+        """Let idle workers go, and kill the others."""
         for worker in self._workers:
-            worker.process.kill()
-            worker.process.join()
+            worker.dismiss()
+        for worker in self._workers:
+            worker.end()
         self._workers = []
 
     def _hire(self) -> _Worker:
@@ -100,6 +103,16 @@ class _Worker:
     def give(self, task: Task) -> None:
         self._pipe.send(task)
         self.idle = False
+
+    def dismiss(self) -> None:
+        """Hang up, which an idle worker takes for the end of its work."""
+        self._pipe.close()
+
+    def end(self) -> None:
+        if self.idle:  # it has to clear up what libraries have opened
+            self.process.join(_GRACE)
+        self.process.kill()
+        self.process.join()
 
     def done(self) -> bool:
         """Take what the worker has sent; tell whether its outcome, or its end, is among it."""
@@ -136,7 +149,9 @@ def _serve(pipe: Connection, parent: int) -> None:
     # Ctrl-C reaches every process of the terminal; an idle worker leaves it to the parent.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    import_module("harness.evaluate")
+    # Libraries' semaphores are given back before; taking the interpreter apart takes a second more.
+    Finalize(None, os._exit, args=(0,), exitpriority=-1)
+    _get_ready()
 
     def tell(stage: str) -> None:
         with suppress(OSError):  # the parent is gone; that is for the thread to see
@@ -148,6 +163,12 @@ def _serve(pipe: Connection, parent: int) -> None:
         except EOFError:
             return
         pipe.send(perform(task, Stages(tell)))
+
+
+def _get_ready() -> None:
+    """Import what every task needs, while the parent looks after the store."""
+    import_module("harness.evaluate")
+    import_mlflow()
 
 
 def _end_with(parent: int) -> None:

@@ -54,6 +54,11 @@ def store_uri(uri: str | None = None) -> str:
     return uri or f"{_SQLITE}{Path('runs').resolve() / 'mlflow.db'}"
 
 
+def import_mlflow() -> None:
+    """Import now what `connect` would import, which takes seconds."""
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+
 @cache
 def connect(uri: str) -> MlflowClient:
     """Return a client of the store; an SQLite store is made if need be.
