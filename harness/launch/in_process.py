@@ -31,6 +31,9 @@ class InProcess:
         done.set_result(perform(task, Stages(self._watch)))
         return done
 
+    def wait(self) -> None:
+        """Do nothing: what is submitted has ended."""
+
     def stop(self) -> None:
         """Do nothing: nothing is at work between two tasks."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future
@@ -12,9 +11,6 @@ from harness.outcome import Outcome, one_line
 from harness.signals import Interrupted, deferred, ending
 from harness.tracking import open_tracker
 from harness.work import Task
-
-_POLL = 0.02
-"""Seconds between two looks at what is at work."""
 
 
 class WorkerDiedError(RuntimeError):
@@ -51,6 +47,9 @@ class Pool(Protocol):
 
     def submit(self, task: Task) -> Pending:
         """Begin a task."""
+
+    def wait(self) -> None:
+        """Wait until something at work may have ended."""
 
     def stop(self) -> None:
         """End what is at work within seconds."""
@@ -93,7 +92,7 @@ def run_tasks(
                 if fail_fast and outcome.status == "failed":
                     return
             if not ended:
-                time.sleep(_POLL)
+                pool.wait()
     finally:
         if at_work:
             with deferred():

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
 
 from harness.launch.loop import Pending, WorkerDiedError
@@ -60,6 +60,10 @@ class Processes:
         worker.give(task)
         return worker
 
+    def wait(self) -> None:
+        """Wait until a worker has something to say, or has died."""
+        wait([worker.pipe for worker in self._workers if not worker.idle], timeout=1.0)
+
     def stop(self) -> None:
         """Let the workers close their runs, then kill them."""
         for worker in self._workers:
@@ -92,7 +96,7 @@ class _Worker:
         self._outcome: Outcome | None = None
         self._dead = False
         context = get_context("spawn")
-        self._pipe, theirs = context.Pipe()
+        self.pipe, theirs = context.Pipe()
         # A daemon: it is ended with this process, if this one ends in an orderly way.
         self.process = context.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
         self.process.start()
@@ -101,12 +105,12 @@ class _Worker:
         self.idle = True
 
     def give(self, task: Task) -> None:
-        self._pipe.send(task)
+        self.pipe.send(task)
         self.idle = False
 
     def dismiss(self) -> None:
         """Hang up, which an idle worker takes for the end of its work."""
-        self._pipe.close()
+        self.pipe.close()
 
     def end(self) -> None:
         if self.idle:  # it has to clear up what libraries have opened
@@ -117,8 +121,8 @@ class _Worker:
     def done(self) -> bool:
         """Take what the worker has sent; tell whether its outcome, or its end, is among it."""
         try:
-            while self._outcome is None and self._pipe.poll():
-                self._take(self._pipe.recv())
+            while self._outcome is None and self.pipe.poll():
+                self._take(self.pipe.recv())
         except (EOFError, OSError):
             self._dead = True
         return self._dead or self._outcome is not None

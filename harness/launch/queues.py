@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _GRACE = 10.0
 """Seconds that a job has for closing its run."""
+_POLL = 0.02
+"""Seconds between two looks at what is at work."""
 _DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
@@ -54,6 +56,10 @@ class Queue(ABC):
             job = self._executor.submit(self.work(), task)
         self._jobs.append(job)
         return _Submitted(job, self.process(job))
+
+    def wait(self) -> None:
+        """Wait a moment: whether a job has ended stands in files."""
+        time.sleep(_POLL)
 
     def stop(self) -> None:
         """Let the jobs close their runs, then cancel them."""
