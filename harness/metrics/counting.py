@@ -61,7 +61,7 @@ def count_pixels(pairs: Callable[[], Iterable[Pair]], *, threads: int = 1) -> Pi
     ------
     ValueError, TypeError
         If `threads` is not positive, a mask or a map is not as it must be, or the second pass
-        gives another number of normal pixels than the first.
+        gives another number of normal pixels than the first, or some that are not finite.
     UndefinedMetricError
         If there is no normal or no anomalous pixel.
     """
@@ -80,8 +80,7 @@ def count_pixels(pairs: Callable[[], Iterable[Pair]], *, threads: int = 1) -> Pi
 
 
 def _normal_pixels(pairs: Iterable[Pair]) -> Iterator[NDArray[np.floating]]:
-    for name, gt_mask, anomaly_map in pairs:
-        _check_pair(name, gt_mask, anomaly_map)  # made anew, it may have changed
+    for _, gt_mask, anomaly_map in pairs:
         yield anomaly_map[~gt_mask] if gt_mask.any() else anomaly_map.ravel()
 
 
@@ -171,5 +170,14 @@ def _count(
             parts = np.array_split(chunk, threads)
             list(pool.map(np.ndarray.sort, parts))
             for part in parts:
+                _check_ends(part)
                 list(pool.map(partial(add_counts, part), *ranges))
     return below, up_to
+
+
+def _check_ends(ordered: NDArray[np.floating]) -> None:
+    """Refuse what was finite in the first pass and is no more: it is sorted to either end."""
+    if ordered.size and not np.isfinite(ordered[[0, -1]]).all():
+        raise ValueError(
+            "pairs must give the same images each time it is called, got a map that is not finite"
+        )

@@ -182,12 +182,13 @@ def test_an_iterator_that_is_spent_is_refused():
         pixel_metrics(lambda: once)
 
 
-def test_a_map_that_is_broken_the_second_time_names_its_image():
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_a_map_that_is_broken_the_second_time_is_refused(wrong):
     gt_masks, maps = random_images()
     broken = maps[2].copy()
-    broken[0, 0] = np.nan
+    broken[tuple(np.argwhere(~gt_masks[2])[0])] = wrong
     passes = iter([maps, [*maps[:2], broken, *maps[3:]]])
-    with pytest.raises(ValueError, match="anomaly_map of 2 must be finite, got nan"):
+    with pytest.raises(ValueError, match=r"pairs must give the same images .* not finite"):
         pixel_metrics(lambda: zip("01234", gt_masks, next(passes), strict=True))
 
 
