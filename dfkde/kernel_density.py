@@ -11,8 +11,8 @@ from sklearn.base import BaseEstimator
 
 from dfkde.base import Array
 
-# Distances held at once, so that memory stays bounded: 32 MiB of float64.
-_BLOCK = 2**22
+# Distances held at once, so that memory stays bounded: 2 MiB of float64, and as much for each step.
+_BLOCK = 2**18
 
 
 class GaussianKDE(BaseEstimator):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Self
 
 import numpy as np
@@ -18,6 +19,8 @@ _LARGEST_ERROR = 3e-13
 # Eigenvectors beyond those wanted: the gap behind them is far wider, and near ones come apart by
 # the features themselves.
 _SPARE = 4
+# Features centred at once, so that many need no second copy: 16 MiB of float64.
+_BLOCK = 2**21
 
 
 class PCA(BaseEstimator):
@@ -63,7 +66,7 @@ class PCA(BaseEstimator):
         if self.n_components > min(X.shape):
             raise self._rank_error(min(X.shape), X)
         self.mean_ = exact_mean(X)
-        singular_values, components = leading_components(X - self.mean_, self.n_components)
+        singular_values, components = leading_components(X, self.mean_, k=self.n_components)
         self._check_rank(singular_values, X)
         self.components_ = with_fixed_signs(components)
         self.variances_ = singular_values**2 / (len(X) - 1)
@@ -71,11 +74,13 @@ class PCA(BaseEstimator):
 
     def transform(self, X: Array) -> Array:
         """Project features (n_samples, n_features) to components (n_samples, k)."""
-        return (X - self.mean_) @ self.components_.T
+        return _projected(X, self.mean_, self.components_.T)
 
     def squared_residual(self, X: Array) -> Array:
         """Squared distance (n_samples,) of features from the principal subspace."""
-        centred = X - self.mean_
+        return np.concatenate([self._squared_residual(c) for c in _centred(X, self.mean_)])
+
+    def _squared_residual(self, centred: Array) -> Array:
         residual = centred - (centred @ self.components_.T) @ self.components_
         return np.einsum("ij,ij->i", residual, residual)
 
@@ -98,16 +103,16 @@ def exact_mean(X: Array) -> Array:
     The error of a plain sum grows with the number of rows: equal rows would seem to vary.
     """
     mean: Array = X.mean(axis=0)
-    return mean + (X - mean).mean(axis=0)
+    return mean + sum(centred.sum(axis=0) for centred in _centred(X, mean)) / len(X)
 
 
 def rounding(X: Array) -> float:
     """Return how far a difference of two features of this size may be off by rounding alone."""
-    return float(np.abs(X).max() * np.finfo(np.float64).eps)
+    return float(max(X.max(), -X.min()) * np.finfo(np.float64).eps)
 
 
-def leading_components(centred: Array, k: int) -> tuple[Array, Array]:
-    """Decompose centred features (n_samples, n_features) to their k leading components.
+def leading_components(X: Array, mean: Array, *, k: int) -> tuple[Array, Array]:
+    """Decompose features (n_samples, n_features) about their mean to k leading components.
 
     Returns
     -------
@@ -116,18 +121,50 @@ def leading_components(centred: Array, k: int) -> tuple[Array, Array]:
     components : array of shape (k, n_features)
         Orthonormal rows, of undetermined sign.
     """
-    n, d = centred.shape
-    flat = centred if n < d else centred.T
-    small = _leading_eigenvectors(flat @ flat.T, k)
-    if small is None:
-        _, singular_values, components = linalg.svd(centred, full_matrices=False)
+    decompose = _of_few_samples if X.shape[0] < X.shape[1] else _of_many_samples
+    found = decompose(X, mean, k)
+    if found is None:
+        _, singular_values, components = linalg.svd(X - mean, full_matrices=False)
         return singular_values[:k], components[:k]
+    return found
+
+
+def _of_few_samples(X: Array, mean: Array, k: int) -> tuple[Array, Array] | None:
+    """Decompose by the Gram matrix of the samples, or give None where it would be inexact."""
+    centred = X - mean
+    small = _leading_eigenvectors(centred @ centred.T, k)
+    if small is None:
+        return None
     # Rayleigh-Ritz: the eigenvectors give a subspace; the singular values and axes within it
     # come from the features themselves, for the Gram matrix has squared their condition.
-    large, triangle = linalg.qr(flat.T @ small, mode="economic")
-    left, singular_values, right = linalg.svd(triangle)
-    components = (large @ left).T if n < d else right @ small.T
-    return singular_values[:k], components[:k]
+    large, triangle = linalg.qr(centred.T @ small, mode="economic")
+    left, singular_values, _ = linalg.svd(triangle)
+    return singular_values[:k], (large @ left).T[:k]
+
+
+def _of_many_samples(X: Array, mean: Array, k: int) -> tuple[Array, Array] | None:
+    """Do the same by the scatter matrix of the features, added up in blocks of samples."""
+    scatter = np.zeros((X.shape[1], X.shape[1]))
+    for centred in _centred(X, mean):
+        scatter += centred.T @ centred
+    small = _leading_eigenvectors(scatter, k)
+    if small is None:
+        return None
+    _, triangle = linalg.qr(_projected(X, mean, small), mode="economic")
+    _, singular_values, right = linalg.svd(triangle)
+    return singular_values[:k], (right @ small.T)[:k]
+
+
+def _centred(X: Array, mean: Array) -> Iterator[Array]:
+    """Yield the features less their mean, in blocks of samples."""
+    rows = max(1, _BLOCK // X.shape[1])
+    for start in range(0, len(X), rows):
+        yield X[start : start + rows] - mean
+
+
+def _projected(X: Array, mean: Array, axes: Array) -> Array:
+    """Project features about their mean to the columns of axes (n_features, k)."""
+    return np.concatenate([centred @ axes for centred in _centred(X, mean)])
 
 
 def with_fixed_signs(components: Array) -> Array:

@@ -1,12 +1,14 @@
 """PCA through the smaller Gram matrix against the full SVD."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import gaussian_kde
 
-from dfkde import DFKDE, pca
+from dfkde import DFKDE, DFKDEResidual, kernel_density, pca
 from dfkde.pca import PCA, exact_mean, leading_components_of_scatter
 
 
@@ -119,6 +121,32 @@ def test_the_mean_is_exact_for_rows_that_are_many():
     X = np.full((40_000, 2), 0.1)
     assert not (X.mean(axis=0) == 0.1).all()
     assert (exact_mean(X) == 0.1).all()
+
+
+@pytest.mark.parametrize("shape", [(50, 300), (300, 50), (51, 50)])
+def test_many_samples_are_taken_in_blocks(shape, monkeypatch):
+    X = spectrum(*shape, np.geomspace(10, 0.1, 40)) + 3
+    whole = PCA(5).fit(X)
+    monkeypatch.setattr(pca, "_BLOCK", 7 * shape[1])
+    blocks = PCA(5).fit(X)
+    np.testing.assert_allclose(blocks.components_, whole.components_, atol=1e-12)
+    np.testing.assert_allclose(blocks.variances_, whole.variances_, rtol=1e-12)
+    np.testing.assert_allclose(blocks.transform(X), whole.transform(X), atol=1e-12)
+    np.testing.assert_allclose(blocks.squared_residual(X), whole.squared_residual(X), rtol=1e-9)
+
+
+@pytest.mark.parametrize("model", [DFKDE(16), DFKDEResidual(16)])
+def test_memory_is_that_of_the_features_in_float64(model, monkeypatch):
+    monkeypatch.setattr(pca, "_BLOCK", 2**12)
+    monkeypatch.setattr(kernel_density, "_BLOCK", 2**14)
+    X = np.random.default_rng(0).normal(size=(6000, 256)).astype(np.float32)
+    tracemalloc.start()
+    try:
+        model.fit(X).score_samples(X)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * 2 * X.nbytes
 
 
 def test_signs_are_fixed():
