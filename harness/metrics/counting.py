@@ -71,17 +71,23 @@ def count_pixels(pairs: Callable[[], Iterable[Pair]], *, threads: int = 1) -> Pi
     for pair in pairs():
         first.add(*pair)
     n_normal = first.n_normal
-    scores = first.anomalous.distinct(first.dtype)
+    merged = first.anomalous.merged(first.dtype)
+    scores = merged.distinct()
     chunks = _chunks(_normal_pixels(pairs()), n_normal, first.dtype)
     below, up_to = _count(chunks, scores, threads)
     # Only now, so that this does not need memory at the same time as a chunk.
-    counts, steps = first.anomalous.tally(first.dtype)
+    counts, steps = merged.tally()
     return PixelRanks(Ranks(scores, counts, below, up_to, n_normal), steps)
 
 
 def _normal_pixels(pairs: Iterable[Pair]) -> Iterator[NDArray[np.floating]]:
     for _, gt_mask, anomaly_map in pairs:
-        yield anomaly_map[~gt_mask] if gt_mask.any() else anomaly_map.ravel()
+        rows = np.flatnonzero(gt_mask.any(axis=1))
+        box = slice(rows[0], rows[-1] + 1) if rows.size else slice(0, 0)
+        # Rows without a defect are taken whole, which is far faster than choosing pixels.
+        yield anomaly_map[: box.start].ravel()
+        yield anomaly_map[box][~gt_mask[box]]
+        yield anomaly_map[box.stop :].ravel()
 
 
 @dataclass
@@ -162,9 +168,9 @@ def _count(
     chunks: Iterable[NDArray[np.floating]], scores: NDArray[np.floating], threads: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """How many values of all chunks lie below each score, and at most at it."""
-    below, up_to = np.zeros(scores.size, np.int64), np.zeros(scores.size, np.int64)
+    below, tied = np.zeros(scores.size, np.int64), np.zeros(scores.size, np.int64)
     # Each thread sorts its own part of a chunk, then searches all parts for its own scores.
-    ranges = [np.array_split(array, threads) for array in (scores, below, up_to)]
+    ranges = [np.array_split(array, threads) for array in (scores, below, tied)]
     with ThreadPoolExecutor(threads) as pool:
         for chunk in chunks:
             parts = np.array_split(chunk, threads)
@@ -172,7 +178,8 @@ def _count(
             for part in parts:
                 _check_ends(part)
                 list(pool.map(partial(add_counts, part), *ranges))
-    return below, up_to
+    tied += below
+    return below, tied
 
 
 def _check_ends(ordered: NDArray[np.floating]) -> None:

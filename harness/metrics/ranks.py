@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from harness.metrics.result import F1Max
 
-_BLOCK = 2048
+# Scores searched at a time, and equal values looked at one by one: what took least time.
+_BLOCK = 4096
+_STEPS = 6
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,9 @@ def add_counts(
     ordered: NDArray[np.floating],
     scores: NDArray[np.floating],
     below: NDArray[np.int64],
-    up_to: NDArray[np.int64],
+    tied: NDArray[np.int64],
 ) -> None:
-    """Add how many of the ordered values lie below each score, and at most at it.
+    """Add how many of the ordered values lie below each score, and how many are tied with it.
 
     Parameters
     ----------
@@ -71,7 +73,7 @@ def add_counts(
         Ascending values, in any number including none.
     scores : ndarray of shape (n_distinct,)
         Distinct and ascending.
-    below, up_to : int64 ndarray of shape (n_distinct,)
+    below, tied : int64 ndarray of shape (n_distinct,)
         Added to in place: the totals over all chunks counted so far.
     """
     starts = np.asarray(np.searchsorted(ordered, scores[::_BLOCK], "left"))
@@ -79,22 +81,29 @@ def add_counts(
     # A block of neighbouring scores is searched in its own short stretch, which stays in cache.
     for index, (start, stop) in enumerate(zip(starts, stops, strict=True)):
         block = slice(index * _BLOCK, (index + 1) * _BLOCK)
-        left, right = _insertion(ordered[start:stop], scores[block])
-        below[block] += start + left
-        up_to[block] += start + right
+        below[block] += start
+        if start < stop:
+            _add_within(ordered[start:stop], scores[block], below[block], tied[block])
 
 
-def _insertion(
-    ordered: NDArray[np.floating], scores: NDArray[np.floating]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where each score would be inserted: before the values that equal it, and after them."""
+def _add_within(
+    ordered: NDArray[np.floating],
+    scores: NDArray[np.floating],
+    below: NDArray[np.int64],
+    tied: NDArray[np.int64],
+) -> None:
+    """Do the same for one block; there is at least one value."""
     left = np.searchsorted(ordered, scores, "left")
+    below += left
+    ties = np.flatnonzero(ordered.take(left, mode="clip") == scores)
+    left, values = left[ties], scores[ties]
     right = left.copy()
-    if ordered.size:
-        # Only for the scores that do equal a value, mostly few, is there anything more to search.
-        tied = np.flatnonzero(np.take(ordered, left, mode="clip") == scores)
-        right[tied] = np.searchsorted(ordered, scores[tied], "right")
-    return left, right
+    # Most tied scores equal a few values only, which lie at hand; only the others are searched.
+    for _ in range(_STEPS):
+        right += ordered.take(right, mode="clip") == values
+    more = np.flatnonzero(right - left == _STEPS)
+    right[more] = np.searchsorted(ordered, values[more], "right")
+    tied[ties] += right - left
 
 
 def auroc(ranks: Ranks) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -56,16 +58,42 @@ class AnomalousPixels:
         self._regions.append(regions + len(self._sizes))
         self._sizes.extend(np.bincount(regions).tolist())
 
-    def distinct(self, dtype: np.dtype[np.floating]) -> NDArray[np.floating]:
-        """Give the distinct scores, ascending, in a dtype that holds each exactly."""
-        scores = np.concatenate(self._scores, dtype=dtype)
-        scores.sort()
-        return scores[_starts(scores)]
+    def merged(self, dtype: np.dtype[np.floating]) -> Merged:
+        """Sort the gathered pixels by score, in a dtype that holds each score exactly.
 
-    def tally(self, dtype: np.dtype[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        They are given up, for the sake of memory.
+        """
+        scores, regions = np.concatenate(self._scores, dtype=dtype), np.concatenate(self._regions)
+        self._scores.clear()
+        self._regions.clear()
+        sort = _sort_packed if dtype == np.float32 else _sort
+        return Merged(*sort(scores, regions), np.array(self._sizes))
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The anomalous pixels of all images, ascending by score.
+
+    Attributes
+    ----------
+    scores : ndarray of shape (n_anomalous,)
+        The score of each.
+    regions : int32 ndarray of shape (n_anomalous,)
+        The number of the region of each, from 0.
+    sizes : int ndarray of shape (n_regions,)
+        How many pixels each region has.
+    """
+
+    scores: NDArray[np.floating]
+    regions: NDArray[np.int32]
+    sizes: NDArray[np.int64]
+
+    def distinct(self) -> NDArray[np.floating]:
+        """Give the distinct scores, ascending."""
+        return self.scores[self._starts()]
+
+    def tally(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Count the pixels and the shares of regions at each distinct score.
-
-        The gathered pixels are given up, for the sake of memory.
 
         Returns
         -------
@@ -75,35 +103,29 @@ class AnomalousPixels:
             The share of the mean region that has each: how far the mean per-region overlap
             rises when the threshold falls to the score. They sum to 1.
         """
-        scores, regions = np.concatenate(self._scores, dtype=dtype), np.concatenate(self._regions)
-        self._scores.clear()
-        self._regions.clear()
-        shares = 1 / (len(self._sizes) * np.array(self._sizes))
-        sort = _sort_packed if dtype == np.float32 else _sort
-        ordered, rises = sort(scores, regions, shares)
-        first = np.flatnonzero(_starts(ordered))
+        first = np.flatnonzero(self._starts())
         counts = np.empty_like(first)
         np.subtract(first[1:], first[:-1], out=counts[:-1])
-        counts[-1] = ordered.size - first[-1]
-        return counts, np.add.reduceat(rises, first)
+        counts[-1] = self.scores.size - first[-1]
+        shares = 1 / (len(self.sizes) * self.sizes)
+        return counts, np.add.reduceat(shares[self.regions], first)
 
-
-def _starts(ordered: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Whether each ordered score is the first of those equal to it."""
-    return np.append(True, ordered[1:] != ordered[:-1])
+    def _starts(self) -> NDArray[np.bool_]:
+        """Whether each score is the first of those equal to it."""
+        return np.append(True, self.scores[1:] != self.scores[:-1])
 
 
 def _sort(
-    scores: NDArray[np.floating], regions: NDArray[np.int32], shares: NDArray[np.float64]
-) -> tuple[NDArray[np.floating], NDArray[np.float64]]:
-    """Scores ascending, each with the share of its region; in any order among equal scores."""
+    scores: NDArray[np.floating], regions: NDArray[np.int32]
+) -> tuple[NDArray[np.floating], NDArray[np.int32]]:
+    """Scores ascending, each with its region; in any order among equal scores."""
     order = np.argsort(scores)
-    return scores[order], shares[regions[order]]
+    return scores[order], regions[order]
 
 
 def _sort_packed(
-    scores: NDArray[np.floating], regions: NDArray[np.int32], shares: NDArray[np.float64]
-) -> tuple[NDArray[np.floating], NDArray[np.float64]]:
+    scores: NDArray[np.floating], regions: NDArray[np.int32]
+) -> tuple[NDArray[np.floating], NDArray[np.int32]]:
     """Do the same for float32 scores, several times faster: values sort better than indices.
 
     The region rides along in the bits that widening to float64 leaves zero, where it is too small
@@ -112,6 +134,7 @@ def _sort_packed(
     keys = scores.astype(np.float64).view(np.int64)
     keys |= regions
     keys.view(np.float64).sort()
-    rises = shares[keys & _SPARE]
+    np.bitwise_and(keys, _SPARE, out=regions, casting="unsafe")
     keys &= ~_SPARE
-    return keys.view(np.float64).astype(np.float32), rises
+    scores[:] = keys.view(np.float64)
+    return scores, regions

@@ -105,6 +105,7 @@ def test_pixel_metrics_are_the_definition(pictures, limit, threads, tiny):
     with (
         mock.patch.object(counting, "CHUNK_PIXELS", tiny),
         mock.patch.object(ranks, "_BLOCK", 1 + tiny // 3),
+        mock.patch.object(ranks, "_STEPS", tiny % 4),
     ):
         values, undefined = pixel_metrics(
             lambda: zip(names, gt_masks, maps, strict=True),
