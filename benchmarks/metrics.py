@@ -3,11 +3,11 @@
     python -m benchmarks.metrics
 
 Each row is measured in a process of its own, which also times `np.sort` of the same floats in
-turns with it, so that the ratios hold on a busy machine too. Memory is what the row adds above
-its input at peak (Linux). The maps are float32, which others take too, and float64, which a job
-makes. The masks are those of MVTec AD bottle where `DFKDE_TEST_DATA` names a folder that has
-them, else ellipses; the maps are synthetic: noise on a coarse grid, raised on the defects,
-upsampled bilinearly and smoothed, as a localizer makes them.
+turns with it: the ratio is the median of those of each turn, and so holds on a busy machine too.
+Memory is what the row adds above its input at peak (Linux). The maps are float32, which others
+take too, and float64, which a job makes. The masks are those of MVTec AD bottle where
+`DFKDE_TEST_DATA` names a folder that has them, else ellipses; the maps are synthetic: noise on a
+coarse grid, raised on the defects, upsampled bilinearly and smoothed, as a localizer makes them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -43,7 +44,7 @@ Case = Callable[[NDArray[np.bool_], NDArray[np.floating], int], dict[str, float]
 
 
 class Measured(NamedTuple):
-    """The shortest times and the largest memory of several runs of one case.
+    """The median times and the largest memory of several runs of one case.
 
     Attributes
     ----------
@@ -51,6 +52,8 @@ class Measured(NamedTuple):
         On the wall, and on all cores together.
     sort_seconds : float
         The same floats through one `np.sort`, in the same process; NaN for the streamed case.
+    ratio : float
+        Of the case to the sort before it, the median; NaN likewise.
     extra_bytes, sort_bytes : int
         What the case, and the sort, add at peak to the memory in use before.
     values : dict of str to float
@@ -60,6 +63,7 @@ class Measured(NamedTuple):
     seconds: float
     cpu_seconds: float
     sort_seconds: float
+    ratio: float
     extra_bytes: int
     sort_bytes: int
     values: dict[str, float]
@@ -107,10 +111,10 @@ def torchmetrics_auroc(
 
 
 CASES: dict[str, tuple[str, Case, int]] = {
-    "ours": ("ours: AUROC, AUPRO, AP and F1-max", ours, 5),
-    "sklearn_auroc": ("scikit-learn: AUROC", sklearn_auroc, 1),
-    "sklearn_ap": ("scikit-learn: AP", sklearn_ap, 1),
-    "torchmetrics_auroc": ("torchmetrics: AUROC", torchmetrics_auroc, 1),
+    "ours": ("ours: AUROC, AUPRO, AP and F1-max", ours, 15),
+    "sklearn_auroc": ("scikit-learn: AUROC", sklearn_auroc, 3),
+    "sklearn_ap": ("scikit-learn: AP", sklearn_ap, 3),
+    "torchmetrics_auroc": ("torchmetrics: AUROC", torchmetrics_auroc, 3),
 }
 DTYPES = ("float32", "float64")
 
@@ -192,13 +196,14 @@ def run_case(name: str, shape: tuple[int, int, int], *, dtype: str, threads: int
     gt_masks, maps = in_memory(shape)
     maps = maps.astype(dtype)
     sorts, runs = [], []
-    for index in range(max(repeats, 3)):
+    for _ in range(repeats):
         sorts.append(measure(lambda: np.sort(maps.ravel())))
-        if index < repeats:
-            runs.append(measure(lambda: case(gt_masks, maps, threads)))
+        runs.append(measure(lambda: case(gt_masks, maps, threads)))
     seconds, cpu_seconds, extra, values = zip(*runs, strict=True)
-    sort = min(each[0] for each in sorts)
-    return Measured(min(seconds), min(cpu_seconds), sort, max(extra), sorts[0][2], values[0])
+    sort_seconds = [each[0] for each in sorts]
+    ratio = np.median(np.divide(seconds, sort_seconds))
+    times = map(statistics.median, (seconds, cpu_seconds, sort_seconds))
+    return Measured(*times, float(ratio), max(extra), sorts[0][2], values[0])
 
 
 def run_streamed(shape: tuple[int, int, int], *, dtype: str, threads: int) -> Measured:
@@ -206,7 +211,7 @@ def run_streamed(shape: tuple[int, int, int], *, dtype: str, threads: int) -> Me
     pairs = streamed(shape, dtype)
     bare = measure(lambda: [name for _ in range(2) for name, _, _ in pairs()])
     wall, cpu, extra, result = measure(lambda: pixel_metrics(pairs, threads=threads))
-    return Measured(wall - bare[0], cpu - bare[1], math.nan, extra, 0, result.values)
+    return Measured(wall - bare[0], cpu - bare[1], math.nan, math.nan, extra, 0, result.values)
 
 
 def in_own_process(name: str, shape: tuple[int, int, int], *, dtype: str, threads: int) -> Measured:
@@ -257,7 +262,7 @@ def row(title: str, threads: int, measured: Measured) -> tuple[object, ...]:
         threads,
         f"{measured.seconds:.2f}",
         f"{measured.cpu_seconds:.2f}",
-        _number(measured.seconds / measured.sort_seconds, ".1f"),
+        _number(measured.ratio, ".1f"),
         f"{measured.extra_bytes / 1e6:.0f}",
         *(_number(measured.values.get(name, math.nan), ".9f") for name in VALUES),
     )
