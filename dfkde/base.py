@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from numbers import Integral
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -55,6 +55,9 @@ class AnomalyDetector(BaseEstimator, ABC):
     A model is one subclass with `_fit` and `_score_samples`; both get a finite, C-contiguous
     float64 array that they must not change. `fit` learns from normal images alone.
     """
+
+    _dtypes: ClassVar[tuple[type[np.floating], ...]] = (np.float64,)
+    """What the features may be when a model gets them; others are converted to the first."""
 
     @property
     def min_samples(self) -> int:
@@ -144,10 +147,9 @@ class AnomalyDetector(BaseEstimator, ABC):
             raise ValueError(f"X must be of shape (n_samples, n_features), got {np.shape(X)}")
         # scikit-learn's own finiteness check does not say which row is at fault.
         checked = validate_data(
-            self, X, reset=reset, dtype=np.float64, order="C", ensure_all_finite=False
+            self, X, reset=reset, dtype=self._dtypes, order="C", ensure_all_finite=False
         )
-        finite = np.isfinite(checked)
-        if not finite.all():
-            row, column = np.argwhere(~finite)[0]
+        if not np.isfinite([checked.min(), checked.max()]).all():
+            row, column = np.argwhere(~np.isfinite(checked))[0]
             raise NonFiniteError(int(row), int(column), float(checked[row, column]))
         return checked

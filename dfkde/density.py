@@ -53,6 +53,9 @@ class DFKDE(AnomalyDetector):
     D. W. Scott, Multivariate Density Estimation, 1992, chapter 6, for the bandwidth.
     """
 
+    # The projection widens features as it centres them: no copy of all is needed.
+    _dtypes = (np.float64, np.float32)
+
     def __init__(
         self,
         n_components: int = 16,

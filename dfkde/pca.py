@@ -19,7 +19,7 @@ _LARGEST_ERROR = 3e-13
 # Eigenvectors beyond those wanted: the gap behind them is far wider, and near ones come apart by
 # the features themselves.
 _SPARE = 4
-# Features centred at once, so that many need no second copy: 16 MiB of float64.
+# Features centred, and widened to float64, at once, so that many need no second copy: 16 MiB.
 _BLOCK = 2**21
 
 
@@ -54,7 +54,7 @@ class PCA(BaseEstimator):
         Parameters
         ----------
         X : array of shape (n_samples, n_features)
-            Finite float64, never modified.
+            Finite float64 or float32, never modified; all is computed in float64.
         y : None
             Ignored.
 
@@ -102,7 +102,7 @@ def exact_mean(X: Array) -> Array:
 
     The error of a plain sum grows with the number of rows: equal rows would seem to vary.
     """
-    mean: Array = X.mean(axis=0)
+    mean: Array = X.mean(axis=0, dtype=np.float64)
     return mean + sum(centred.sum(axis=0) for centred in _centred(X, mean)) / len(X)
 
 
