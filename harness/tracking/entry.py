@@ -83,11 +83,9 @@ def entry_name(folder: Path) -> str:
         return str(folder)
 
 
-def name_run(folder: Path, entry: Entry, *, run_id: str) -> Entry:
+def name_run(folder: Path, entry: Entry, *, run_id: str) -> None:
     """Note which run the entry has become, so that pushing it again makes no second one."""
-    named = replace(entry, run_id=run_id)
-    write_entry(folder, named)
-    return named
+    write_entry(folder, replace(entry, run_id=run_id))
 
 
 @contextmanager

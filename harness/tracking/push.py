@@ -14,7 +14,7 @@ from harness.tracking.store import connect, experiment_id
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput
+    from mlflow.entities import DatasetInput, RunInfo
 
 
 def push(folder: Path, uri: str) -> str | None:
@@ -55,16 +55,15 @@ def _send(folder: Path, entry: Entry, *, uri: str) -> str:
     if twin is not None:
         _drop(entry, uri)
         return twin
-    entry = _opened(folder, entry, uri=uri)
-    assert entry.run_id is not None  # noqa: S101
+    info = _opened(folder, entry, uri=uri)
     client = connect(uri)
     # Sent twice, an artifact replaces itself, and a value equal to the one there is no error.
-    client.log_artifacts(entry.run_id, str(artifacts(folder)))
-    _log_values(client, entry.run_id, entry=entry)
+    _log_artifacts(artifacts(folder), info.artifact_uri, uri=uri)
+    _log_values(client, info.run_id, entry=entry)
     if entry.source:
-        client.log_inputs(entry.run_id, [_dataset_input(entry.source)])
-    client.set_terminated(entry.run_id, entry.status, entry.ended)
-    return entry.run_id
+        client.log_inputs(info.run_id, [_dataset_input(entry.source)])
+    client.set_terminated(info.run_id, entry.status, entry.ended)
+    return str(info.run_id)
 
 
 def _twin(entry: Entry, uri: str) -> str | None:
@@ -79,14 +78,15 @@ def _drop(entry: Entry, uri: str) -> None:
         connect(uri).delete_run(entry.run_id)
 
 
-def _opened(folder: Path, entry: Entry, *, uri: str) -> Entry:
-    """Return the entry with a run that takes its values."""
+def _opened(folder: Path, entry: Entry, *, uri: str) -> RunInfo:
+    """Return what MLflow says of a run that takes the entry's values."""
     client, experiment = connect(uri), experiment_id(uri, name=entry.experiment)
     if entry.run_id is None:
         # Should this process die now, the run left behind is recognised by its tags.
         tags = entry.job_tags | this_process()
         run = client.create_run(experiment, entry.started, tags, entry.name)
-        return name_run(folder, entry, run_id=run.info.run_id)
+        name_run(folder, entry, run_id=run.info.run_id)
+        return run.info
     run = client.get_run(entry.run_id)
     if run.info.lifecycle_stage == "deleted":
         client.restore_run(entry.run_id)
@@ -94,7 +94,14 @@ def _opened(folder: Path, entry: Entry, *, uri: str) -> Entry:
         # Another machine may have taken its process for dead, and closed it.
         for name in {ERROR_CLASS, ERROR_MESSAGE} & run.data.tags.keys():
             client.delete_tag(entry.run_id, name)
-    return entry
+    return run.info
+
+
+def _log_artifacts(folder: Path, location: str, *, uri: str) -> None:
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    # MLflow's client would read the whole run once more to learn where its artifacts go.
+    get_artifact_repository(location, tracking_uri=uri).log_artifacts(str(folder))
 
 
 def _log_values(client: MlflowClient, run_id: str, *, entry: Entry) -> None:
