@@ -22,12 +22,15 @@ from harness.features.choice import check_numbers
 from harness.features.engines import Engine, build_engine
 from harness.features.extraction import Extracted, Extraction, PooledRows, batches
 from harness.features.extractor import Extractor
+from harness.features.recent import RecentFeatures
 from harness.features.recipe import recipe_of
 from harness.features.store import MAPS, POOLED, FeatureStore
 from harness.features.upkeep import prune
 from harness.threads import available, parallel_map
 
 _DEFAULTS = FeaturesConfig()
+# Bytes of pooled features held in memory: all of MVTec AD's at 2,048 dimensions.
+_RECENT = 64 * 2**20
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +101,7 @@ class FeatureReader:
             weakref.finalize(self, shutil.rmtree, cache, ignore_errors=True)
         self._cache = Path(cache)
         self._store = FeatureStore(self._cache, self.recipe)
+        self._recent = RecentFeatures(_RECENT)
 
     def pooled(self, samples: Sequence[Sample], *, maps: bool = True) -> NDArray[np.float32]:
         """Return the pooled features of the samples, in their order.
@@ -112,12 +116,21 @@ class FeatureReader:
         Returns
         -------
         ndarray of shape (n, D), float32
+            Not to be written to: whoever asks for the same samples next may get the same array.
 
         Raises
         ------
         DataError
             If an image cannot be decoded.
         """
+        values = self._recent.find(samples)
+        if values is None:
+            values = self._read_pooled(samples, maps=maps and self._settings.maps)
+            self._recent.keep(samples, values)
+        return values
+
+    def _read_pooled(self, samples: Sequence[Sample], *, maps: bool) -> NDArray[np.float32]:
+        """Read what is in the cache, and extract the rest."""
         rows, missing = PooledRows(samples), []
         for sample in _distinct(samples):
             pooled = self._store.read(sample.digest, POOLED)
@@ -125,7 +138,7 @@ class FeatureReader:
                 missing.append(sample)
             else:
                 rows.put(sample.digest, pooled)
-        for result in self._extract(missing, maps=maps and self._settings.maps):
+        for result in self._extract(missing, maps=maps):
             for digest, pooled in result.pooled.items():
                 rows.put(digest, pooled)
         self._evict()

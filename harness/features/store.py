@@ -100,7 +100,7 @@ class Store:
             ) from error
 
     def _path(self, name: str) -> Path:
-        return self.folder / name[:2] / name
+        return self.folder.joinpath(name[:2], name)
 
 
 class FeatureStore(Store):

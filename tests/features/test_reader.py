@@ -14,6 +14,7 @@ from harness.config import FeaturesConfig
 from harness.data import DataError
 from harness.features import FeatureReader
 from harness.features.inputs import read_input
+from harness.features.recent import RecentFeatures
 from harness.features.store import POOLED, FeatureStore
 from tests.features.images import sample_of
 from tests.features.small import SIZE, TORCH
@@ -171,11 +172,35 @@ def test_a_damaged_entry_is_made_again_with_a_warning(extractor, samples, tmp_pa
     data = bytearray(entry.read_bytes())
     data[-3] ^= harm == "flip"
     entry.write_bytes({"flip": data, "cut": data[:-1], "empty": b""}[harm])
+    fresh = open_reader(extractor, tmp_path / "cache")
     with pytest.warns(UserWarning, match="made again"):
-        again = reader.pooled(samples), list(reader.maps(samples))
+        again = fresh.pooled(samples), list(fresh.maps(samples))
     np.testing.assert_array_equal(again[0], pooled)
     np.testing.assert_array_equal(again[1], maps)
-    assert reader.n_extracted == len(samples) + 1
+    assert fresh.n_extracted == 1
+
+
+def test_the_same_features_are_read_once(extractor, samples, tmp_path, monkeypatch):
+    reader = open_reader(extractor, tmp_path / "cache")
+    pooled = reader.pooled(samples)
+    monkeypatch.delattr(FeatureStore, "read")
+    assert reader.pooled(list(samples)) is pooled
+    with pytest.raises(ValueError, match="read-only"):
+        pooled[0] = 0
+    with pytest.raises(AttributeError, match="read"):
+        reader.pooled(samples[::-1])
+
+
+def test_of_recent_features_the_oldest_go_first(samples):
+    [one, two, three], rows = ([sample] for sample in samples[:3]), np.zeros((1, 8), np.float32)
+    recent = RecentFeatures(limit=2 * rows.nbytes)
+    recent.keep(one, rows)
+    recent.keep(two, rows)
+    assert recent.find(one) is rows
+    recent.keep(three, rows)
+    assert [recent.find(each) is not None for each in (one, two, three)] == [True, False, True]
+    recent.keep(samples, np.zeros((3, 8), np.float32))
+    assert not any(recent.find(each) is not None for each in (one, two, three, samples))
 
 
 def test_an_unreadable_image_is_named_and_the_rest_is_kept(extractor, samples, tmp_path):
