@@ -98,7 +98,8 @@ def _add_within(
     ties = np.flatnonzero(ordered.take(left, mode="clip") == scores)
     left, values = left[ties], scores[ties]
     right = left.copy()
-    # Most tied scores equal a few values only, which lie at hand; only the others are searched.
+    # Most tied scores equal a few values only, which lie at hand. The others are searched, and so
+    # are those that equal the last value, which is met at every step.
     for _ in range(_STEPS):
         right += ordered.take(right, mode="clip") == values
     more = np.flatnonzero(right - left == _STEPS)
