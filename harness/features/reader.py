@@ -173,6 +173,10 @@ class FeatureReader:
         finally:
             self._evict()
 
+    def forget(self) -> None:
+        """Let go of the pooled features that are held in memory; the cache keeps its own."""
+        self._recent = RecentFeatures(_RECENT)
+
     def prepare(self) -> None:
         """Load the backbone now, which threads that compute side by side must not do each."""
         _ = self._engine

@@ -187,8 +187,9 @@ def test_the_same_features_are_read_once(extractor, samples, tmp_path, monkeypat
     assert reader.pooled(list(samples)) is pooled
     with pytest.raises(ValueError, match="read-only"):
         pooled[0] = 0
+    reader.forget()
     with pytest.raises(AttributeError, match="read"):
-        reader.pooled(samples[::-1])
+        reader.pooled(samples)
 
 
 def test_of_recent_features_the_oldest_go_first(samples):
