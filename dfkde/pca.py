@@ -19,8 +19,8 @@ _LARGEST_ERROR = 3e-13
 # Eigenvectors beyond those wanted: the gap behind them is far wider, and near ones come apart by
 # the features themselves.
 _SPARE = 4
-# Features centred, and widened to float64, at once, so that many need no second copy: 16 MiB.
-_BLOCK = 2**21
+# Features centred, and widened to float64, at once, so that many need no second copy: 4 MiB.
+_BLOCK = 2**19
 
 
 class PCA(BaseEstimator):
