@@ -40,7 +40,7 @@ def main() -> None:
     # would take a tenth of a short command's time.
     gc.set_threshold(50_000, 20, 20)
     _prefer_own_launchers()
-    with interruptible():
+    with interruptible(last=True):
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_task)()
 
 

@@ -56,11 +56,17 @@ _state = _State()
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible(*, last: bool = False) -> Iterator[None]:
     """Let the first signal raise `Interrupted` inside the block.
 
     Further ones are ignored until the outermost block ends: the process is ending already, and
     must not be kept from closing what it has opened.
+
+    Parameters
+    ----------
+    last : bool
+        Whether the process ends with the block. If a signal has ended it, Ctrl-C stays ignored:
+        it would break off what the interpreter has to clear up, with a traceback.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -72,6 +78,8 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     finally:
+        if last and _state.ending:
+            before[signal.SIGINT] = signal.SIG_IGN
         for number, handler in before.items():
             signal.signal(number, handler)
         if _interrupt not in before.values():

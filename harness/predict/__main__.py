@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     bar = Progress(console=console, transient=True, disable=not console.is_terminal)
     try:
         settings = _settings(arguments)
-        with interruptible(), bar:
+        with interruptible(last=True), bar:
             task = bar.add_task("scoring", total=None)
             tally = run(settings, watch=lambda n, total: bar.update(task, completed=n, total=total))
     except (ValueError, OSError) as error:

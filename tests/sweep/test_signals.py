@@ -114,3 +114,15 @@ def test_nohup_is_obeyed():
     )
     done = subprocess.run(["nohup", sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "still here\n", done.stderr
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_after_the_last_block_ctrl_c_disturbs_nothing(last):
+    code = (
+        "import atexit, os, signal; from harness.signals import interruptible\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+        f"with interruptible(last={last}): os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ("KeyboardInterrupt" in done.stderr) != last
+    assert not last or done.returncode == 143
