@@ -53,7 +53,8 @@ class AnomalyDetector(BaseEstimator, ABC):
     """A scikit-learn estimator that scores features by how anomalous they are.
 
     A model is one subclass with `_fit` and `_score_samples`; both get a finite, C-contiguous
-    float64 array that they must not change. `fit` learns from normal images alone.
+    float64 array that they must not change; DFKDE's own get float32 as it comes. `fit` learns from
+    normal images alone.
     """
 
     _dtypes: ClassVar[tuple[type[np.floating], ...]] = (np.float64,)

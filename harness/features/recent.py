@@ -24,7 +24,12 @@ class RecentFeatures:
         self._arrays: dict[tuple[str, ...], NDArray[np.float32]] = {}
 
     def find(self, samples: Sequence[Sample]) -> NDArray[np.float32] | None:
-        """Return the pooled features of these samples in this order, if they are held."""
+        """Return the pooled features of these samples in this order, if they are held.
+
+        Returns
+        -------
+        ndarray of shape (n, D), float32, or None
+        """
         key = _key(samples)
         values = self._arrays.pop(key, None)
         if values is not None:
@@ -32,7 +37,7 @@ class RecentFeatures:
         return values
 
     def keep(self, samples: Sequence[Sample], values: NDArray[np.float32]) -> None:
-        """Hold pooled features, which nobody may write to from now on."""
+        """Hold pooled features (n, D), which nobody may write to from now on."""
         values.flags.writeable = False
         self._arrays[_key(samples)] = values
         while sum(array.nbytes for array in self._arrays.values()) > self._limit:
