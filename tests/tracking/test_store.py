@@ -14,7 +14,7 @@ from harness.report.__main__ import main as report
 from harness.tracking import StoreError, read_job, read_runs, read_scores
 from harness.tracking.__main__ import main as tracking
 from harness.tracking.model import fetch_model
-from harness.tracking.store import connect
+from harness.tracking.store import connect, experiment_id
 from harness.tracking.view import TAG, link
 
 RULE = "tracking.uri must name a store that exists, got sqlite:///"
@@ -77,7 +77,8 @@ def test_store_is_not_there_before_it_is_whole(missing, tmp_path, monkeypatch):
 
 
 def test_experiment_has_the_view(uri):
-    state = json.loads(connect(uri).get_experiment_by_name("parts").tags[TAG])
+    experiment = connect(uri).get_experiment(experiment_id(uri, name="viewed"))
+    state = json.loads(experiment.tags[TAG])
     cell = [f"tags.`{name}`" for name in ("category", "model", "backbone", "seed")]
     assert state["selectedColumns"][:8] == cell + [f"metrics.`{name}`" for name in HEADLINE]
     assert set(state["selectedColumns"]) <= set(state["columnOrder"]) == set(state["columnWidths"])
