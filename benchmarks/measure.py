@@ -153,7 +153,7 @@ def samples_in(folder: Path) -> list[Sample]:
     if not paths:
         raise SystemExit(f"no images in {folder}")
     return [
-        Sample(p, p.name, NORMAL, None, hashlib.sha256(p.read_bytes()).hexdigest(), (0, 0))
+        Sample(p.parent, p.name, NORMAL, None, hashlib.sha256(p.read_bytes()).hexdigest(), (0, 0))
         for p in paths
     ]
 

@@ -94,7 +94,7 @@ def has_masks(split: Split) -> bool:
     Then feature maps are kept whatever the localizer, so that a sweep over localizers that begins
     with `none` extracts once.
     """
-    return any(sample.mask_path for sample in split.test)
+    return any(sample.mask_name for sample in split.test)
 
 
 def wants_maps(job: Job, split: Split) -> bool:

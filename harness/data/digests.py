@@ -16,15 +16,13 @@ import sysconfig
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from harness.data.inspection import Inspection
 
-_VERSION = 1
-_FIELDS = 3 + len(Inspection._fields)
+_VERSION = 2
 
-Memory = dict[str, list[Any]]
-"""By name and kind: size, mtime_ns, ctime_ns, then the fields of the inspection."""
+Memory = dict[str, str]
+"""By kind and name: a file's `stamp`, then the fields of its inspection, with spaces between."""
 
 
 class InspectionCache:
@@ -42,18 +40,18 @@ class InspectionCache:
         self._places = _places(root, category)
         self._memories = [_load(place) for place in self._places]
 
-    def find(self, key: str, status: os.stat_result) -> Inspection | None:
+    def find(self, key: str, stamp: str) -> Inspection | None:
         """Return what is remembered of a file, or None if it is new or changed."""
-        stamp = _stamp(status)
         for memory in self._memories:
-            entry = memory.get(key)
-            if entry is not None and entry[:3] == stamp and len(entry) == _FIELDS:
-                return Inspection(*entry[3:])
+            entry = memory.get(key, "")
+            if entry.startswith(f"{stamp} "):
+                digest, *numbers = entry.removeprefix(stamp).split()
+                return Inspection(digest, *map(int, numbers))
         return None
 
-    def save(self, found: Mapping[str, tuple[os.stat_result, Inspection]]) -> None:
+    def save(self, found: Mapping[str, tuple[str, Inspection]]) -> None:
         """Remember inspections in the first place that can be written; else do without."""
-        memory = {key: [*_stamp(status), *seen] for key, (status, seen) in found.items()}
+        memory = {key: " ".join(map(str, (stamp, *seen))) for key, (stamp, seen) in found.items()}
         text = json.dumps({"version": _VERSION, "files": memory}, indent=0)
         for place in self._places:
             with contextlib.suppress(OSError):
@@ -81,10 +79,6 @@ def _not_ours_to_write(root: Path) -> bool:
     places = (sysconfig.get_path(name) for name in ("purelib", "platlib"))
     installed = any(root.is_relative_to(Path(place).resolve()) for place in places)
     return installed or root.stat().st_mode & 0o222 == 0
-
-
-def _stamp(status: os.stat_result) -> list[int]:
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _load(place: Path) -> Memory:

@@ -100,11 +100,13 @@ def fingerprint(seen: Mapping[str, Inspection]) -> str:
     str
         SHA-256, hexadecimal; it depends neither on the seed nor on the machine.
     """
-    lines = sorted(
+    whole = hashlib.sha256()
+    for line in sorted(
         f"{unicodedata.normalize('NFC', name)}\n{inspection.digest}\n"
         for name, inspection in seen.items()
-    )
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    ):
+        whole.update(line.encode())
+    return whole.hexdigest()
 
 
 def _read(path: Path) -> bytes:

@@ -24,8 +24,9 @@ _DEEPEST = 6
 _SHOWN = 5
 _JUNK = frozenset({"thumbs.db", "desktop.ini"})
 
-Files = Mapping[str, os.stat_result]
-"""Files by their path relative to the dataset's root, with forward slashes."""
+
+Files = Mapping[str, str]
+"""The `stamp` of files by their path relative to the dataset's root, with forward slashes."""
 
 
 class Problem(NamedTuple):
@@ -79,8 +80,8 @@ class Listing:
         Sorted by name. Where the layout has no split of its own, everything is in `test`.
     problems : tuple of Problem
         Broken rules of the layout.
-    files : mapping of str to os.stat_result
-        All files below the category's folder.
+    files : mapping of str to str
+        The `stamp` of each file below the category's folder.
     documents : tuple of str
         Text files, beside the images, that determine labels or the split.
     has_split : bool
@@ -105,7 +106,7 @@ def stem(name: str) -> str:
     return posixpath.splitext(posixpath.basename(name))[0]
 
 
-def walk(root: Path, folder: str) -> tuple[dict[str, os.stat_result], list[Problem]]:
+def walk(root: Path, folder: str) -> tuple[dict[str, str], list[Problem]]:
     """List the files below a folder; links are followed, hidden and system files left out.
 
     Parameters
@@ -117,8 +118,8 @@ def walk(root: Path, folder: str) -> tuple[dict[str, os.stat_result], list[Probl
 
     Returns
     -------
-    files : dict of str to os.stat_result
-        Sorted by name.
+    files : dict of str to str
+        The `stamp` of each, sorted by name.
     problems : list of Problem
         Dangling links, devices, names that are not UTF-8.
 
@@ -129,7 +130,7 @@ def walk(root: Path, folder: str) -> tuple[dict[str, os.stat_result], list[Probl
     """
     if not (root / folder).is_dir():
         raise DataError(f"'{root}' has no folder '{folder}'; it holds {_holdings(root)}")
-    files: dict[str, os.stat_result] = {}
+    files: dict[str, str] = {}
     problems: list[Problem] = []
     for name, entry in _entries(root / folder, folder, depth=1):
         found = _regular_file(name, entry)
@@ -151,20 +152,20 @@ def _entries(path: Path, name: str, *, depth: int) -> Iterator[tuple[str, os.Dir
     if depth > _DEEPEST:
         raise DataError(f"{path}: folders nest deeper than {_DEEPEST} levels (a link to a parent?)")
     try:
-        entries = list(os.scandir(path))
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name.lower() in _JUNK:
+                    continue
+                below = f"{name}/{entry.name}" if name else entry.name
+                if entry.is_dir():
+                    yield from _entries(path / entry.name, below, depth=depth + 1)
+                else:
+                    yield below, entry
     except OSError as error:
         raise DataError(f"{path}: cannot be listed ({error.strerror})") from error
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name.lower() in _JUNK:
-            continue
-        below = f"{name}/{entry.name}" if name else entry.name
-        if entry.is_dir():
-            yield from _entries(path / entry.name, below, depth=depth + 1)
-        else:
-            yield below, entry
 
 
-def _regular_file(name: str, entry: os.DirEntry[str]) -> os.stat_result | Problem:
+def _regular_file(name: str, entry: os.DirEntry[str]) -> str | Problem:
     try:
         name.encode()
         status = entry.stat()
@@ -175,7 +176,19 @@ def _regular_file(name: str, entry: os.DirEntry[str]) -> os.stat_result | Proble
         return Problem(name, f"cannot be read ({error.strerror})")
     if not stat.S_ISREG(status.st_mode):
         return Problem(name, "is not a regular file")
-    return status
+    return stamp(status)
+
+
+def stamp(status: os.stat_result) -> str:
+    """Return what tells that a file is still the same without reading it.
+
+    Returns
+    -------
+    str
+        Its size in bytes, then the times of its last modification and change of status in ns: one
+        string, for a status of each of many files would weigh more than the features do.
+    """
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 def stray(name: str) -> Problem:

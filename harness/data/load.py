@@ -64,10 +64,10 @@ def load_split(
 def _samples(images: Iterable[ImageFile], found: Survey) -> tuple[Sample, ...]:
     return tuple(
         Sample(
-            path=found.root / image.name,
+            root=found.root,
             name=image.name,
             defect_type=image.defect_type,
-            mask_path=None if image.mask is None else found.root / image.mask,
+            mask_name=image.mask,
             digest=found.seen[image.name].digest,
             size=(found.seen[image.name].height, found.seen[image.name].width),
         )

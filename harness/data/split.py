@@ -9,32 +9,44 @@ NORMAL = "good"
 """The defect type of a normal image, whatever the dataset's own word for it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One image file.
 
     Attributes
     ----------
-    path : Path
-        The image file.
+    root : Path
+        The dataset's root.
     name : str
-        Its path relative to the dataset's root, with forward slashes: its identity in records.
+        The image file's path relative to it, with forward slashes: its identity in records.
     defect_type : str
         `good` for a normal image, else the dataset's name of the defect.
-    mask_path : Path, optional
-        The ground truth mask's file; None for a normal image or where the dataset has none.
+    mask_name : str, optional
+        The ground truth mask's path relative to the root; None for a normal image or where the
+        dataset has none.
     digest : str
         SHA-256 of the image file's bytes, hexadecimal.
     size : tuple of int
         Height and width of the upright image, in pixels.
     """
 
-    path: Path
+    root: Path
     name: str
     defect_type: str
-    mask_path: Path | None
+    mask_name: str | None
     digest: str
     size: tuple[int, int]
+
+    # Made when asked for: held, the paths of many images would weigh more than all else here.
+    @property
+    def path(self) -> Path:
+        """The image file."""
+        return self.root / self.name
+
+    @property
+    def mask_path(self) -> Path | None:
+        """The ground truth mask's file, where there is one."""
+        return None if self.mask_name is None else self.root / self.mask_name
 
     @property
     def anomalous(self) -> bool:

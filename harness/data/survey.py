@@ -8,13 +8,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.config import DatasetConfig
 from harness.data.checks import problems_of
 from harness.data.digests import InspectionCache
 from harness.data.errors import DataError
 from harness.data.inspection import Inspection, inspect_document, inspect_image, inspect_mask
-from harness.data.listing import Listing, Problem
+from harness.data.listing import Listing, Problem, stamp
 from harness.data.manifest import changed_files
 from harness.data.official import PUBLISHED, differences
 from harness.data.protocol import split_normals
@@ -50,13 +51,12 @@ class Survey:
     problems: tuple[Problem, ...]
 
 
-@dataclass(frozen=True)
-class _Wanted:
+class _Wanted(NamedTuple):
     """A file to inspect."""
 
     name: str
     kind: str
-    status: os.stat_result
+    stamp: str
 
     @property
     def key(self) -> str:
@@ -114,8 +114,7 @@ def _inspect_all(
     """Inspect every listed file, reading only those that are new or changed."""
     cache = InspectionCache(root, category)
     wanted = _wanted(root, listing)
-    known = {file.name: cache.find(file.key, file.status) for file in wanted}
-    seen = {name: inspection for name, inspection in known.items() if inspection is not None}
+    seen = {file.name: found for file in wanted if (found := cache.find(file.key, file.stamp))}
     unknown = [file for file in wanted if file.name not in seen]
     if not unknown:
         return seen, []
@@ -124,7 +123,7 @@ def _inspect_all(
     for file, result in zip(unknown, results, strict=True):
         if isinstance(result, Inspection):
             seen[file.name] = result
-    cache.save({f.key: (f.status, seen[f.name]) for f in wanted if f.name in seen})
+    cache.save({f.key: (f.stamp, seen[f.name]) for f in wanted if f.name in seen})
     return seen, [result for result in results if isinstance(result, Problem)]
 
 
@@ -135,7 +134,9 @@ def _wanted(root: Path, listing: Listing) -> list[_Wanted]:
     kinds |= {image.mask: "mask" for image in images if image.mask is not None}
     files = listing.files
     wanted = [_Wanted(name, kind, files[name]) for name, kind in kinds.items() if name in files]
-    return wanted + [_Wanted(name, "text", (root / name).stat()) for name in listing.documents]
+    return wanted + [
+        _Wanted(name, "text", stamp((root / name).stat())) for name in listing.documents
+    ]
 
 
 def _inspect(root: Path, file: _Wanted) -> Inspection | Problem:

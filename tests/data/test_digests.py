@@ -96,7 +96,7 @@ def test_without_any_place_for_the_memory_it_works(copy, tmp_path, monkeypatch):
     assert load_split(dataset, "bottle", seed=42).official
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1, "files": {"x": 3}}', "\0"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 2, "files": {"x": 3}}', "\0"])
 def test_a_broken_memory_is_made_anew(copy, text):
     dataset = copy("mvtec")
     split = load_split(dataset, "bottle", seed=42)

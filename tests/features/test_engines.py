@@ -108,7 +108,8 @@ extractor = SimpleNamespace(
     digest={extractor.digest!r}, layers={extractor.layers!r},
     mean={extractor.mean!r}, std={extractor.std!r},
 )
-sample = Sample(Path({str(samples[1].path)!r}), "1", "good", None, {samples[1].digest!r}, (8, 8))
+root, name, digest = {str(samples[1].root)!r}, {samples[1].name!r}, {samples[1].digest!r}
+sample = Sample(Path(root), name, "good", None, digest, (8, 8))
 settings = FeaturesConfig(engine={engine!r}, device="cpu", workers=2)
 reader = FeatureReader(extractor, image_size={SIZE}, cache={str(cache)!r}, settings=settings)
 reader.pooled([sample])
