@@ -11,8 +11,8 @@ from sklearn.base import BaseEstimator
 
 from dfkde.base import Array
 
-# Distances held at once, so that memory stays bounded: 2 MiB of float64, and as much for each step.
-_BLOCK = 2**18
+# Distances held at once, so that memory stays bounded: half a MiB, and as much for each step.
+_BLOCK = 2**16
 
 
 class GaussianKDE(BaseEstimator):

@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 from scipy import linalg
+from scipy.linalg.blas import dsyrk
 from sklearn.base import BaseEstimator
 
 from dfkde.base import Array
@@ -144,9 +145,10 @@ def _of_few_samples(X: Array, mean: Array, k: int) -> tuple[Array, Array] | None
 
 def _of_many_samples(X: Array, mean: Array, k: int) -> tuple[Array, Array] | None:
     """Do the same by the scatter matrix of the features, added up in blocks of samples."""
-    scatter = np.zeros((X.shape[1], X.shape[1]))
+    scatter = np.zeros((X.shape[1], X.shape[1]), order="F")
     for centred in _centred(X, mean):
-        scatter += centred.T @ centred
+        # In place and one triangle only: half the work, and no large temporary.
+        scatter = dsyrk(1.0, centred.T, beta=1.0, c=scatter, lower=True, overwrite_c=True)
     small = _leading_eigenvectors(scatter, k)
     if small is None:
         return None
@@ -156,10 +158,12 @@ def _of_many_samples(X: Array, mean: Array, k: int) -> tuple[Array, Array] | Non
 
 
 def _centred(X: Array, mean: Array) -> Iterator[Array]:
-    """Yield the features less their mean, in blocks of samples."""
+    """Yield the features less their mean, in blocks of samples: each overwrites the last."""
     rows = max(1, _BLOCK // X.shape[1])
+    block = np.empty((min(rows, len(X)), X.shape[1]))
     for start in range(0, len(X), rows):
-        yield X[start : start + rows] - mean
+        part = X[start : start + rows]
+        yield np.subtract(part, mean, out=block[: len(part)])
 
 
 def _projected(X: Array, mean: Array, axes: Array) -> Array:
@@ -177,11 +181,14 @@ def with_fixed_signs(components: Array) -> Array:
 def _leading_eigenvectors(gram: Array, k: int) -> Array | None:
     """Give leading eigenvectors of a Gram matrix, or None where k would be inexact in them.
 
-    A few more than k: those near the last one wanted, which it mixes with, are among them.
+    A few more than k: those near the last one wanted, which it mixes with, are among them. Only
+    the lower triangle is read, and the matrix is given up, for the sake of memory.
     """
     n = len(gram)
     m = min(k + _SPARE, n)
-    values, vectors = linalg.eigh(gram, subset_by_index=[max(n - m - 1, 0), n - 1])
+    values, vectors = linalg.eigh(
+        gram, overwrite_a=True, subset_by_index=[max(n - m - 1, 0), n - 1]
+    )
     gap = values[-k] - (values[0] if n > m else 0.0)
     if not np.finfo(np.float64).eps * values[-1] < _LARGEST_ERROR * gap:
         return None
