@@ -14,7 +14,7 @@ from harness.data import Sample
 from harness.features.inputs import scale
 from harness.features.recipe import Recipe
 
-LIMIT = 64_000_000
+LIMIT = 32_000_000
 """Bytes of pixels above which no further image is read ahead."""
 
 
@@ -91,7 +91,7 @@ def _frequent_switches() -> Iterator[None]:
     reader does half of what it could.
     """
     usual = sys.getswitchinterval()
-    sys.setswitchinterval(usual / 10)
+    sys.setswitchinterval(usual / 100)
     try:
         yield
     finally:
