@@ -13,7 +13,9 @@ from harness.crop import region
 from harness.data import Sample, read_mask
 from harness.fitting import Fitted
 from harness.metrics import METRICS, MetricValues, evaluation_size, pixel_metrics, resize_mask
-from harness.threads import available, one_blas_thread
+from harness.threads import available, one_blas_thread, parallel_map
+
+_Pair = tuple[str, NDArray[np.bool_], NDArray]
 
 
 def pixel_results(fitted: Fitted, grids: Sequence[NDArray]) -> MetricValues:
@@ -39,19 +41,18 @@ def pixel_results(fitted: Fitted, grids: Sequence[NDArray]) -> MetricValues:
         If a map is not finite; the error names its image.
     """
     job, test = fitted.job, fitted.split.test
-    if not any(sample.mask_path for sample in test):
+    if not any(sample.mask_name for sample in test):
         return _undefined(f"{job.dataset.name}/{job.category} has no ground truth masks")
     if fitted.localizer is None:
         return _undefined("localizer=none makes no anomaly maps")
 
     # On the backbone's grid a map is small; each pass of the metrics renders it anew, so that
     # the maps are never held at full size all at once.
-    def pairs() -> Iterator[tuple[str, NDArray, NDArray]]:
-        for sample, grid in zip(test, grids, strict=True):
-            gt_mask = _gt_mask(sample, job)
-            yield sample.name, gt_mask, render(grid, size=gt_mask.shape)
+    def pairs() -> Iterator[_Pair]:
+        shown = zip(test, grids, strict=True)
+        return parallel_map(lambda one: _pair(*one, job=job), shown, available())
 
-    with one_blas_thread():  # the sorts have threads of their own
+    with one_blas_thread():  # all of this has threads of its own
         return pixel_metrics(pairs, threads=available())
 
 
@@ -73,7 +74,7 @@ def anomaly_grids(fitted: Fitted) -> list[NDArray]:
         if locate is None:
             return []
         maps = fitted.reader.maps(fitted.split.test)
-        return [locate.anomaly_map(feature_map) for feature_map in maps]
+        return list(parallel_map(locate.anomaly_map, maps, available()))
 
 
 def gt_mask_of(sample: Sample, job: Job) -> NDArray[np.bool_]:
@@ -97,10 +98,11 @@ def gt_mask_of(sample: Sample, job: Job) -> NDArray[np.bool_]:
     return gt_mask[region(gt_mask.shape, image_size=job.image_size, center_crop=job.center_crop)]
 
 
-def _gt_mask(sample: Sample, job: Job) -> NDArray[np.bool_]:
-    """Return the mask at the size of the evaluation."""
+def _pair(sample: Sample, grid: NDArray, *, job: Job) -> _Pair:
+    """Return the mask and the anomaly map of an image at the size of the evaluation."""
     gt_mask = gt_mask_of(sample, job)
-    return resize_mask(gt_mask, evaluation_size(gt_mask.shape, job.pixel_resolution))
+    gt_mask = resize_mask(gt_mask, evaluation_size(gt_mask.shape, job.pixel_resolution))
+    return sample.name, gt_mask, render(grid, size=gt_mask.shape)
 
 
 def _undefined(reason: str) -> MetricValues:

@@ -168,8 +168,10 @@ class FeatureReader:
             return
         self._keep_maps(s for s in _distinct(samples) if not self._store.has(s.digest, MAPS))
         try:
-            for sample in samples:
-                yield self._map(sample)
+            # Several at once: their checksums take longer than reading them.
+            kept = parallel_map(self._kept_map, samples, self.workers)
+            for sample, feature_map in zip(samples, kept, strict=True):
+                yield self._lost_map(sample) if feature_map is None else feature_map
         finally:
             self._evict()
 
@@ -204,11 +206,13 @@ class FeatureReader:
         features = map(Features, *self._engine(images))
         return [errors.get(k, one) for k, (_, one) in enumerate(zip(paths, features, strict=False))]
 
-    def _map(self, sample: Sample) -> NDArray[np.float32]:
-        feature_map = self._store.read(sample.digest, MAPS)
-        if feature_map is None:  # damaged, or evicted meanwhile
-            self._keep_maps([sample])
-            feature_map = self._store.read(sample.digest, MAPS)
+    def _kept_map(self, sample: Sample) -> NDArray[np.float32] | None:
+        return self._store.read(sample.digest, MAPS)
+
+    def _lost_map(self, sample: Sample) -> NDArray[np.float32]:
+        """Make a map that is damaged, or was evicted meanwhile."""
+        self._keep_maps([sample])
+        feature_map = self._kept_map(sample)
         # Another process's eviction may take it as soon as it is written.
         return next(self._fresh_maps([sample])) if feature_map is None else feature_map
 
