@@ -148,7 +148,7 @@ def job_of(folder: Path) -> Job:
             std=[0.229, 0.224, 0.225],
         ),
         model=ModelConfig("dfkde", "dfkde.density:DFKDE"),
-        features=FeaturesConfig(device="cpu", cache=str(folder / "cache")),
+        features=FeaturesConfig(device="cpu", cache=f"{folder}-cache"),
         image_size=SIZE,
         localizer="none",
     )
