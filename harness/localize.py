@@ -17,6 +17,9 @@ from harness.threads import available, one_blas_thread, parallel_map
 
 _Pair = tuple[str, NDArray[np.bool_], NDArray]
 
+# Threads that render: enough to keep ahead of the metrics, few enough to hold four maps at most.
+_RENDERERS = 2
+
 
 def pixel_results(fitted: Fitted, grids: Sequence[NDArray]) -> MetricValues:
     """Compute the pixel-level metrics of a fitted model.
@@ -50,7 +53,7 @@ def pixel_results(fitted: Fitted, grids: Sequence[NDArray]) -> MetricValues:
     # the maps are never held at full size all at once.
     def pairs() -> Iterator[_Pair]:
         shown = zip(test, grids, strict=True)
-        return parallel_map(lambda one: _pair(*one, job=job), shown, available())
+        return parallel_map(lambda one: _pair(*one, job=job), shown, min(_RENDERERS, available()))
 
     with one_blas_thread():  # all of this has threads of its own
         return pixel_metrics(pairs, threads=available())
