@@ -24,7 +24,6 @@ _DEEPEST = 6
 _SHOWN = 5
 _JUNK = frozenset({"thumbs.db", "desktop.ini"})
 
-
 Files = Mapping[str, str]
 """The `stamp` of files by their path relative to the dataset's root, with forward slashes."""
 
@@ -186,7 +185,7 @@ def stamp(status: os.stat_result) -> str:
     -------
     str
         Its size in bytes, then the times of its last modification and change of status in ns: one
-        string, for a status of each of many files would weigh more than the features do.
+        string, for whole statuses of many files weigh several times as much.
     """
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
