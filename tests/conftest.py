@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
+from harness.data import load_split
 from harness.data.synthetic import write_synthetic
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,3 +78,9 @@ def _folder(variable, what):
     if variable not in os.environ:
         pytest.skip(f"{variable} does not name a folder with {what}")
     return Path(os.environ[variable])
+
+
+@pytest.fixture
+def split(job):
+    """Return the images of `job`."""
+    return load_split(job.dataset, job.category, seed=job.seed)

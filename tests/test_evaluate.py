@@ -1,6 +1,5 @@
 """The whole experiment against one written anew with other libraries."""
 
-import hashlib
 import math
 import shutil
 from dataclasses import replace
@@ -10,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.stats import gaussian_kde
@@ -23,18 +21,14 @@ from sklearn.metrics import (
 )
 from sklearn.model_selection import KFold
 
-from dfkde import Constant
 from dfkde.choices import LOCALIZERS
-from harness.config import FeaturesConfig, ModelConfig
-from harness.data import DataError, load_split, read_mask
-from harness.evaluate import evaluate, identify
-from harness.features import FeatureReader, Recipe, engines, reader
+from harness.config import ModelConfig
+from harness.data import load_split, read_mask
+from harness.evaluate import evaluate
+from harness.features import engines, reader
 from harness.fitting import fit
-from harness.identity import identity, settings
 from tests import tiny
 from tests.metrics.test_metrics_definition import naive_aupro, split_pixels
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def independent_features(samples, crop=64):
@@ -46,11 +40,6 @@ def independent_features(samples, crop=64):
     batch = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         return module.features((batch - 0.5) / 0.25).double().numpy()
-
-
-@pytest.fixture
-def split(job):
-    return load_split(job.dataset, job.category, seed=job.seed)
 
 
 @pytest.fixture
@@ -234,38 +223,6 @@ def test_a_second_sweep_never_runs_the_backbone(job, monkeypatch):
     assert not calls
 
 
-def test_record_tells_where_its_numbers_come_from(job, split):
-    record = evaluate(job)
-    assert record.data_fingerprint == split.fingerprint
-    # As `FeatureExtractor` documents it: the modules with their settings, then the tensors.
-    module, digest = tiny.build(), hashlib.sha256()
-    for name, part in module.named_modules():
-        digest.update(f"{name}:{type(part).__name__}({part.extra_repr()})\n".encode())
-    for name, tensor in module.state_dict().items():
-        digest.update(f"{name}:{tensor.dtype}{list(tensor.shape)}\n".encode())
-        digest.update(tensor.numpy().tobytes())
-    assert record.weights_digest == digest.hexdigest()
-    assert record.settings["model.n_components"] == "4"
-    assert record.settings["image_size"] == "64"
-    assert not record.official
-    assert (record.n_train, record.n_test_normal + record.n_test_anomalous) == (
-        len(split.train),
-        len(split.test),
-    )
-
-
-def test_without_localizer_pixel_metrics_are_absent_with_the_reason(job):
-    record = evaluate(replace(job, localizer="none"))
-    assert "pixel_auroc" not in record.metrics
-    assert record.undefined["pixel_auroc"] == "localizer=none makes no anomaly maps"
-
-
-def test_pixel_resolution_changes_pixel_metrics_only(job):
-    native, resized = evaluate(job), evaluate(replace(job, pixel_resolution=32))
-    assert resized.scores == native.scores
-    assert resized.metrics["pixel_auroc"] != native.metrics["pixel_auroc"]
-
-
 def test_f1_at_a_threshold_of_held_out_training_scores(job, split):
     record = evaluate(replace(job, threshold_quantile=0.9))
     features = independent_features(split.train).mean(axis=(2, 3))
@@ -280,174 +237,3 @@ def test_f1_at_a_threshold_of_held_out_training_scores(job, split):
     assert record.metrics["image_f1_at"] == pytest.approx(expected, abs=1e-12)
     assert 0 < record.metrics["image_f1_at"] <= record.metrics["image_f1_max"]
     assert "image_f1_at" not in evaluate(job).metrics
-
-
-def test_a_threshold_needs_images_to_hold_out(job):
-    short = replace(job, threshold_quantile=0.9, n_train=6)
-    with pytest.raises(ValueError, match=r"^threshold_quantile must be null where a tenth"):
-        evaluate(short)
-
-
-def test_a_feature_that_is_not_finite_names_its_image(job, split, monkeypatch):
-    pooled = FeatureReader.pooled
-
-    def broken(self, samples, *, maps):
-        features = pooled(self, samples, maps=maps).copy()
-        features[3] = np.nan
-        return features
-
-    monkeypatch.setattr(FeatureReader, "pooled", broken)
-    with pytest.raises(DataError, match=split.train[3].name):
-        evaluate(job)
-
-
-def test_a_feature_of_a_test_image_that_is_not_finite_names_its_image(job, split, monkeypatch):
-    pooled = FeatureReader.pooled
-
-    def broken(self, samples, *, maps):
-        features = pooled(self, samples, maps=maps).copy()
-        if samples == split.test:
-            features[5, 2] = np.inf
-        return features
-
-    monkeypatch.setattr(FeatureReader, "pooled", broken)
-    with pytest.raises(DataError, match=f"{split.test[5].name}: features must be finite, got inf"):
-        evaluate(job)
-
-
-class Elsewhere(Constant):
-    """A constant score whose multiples are rounded."""
-
-    def _score_samples(self, X):
-        return super()._score_samples(X) - 17.3
-
-
-@pytest.mark.parametrize("localizer", ["occlusion", "uniform"])
-@pytest.mark.parametrize("factory", ["dfkde.baselines:Constant", "tests.test_evaluate:Elsewhere"])
-def test_a_constant_model_is_exactly_no_better_than_chance(job, localizer, factory):
-    constant = ModelConfig("constant", factory)
-    record = evaluate(replace(job, model=constant, localizer=localizer))
-    assert record.metrics["image_auroc"] == 0.5
-    assert record.metrics["pixel_auroc"] == 0.5
-    assert record.metrics["aupro"] == pytest.approx(0.15, abs=1e-12)
-
-
-def test_by_default_images_are_read_as_published():
-    """Resized to 256 x 256 by the antialiased bilinear filter, without a crop."""
-    config = yaml.safe_load((ROOT / "conf" / "config.yaml").read_text())
-    assert (config["image_size"], config["center_crop"]) == (256, None)
-    features = yaml.safe_load((ROOT / "conf" / "features" / "default.yaml").read_text())
-    assert FeaturesConfig(**features).resize == "pil"
-
-
-def test_identity_depends_on_what_determines_the_numbers_and_on_nothing_else(job, tmp_path):
-    same = identify(job)
-    assert same == identify(replace(job, features=replace(job.features, cache=str(tmp_path / "b"))))
-    assert same == identify(replace(job, features=replace(job.features, workers=2)))
-    moved = shutil.copytree(job.dataset.root, tmp_path / "moved")
-    assert same == identify(replace(job, dataset=replace(job.dataset, root=str(moved))))
-    others = [
-        replace(job, seed=1),
-        replace(job, category="grid"),
-        replace(job, image_size=32),
-        replace(job, center_crop=32),
-        replace(job, localizer="none"),
-        replace(job, n_train=20),
-        replace(job, train_contamination=0.1),
-        replace(job, dataset=replace(job.dataset, train_share=0.5)),
-        replace(job, pixel_resolution=32),
-        replace(job, threshold_quantile=0.9),
-        replace(job, model=replace(job.model, params={"n_components": 5})),
-        replace(job, model=replace(job.model, params={"n_components": 4, "random_state": 7})),
-        replace(job, backbone=replace(job.backbone, mean=[0.4, 0.5, 0.5])),
-        replace(job, features=replace(job.features, resize="float_antialias")),
-    ]
-    assert len({same, *map(identify, others)}) == len(others) + 1
-    image = next((moved / job.category / "train" / "good").iterdir())
-    Image.fromarray(255 - np.asarray(Image.open(image))).save(image)
-    assert same != identify(replace(job, dataset=replace(job.dataset, root=str(moved))))
-
-
-@pytest.fixture
-def recipe():
-    return Recipe(
-        weights_digest="ab" * 32,
-        layers=("features",),
-        mean=(0.5, 0.5, 0.5),
-        std=(0.25, 0.25, 0.25),
-        image_size=256,
-        resize="pil",
-        engine="torch",
-        precision="fp32",
-        device="cpu",
-        batch=4,
-        versions=(),
-    )
-
-
-def test_identity_depends_on_how_features_are_made(job, recipe):
-    changes = [
-        {},
-        {"weights_digest": "ba" * 32},
-        {"engine": "onnxruntime"},
-        {"precision": "bf16"},
-        {"device": "cuda"},
-        {"layers": ("features", "0")},
-        {"std": (0.25, 0.25, 0.5)},
-    ]
-    found = {identity(job, replace(recipe, **change), fingerprint="cd" * 32) for change in changes}
-    assert len(found | {identity(job, recipe, fingerprint="dc" * 32)}) == len(changes) + 1
-
-
-def test_identity_stays_what_it_was(job, recipe):
-    """Runs are skipped by it: it changes with `SCHEMA_VERSION`, and with nothing else."""
-    published = "dfb1f460b2d31f9bf94701cbf5d02588cc6f62659f91de12ad7c93268aa0fb3d"
-    assert identity(replace(job, image_size=256), recipe, fingerprint="cd" * 32) == published
-
-
-def test_seed_of_a_model_stands_for_itself_unless_it_is_another(job, recipe):
-    seeded = replace(job, model=replace(job.model, params={"random_state": job.seed}))
-    assert "model.random_state" not in settings(seeded, recipe)
-    other = replace(job, model=replace(job.model, params={"random_state": 7}))
-    assert settings(other, recipe)["model.random_state"] == "7"
-
-
-def test_networks_own_normalisation_is_the_same_written_out(job, recipe):
-    own = replace(job, backbone=replace(job.backbone, mean=None, std=None))
-    assert settings(own, recipe) == settings(job, recipe)
-    assert settings(own, recipe)["backbone.mean"] == "0.5,0.5,0.5"
-    recipe = replace(recipe, mean=tuple(np.float32([0.485, 0.456, 0.406]).tolist()))
-    assert settings(own, recipe)["backbone.mean"] == "0.485,0.456,0.406"
-
-
-def test_which_folder_holds_the_normal_images_is_part_of_the_identity(job, recipe):
-    folder = replace(job.dataset, reader="folder", normal_dir="a", abnormal_dir="b")
-    swapped = replace(folder, normal_dir="b", abnormal_dir="a")
-    one, other = (
-        identity(replace(job, dataset=dataset), recipe, fingerprint="cd" * 32)
-        for dataset in (folder, swapped)
-    )
-    assert one != other
-
-
-def test_parameters_left_at_their_defaults_share_an_identity_with_the_same_values(job):
-    by_default = replace(job, model=replace(job.model, params={}))
-    written = replace(job, model=replace(job.model, params={"n_components": 16}))
-    assert identify(by_default) == identify(written)
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (
-            ModelConfig("m", "dfkde.density:DFKDE", {"n_component": 8}),
-            r"model\.params\.n_component is not .* did you mean 'n_components'",
-        ),
-        (ModelConfig("m", "dfkde.density:DFKD"), r"model\.factory must be an importable"),
-        (ModelConfig("m", "no.such:Model"), r"model\.factory must be an importable"),
-    ],
-)
-def test_a_model_that_cannot_be_built_is_named_in_one_line(job, model, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        evaluate(replace(job, model=model))
-    assert "\n" not in str(caught.value)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+import tarfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from harness.config import DatasetConfig
+from harness.data import download
 from harness.data.official import PUBLISHED
 from harness.data.settings import dataset_settings
 from harness.data.synthetic import as_published, write_synthetic
+from tests.data.serving import Server
 from tests.data.small import CATEGORY, PLAN
 
 
@@ -49,3 +54,24 @@ def copy(pristine, tmp_path, _small_is_official) -> Callable[[str], DatasetConfi
         return dataset_settings(name, root=str(root))
 
     return make
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(download, "_PAUSE_S", 0.0)
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def packed(pristine, tmp_path) -> bytes:
+    """A tar archive of the synthetic bottle, below a top folder as in BTAD's archive."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:xz") as bundle:
+        bundle.add(pristine / "mvtec/bottle", "the_dataset/bottle")
+    return buffer.getvalue()

@@ -3,104 +3,25 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-
-class Fault(NamedTuple):
-    """One planted fault; `fatal` ones are refused even with `dataset.official=false`."""
-
-    name: str
-    layout: str
-    plant: Callable[[Path], object]
-    message: str
-    fatal: bool = True
-
-
-def unlink(*names: str) -> Callable[[Path], None]:
-    return lambda root: [(root / name).unlink() for name in names] and None
-
-
-def write(name: str, content: bytes | str) -> Callable[[Path], object]:
-    data = content.encode() if isinstance(content, str) else content
-    return lambda root: (root / name).write_bytes(data)
-
-
-def move(old: str, new: str) -> Callable[[Path], object]:
-    return lambda root: (root / old).rename(root / new)
-
-
-def duplicate(old: str, new: str) -> Callable[[Path], object]:
-    return lambda root: shutil.copyfile(root / old, root / new)
-
-
-def truncate(name: str, share: float) -> Callable[[Path], None]:
-    def plant(root: Path) -> None:
-        data = (root / name).read_bytes()
-        (root / name).write_bytes(data[: int(share * len(data))])
-
-    return plant
-
-
-def flip_byte(name: str, position: float) -> Callable[[Path], None]:
-    def plant(root: Path) -> None:
-        data = bytearray((root / name).read_bytes())
-        data[int(position * len(data))] ^= 0xFF
-        (root / name).write_bytes(bytes(data))
-
-    return plant
-
-
-def repaint(name: str, change: Callable[[Image.Image], Image.Image]) -> Callable[[Path], None]:
-    def plant(root: Path) -> None:
-        with Image.open(root / name) as image:
-            changed = change(image)
-        changed.save(root / name)
-
-    return plant
-
-
-def swap_folders(one: str, other: str) -> Callable[[Path], None]:
-    def plant(root: Path) -> None:
-        (root / one).rename(root / "elsewhere")
-        (root / other).rename(root / one)
-        (root / "elsewhere").rename(root / other)
-
-    return plant
-
-
-def edit_csv(change: Callable[[list[str]], list[str]]) -> Callable[[Path], None]:
-    def plant(root: Path) -> None:
-        path = root / "split_csv/1cls.csv"
-        path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
-
-    return plant
-
-
-def edit_row(containing: str, pattern: str, new: str) -> Callable[[Path], None]:
-    def change(lines: list[str]) -> list[str]:
-        number = next(n for n, line in enumerate(lines) if n and containing in line)
-        lines[number] = re.sub(pattern, new, lines[number])
-        return lines
-
-    return edit_csv(change)
-
-
-def save_as(name: str, new: str) -> Callable[[Path], None]:
-    """Convert an image to the format of another ending."""
-
-    def plant(root: Path) -> None:
-        with Image.open(root / name) as image:
-            image.save(root / new)
-        (root / name).unlink()
-
-    return plant
+from tests.data.planting import (
+    Fault,
+    duplicate,
+    flip_byte,
+    move,
+    repaint,
+    save_as,
+    swap_folders,
+    truncate,
+    unlink,
+    write,
+)
+from tests.data.visa_faults import ANOMALY
 
 
 def _half_of_train(root: Path) -> None:
@@ -110,13 +31,6 @@ def _half_of_train(root: Path) -> None:
 
 def _no_masks(root: Path) -> None:
     shutil.rmtree(root / "bottle/ground_truth")
-
-
-def _convert_all_to_png(root: Path) -> None:
-    for path in sorted((root / "cashew/Data/Images/Normal").iterdir()):
-        with Image.open(path) as image:
-            image.save(path.with_suffix(".png"))
-        path.unlink()
 
 
 def _no_normal_tests(root: Path) -> None:
@@ -161,7 +75,6 @@ def _loop(root: Path) -> None:
 
 SPOT, MASK = "bottle/test/spot/000.png", "bottle/ground_truth/spot/000_mask.png"
 TRAIN = "bottle/train/good/000.png"
-ANOMALY = "cashew/Data/Images/Anomaly/000.JPG"
 
 FAULTS = [
     # what is missing
@@ -316,114 +229,5 @@ FAULTS = [
         "mvtec",
         duplicate("bottle/test/good/000.png", "bottle/train/good/000 Kopie é.png"),
         "is a test image identical to the training image bottle/train/good/000 Kopie é.png",
-    ),
-    # VisA's split file
-    Fault(
-        "no split file",
-        "visa",
-        unlink("split_csv/1cls.csv"),
-        "split_csv/1cls.csv: the split file cannot be read",
-    ),
-    Fault(
-        "empty split file",
-        "visa",
-        write("split_csv/1cls.csv", ""),
-        "split_csv/1cls.csv: the split file cannot be read",
-    ),
-    Fault(
-        "wrong header",
-        "visa",
-        edit_csv(lambda lines: ["object,set,label,image,mask", *lines[1:]]),
-        "1cls.csv: its header must be object,split,label,image,mask, got object,set",
-    ),
-    Fault(
-        "semicolons",
-        "visa",
-        edit_csv(lambda lines: [line.replace(",", ";") for line in lines]),
-        "1cls.csv: its header must be object,split,label,image,mask, got object;split",
-    ),
-    Fault(
-        "short row",
-        "visa",
-        edit_csv(lambda lines: [*lines, "cashew,train,normal"]),
-        r"1cls.csv, line \d+: must have 5 fields, got 3",
-    ),
-    Fault(
-        "unknown split",
-        "visa",
-        edit_row("cashew,train", "train", "validation"),
-        r"1cls.csv, line \d+: split must be train or test, got 'validation'",
-    ),
-    Fault(
-        "unknown label",
-        "visa",
-        edit_row("anomaly", "anomaly", "bad"),
-        r"1cls.csv, line \d+: label must be normal or anomaly, got 'bad'",
-    ),
-    Fault(
-        "duplicate row",
-        "visa",
-        edit_csv(lambda lines: [*lines, lines[1]]),
-        r"cashew/Data/Images/Normal/\d{4}.JPG: occurs 2 times in split_csv/1cls.csv",
-    ),
-    Fault(
-        "row of a missing file",
-        "visa",
-        edit_row("Normal", r"Normal/\d+", "Normal/9999"),
-        "Normal/9999.JPG: is named in split_csv/1cls.csv but missing",
-    ),
-    Fault(
-        "row outside the root",
-        "visa",
-        edit_row("Normal", r"cashew/Data/Images/Normal/\d+", "cashew/../../secret"),
-        "cashew/../../secret.JPG: is named in split_csv/1cls.csv but missing",
-    ),
-    Fault(
-        "row of another object",
-        "visa",
-        edit_row("Normal", "cashew/Data", "candle/Data"),
-        "candle/Data/.*: is listed in split_csv/1cls.csv as an image of 'cashew'",
-    ),
-    Fault(
-        "image in no row",
-        "visa",
-        edit_csv(lambda lines: lines[:1] + lines[2:]),
-        r"cashew/Data/Images/Normal/\d{4}.JPG: is an image outside",
-    ),
-    Fault(
-        "mask in no row",
-        "visa",
-        edit_row("Anomaly/000.JPG", "cashew/Data/Masks/Anomaly/000.png", ""),
-        "Anomaly/000.JPG: has no ground truth mask",
-    ),
-    Fault(
-        "row with another's mask",
-        "visa",
-        edit_row("Anomaly/000.JPG", "Masks/Anomaly/000", "Masks/Anomaly/001"),
-        "Anomaly/000.JPG: has the mask of another image in .*Masks/Anomaly/001.png",
-    ),
-    Fault(
-        "anomaly in train",
-        "visa",
-        edit_row("Anomaly/000.JPG", "test", "train"),
-        "Anomaly/000.JPG: is an anomalous training image",
-    ),
-    Fault(
-        "normal image with a mask",
-        "visa",
-        edit_row("test,normal", "JPG,", "JPG,cashew/Data/Masks/Anomaly/000.png"),
-        "is normal but has a mask",
-    ),
-    Fault(
-        "half-converted images",
-        "visa",
-        _convert_all_to_png,
-        r"Normal/\d{4}.JPG: is named in split_csv/1cls.csv but missing",
-    ),
-    Fault(
-        "lower-case ending",
-        "visa",
-        move(ANOMALY, "cashew/Data/Images/Anomaly/000.jpg"),
-        f"{ANOMALY}: is named in split_csv/1cls.csv but missing",
     ),
 ]

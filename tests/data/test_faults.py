@@ -11,6 +11,7 @@ import pytest
 from harness.data import DataError, load_split
 from tests.data.faults import FAULTS, TRAIN
 from tests.data.small import CATEGORY, unofficial
+from tests.data.visa_faults import VISA_FAULTS
 
 
 @pytest.mark.parametrize("layout", CATEGORY)
@@ -21,7 +22,7 @@ def test_without_a_fault_the_data_are_official(copy, layout):
     assert split.test
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", FAULTS + VISA_FAULTS, ids=lambda fault: fault.name)
 def test_each_fault_has_its_own_line(copy, fault):
     dataset = copy(fault.layout)
     fault.plant(Path(dataset.root))
@@ -32,7 +33,7 @@ def test_each_fault_has_its_own_line(copy, fault):
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", FAULTS + VISA_FAULTS, ids=lambda fault: fault.name)
 def test_only_differences_can_be_run_as_unofficial(copy, fault):
     dataset = unofficial(copy(fault.layout))
     fault.plant(Path(dataset.root))

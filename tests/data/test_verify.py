@@ -14,8 +14,9 @@ from PIL import Image
 from harness.data import load_split
 from harness.data.__main__ import USAGE, main
 from harness.data.verify import verify
-from tests.data.faults import ANOMALY, TRAIN
+from tests.data.faults import TRAIN
 from tests.data.small import CATEGORY, unofficial
+from tests.data.visa_faults import ANOMALY
 
 
 def test_a_sound_category(copy):

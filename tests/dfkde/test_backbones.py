@@ -15,7 +15,6 @@ from torchvision.models import get_model_weights, resnet18
 
 from dfkde import FeatureExtractor, load_backbone
 from dfkde.backbones.efficientnet_lite import _weights_file
-from dfkde.backbones.timm import timm_model
 from dfkde.backbones.torchvision import torchvision_model
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -232,18 +231,6 @@ def test_every_file_of_efficientnet_lite_describes_it(variant):
     assert before_pooling[before_pooling.index("bn2") + 1] == "global_pool"
 
 
-def test_the_file_of_timm_takes_the_networks_own_normalisation():
-    config = yaml.safe_load((CONF / "timm.yaml").read_text())
-    assert (config["mean"], config["std"], config["layers"]) == (None, None, ["output"])
-    for architecture in ("resnet18.a1_in1k", "vit_tiny_patch16_224.augreg_in21k"):
-        with torch.device("meta"):
-            module = timm_model(architecture, weights=None)
-        expected = timm.get_pretrained_cfg(architecture)
-        found = FeatureExtractor(module, config["layers"], mean=config["mean"], std=config["std"])
-        assert (found.mean, found.std) == (expected.mean, expected.std)
-    assert expected.mean == (0.5, 0.5, 0.5)
-
-
 def test_a_file_that_fails_leaves_no_half_module(tmp_path):
     (tmp_path / "half_a_net.py").write_text("import nothing_of_that_name\n")
     with pytest.raises(ValueError, match="cannot be imported: No module named 'nothing_of"):
@@ -262,37 +249,6 @@ def test_factory_in_a_file(tmp_path):
     path.write_text("def build():\n    return 'resnet'\n")
     with pytest.raises(ValueError, match=r"must return a torch\.nn\.Module, got 'resnet'"):
         load_backbone(f"{path}:build", arguments={}, weights=None)
-
-
-@pytest.mark.parametrize(
-    ("architecture", "img_size", "shape"),
-    [
-        ("resnet18", None, (512, 2, 2)),
-        ("vit_tiny_patch16_224", 64, (192, 4, 4)),
-        ("swin_tiny_patch4_window7_224", 64, (768, 2, 2)),
-    ],
-)
-def test_timm_networks_give_feature_maps(architecture, img_size, shape):
-    extractor = FeatureExtractor(
-        timm_model(architecture, weights=None, img_size=img_size), ["output"]
-    )
-    with torch.inference_mode():
-        pooled, maps = extractor(torch.rand(1, 3, 64, 64))
-    assert maps.shape[1:] == shape
-    torch.testing.assert_close(pooled, maps.mean((2, 3)))
-
-
-def test_the_patches_of_swin_keep_their_channels():
-    """A convolution makes them, channels first; all behind it has channels last."""
-    module = timm_model("swin_tiny_patch4_window7_224", weights=None, img_size=64)
-    layers = ["patch_embed.proj", "layers.0", "output"]
-    extractor = FeatureExtractor(module, layers, mean=[0] * 3, std=[1] * 3)
-    images = torch.rand(1, 3, 64, 64)
-    with torch.inference_mode():
-        _, maps = extractor(images)
-        patches = module.patch_embed.proj(images)
-    assert maps.shape == (1, 96 + 96 + 768, 2, 2)
-    torch.testing.assert_close(maps[:, :96], nn.functional.adaptive_avg_pool2d(patches, 2))
 
 
 @pytest.mark.skipif("DFKDE_TEST_WEIGHTS" not in os.environ, reason="DFKDE_TEST_WEIGHTS is not set")

@@ -1,0 +1,66 @@
+"""A real HTTP server on the loopback interface, and fetching from it."""
+
+from __future__ import annotations
+
+import hashlib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from harness.data import fetch
+from harness.data.archives import Archive
+
+
+class Server(ThreadingHTTPServer):
+    """Serves one archive; may cut connections, ignore ranges or answer with an error."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.content = b""
+        self.cuts: list[int] = []
+        self.ranges = True
+        self.status = 200
+        self.requests: list[str | None] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/files/data.tar"
+
+    def handle_error(self, request, client_address):
+        pass
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+    def do_GET(self):
+        server = self.server
+        wanted = self.headers.get("Range")
+        server.requests.append(wanted)
+        if server.status != 200:
+            self.send_error(server.status)
+            return
+        start = int(wanted[6:-1]) if wanted and server.ranges else 0
+        if start >= len(server.content):
+            self.send_error(416)
+            return
+        body = server.content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: server.cuts.pop(0)] if server.cuts else body)
+
+
+def archive_of(server: Server, content: bytes) -> Archive:
+    server.content = content
+    return Archive(server.url, hashlib.sha256(content).hexdigest(), "none", "none")
+
+
+def fetch_to(archive: Archive, root: Path) -> Path:
+    return fetch.fetch(archive, root, categories=["bottle"], progress=lambda done, total: None)
+
+
+def left_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}

@@ -1,0 +1,108 @@
+"""What a job's identity depends on."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness.evaluate import identify
+from harness.features import Recipe
+from harness.identity import identity, settings
+
+
+def test_identity_depends_on_what_determines_the_numbers_and_on_nothing_else(job, tmp_path):
+    same = identify(job)
+    assert same == identify(replace(job, features=replace(job.features, cache=str(tmp_path / "b"))))
+    assert same == identify(replace(job, features=replace(job.features, workers=2)))
+    moved = shutil.copytree(job.dataset.root, tmp_path / "moved")
+    assert same == identify(replace(job, dataset=replace(job.dataset, root=str(moved))))
+    others = [
+        replace(job, seed=1),
+        replace(job, category="grid"),
+        replace(job, image_size=32),
+        replace(job, center_crop=32),
+        replace(job, localizer="none"),
+        replace(job, n_train=20),
+        replace(job, train_contamination=0.1),
+        replace(job, dataset=replace(job.dataset, train_share=0.5)),
+        replace(job, pixel_resolution=32),
+        replace(job, threshold_quantile=0.9),
+        replace(job, model=replace(job.model, params={"n_components": 5})),
+        replace(job, model=replace(job.model, params={"n_components": 4, "random_state": 7})),
+        replace(job, backbone=replace(job.backbone, mean=[0.4, 0.5, 0.5])),
+        replace(job, features=replace(job.features, resize="float_antialias")),
+    ]
+    assert len({same, *map(identify, others)}) == len(others) + 1
+    image = next((moved / job.category / "train" / "good").iterdir())
+    Image.fromarray(255 - np.asarray(Image.open(image))).save(image)
+    assert same != identify(replace(job, dataset=replace(job.dataset, root=str(moved))))
+
+
+@pytest.fixture
+def recipe():
+    return Recipe(
+        weights_digest="ab" * 32,
+        layers=("features",),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        image_size=256,
+        resize="pil",
+        engine="torch",
+        precision="fp32",
+        device="cpu",
+        batch=4,
+        versions=(),
+    )
+
+
+def test_identity_depends_on_how_features_are_made(job, recipe):
+    changes = [
+        {},
+        {"weights_digest": "ba" * 32},
+        {"engine": "onnxruntime"},
+        {"precision": "bf16"},
+        {"device": "cuda"},
+        {"layers": ("features", "0")},
+        {"std": (0.25, 0.25, 0.5)},
+    ]
+    found = {identity(job, replace(recipe, **change), fingerprint="cd" * 32) for change in changes}
+    assert len(found | {identity(job, recipe, fingerprint="dc" * 32)}) == len(changes) + 1
+
+
+def test_identity_stays_what_it_was(job, recipe):
+    """Runs are skipped by it: it changes with `SCHEMA_VERSION`, and with nothing else."""
+    published = "dfb1f460b2d31f9bf94701cbf5d02588cc6f62659f91de12ad7c93268aa0fb3d"
+    assert identity(replace(job, image_size=256), recipe, fingerprint="cd" * 32) == published
+
+
+def test_seed_of_a_model_stands_for_itself_unless_it_is_another(job, recipe):
+    seeded = replace(job, model=replace(job.model, params={"random_state": job.seed}))
+    assert "model.random_state" not in settings(seeded, recipe)
+    other = replace(job, model=replace(job.model, params={"random_state": 7}))
+    assert settings(other, recipe)["model.random_state"] == "7"
+
+
+def test_networks_own_normalisation_is_the_same_written_out(job, recipe):
+    own = replace(job, backbone=replace(job.backbone, mean=None, std=None))
+    assert settings(own, recipe) == settings(job, recipe)
+    assert settings(own, recipe)["backbone.mean"] == "0.5,0.5,0.5"
+    recipe = replace(recipe, mean=tuple(np.float32([0.485, 0.456, 0.406]).tolist()))
+    assert settings(own, recipe)["backbone.mean"] == "0.485,0.456,0.406"
+
+
+def test_which_folder_holds_the_normal_images_is_part_of_the_identity(job, recipe):
+    folder = replace(job.dataset, reader="folder", normal_dir="a", abnormal_dir="b")
+    swapped = replace(folder, normal_dir="b", abnormal_dir="a")
+    one, other = (
+        identity(replace(job, dataset=dataset), recipe, fingerprint="cd" * 32)
+        for dataset in (folder, swapped)
+    )
+    assert one != other
+
+
+def test_parameters_left_at_their_defaults_share_an_identity_with_the_same_values(job):
+    by_default = replace(job, model=replace(job.model, params={}))
+    written = replace(job, model=replace(job.model, params={"n_components": 16}))
+    assert identify(by_default) == identify(written)
