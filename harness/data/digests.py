@@ -13,10 +13,10 @@ import hashlib
 import json
 import os
 import sysconfig
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from harness.atomic import write_atomically
 from harness.data.inspection import Inspection
 
 _VERSION = 2
@@ -55,7 +55,7 @@ class InspectionCache:
         text = json.dumps({"version": _VERSION, "files": memory}, indent=0)
         for place in self._places:
             with contextlib.suppress(OSError):
-                _write(place, text)
+                write_atomically(place, text.encode())
                 return
 
 
@@ -87,16 +87,3 @@ def _load(place: Path) -> Memory:
         return stored["files"] if stored["version"] == _VERSION else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-
-
-def _write(place: Path, text: str) -> None:
-    """Write in one step, so that parallel jobs never read half a file."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=place.parent, prefix=place.stem, suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.replace(name, place)
-    except BaseException:
-        os.unlink(name)
-        raise

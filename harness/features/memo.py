@@ -16,8 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from harness.atomic import write_atomically
 from harness.config import BackboneConfig
-from harness.features.files import write_atomically
 
 _OURS = "dfkde.backbones."
 _SOURCES = ("dfkde.extractor", "dfkde.backbones.loading")

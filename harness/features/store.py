@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.atomic import write_atomically
+from harness.features.claims import claim
 from harness.features.entries import (
     DamagedError,
     array_from_bytes,
@@ -20,7 +22,6 @@ from harness.features.entries import (
     seal,
     unseal,
 )
-from harness.features.files import claim, write_atomically
 from harness.features.recipe import Graph, Recipe
 
 POOLED = "pooled"
@@ -77,7 +78,7 @@ class Store:
 
     @contextmanager
     def claim(self, name: str, *, wait: bool) -> Iterator[bool]:
-        """Hold the right to make what belongs to a name; see `harness.features.files.claim`."""
+        """Hold the right to make what belongs to a name; see `harness.features.claims.claim`."""
         with self._permitted(), claim(self._path(f"{name}.lock"), wait=wait) as mine:
             yield mine
 

@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.features.claims import claim
 from harness.features.entries import DamagedError, unseal
-from harness.features.files import claim
 
 _ABANDONED = 3600.0
 """Seconds after which a half-written file belongs to no living process."""

@@ -76,6 +76,17 @@ def test_the_memory_lies_beside_the_data(copy, user_cache):
     assert not list(user_cache.rglob("*.json"))
 
 
+def test_the_umask_decides_who_shares_the_memory(copy):
+    dataset = copy("mvtec")
+    before = os.umask(0o002)
+    try:
+        load_split(dataset, "bottle", seed=42)
+    finally:
+        os.umask(before)
+    [memory] = (Path(dataset.root) / ".dfkde").iterdir()
+    assert memory.stat().st_mode & 0o777 == 0o664
+
+
 def test_a_read_only_dataset_is_remembered_in_the_users_cache(copy, user_cache, monkeypatch):
     dataset = copy("mvtec")
     root = Path(dataset.root)

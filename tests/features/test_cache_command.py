@@ -9,7 +9,7 @@ import pytest
 from harness.cache import main
 from harness.features import FeatureReader
 from harness.features import reader as reader_module
-from harness.features.files import claim
+from harness.features.claims import claim
 from harness.features.recipe import graph_of
 from harness.features.store import Store
 from harness.features.upkeep import damaged, prune, sections

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.features import FeatureReader, files
+from harness.atomic import write_atomically
+from harness.features import FeatureReader, claims
 from harness.features import reader as reader_module
-from harness.features.files import claim, write_atomically
+from harness.features.claims import claim
 from tests.features.images import PLAIN, PlainEngine
 from tests.features.slow_process import SETTINGS, SIZE
 
@@ -69,7 +70,7 @@ def test_a_filesystem_without_locks_is_warned_of_once(tmp_path, monkeypatch):
     def without(file, how):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    files._warn.cache_clear()
+    claims._warn.cache_clear()
     monkeypatch.setattr("fcntl.flock", without)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

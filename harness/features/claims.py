@@ -1,11 +1,9 @@
-"""Files that other processes read and write at the same time."""
+"""Work that several processes come upon at the same time."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import os
-import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,23 +13,6 @@ from typing import BinaryIO
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """How a filesystem says that it has no locks."""
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that others see complete or not at all, and make its folder if needed.
-
-    The umask decides who may read it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    except BaseException as error:
-        part.unlink(missing_ok=True)
-        if isinstance(error, OSError):  # a full disk's error names no file
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
 
 
 @contextmanager
