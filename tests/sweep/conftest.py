@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -45,6 +46,14 @@ class Ended:
     status: int
     out: str
     err: str
+
+
+@pytest.fixture(autouse=True)
+def _as_from_a_terminal():
+    """Let commands feel SIGHUP where the tests run by `nohup`, whose children ignore it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(scope="session")
