@@ -13,11 +13,10 @@ from harness.crop import region
 from harness.data import Sample, read_mask
 from harness.fitting import Fitted
 from harness.metrics import METRICS, MetricValues, evaluation_size, pixel_metrics, resize_mask
+from harness.metrics.counting import Pair
 from harness.threads import available, one_blas_thread, parallel_map
 
-_Pair = tuple[str, NDArray[np.bool_], NDArray]
-
-# Threads that render: enough to keep ahead of the metrics, few enough to hold four maps at most.
+# Threads that render: enough to keep ahead of the metrics, few enough to hold a few maps only.
 _RENDERERS = 2
 
 
@@ -51,7 +50,7 @@ def pixel_results(fitted: Fitted, grids: Sequence[NDArray]) -> MetricValues:
 
     # On the backbone's grid a map is small; each pass of the metrics renders it anew, so that
     # the maps are never held at full size all at once.
-    def pairs() -> Iterator[_Pair]:
+    def pairs() -> Iterator[Pair]:
         shown = zip(test, grids, strict=True)
         return parallel_map(lambda one: _pair(*one, job=job), shown, min(_RENDERERS, available()))
 
@@ -101,7 +100,7 @@ def gt_mask_of(sample: Sample, job: Job) -> NDArray[np.bool_]:
     return gt_mask[region(gt_mask.shape, image_size=job.image_size, center_crop=job.center_crop)]
 
 
-def _pair(sample: Sample, grid: NDArray, *, job: Job) -> _Pair:
+def _pair(sample: Sample, grid: NDArray, *, job: Job) -> Pair:
     """Return the mask and the anomaly map of an image at the size of the evaluation."""
     gt_mask = gt_mask_of(sample, job)
     gt_mask = resize_mask(gt_mask, evaluation_size(gt_mask.shape, job.pixel_resolution))
