@@ -2,8 +2,8 @@
 
 Run: `python -m benchmarks.scaling`. Threads and processes are compared on 900 x 900 PNG files with
 a ResNet50. Growing numbers of small images go through a whole `evaluate` without anomaly maps, with
-a ResNet18 of 512 features: first with an empty cache, then from the cache, each in a process of its
-own, whose peak memory is set against the size of the features themselves.
+a ResNet18 of 512 features or, on request, a ResNet50 of 2,048: first with an empty cache, then from
+the cache, each in a process of its own, whose peak memory is set against the size of the features.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from harness.threads import cores
 
 NUMBERS = (100, 1000, 10_000)
 SIZE = 64
-N_FEATURES = 512
+N_FEATURES = {"resnet18": 512, "resnet50": 2048}
 
 
 def main() -> None:
     """Print both tables, or measure one number of images in a process of its own."""
     options = _options()
     if options.alone:
-        return measure_alone(options.alone)
+        return measure_alone(options.alone, options.network)
     print(f"{machine()}\n")
     with tempfile.TemporaryDirectory() as folder:
         compare_workers(Path(folder), options.n)
-        compare_numbers(Path(folder), options.numbers)
+        compare_numbers(Path(folder), options.numbers, network=options.network)
     return None
 
 
@@ -55,6 +55,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, default=64, help="images for the comparison of workers")
     parser.add_argument("--numbers", type=int, nargs="+", default=NUMBERS)
+    parser.add_argument("--network", choices=N_FEATURES, default="resnet18")
     parser.add_argument("--alone", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -94,21 +95,23 @@ def at_once(processes: Sequence[Alone]) -> None:
         list(pool.map(lambda process: process(), processes))
 
 
-def compare_numbers(folder: Path, numbers: Sequence[int]) -> None:
+def compare_numbers(folder: Path, numbers: Sequence[int], *, network: str) -> None:
     """Measure time and peak memory of whole jobs for growing numbers of images."""
     import torch  # not in the processes that are measured
-    from torchvision.models import resnet18
+    from torchvision.models import get_model
 
-    torch.save(resnet18().state_dict(), folder / "resnet18.pth")
-    rows = []
+    torch.save(get_model(network).state_dict(), folder / f"{network}.pth")
+    rows, program = [], [sys.executable, "-m", "benchmarks.scaling", "--network", network]
     for n in numbers:
         write_job(folder / f"small{n}", n)
-        command = [sys.executable, "-m", "benchmarks.scaling", "--alone", str(folder / f"small{n}")]
+        command = [*program, "--alone", str(folder / f"small{n}")]
         cold, warm = (
             subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
             for _ in range(2)
         )
-        rows.append((n, cold[0], warm[0], cold[1], warm[1], f"{n * N_FEATURES * 4 / 1e6:.1f}"))
+        rows.append(
+            (n, cold[0], warm[0], cold[1], warm[1], f"{n * N_FEATURES[network] * 4 / 1e6:.1f}")
+        )
     columns = ["cold ms/image", "warm ms/image", "cold peak MB", "warm peak MB", "features MB"]
     table(["images", *columns], rows)
 
@@ -121,17 +124,17 @@ def write_job(folder: Path, n: int) -> None:
         path.rename(folder / "abnormal" / path.name)
 
 
-def measure_alone(folder: Path) -> None:
+def measure_alone(folder: Path, network: str) -> None:
     """Evaluate the images of a folder; print milliseconds per image and the peak of memory."""
     started = time.perf_counter()
-    record = evaluate(job_of(folder))
+    record = evaluate(job_of(folder, network))
     seconds = time.perf_counter() - started
     n = record.n_train + record.n_test_normal + record.n_test_anomalous
     # Not getrusage, which counts the parent that this process was started from, too.
     print(f"{1000 * seconds / n:.2f} {status_bytes('VmHWM') / 1e6:.0f}")
 
 
-def job_of(folder: Path) -> Job:
+def job_of(folder: Path, network: str) -> Job:
     """Return the job of the images that `write_job` wrote."""
     return Job(
         dataset=DatasetConfig(
@@ -139,10 +142,10 @@ def job_of(folder: Path) -> Job:
         ),
         category="all",
         backbone=BackboneConfig(
-            name="resnet18",
+            name=network,
             factory="dfkde.backbones.torchvision:torchvision_model",
-            arguments={"architecture": "resnet18"},
-            weights=str(folder.parent / "resnet18.pth"),
+            arguments={"architecture": network},
+            weights=str(folder.parent / f"{network}.pth"),
             layers=["layer4"],
             mean=[0.485, 0.456, 0.406],
             std=[0.229, 0.224, 0.225],
