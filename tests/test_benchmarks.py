@@ -42,7 +42,7 @@ def test_scaling_measures_a_whole_job_cold_and_warm(tmp_path, capsys):
     torch.save(resnet18().state_dict(), tmp_path / "resnet18.pth")
     scaling.write_job(tmp_path / "small", 40)
     for _ in ("cold", "warm"):
-        scaling.measure_alone(tmp_path / "small")
+        scaling.measure_alone(tmp_path / "small", "resnet18")
         milliseconds, peak = map(float, capsys.readouterr().out.split())
         assert milliseconds > 0
         assert peak > 0
