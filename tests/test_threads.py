@@ -6,9 +6,12 @@ import random
 import threading
 import time
 
+import numpy  # noqa: F401 - loads its BLAS
 import pytest
+import scipy.linalg  # noqa: F401 - loads its BLAS
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from harness.threads import available, parallel_map, shared
+from harness.threads import available, one_blas_thread, parallel_map, shared
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -56,3 +59,16 @@ def test_processes_share_the_threads_of_this_one(monkeypatch):
     with shared(2):
         assert available() == 3
     assert available() == 6
+
+
+def test_linear_algebra_computes_on_one_thread_whichever_library_does_it():
+    """Of numpy and of scipy, which may bring one each."""
+    with threadpool_limits(2, user_api="blas"):
+        assert {blas["num_threads"] for blas in loaded_blas()} == {2}
+        with one_blas_thread():
+            assert [blas["num_threads"] for blas in loaded_blas()] == [1] * len(loaded_blas())
+        assert {blas["num_threads"] for blas in loaded_blas()} == {2}
+
+
+def loaded_blas():
+    return [library for library in threadpool_info() if library["user_api"] == "blas"]
