@@ -9,6 +9,9 @@ from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from dfkde.graph import capture, graph_digest
 
 OUTPUT = "output"
 """The layer name for what the backbone itself returns."""
@@ -65,6 +68,7 @@ class FeatureExtractor(nn.Module):
         self.register_buffer("_mean", torch.tensor(self.mean).view(1, 3, 1, 1))
         self.register_buffer("_std", torch.tensor(self.std).view(1, 3, 1, 1))
         self._outputs: dict[str, object] = {}
+        self._program: tuple[tuple[int, ...], ExportedProgram] | None = None
         for layer in self.layers:
             part = module if layer == OUTPUT else module.get_submodule(layer)
             part.register_forward_hook(self._keep(layer))
@@ -97,12 +101,31 @@ class FeatureExtractor(nn.Module):
         feature_maps = torch.cat([_on_grid(one, (h, w)) for one in maps], dim=1)
         return feature_maps.mean(dim=(2, 3)), feature_maps
 
+    def program(self, shape: tuple[int, ...]) -> ExportedProgram:
+        """Return the extractor as a graph for batches of this shape (n, 3, H, W).
+
+        It is recorded once; only the shape asked for last is kept.
+
+        Raises
+        ------
+        ValueError
+            If torch cannot record it.
+        """
+        if self._program is None or self._program[0] != shape:
+            self._program = shape, capture(self, shape)
+        return self._program[1]
+
+    def graph_digest(self, shape: tuple[int, ...]) -> str:
+        """SHA-256, hexadecimal, over what `forward` computes; see `dfkde.graph.graph_digest`."""
+        return graph_digest(self.program(shape))
+
     @property
     def digest(self) -> str:
         """SHA-256, hexadecimal, over the backbone's architecture and tensors.
 
         The architecture is the tree of its modules with their settings, for two networks may
-        have equal tensors and differ in a stride.
+        have equal tensors and differ in a stride. What `forward` does with them is not in it:
+        `graph_digest` tells that.
         """
         digest = hashlib.sha256()
         for name, module in self.module.named_modules():

@@ -8,7 +8,7 @@ from dfkde.choices import check_localizer
 from harness.config import Config
 from harness.crop import check_center_crop
 from harness.features import LazyExtractor
-from harness.features.choice import check_numbers
+from harness.features.choice import check_numbers, input_shape
 
 
 def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
@@ -34,8 +34,24 @@ def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
         features = config.features
         check_numbers(workers=features.workers, cache_limit_gb=features.cache_limit_gb)
     # By their text, for the settings hold lists and cannot be hashed.
-    for config in {f"{one.backbone} {one.features.cache}": one for one in configs}.values():
-        LazyExtractor(config.backbone, memory=config.features.cache).check(weights=weights)
+    for config in {_network(config): config for config in configs}.values():
+        extractor = LazyExtractor(
+            config.backbone,
+            cache=config.features.cache,
+            random_seed=config.seed if config.allow_random_weights else None,
+        )
+        extractor.check(_shape(config) if weights else None)
+
+
+def _network(config: Config) -> str:
+    size = (config.image_size, config.center_crop, config.allow_random_weights)
+    return f"{config.backbone} {config.features} {size}"
+
+
+def _shape(config: Config) -> tuple[int, int, int, int]:
+    return input_shape(
+        config.features, image_size=config.image_size, center_crop=config.center_crop
+    )
 
 
 def _check_pixel_resolution(side: int | None) -> None:

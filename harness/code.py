@@ -13,7 +13,7 @@ import json
 import sys
 import sysconfig
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import resolve_name, spec_from_file_location
@@ -60,6 +60,18 @@ def code_changed(job: Job) -> bool:
     if all(_stamp(path) == stamp for path, stamp in stamps.items()):
         return False
     return _Walk({}).digest(*factories) != held
+
+
+def modules_digest(names: Iterable[str]) -> str:
+    """Return a digest of the syntax trees of these modules alone, 64 hexadecimal digits."""
+    walk = _Walk(_first)
+    text = json.dumps({name: walk.module_digest(name) for name in names}, sort_keys=True)
+    return _sha256(text.encode())
+
+
+def factory_digest(factory: str) -> str:
+    """Return a digest of the module of a factory and of what it reaches, 64 hexadecimal digits."""
+    return _Walk(_first).digest(factory, shared=())
 
 
 def read_shared_code() -> None:
@@ -109,9 +121,12 @@ class _Walk:
         """Folders whose modules and packages are followed."""
         self._specs: dict[str, ModuleSpec | None] = {}
 
-    def digest(self, *factories: str) -> str:
+    def module_digest(self, module: str) -> str:
+        return self._source(module).digest
+
+    def digest(self, *factories: str, shared: Sequence[str] = ("harness.evaluate",)) -> str:
         starts = [self._start(factory) for factory in factories]
-        todo, seen = [_Import("harness.evaluate"), *starts], set[_Import]()
+        todo, seen = [*map(_Import, shared), *starts], set[_Import]()
         while todo:
             wanted = todo.pop()
             if wanted not in seen and self._is_followed(wanted.module):

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from dfkde.backbones.presence import is_random
+
 # What omegaconf takes for "mandatory, no default" (omegaconf.MISSING), written out so that this
 # module needs no omegaconf.
 _MANDATORY: Any = "???"
@@ -65,7 +67,9 @@ class BackboneConfig:
     arguments : dict
         Keyword arguments of the factory.
     weights : str, optional
-        A named set of weights of the architecture, or the path of a local state dict.
+        A named set of weights of the architecture, or the path of a local state dict. Null for a
+        factory that brings its own; a network of torchvision or timm then has random weights,
+        which `allow_random_weights` must allow.
     layers : list of str
         Names of the modules whose outputs are average-pooled and concatenated.
     mean, std : list of float, optional
@@ -79,6 +83,16 @@ class BackboneConfig:
     layers: list[str] = _MANDATORY
     mean: list[float] | None = _MANDATORY
     std: list[float] | None = _MANDATORY
+
+    @property
+    def random(self) -> bool:
+        """Whether the network is one of torchvision's or timm's without weights."""
+        return is_random(self.factory, arguments=self.arguments, weights=self.weights)
+
+    @property
+    def label(self) -> str:
+        """The backbone as run names and tables write it: random weights are told."""
+        return f"{self.name} (random weights)" if self.random else self.name
 
 
 @dataclass
@@ -175,9 +189,14 @@ class Job:
     train_contamination: float = 0.0
     pixel_resolution: int | None = None
     threshold_quantile: float | None = None
+    allow_random_weights: bool = False
 
     def protocol(self) -> dict[str, object]:
-        """Return what determines the numbers beside data, backbone, model and seed."""
+        """Return what determines the numbers beside data, weights, model and seed.
+
+        A setting that is added later is left out where it has its default: identities stored
+        before it was there stay valid.
+        """
         names = (
             "image_size",
             "center_crop",
@@ -188,12 +207,14 @@ class Job:
             "threshold_quantile",
         )
         values = {name: getattr(self, name) for name in names}
-        return values | {f"dataset.{name}": value for name, value in self._layout().items()}
+        layout = {f"dataset.{name}": value for name, value in self._layout().items()}
+        given = self.backbone.arguments.items()
+        return values | layout | {f"backbone.arguments.{name}": value for name, value in given}
 
     def _layout(self) -> dict[str, object]:
         """Return what a dataset's reader is told beside the files, where it heeds it."""
         dataset = self.dataset
-        values: dict[str, object] = {}
+        values: dict[str, object] = {"reader": dataset.reader}
         if dataset.train_share is not None:  # only where the layout has no split of its own
             values["train_share"] = dataset.train_share
         if dataset.reader == "folder":
@@ -205,7 +226,7 @@ class Job:
         """Name the job as its run is named."""
         return (
             f"{self.dataset.name}/{self.category} · {self.model.name}"
-            f" · {self.backbone.name} · s{self.seed}"
+            f" · {self.backbone.label} · s{self.seed}"
         )
 
 
@@ -227,6 +248,7 @@ class Config:
     train_contamination: float = 0.0
     pixel_resolution: int | None = None
     threshold_quantile: float | None = None
+    allow_random_weights: bool = False
     save_model: bool = False
     force: bool = False
     fail_fast: bool = False

@@ -116,7 +116,11 @@ def split_of(job: Job) -> Split:
 def reader_of(job: Job) -> FeatureReader:
     """Return what reads the features of a job."""
     return feature_reader(
-        job.backbone, job.features, image_size=job.image_size, center_crop=job.center_crop
+        job.backbone,
+        job.features,
+        image_size=job.image_size,
+        center_crop=job.center_crop,
+        random_seed=job.seed if job.allow_random_weights else None,
     )
 
 

@@ -61,7 +61,8 @@ def identity(job: Job, recipe: Recipe, *, fingerprint: str) -> str:
     Returns
     -------
     str
-        64 hexadecimal digits. No path, no tracking store and no launcher enters.
+        64 hexadecimal digits. No path, no tracking store, no library version and no launcher
+        enters.
     """
     parts = {
         "schema": SCHEMA_VERSION,
@@ -69,6 +70,7 @@ def identity(job: Job, recipe: Recipe, *, fingerprint: str) -> str:
         "category": job.category,
         "fingerprint": fingerprint,
         "weights": recipe.weights_digest,
+        "network": recipe.network_digest,
         "model": job.model.factory,
         "seed": job.seed,
         "settings": settings(job, recipe),

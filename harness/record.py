@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised whenever a field of the record, or the code behind a number, changes its meaning."""
-OLDEST_SCHEMA = 2
+OLDEST_SCHEMA = 3
 """Of the published results that are read still; raised when all of them have been made anew."""
 
 
@@ -71,6 +71,8 @@ class Record:
     ----------
     dataset, category, model, backbone : str
         The names of the cell, as in the tables.
+    model_factory, backbone_factory : str
+        What built them, as `module:name`: a name can be given to anything.
     seed : int
         The seed of every random draw.
     settings : dict of str to str
@@ -101,6 +103,8 @@ class Record:
     category: str
     model: str
     backbone: str
+    model_factory: str
+    backbone_factory: str
     seed: int
     settings: dict[str, str]
     weights_digest: str

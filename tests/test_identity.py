@@ -5,8 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image
 
+import harness.run  # noqa: F401 - registers the schema
+from harness.confdir import conf_dir
 from harness.evaluate import identify
 from harness.features import Recipe
 from harness.identity import identity, settings
@@ -44,6 +48,7 @@ def test_identity_depends_on_what_determines_the_numbers_and_on_nothing_else(job
 def recipe():
     return Recipe(
         weights_digest="ab" * 32,
+        network_digest="ef" * 32,
         layers=("features",),
         mean=(0.5, 0.5, 0.5),
         std=(0.25, 0.25, 0.25),
@@ -53,7 +58,8 @@ def recipe():
         precision="fp32",
         device="cpu",
         batch=4,
-        versions=(),
+        versions=("torch 2.14.1",),
+        code="0123",
     )
 
 
@@ -61,6 +67,7 @@ def test_identity_depends_on_how_features_are_made(job, recipe):
     changes = [
         {},
         {"weights_digest": "ba" * 32},
+        {"network_digest": "fe" * 32},
         {"engine": "onnxruntime"},
         {"precision": "bf16"},
         {"device": "cuda"},
@@ -71,10 +78,56 @@ def test_identity_depends_on_how_features_are_made(job, recipe):
     assert len(found | {identity(job, recipe, fingerprint="dc" * 32)}) == len(changes) + 1
 
 
-def test_identity_stays_what_it_was(job, recipe):
-    """Runs are skipped by it: it changes with `SCHEMA_VERSION`, and with nothing else."""
-    published = "dfb1f460b2d31f9bf94701cbf5d02588cc6f62659f91de12ad7c93268aa0fb3d"
-    assert identity(replace(job, image_size=256), recipe, fingerprint="cd" * 32) == published
+def test_identity_does_not_depend_on_versions(job, recipe):
+    """They decide last digits; only features of two versions must not meet, so the cache tells."""
+    other = replace(recipe, versions=("torch 3.0",), code="4567")
+    assert other.key != recipe.key
+    one, two = (identity(job, each, fingerprint="cd" * 32) for each in (recipe, other))
+    assert one == two
+
+
+STORED = [
+    (
+        "dataset=mvtec category=bottle",
+        "258e626b11668e9db2398a9bd51db6f8b9c1c6683dfa064ca4d9711e9580c66b",
+    ),
+    (
+        "dataset=btad category=01 backbone=wide_resnet50_2 model=dfkde_residual",
+        "c1efcbfcf8d57fff4a9de96748a1a906ffe31244af2de793a5ca4ac3e054b428",
+    ),
+    (
+        "dataset=visa category=candle model=knn localizer=none",
+        "a7bdfa325c413f84a25ca0890b018bf11fcd8db7cde5f85632bcae5ef25548e7",
+    ),
+    (
+        "dataset=folder category=all model=gaussian center_crop=224",
+        "7b9810e937d3cf5bc76e2b1cb53120c8f5834bf930d8c91aaca3a5143b31f59f",
+    ),
+    (
+        "experiment=demo category=mono",
+        "802427bda349528d8803c311bd50256cc8175a0a38f2a91eaaf5685b01fd131f",
+    ),
+    (
+        "experiment=demo category=poly n_train=20 seed=3 threshold_quantile=0.95",
+        "900a0bc19ee09438c874859ac4981d8e9fa08b8b024eb3aa374bc583e0568d9e",
+    ),
+    (
+        "category=pill backbone=timm model=constant train_contamination=0.1",
+        "6e980539fbe09f8ebb533ec4b922ad672486b681590c8ffcd37e2aa8228eb325",
+    ),
+]
+"""Identities of runs that are stored somewhere, by the command that made them."""
+
+
+@pytest.mark.parametrize(("command", "stored"), STORED)
+def test_identity_stays_what_it_was(command, stored, recipe):
+    """Runs are skipped by it: it changes with `SCHEMA_VERSION`, and with nothing else.
+
+    A setting that is new in `conf/` leaves it alone as long as it has its default.
+    """
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = OmegaConf.to_object(compose("config", command.split()))
+    assert identity(config.job(), recipe, fingerprint="cd" * 32) == stored
 
 
 def test_seed_of_a_model_stands_for_itself_unless_it_is_another(job, recipe):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from dfkde.backbones.state_dicts import fill, read_state_dict
@@ -19,7 +21,13 @@ from dfkde.backbones.state_dicts import fill, read_state_dict
 Factory = Callable[..., nn.Module]
 
 
-def load_backbone(factory: str, *, arguments: Mapping[str, Any], weights: str | None) -> nn.Module:
+def load_backbone(
+    factory: str,
+    *,
+    arguments: Mapping[str, Any],
+    weights: str | None,
+    seed: int | None = None,
+) -> nn.Module:
     """Build the network that gives the features.
 
     Parameters
@@ -31,6 +39,9 @@ def load_backbone(factory: str, *, arguments: Mapping[str, Any], weights: str | 
     weights : str, optional
         The path of a local state dict (`.pth` or `.safetensors`), else a name that the function
         takes as its argument `weights`. None for a function that knows its weights by itself.
+    seed : int, optional
+        Of torch's random numbers while the function runs, for a network of random weights; the
+        generator is as before afterwards. None leaves it alone.
 
     Returns
     -------
@@ -52,12 +63,23 @@ def load_backbone(factory: str, *, arguments: Mapping[str, Any], weights: str | 
     except TypeError as error:
         raise ValueError(f"arguments of the factory {factory}: {error}") from error
     state_dict = read_state_dict(path) if path else None
-    module = function(**given)
+    with _seeded(seed):
+        module = function(**given)
     if not isinstance(module, nn.Module):
         raise ValueError(f"factory {factory!r} must return a torch.nn.Module, got {module!r}")
     if path and state_dict is not None:
         fill(module, state_dict, source=path)
     return module.eval()
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def _local_path(weights: str | None) -> Path | None:

@@ -44,6 +44,24 @@ HUB_FILE = "model.safetensors"
 """The file of a repository that holds the weights."""
 
 _DOWNLOADS = "https://download.pytorch.org/models"
+# Libraries whose networks are random unless weights are asked for, and how they are asked.
+_RANDOM = ("torchvision", "timm")
+_WEIGHTS = ("weights", "pretrained", "checkpoint_path")
+
+
+def is_random(factory: str, *, arguments: Mapping[str, Any], weights: str | None) -> bool:
+    """Tell whether a network of torchvision or timm is built without weights.
+
+    Parameters
+    ----------
+    factory, arguments, weights
+        As `load_backbone` takes them; a factory of either library itself counts, too. Of any other
+        factory nothing is known: it brings its own weights.
+    """
+    library = factory.partition(":")[0].partition(".")[0]
+    if factory not in (TORCHVISION, TIMM) and library not in _RANDOM:
+        return False
+    return weights is None and not any(arguments.get(name) for name in _WEIGHTS)
 
 
 def check_weights(factory: str, *, arguments: Mapping[str, Any], weights: str | None) -> None:

@@ -7,6 +7,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from harness.config import FeaturesConfig
+
 ENGINES = ("auto", "torch", "onnxruntime", "openvino")
 PRECISIONS = ("fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -17,6 +19,11 @@ _NEEDS = {
     "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
     "openvino": ("openvino", "onnx", "onnxscript"),
 }
+
+
+# Images in a batch, by device and engine. One at a time costs a CPU next to nothing and shares the
+# work most finely; but torch packs its weights anew for each batch.
+_BATCHES = {("cuda", "torch"): 8, ("cpu", "torch"): 4}
 
 
 def _check(argument: str, value: str, choices: tuple[str, ...]) -> None:
@@ -62,6 +69,28 @@ def resolve_engine(engine: str, *, device: str, precision: str) -> str:
             f" {precision} with what is installed here, got {engine!r}"
         )
     return engine
+
+
+def input_shape(
+    settings: FeaturesConfig, *, image_size: int, center_crop: int | None
+) -> tuple[int, int, int, int]:
+    """Return the shape of what the backbone is given at once here, (batch, 3, H, W).
+
+    Raises
+    ------
+    ValueError
+        If a setting is none of its choices or the machine cannot honour it.
+    """
+    device = resolve_device(settings.device)
+    precision = resolve_precision(settings.precision)
+    engine = resolve_engine(settings.engine, device=device, precision=precision)
+    side = image_size if center_crop is None else center_crop
+    return batch_of(device, engine), 3, side, side
+
+
+def batch_of(device: str, engine: str) -> int:
+    """Return how many images are computed at once."""
+    return _BATCHES.get((device, engine), 1)
 
 
 def usable_engines(device: str, precision: str) -> list[str]:

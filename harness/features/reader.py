@@ -53,8 +53,8 @@ class FeatureReader:
 
     Parameters
     ----------
-    extractor : LazyExtractor or torch.nn.Module
-        The feature extractor; a lazy one is built only when a feature is not in the cache.
+    extractor : LazyExtractor
+        The feature extractor, built only when a feature is not in the cache.
     image_size : int
         Height and width in pixels to which images are resized.
     cache : path-like, optional
@@ -72,6 +72,8 @@ class FeatureReader:
         What determines the features besides the images, every `auto` resolved.
     n_extracted : int
         Number of images that went through the backbone so far.
+    outdated : bool
+        Whether the network turned out to be another one than the recipe says.
 
     Raises
     ------
@@ -174,6 +176,11 @@ class FeatureReader:
                 yield self._lost_map(sample) if feature_map is None else feature_map
         finally:
             self._evict()
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the network turned out to be another one than the recipe says."""
+        return bool(getattr(self._extractor, "outdated", False))
 
     def forget(self) -> None:
         """Let go of the pooled features that are held in memory; the cache keeps its own."""

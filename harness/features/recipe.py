@@ -6,36 +6,59 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.code import modules_digest
 from harness.config import FeaturesConfig
 from harness.crop import check_center_crop
-from harness.features.choice import resolve_device, resolve_engine, resolve_precision
+from harness.features.choice import (
+    batch_of,
+    input_shape,
+    resolve_device,
+    resolve_engine,
+    resolve_precision,
+)
 from harness.features.extractor import Extractor
 from harness.features.inputs import RESIZES, read_pixels, scale
 
-_VERSION = 1
-"""Raised whenever the code turns the same image into other features."""
+CODE = (
+    "harness.crop",
+    "harness.data.images",
+    "harness.features.decoding",
+    "harness.features.engines",
+    "harness.features.engines.fusion",
+    "harness.features.engines.onnx_runtime",
+    "harness.features.engines.open_vino",
+    "harness.features.engines.pytorch",
+    "harness.features.engines.translate",
+    "harness.features.entries",
+    "harness.features.extraction",
+    "harness.features.inputs",
+)
+"""The modules that turn an image file and a network into features."""
 
-# Images in a batch, by device and engine. One at a time costs a CPU next to nothing and shares the
-# work most finely; but torch packs its weights anew for each batch.
-_BATCHES = {("cuda", "torch"): 8, ("cpu", "torch"): 4}
+# What makes the network's graph, and what translates it for engines other than torch.
+_NETWORK = ("torch", "torchvision", "timm")
+_TRANSLATION = ("onnx", "onnxscript")
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything but the image that determines the numbers of a feature.
 
-    The versions of the engine and of Pillow belong to it: an upgrade may change last digits, and
-    features of two versions must not meet in one job. So does the number of images in a batch,
-    for it decides how an engine sums.
+    The versions of all libraries between the file and the feature belong to it: an upgrade may
+    change last digits, and features of two versions must not meet in one job. So does `code`, the
+    digest of the project's own modules there, and the number of images in a batch, for it decides
+    how an engine sums.
     """
 
     weights_digest: str
+    network_digest: str
     layers: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -46,6 +69,7 @@ class Recipe:
     device: str
     batch: int
     versions: tuple[str, ...]
+    code: str
     center_crop: int | None = None
 
     @property
@@ -78,9 +102,7 @@ class Graph:
     """Everything that determines a translated backbone: nothing of how it is fed or computed."""
 
     weights_digest: str
-    layers: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    network_digest: str
     shape: tuple[int, ...]
     versions: tuple[str, ...]
 
@@ -94,11 +116,9 @@ def graph_of(recipe: Recipe) -> Graph:
     """Return what the translation of a recipe's backbone depends on."""
     return Graph(
         weights_digest=recipe.weights_digest,
-        layers=recipe.layers,
-        mean=recipe.mean,
-        std=recipe.std,
+        network_digest=recipe.network_digest,
         shape=recipe.shape,
-        versions=_versions("torch", "onnx", "onnxscript"),
+        versions=_versions(*_NETWORK, *_TRANSLATION),
     )
 
 
@@ -122,8 +142,12 @@ def recipe_of(
     device = resolve_device(settings.device)
     precision = resolve_precision(settings.precision)
     engine = resolve_engine(settings.engine, device=device, precision=precision)
+    digests = extractor.digests(
+        input_shape(settings, image_size=image_size, center_crop=center_crop)
+    )
     return Recipe(
-        weights_digest=extractor.digest,
+        weights_digest=digests.weights,
+        network_digest=digests.network,
         layers=tuple(extractor.layers),
         mean=_channels(extractor.mean),
         std=_channels(extractor.std),
@@ -132,15 +156,25 @@ def recipe_of(
         engine=engine,
         precision=precision,
         device=device,
-        batch=_BATCHES.get((device, engine), 1),
-        versions=_versions(engine, "pillow"),
+        batch=batch_of(device, engine),
+        versions=_versions(*_libraries(engine), *_decoders()),
+        code=modules_digest(CODE),
         center_crop=center_crop,
     )
 
 
 def _key(described: Recipe | Graph) -> str:
-    text = json.dumps([_VERSION, asdict(described)], sort_keys=True)
+    text = json.dumps([type(described).__name__, asdict(described)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _libraries(engine: str) -> tuple[str, ...]:
+    """Name what stands between the network's code and the numbers that an engine gives."""
+    return _NETWORK if engine == "torch" else (*_NETWORK, *_TRANSLATION, engine)
+
+
+def _decoders() -> tuple[str, ...]:
+    return ("pillow", "imagecodecs") if find_spec("imagecodecs") else ("pillow",)
 
 
 def _versions(*packages: str) -> tuple[str, ...]:

@@ -15,17 +15,20 @@ def feature_reader(
     *,
     image_size: int,
     center_crop: int | None = None,
+    random_seed: int | None = None,
 ) -> FeatureReader:
     """Return the reader of these settings; the same one for equal settings.
 
     Only the reader asked for last is kept: two backbones of a sweep need not fit into memory
-    together.
+    together. Nor is one whose network turned out to have changed on disk. `random_seed` is as
+    `LazyExtractor` takes it.
     """
-    key = repr((backbone, features, image_size, center_crop))
-    if key not in _readers:
+    seed = random_seed if backbone.random else None
+    key = repr((backbone, features, image_size, center_crop, seed))
+    if key not in _readers or _readers[key].outdated:
         _readers.clear()
         _readers[key] = FeatureReader(
-            LazyExtractor(backbone, memory=features.cache),
+            LazyExtractor(backbone, cache=features.cache, random_seed=seed),
             image_size=image_size,
             cache=features.cache,
             settings=features,

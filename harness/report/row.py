@@ -52,6 +52,8 @@ class Row:
     category: str
     model: str
     backbone: str
+    model_factory: str
+    backbone_factory: str
     seed: int
     status: str
     run_id: str
@@ -92,6 +94,8 @@ def row_of(run: StoredRun, *, environment: str, limits: Mapping[str, tuple[float
         category=record.category,
         model=record.model,
         backbone=record.backbone,
+        model_factory=record.model_factory,
+        backbone_factory=record.backbone_factory,
         seed=record.seed,
         status=run.status,
         run_id=run.run_id,

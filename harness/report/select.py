@@ -13,6 +13,7 @@ from harness.record import Record, StoredRun
 from harness.report.row import FINISHED
 from harness.report.table import Cell, ReportError, Table
 
+_ARGUMENT = "backbone.arguments."
 # Null takes the network's own, which the run's weights tell.
 _OWN = ("backbone.mean", "backbone.std")
 # Settings whose `auto` is whatever the machine has: engines and devices agree far below what a
@@ -49,7 +50,8 @@ def select(table: Table, runs: Iterable[StoredRun]) -> Selection:
     Raises
     ------
     ReportError
-        The picked runs mix two sets of weights: a table claims one.
+        The picked runs mix two sets of weights: a table claims one, or one for each seed where the
+        seed draws them.
     """
     fitting: dict[Cell, list[StoredRun]] = {}
     notes: list[str] = []
@@ -68,20 +70,28 @@ def select(table: Table, runs: Iterable[StoredRun]) -> Selection:
 
 
 def fits(table: Table, run: StoredRun) -> bool:
-    """Whether a run's cell and settings are among those that the table declares.
+    """Whether a run's cell, its factories and settings are among those that the table declares.
 
     A run that tells no settings fits nowhere: a job that failed before it knew them.
     """
     record = run.record
-    same = all(
-        getattr(record, group) == table.choice(group) for group in ("dataset", "backbone", "model")
-    )
-    if not same or record.seed not in table.seeds:
+    if not _same_cell(table, record) or record.seed not in table.seeds:
         return False
     settings = record.settings
     if not settings or (table.axis and table.axis not in settings):
         return False
-    return all(_agrees(table, key, value) for key, value in settings.items())
+    return _same_arguments(table, settings) and all(
+        _agrees(table, key, value) for key, value in settings.items()
+    )
+
+
+def _same_cell(table: Table, record: Record) -> bool:
+    """Compare names, and what they stand for: any class can be run under the name of another."""
+    names = ("dataset", "backbone", "model")
+    factories = ("backbone", "model")
+    return all(getattr(record, name) == table.choice(name) for name in names) and all(
+        getattr(record, f"{name}_factory") == table.factory(name) for name in factories
+    )
 
 
 def cell_of(table: Table, record: Record) -> Cell:
@@ -95,6 +105,13 @@ def axis_value(table: Table, settings: Mapping[str, str]) -> str:
         return ""
     given = settings.get(table.axis)
     return next(value for value in table.values if _values(value) == _values(given))
+
+
+def _same_arguments(table: Table, settings: Mapping[str, str]) -> bool:
+    """Tell whether the backbone was built with the declared arguments, none of them left out."""
+    given = {key for key in settings if key.startswith(_ARGUMENT)}
+    declared = table.config["backbone"].get("arguments") or {}
+    return given == {f"{_ARGUMENT}{name}" for name in declared}
 
 
 def _agrees(table: Table, key: str, value: str) -> bool:
@@ -152,10 +169,17 @@ def _several(table: Table, chosen: StoredRun, candidates: list[StoredRun]) -> li
 
 
 def _one_set_of_weights(table: Table, chosen: Mapping[Cell, StoredRun]) -> None:
-    categories: dict[str, list[str]] = {}
+    sets: dict[int | None, dict[str, list[str]]] = {}
     for cell, run in chosen.items():
         if run.status == FINISHED:
+            seed = cell.seed if table.random_weights else None
+            categories = sets.setdefault(seed, {})
             categories.setdefault(run.record.weights_digest, []).append(cell.category)
+    for categories in sets.values():
+        _refuse_mixed(table, categories)
+
+
+def _refuse_mixed(table: Table, categories: Mapping[str, list[str]]) -> None:
     if len(categories) > 1:
         mixed = "; ".join(
             f"{digest[:12]} ({', '.join(dict.fromkeys(names))})"

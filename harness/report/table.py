@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from harness.config import BackboneConfig
+
 GROUPS = ("dataset", "backbone", "model", "features")
 """The config groups whose choices may determine a number."""
 
@@ -76,8 +78,21 @@ class Table:
         return len(self.seeds) == 1 and not self.axis
 
     def choice(self, group: str) -> str:
-        """Name the dataset, backbone or model of the table."""
-        return str(self.config[group]["name"])
+        """Name the dataset, backbone or model of the table, as its runs are named."""
+        return self._backbone.label if group == "backbone" else str(self.config[group]["name"])
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether the seed draws the backbone's weights."""
+        return self._backbone.random
+
+    @property
+    def _backbone(self) -> BackboneConfig:
+        return BackboneConfig(**self.config["backbone"])
+
+    def factory(self, group: str) -> str:
+        """Return what builds the backbone or the model of the table, as `module:name`."""
+        return str(self.config[group]["factory"])
 
     def cells(self) -> list[Cell]:
         """List the table's jobs in the order of its results file."""
@@ -101,8 +116,10 @@ class Table:
         KeyError
             The table's configuration has no such setting.
         """
-        group, dot, key = setting.rpartition(".")
-        home = self.config[group] if dot else self.config
+        *groups, key = setting.split(".")
+        home = self.config
+        for group in groups:
+            home = home[group]
         return home[key] if key in home else home["params"][key]
 
 

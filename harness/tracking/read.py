@@ -134,6 +134,8 @@ def _record(run: Any) -> Record:
         category=tags["category"],
         model=tags["model"],
         backbone=tags["backbone"],
+        model_factory=tags["model_factory"],
+        backbone_factory=tags["backbone_factory"],
         seed=int(tags["seed"]),
         settings=dict(sorted(params.items())),
         weights_digest=tags.get("weights_digest", ""),

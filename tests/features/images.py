@@ -10,8 +10,14 @@ import numpy as np
 from PIL import Image
 
 from harness.data import NORMAL, Sample
+from harness.features.backbone_digests import Digests
 
-PLAIN = SimpleNamespace(digest="plain", layers=("all",), mean=(0.0,) * 3, std=(1.0,) * 3)
+PLAIN = SimpleNamespace(
+    digests=lambda shape: Digests("plain", "plain"),
+    layers=("all",),
+    mean=(0.0,) * 3,
+    std=(1.0,) * 3,
+)
 
 
 class PlainEngine:

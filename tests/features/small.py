@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 
 import torch
+from torch.export import ExportedProgram
 
+from dfkde.graph import capture, graph_digest
 from harness.config import FeaturesConfig
+from harness.features.backbone_digests import Digests
 
 SIZE = 32
 TORCH = FeaturesConfig(engine="torch", device="cpu", workers=2)
@@ -33,10 +36,13 @@ class SmallExtractor(torch.nn.Module):
         self.register_buffer("_std", torch.tensor(self.std).view(3, 1, 1))
         self.eval()
 
-    @property
-    def digest(self) -> str:
+    def digests(self, shape: tuple[int, int, int, int]) -> Digests:
         tensors = self.state_dict().values()
-        return hashlib.sha256(b"".join(t.numpy().tobytes() for t in tensors)).hexdigest()
+        digest = hashlib.sha256(b"".join(t.numpy().tobytes() for t in tensors)).hexdigest()
+        return Digests(digest, graph_digest(self.program(shape)))
+
+    def program(self, shape: tuple[int, int, int, int]) -> ExportedProgram:
+        return capture(self, shape)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         fine = self.stem((images - self._mean) / self._std)

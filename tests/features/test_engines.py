@@ -12,7 +12,7 @@ import torch
 
 from harness.config import BackboneConfig
 from harness.features import FeatureReader, LazyExtractor
-from harness.features.engines.capture import capture, fuse_batch_norms
+from harness.features.engines.fusion import fuse_batch_norms
 from tests.features.images import sample_of
 from tests.features.small import SIZE, TORCH, SmallExtractor
 
@@ -70,8 +70,7 @@ def test_openvino_does_not_pass_fp32_off_as_bf16(extractor, samples):
 
 def test_batch_norms_are_folded_where_nothing_else_reads_the_convolution(extractor):
     recipe = open_reader(extractor, None).recipe
-    program = capture(extractor, recipe)
-    fused = fuse_batch_norms(program.module())
+    fused = fuse_batch_norms(extractor.program(recipe.shape).module())
     assert not [node for node in fused.graph.nodes if "batch_norm" in str(node.target)]
 
 
@@ -95,7 +94,9 @@ def test_a_convolution_that_is_read_twice_keeps_its_batch_norm(samples):
 def test_a_translated_model_in_the_cache_spares_torch(extractor, samples, tmp_path, engine):
     pytest.importorskip(engine)
     cache = tmp_path / "cache"
-    open_reader(extractor, cache, engine=engine).pooled(samples[:1])
+    reader = open_reader(extractor, cache, engine=engine)
+    reader.pooled(samples[:1])
+    digests = extractor.digests(reader.recipe.shape)
     code = f"""
 import sys
 from types import SimpleNamespace
@@ -103,9 +104,11 @@ from pathlib import Path
 from harness.config import FeaturesConfig
 from harness.data import Sample
 from harness.config import BackboneConfig
-from harness.features import FeatureReader, LazyExtractor
+from harness.features import FeatureReader
+from harness.features.backbone_digests import Digests
 extractor = SimpleNamespace(
-    digest={extractor.digest!r}, layers={extractor.layers!r},
+    digests=lambda shape: Digests(*{tuple(digests)!r}),
+    layers={extractor.layers!r},
     mean={extractor.mean!r}, std={extractor.std!r},
 )
 root, name, digest = {str(samples[1].root)!r}, {samples[1].name!r}, {samples[1].digest!r}

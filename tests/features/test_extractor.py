@@ -1,18 +1,29 @@
-"""A lazy extractor, and the memory of its digest."""
+"""A lazy extractor, and the cache of its digests."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import fields, replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 
 from harness.config import BackboneConfig, FeaturesConfig
-from harness.features import FeatureReader, LazyExtractor, feature_reader, recipe
-from harness.features.extractor import module_of
-from harness.features.memo import remembered_digest
+from harness.features import (
+    FeatureReader,
+    LazyExtractor,
+    backbone_digests,
+    feature_reader,
+    recipe,
+    shared,
+)
+from harness.features.backbone_digests import DigestCache, Digests
 from tests.features.images import PLAIN
 
 LITE = BackboneConfig(
@@ -36,60 +47,158 @@ RANDOM = BackboneConfig(
 )
 
 
-class Computed:
-    def __init__(self):
-        self.n_calls = 0
-
-    def __call__(self):
-        self.n_calls += 1
-        return "0" * 64
+SHAPE = (1, 3, 32, 32)
+DIGESTS = Digests("0" * 64, "1" * 64)
 
 
-def test_the_digest_of_pinned_weights_is_remembered(tmp_path):
-    compute = Computed()
-    assert remembered_digest(LITE, str(tmp_path), compute=compute) == "0" * 64
-    assert remembered_digest(LITE, str(tmp_path), compute=compute) == "0" * 64
-    assert compute.n_calls == 1
+def test_the_digests_of_pinned_weights_are_kept_for_each_shape(tmp_path):
+    DigestCache(LITE, str(tmp_path)).keep(SHAPE, DIGESTS)
+    assert DigestCache(LITE, str(tmp_path)).find(SHAPE) == DIGESTS
+    assert DigestCache(LITE, str(tmp_path)).find((4, 3, 32, 32)) is None
+    for change in ({"layers": ["bn1"]}, {"mean": [0.4] * 3}, {"arguments": {"variant": 1}}):
+        assert DigestCache(replace(LITE, **change), str(tmp_path)).find(SHAPE) is None
 
 
 @pytest.mark.parametrize("backbone", [OWN, RANDOM], ids=["own", "random"])
-def test_a_digest_that_may_change_is_not_remembered(tmp_path, backbone):
-    compute = Computed()
-    for _ in range(2):
-        remembered_digest(backbone, str(tmp_path), compute=compute)
-    assert compute.n_calls == 2
+def test_digests_that_may_change_are_not_kept(tmp_path, backbone):
+    DigestCache(backbone, str(tmp_path)).keep(SHAPE, DIGESTS)
+    assert DigestCache(backbone, str(tmp_path)).find(SHAPE) is None
 
 
-def test_another_state_dict_has_another_digest(tmp_path):
+def test_another_state_dict_has_other_digests(tmp_path):
     weights = tmp_path / "weights.pth"
-    backbone = BackboneConfig(**{**vars(RANDOM), "weights": str(weights)})
-    compute = Computed()
-    for content in (b"one", b"three"):
-        weights.write_bytes(content)
-        remembered_digest(backbone, str(tmp_path), compute=compute)
-    assert compute.n_calls == 2
+    backbone = replace(RANDOM, weights=str(weights))
+    weights.write_bytes(b"one")
+    DigestCache(backbone, str(tmp_path)).keep(SHAPE, DIGESTS)
+    assert DigestCache(backbone, str(tmp_path)).find(SHAPE) == DIGESTS
+    weights.write_bytes(b"three")
+    assert DigestCache(backbone, str(tmp_path)).find(SHAPE) is None
 
 
-@pytest.mark.parametrize("content", ["", "{}", "{'"])
-def test_a_damaged_memory_is_replaced(tmp_path, content):
-    compute = Computed()
-    remembered_digest(LITE, str(tmp_path), compute=compute)
-    place = next(tmp_path.rglob("*.json"))
-    place.write_text(content)
-    for _ in range(2):
-        assert remembered_digest(LITE, str(tmp_path), compute=compute) == "0" * 64
-    assert compute.n_calls == 2
+@pytest.mark.parametrize("content", ["", "{}", "{'", "[]"])
+def test_damaged_digests_are_computed_again(tmp_path, content):
+    cache = DigestCache(LITE, str(tmp_path))
+    cache.keep(SHAPE, DIGESTS)
+    next(tmp_path.rglob("*.json")).write_text(content)
+    assert cache.find(SHAPE) is None
+    cache.keep(SHAPE, DIGESTS)
+    assert cache.find(SHAPE) == DIGESTS
 
 
-def test_the_lazy_and_the_built_extractor_share_a_recipe():
-    lazy = LazyExtractor(LITE)
-    built = module_of(lazy)
-    settings = FeaturesConfig(device="cpu")
-    first, second = (
-        recipe.recipe_of(extractor, image_size=64, settings=settings) for extractor in (lazy, built)
+def build_small():
+    torch.manual_seed(1)
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 4, stride=4), torch.nn.ReLU())
+
+
+def pinned(tmp_path):
+    """A network whose weights are in a file: torchvision's smallest, filled at random."""
+    weights = tmp_path / "weights.pth"
+    torch.save(squeezenet(seed=0), weights)
+    return replace(
+        RANDOM,
+        arguments={"architecture": "squeezenet1_1"},
+        weights=str(weights),
+        layers=["features"],
     )
-    assert isinstance(built, torch.nn.Module)
-    assert first == second
+
+
+def squeezenet(*, seed):
+    torch.manual_seed(seed)
+    return torchvision.models.squeezenet1_1(weights=None).state_dict()
+
+
+def test_a_network_is_compared_with_its_cached_digests_whenever_it_is_built(tmp_path):
+    backbone = pinned(tmp_path)
+    first = LazyExtractor(backbone, cache=str(tmp_path)).digests(SHAPE)
+    warm = LazyExtractor(backbone, cache=str(tmp_path))
+    assert warm.digests(SHAPE) == first
+    assert "module" not in vars(warm)
+    assert warm.program(SHAPE) is warm.module.program(SHAPE)
+    assert not warm.outdated
+
+
+def exchange(weights, content):
+    """Change a file so that neither its size nor its times tell."""
+    status = weights.stat()
+    torch.save(content, weights)
+    os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_another_network_than_the_cached_one_is_an_error_once(tmp_path, monkeypatch):
+    backbone = pinned(tmp_path)
+    # As for weights that torch downloads, whose file is not looked at.
+    monkeypatch.setattr(backbone_digests, "_state", lambda file: (0, 0, 0))
+    first = LazyExtractor(backbone, cache=str(tmp_path)).digests(SHAPE)
+    exchange(Path(backbone.weights), squeezenet(seed=1))
+    warm = LazyExtractor(backbone, cache=str(tmp_path))
+    assert warm.digests(SHAPE) == first
+    with pytest.raises(ValueError, match=r"random has changed since .*: its weights had") as told:
+        warm.program(SHAPE)
+    assert first.weights[:12] in str(told.value)
+    assert "\n" not in str(told.value)
+    assert warm.outdated
+    again = LazyExtractor(backbone, cache=str(tmp_path))
+    again.program(SHAPE)
+    assert again.digests(SHAPE).weights != first.weights
+    assert again.digests(SHAPE).weights[:12] in str(told.value)
+
+
+def test_a_reader_whose_network_has_changed_serves_no_other_job(tmp_path, samples, monkeypatch):
+    backbone = pinned(tmp_path)
+    monkeypatch.setattr(backbone_digests, "_state", lambda file: (0, 0, 0))
+    settings = FeaturesConfig(engine="torch", device="cpu", cache=str(tmp_path / "cache"))
+    first = feature_reader(backbone, settings, image_size=64)
+    first.pooled(samples[:1])
+    exchange(Path(backbone.weights), squeezenet(seed=1))
+    shared._readers.clear()  # as in another process
+    stale = feature_reader(backbone, settings, image_size=64)
+    assert stale.recipe == first.recipe
+    stale.pooled(samples[:1])  # what the first network gave, and what the recipe says
+    with pytest.raises(ValueError, match="has changed since its digests were cached"):
+        stale.pooled(samples[:2])
+    fresh = feature_reader(backbone, settings, image_size=64)
+    assert fresh.recipe.weights_digest != first.recipe.weights_digest
+    assert (fresh.pooled(samples[:1]) != first.pooled(samples[:1])).any()
+
+
+def test_random_weights_are_refused_unless_they_are_allowed():
+    with pytest.raises(
+        ValueError, match=r"^backbone\.weights must not be null for random, .*=true$"
+    ):
+        LazyExtractor(RANDOM).digests(SHAPE)
+    with pytest.raises(ValueError, match="allow_random_weights=true"):
+        LazyExtractor(RANDOM).check(None)
+
+
+def test_random_weights_are_drawn_with_the_seed():
+    state = torch.random.get_rng_state()
+    first, again, other = (
+        LazyExtractor(RANDOM, random_seed=seed).digests(SHAPE) for seed in (0, 0, 1)
+    )
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert first == again
+    assert first.weights != other.weights
+
+
+@pytest.mark.parametrize(
+    ("change", "is_random"),
+    [
+        ({}, True),
+        ({"weights": "IMAGENET1K_V1"}, False),
+        ({"weights": "some.pth"}, False),
+        ({"factory": "dfkde.backbones.timm:timm_model"}, True),
+        ({"factory": "torchvision.models:resnet18"}, True),
+        ({"factory": "torchvision.models:resnet18", "arguments": {"weights": "DEFAULT"}}, False),
+        ({"factory": "timm:create_model", "arguments": {"pretrained": False}}, True),
+        ({"factory": "timm:create_model", "arguments": {"pretrained": True}}, False),
+        ({"factory": "dfkde.backbones.efficientnet_lite:efficientnet_lite"}, False),
+        ({"factory": "timm_of_mine:build"}, False),
+    ],
+)
+def test_random_weights_are_named_so(change, is_random):
+    backbone = replace(RANDOM, name="resnet18", **change)
+    assert backbone.random is is_random
+    assert backbone.label == ("resnet18 (random weights)" if is_random else "resnet18")
 
 
 def test_every_field_of_a_recipe_is_in_its_key():
@@ -103,6 +212,33 @@ def test_every_field_of_a_recipe_is_in_its_key():
 
 
 @pytest.mark.parametrize(
+    ("engine", "libraries"),
+    [
+        ("torch", ["torch", "torchvision", "timm"]),
+        *(
+            (name, ["torch", "torchvision", "timm", "onnx", "onnxscript", name])
+            for name in ("onnxruntime", "openvino")
+        ),
+    ],
+)
+def test_a_recipe_names_every_library_between_file_and_feature(engine, libraries, monkeypatch):
+    pytest.importorskip(engine)
+    settings = FeaturesConfig(device="cpu", engine=engine)
+    plain = recipe.recipe_of(PLAIN, image_size=64, settings=settings)
+    graph = recipe.graph_of(plain)
+    decoders = ["pillow", "imagecodecs"] if find_spec("imagecodecs") else ["pillow"]
+    assert plain.versions == tuple(f"{name} {version(name)}" for name in [*libraries, *decoders])
+    for changed in [*libraries, *decoders]:
+        monkeypatch.setattr(
+            recipe, "version", lambda name, c=changed: "9" if name == c else version(name)
+        )
+        other = recipe.recipe_of(PLAIN, image_size=64, settings=settings)
+        assert other.key != plain.key, changed
+        translated = changed not in (engine if engine != "torch" else "", *decoders)
+        assert (recipe.graph_of(other).key != graph.key) is translated, changed
+
+
+@pytest.mark.parametrize(
     "change", [{"resize": "float_antialias"}, {"engine": "openvino"}, {"precision": "bf16"}]
 )
 def test_a_translation_is_shared_by_all_who_use_the_same_graph(change):
@@ -110,7 +246,7 @@ def test_a_translation_is_shared_by_all_who_use_the_same_graph(change):
     plain = recipe.recipe_of(PLAIN, image_size=64, settings=settings)
     graph = recipe.graph_of(plain)
     assert recipe.graph_of(replace(plain, **change)).key == graph.key
-    for other in ({"image_size": 32}, {"batch": 1}, {"weights_digest": "other"}):
+    for other in ({"image_size": 32}, {"batch": 1}, {"network_digest": "other"}):
         assert recipe.graph_of(replace(plain, **other)).key != graph.key
 
 

@@ -29,7 +29,10 @@ from dfkde.backbones.presence import (
 )
 from dfkde.choices import LOCALIZERS
 from harness.features import LazyExtractor
+from harness.features.backbone_digests import DigestCache, Digests
 from tests.sweep.test_start import RESNET50
+
+SHAPE = (1, 3, 256, 256)
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -110,21 +113,22 @@ def offline(monkeypatch, tmp_path):
 
 def test_weights_that_are_there_need_no_network(offline):
     with pytest.raises(WeightsError):
-        LazyExtractor(RESNET50).check()
+        LazyExtractor(RESNET50).check(SHAPE)
     file = checkpoint_folder() / "resnet50-0676ba61.pth"
     file.parent.mkdir(parents=True)
     file.touch()
-    LazyExtractor(RESNET50).check()
+    LazyExtractor(RESNET50).check(SHAPE)
 
 
-def test_a_remembered_backbone_needs_no_weights(offline):
-    from harness.features.memo import remembered_digest
-
-    memory = str(offline / "cache")
-    remembered_digest(RESNET50, memory, compute=lambda: "ab" * 32)
-    LazyExtractor(RESNET50, memory=memory).check()
+def test_a_backbone_whose_digests_are_cached_needs_no_weights(offline):
+    cache = str(offline / "cache")
+    DigestCache(RESNET50, cache).keep(SHAPE, Digests("ab" * 32, "cd" * 32))
+    LazyExtractor(RESNET50, cache=cache).check(SHAPE)
     with pytest.raises(WeightsError):
-        _ = LazyExtractor(RESNET50, memory=memory).module
+        LazyExtractor(RESNET50, cache=cache).check((1, 3, 64, 64))
+    LazyExtractor(RESNET50).check(None)  # another machine computes
+    with pytest.raises(WeightsError):
+        _ = LazyExtractor(RESNET50, cache=cache).module
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,11 @@ SCORES = (
 )
 
 
+_TEXTS = ("dataset", "category", "model", "backbone", "model_factory", "backbone_factory")
+
+
 def record(scores=SCORES, **metrics):
-    names = dict.fromkeys(("dataset", "category", "model", "backbone"), "x")
+    names = dict.fromkeys(_TEXTS, "x")
     counts = dict.fromkeys(("n_train", "n_test_normal", "n_test_anomalous"), 2)
     return Record(
         **(names | counts),

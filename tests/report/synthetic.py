@@ -63,6 +63,8 @@ def record(category: str, draw: int = 1, **changes: object) -> Record:
         "category": category,
         "model": "dfkde",
         "backbone": "tiny",
+        "model_factory": "dfkde:DFKDE",
+        "backbone_factory": f"nowhere:{changes.get('backbone', 'tiny')}",
         "seed": 42,
         "settings": SETTINGS,
         "weights_digest": "ab" * 32,

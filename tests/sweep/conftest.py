@@ -119,14 +119,14 @@ def command_line(*arguments):
     return [sys.executable, "-m", "harness.run", *arguments, *SETTINGS]
 
 
-def in_process(*arguments):
+def in_process(*arguments, settings=SETTINGS):
     """Run the command line and its jobs in this process, which spares the imports."""
     if "-m" in arguments and not any("hydra/launcher" in argument for argument in arguments):
         arguments = (*arguments, "hydra/launcher=in_process")
     out, err = io.StringIO(), io.StringIO()
     status = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["harness.run", *arguments, *SETTINGS])
+        patch.setattr(sys, "argv", ["harness.run", *arguments, *settings])
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 run_module.main()

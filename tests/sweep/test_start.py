@@ -130,6 +130,11 @@ def test_missing_weights_are_told_before_anything_slow_is_imported(
         ("image_size=0", "image_size must be an integer of at least 1, got 0"),
         ("category=botle", "category='botle' is not in dataset mvtec; did you mean 'bottle'?"),
         ("localizer=gradcam", "localizer must be one of ['occlusion', "),
+        (
+            "backbone.weights=null",
+            "backbone.weights must not be null for resnet50, whose weights would be random",
+        ),
+        ("features.engine=tensorrt", "engine must be one of auto, torch, onnxruntime, openvino"),
         ("backbone.layers=[stage4]", "layers must be modules of the backbone, ['conv1', "),
     ],
 )

@@ -26,6 +26,8 @@ def record():
         category="bolt",
         model="dfkde",
         backbone="tiny",
+        model_factory="dfkde.density:DFKDE",
+        backbone_factory="tiny:build",
         seed=42,
         settings={"image_size": "32", "model.n_components": "16"},
         weights_digest="a" * 64,

@@ -41,7 +41,7 @@ def build_engine(extractor: Extractor, recipe: Recipe, *, cache: Path, workers: 
     Parameters
     ----------
     extractor : Extractor
-        The backbone; a lazy one is built only if the engine needs the torch module.
+        The backbone, built only if the engine needs the torch module.
     recipe : Recipe
         The engine, precision, device, image size and batch.
     cache : Path

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch.export.passes import move_to_device_pass
 
-from harness.features.engines.capture import capture, fuse_batch_norms
-from harness.features.extractor import Extractor, module_of
+from harness.features.engines.fusion import fuse_batch_norms
+from harness.features.extractor import Extractor
 from harness.features.recipe import Recipe
 
 
@@ -27,7 +27,7 @@ class TorchEngine:
     """
 
     def __init__(self, extractor: Extractor, recipe: Recipe) -> None:
-        program = capture(module_of(extractor), recipe)
+        program = extractor.program(recipe.shape)
         self._device = torch.device(recipe.device)
         if self._device.type == "cuda":
             program = move_to_device_pass(program, self._device)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.features.extractor import Extractor, module_of
+from harness.features.extractor import Extractor
 from harness.features.recipe import Recipe, graph_of
 from harness.features.store import Store
 
@@ -32,12 +32,9 @@ def onnx_model(extractor: Extractor, recipe: Recipe, *, cache: Path) -> bytes:
 def _translate(extractor: Extractor, recipe: Recipe) -> bytes:
     import torch
 
-    from harness.features.engines.capture import capture
-
     log.info("translating the backbone to ONNX")
     with _no_collection():
-        captured = capture(module_of(extractor), recipe)
-        program = torch.onnx.export(captured, dynamo=True, verbose=False)
+        program = torch.onnx.export(extractor.program(recipe.shape), dynamo=True, verbose=False)
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
     model: bytes = program.model_proto.SerializeToString()

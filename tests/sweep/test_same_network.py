@@ -1,0 +1,110 @@
+"""The same command after the network has changed: never the old numbers under the new name."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from tests.sweep.conftest import as_process, in_process, runs
+
+OWN = """
+import torch
+
+class Own(torch.nn.Sequential):
+    def forward(self, images):
+        return self[1](torch.{activation}(self[0](images)))
+
+def build():
+    torch.manual_seed(0)
+    return Own(torch.nn.Conv2d(3, 32, 8, stride=8), torch.nn.Identity())
+"""
+OPERATOR = """
+import torch
+
+@torch.library.custom_op("own::activation", mutates_args=())
+def activation(images: torch.Tensor) -> torch.Tensor:
+    return torch.{activation}(images)
+
+@activation.register_fake
+def _(images):
+    return torch.empty_like(images)
+
+class Activation(torch.nn.Module):
+    def forward(self, images):
+        return activation(images)
+
+def build():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 32, 8, stride=8), Activation())
+"""
+MODES = pytest.mark.parametrize("mode", [(), ("-m",)], ids=["job", "sweep"])
+
+
+def scores(client, run):
+    path = client.download_artifacts(run.info.run_id, "scores.csv")
+    with open(path, newline="", encoding="utf-8") as file:
+        return {row["image"]: float(row["score"]) for row in csv.DictReader(file)}
+
+
+@MODES
+@pytest.mark.parametrize("source", [OWN, OPERATOR], ids=["forward", "operator"])
+def test_a_backbone_whose_forward_changes_is_another_network(client, mode, source):
+    job = (*mode, "dataset=btad", "category=01", "localizer=none")
+    own = Path("tiny_backbone.py")  # found before the one of the tests
+    own.write_text(source.format(activation="relu"))
+    assert as_process(*job).status == 0
+    own.write_text(source.format(activation="sin"))
+    ended = as_process(*job)
+    assert (ended.status, "skipped" in ended.out) == (0, False), ended
+    ended = as_process(*job, "force=true", "features.cache=null")
+    assert ended.status == 0, ended.err
+    without_cache, second, first = runs(client)
+    assert second.data.tags["identity"] == without_cache.data.tags["identity"]
+    assert second.data.tags["identity"] != first.data.tags["identity"]
+    # The weights are the same; what is computed with them is not.
+    assert second.data.tags["weights_digest"] == first.data.tags["weights_digest"]
+    assert scores(client, second) == scores(client, without_cache)
+    assert scores(client, second) != scores(client, first)
+    own.write_text(source.format(activation="relu"))
+    ended = as_process(*job)
+    assert "skipped" in ended.out, ended
+    assert first.info.run_id in ended.out
+
+
+RANDOM = (
+    "dataset=btad",
+    "category=01",
+    "localizer=none",
+    "backbone=timm",
+    "backbone.arguments.architecture=resnet10t",
+    "backbone.weights=null",
+    "features.engine=torch",
+    "image_size=32",
+    "dataset.official=false",
+)
+
+
+@MODES
+def test_random_weights_have_to_be_allowed(client, mode):
+    ended = in_process(*mode, *RANDOM, settings=())
+    assert ended.status == 1
+    assert "backbone.weights must not be null for resnet10t" in ended.err
+    assert "allow_random_weights=true" in ended.err
+    assert not runs(client)
+
+
+@MODES
+def test_random_weights_are_drawn_with_the_seed_and_named_so(client, mode):
+    allowed = (*RANDOM, "allow_random_weights=true", "features.cache=null", "force=true")
+    for seed in (1, 1, 2):
+        ended = in_process(*mode, *allowed, f"seed={seed}", settings=())
+        assert ended.status == 0, ended.err
+    other, again, first = runs(client)
+    assert scores(client, first) == scores(client, again)
+    assert first.data.tags["identity"] == again.data.tags["identity"]
+    assert first.data.tags["weights_digest"] == again.data.tags["weights_digest"]
+    assert first.data.tags["weights_digest"] != other.data.tags["weights_digest"]
+    assert {run.data.tags["backbone"] for run in runs(client)} == {"resnet10t (random weights)"}
+    assert "btad/01 · dfkde · resnet10t (random weights) · s1" in first.info.run_name
