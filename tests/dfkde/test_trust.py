@@ -71,6 +71,9 @@ def test_a_command_as_backbone_is_not_run(tmp_path, older):
     with pytest.raises(TrustError, match="asks for 'os:system', no model or backbone of this"):
         TrainedDetector.load(folder).backbone.extractor()
     assert not marker.exists()
+    with pytest.raises(ValueError, match=r"must return a torch\.nn\.Module"):
+        Backbone.load(folder, trusted=["os:system"]).extractor()
+    assert marker.exists()
 
 
 @pytest.mark.parametrize("older", [False, True], ids=["format 2", "format 1"])
