@@ -1,12 +1,15 @@
-"""Fitted estimators as JSON and arrays, and back: no pickle, nothing runs that a file says."""
+"""Fitted estimators as JSON and arrays, and back: no pickle, no code but ours and the trusted."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
+
+from dfkde.trust import check_trusted
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 _PLAIN = (bool, int, float, str, type(None))
@@ -66,7 +69,7 @@ class Encoder:
             "attributes": {
                 name: self.encode(value, f"{path}.{name}")
                 for name, value in sorted(vars(estimator).items())
-                if name.endswith("_") and not name.startswith("_")
+                if _is_kept(name)
             },
         }
 
@@ -78,10 +81,13 @@ class Decoder:
     ----------
     arrays : dict of str to array
         The encoder's arrays.
+    trusted : sequence of str
+        Classes that may be imported beside this project's own, as `module:class`.
     """
 
-    def __init__(self, arrays: Arrays) -> None:
+    def __init__(self, arrays: Arrays, trusted: Sequence[str] = ()) -> None:
         self._arrays = arrays
+        self._trusted = trusted
         self._estimators: dict[str, BaseEstimator] = {}
 
     def decode(self, state: dict[str, Any], path: str) -> Any:
@@ -89,8 +95,11 @@ class Decoder:
 
         Raises
         ------
+        TrustError
+            If a class is neither this project's own nor trusted; it is not imported.
         ValueError
-            If a class cannot be found or is no estimator.
+            If a class cannot be found or is no estimator, or an attribute is none that an
+            `Encoder` would write: a method, say.
         """
         if "class" in state:
             return self._estimator(state, path)
@@ -101,9 +110,11 @@ class Decoder:
         return np.array(state["names"], dtype=object) if "names" in state else state["value"]
 
     def _estimator(self, state: dict[str, Any], path: str) -> BaseEstimator:
+        check_trusted([state["class"]], self._trusted, source=f"the saved {path}")
         estimator = _class(state["class"])(**state["params"])
         self._estimators[path] = estimator
         for name, value in state["attributes"].items():
+            _check_attribute(type(estimator), name, path=path)
             setattr(estimator, name, self.decode(value, f"{path}.{name}"))
         return estimator
 
@@ -117,6 +128,20 @@ def _class(name: str) -> type[BaseEstimator]:
     if not (isinstance(found, type) and issubclass(found, BaseEstimator)):
         raise ValueError(f"the saved model's class {name} is no scikit-learn estimator")
     return found
+
+
+def _is_kept(name: str) -> bool:
+    """Tell whether an attribute is what an estimator has learnt, by scikit-learn's convention."""
+    return name.endswith("_") and not name.startswith("_")
+
+
+def _check_attribute(kind: type[BaseEstimator], name: str, *, path: str) -> None:
+    of_class = getattr(kind, name, None)
+    if not _is_kept(name) or callable(of_class) or isinstance(of_class, property):
+        raise ValueError(
+            f"{path}.{name} must be an attribute that a fitted {kind.__name__} keeps: its name"
+            " ends with an underscore, begins with none, and is no method's"
+        )
 
 
 def _plain(value: Any, path: str) -> Any:

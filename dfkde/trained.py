@@ -1,28 +1,40 @@
-"""A trained detector as a thing: saved to a folder, loaded anywhere to equal scores."""
+"""A trained detector as a thing: saved to a folder, loaded anywhere to equal scores.
+
+A saved detector is data: loading it imports this project's own models and backbones and, of what
+else the files name, only what the caller trusts. The checksums in it are against slips, such as a
+broken copy or files of two detectors mixed up; whoever changes a detector on purpose can make new
+ones.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from dfkde.backbones.download import WeightsError
 from dfkde.backbones.presence import check_weights
+from dfkde.trust import TrustError, check_trusted, untrusted
 
 if TYPE_CHECKING:
     from dfkde.base import AnomalyDetector, Array
     from dfkde.extractor import FeatureExtractor
     from dfkde.localizers import Localizer
 
-_FORMAT = 1
+_FORMAT = 2
+_WITHOUT_CHECKSUM = 1
+"""The format before, which is still read."""
 _STATE, _ARRAYS = "detector.json", "detector.safetensors"
+_FAULTS = (ValueError, TypeError, LookupError, AttributeError, OSError, RecursionError)
+"""What a file that is no detector, or a damaged one, may raise while it is read."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +62,27 @@ class Backbone:
     digest: str
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read the backbone of a saved detector, without the libraries that its model needs.
+    def load(cls, folder: Path, *, trusted: Sequence[str] = ()) -> Self:
+        """Read the backbone of a saved detector, without its arrays and what its model needs.
+
+        Parameters
+        ----------
+        folder : Path
+            Where the detector was saved.
+        trusted : sequence of str
+            As `TrainedDetector.load`; the backbone's factory alone has to be trusted.
 
         Raises
         ------
-        ValueError
-            As `TrainedDetector.load`.
+        TrustError, ValueError
+            As `TrainedDetector.load`; a damaged `detector.safetensors` is not seen.
         """
         with _told_in_one_line(folder):
-            return cls(**_read_state(folder)["backbone"])
+            state = _read_state(folder)
+            backbone = cls(**state["backbone"])
+            if untrusted([backbone.factory], trusted):  # told with whatever else needs trust
+                _check_names(state, trusted, folder=folder)
+            return backbone
 
     def check(self) -> None:
         """Refuse weights that this machine has not and cannot get, without importing torch.
@@ -75,7 +98,7 @@ class Backbone:
             raise error.without_others() from None
 
     def extractor(self) -> FeatureExtractor:
-        """Build the feature extractor.
+        """Build the feature extractor; the factory is imported, for `load` has checked it.
 
         Raises
         ------
@@ -149,39 +172,49 @@ class TrainedDetector:
             "model": encoder.encode(self.model, "model"),
             "localizer": encoder.encode(self.localizer, "localizer"),
         }
-        text = json.dumps(state, indent=2) + "\n"
+        arrays = save(encoder.arrays)
+        text = _sealed(state | {"arrays_sha256": hashlib.sha256(arrays).hexdigest()})
         folder.mkdir(parents=True, exist_ok=True)
         # The description goes first and comes last: without it there is no detector.
         (folder / _STATE).unlink(missing_ok=True)
         with _in_place_at_once(folder / _ARRAYS) as path:
-            save_file(encoder.arrays, path)
+            path.write_bytes(arrays)
         with _in_place_at_once(folder / _STATE) as path:
             path.write_text(text, encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path, *, trusted: Sequence[str] = ()) -> Self:
         """Read a detector that `save` wrote.
 
         Parameters
         ----------
         folder : Path
             Where it was saved.
+        trusted : sequence of str
+            What may be imported beside this project's own models and backbones, in the words of
+            `detector.json`: `("mymodule:Centroid", "mynet:build")`.
 
         Raises
         ------
+        TrustError
+            If it names code that is neither this project's own nor trusted; nothing of it is
+            imported. The message names all such code.
         ValueError
-            If there is no detector, one of another format, or a damaged one; the message names
-            the folder.
+            If there is no detector, one of another format, or a damaged one, whose checksums
+            tell; the message names the folder.
         """
         with _told_in_one_line(folder):
-            return cls._load(folder)
+            return cls._load(folder, trusted)
 
     @classmethod
-    def _load(cls, folder: Path) -> Self:
+    def _load(cls, folder: Path, trusted: Sequence[str]) -> Self:
+        state = _read_state(folder)
+        _check_names(state, trusted, folder=folder)
+        if state["format"] != _WITHOUT_CHECKSUM:
+            _check_arrays(folder / _ARRAYS, state["arrays_sha256"])
         from dfkde.state import Decoder
 
-        state = _read_state(folder)
-        decoder = Decoder(load_file(folder / _ARRAYS))
+        decoder = Decoder(load_file(folder / _ARRAYS), trusted)
         return cls(
             model=decoder.decode(state["model"], "model"),
             localizer=decoder.decode(state["localizer"], "localizer"),
@@ -191,13 +224,88 @@ class TrainedDetector:
         )
 
 
+def names_to_trust(folder: Path) -> list[str]:
+    """Return what `trusted` must hold for a saved detector to load.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the detector was saved.
+
+    Raises
+    ------
+    ValueError
+        As `TrainedDetector.load`.
+    """
+    with _told_in_one_line(folder):
+        return untrusted(_names(_read_state(folder)), ())
+
+
+def _check_names(state: dict[str, Any], trusted: Sequence[str], *, folder: Path) -> None:
+    check_trusted(_names(state), trusted, source=f"the detector in {str(folder)!r}")
+
+
+def _names(state: dict[str, Any]) -> list[str]:
+    """List what is imported to build a detector, or more."""
+    estimators = [state[part] for part in ("model", "localizer", "train_scores")]
+    return [*_classes(estimators), state["backbone"]["factory"]]
+
+
+def _classes(state: Any) -> Iterator[str]:
+    if isinstance(state, dict):
+        if "class" in state:
+            yield state["class"]
+        state = list(state.values())
+    if isinstance(state, list):
+        for value in state:
+            yield from _classes(value)
+
+
+def _sealed(state: dict[str, Any]) -> str:
+    """Return the text of a description with its checksum."""
+    content = json.loads(json.dumps(state))  # as it will be read: with keys that are all text
+    return _text(content | {"checksum": _checksum(content)})
+
+
+def _text(state: dict[str, Any]) -> str:
+    return json.dumps(state, indent=2) + "\n"
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    """Return the SHA-256 over a description without its checksum, as canonical JSON."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
 def _read_state(folder: Path) -> dict[str, Any]:
     if not (folder / _STATE).is_file():
         raise ValueError(f"it has no {_STATE}")
-    state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-    if state["format"] != _FORMAT:
-        raise ValueError(f"{_STATE} must be of format {_FORMAT}, got {state['format']!r}")
+    text = (folder / _STATE).read_text(encoding="utf-8")
+    state: dict[str, Any] = json.loads(text)
+    if state["format"] == _FORMAT:
+        _check_state(state, text)
+    elif state["format"] != _WITHOUT_CHECKSUM:
+        raise ValueError(
+            f"{_STATE} must be of format {_WITHOUT_CHECKSUM} or {_FORMAT}, got {state['format']!r}"
+        )
     return state
+
+
+def _check_state(state: dict[str, Any], text: str) -> None:
+    content = {name: value for name, value in state.items() if name != "checksum"}
+    # The text as well, for one value can be written in several ways: 1e-5 and 1E-5.
+    if state["checksum"] != _checksum(content) or text != _text(state):
+        raise ValueError(f"{_STATE} must be as it was saved, and its checksum is of another text")
+
+
+def _check_arrays(path: Path, expected: str) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise ValueError(
+            f"{_ARRAYS} must be the one that was saved with {_STATE}, SHA-256 {expected},"
+            f" got {found}"
+        )
 
 
 @contextmanager
@@ -205,7 +313,9 @@ def _told_in_one_line(folder: Path) -> Iterator[None]:
     """Let whatever is wrong with a saved detector be a ValueError that names its folder."""
     try:
         yield
-    except (ValueError, TypeError, LookupError, AttributeError, OSError, SafetensorError) as error:
+    except TrustError:  # nothing is wrong with it
+        raise
+    except (*_FAULTS, SafetensorError) as error:
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
         reason = " ".join(str(error).split())
         raise ValueError(

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.config import Job
-from harness.data import DataError
 from harness.gallery.draw import draw_gallery
 from harness.record import ImageScore
 from harness.report.results import read_or_empty
@@ -25,15 +23,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             results = read_or_empty(options.root / "results", name)
             for row in results.rows:
                 if row.finished:
-                    job, scores = read_job(row.run_id, options.uri), results.scores[row.category]
-                    failed += not _draw(job, scores, options.output / name / row.category)
+                    scores = results.scores[row.category]
+                    folder = options.output / name / row.category
+                    failed += not _draw(row.run_id, scores, folder=folder, options=options)
     return 1 if failed else 0
 
 
-def _draw(job: Job, scores: Sequence[ImageScore], folder: Path) -> bool:
+def _draw(
+    run_id: str, scores: Sequence[ImageScore], *, folder: Path, options: argparse.Namespace
+) -> bool:
     try:
+        job = read_job(run_id, options.uri, trusted=options.trusted)
         shown = draw_gallery(job, scores, folder)
-    except DataError as error:
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return False
     print(f"{job}: {shown} images in {folder}")
@@ -49,6 +51,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--root", type=Path, default=Path(), help="the checkout (default: .)")
     parser.add_argument("--uri", help="the MLflow tracking URI (default: this checkout's store)")
     parser.add_argument("--output", type=Path, default=Path("runs/gallery"))
+    parser.add_argument(
+        "--trusted",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="models and backbones, as module:name, that a run may use beside this project's own",
+    )
     return parser
 
 

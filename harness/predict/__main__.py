@@ -18,7 +18,7 @@ from harness.signals import interruptible
 USAGE = """\
 python -m harness.predict model=RUN_ID|FOLDER images=FOLDER [out=predictions] [quantile=0.95]
                           [heatmaps=true] [engine=NAME] [device=cpu|cuda] [cache=FOLDER]
-                          [tracking.uri=URI]
+                          [tracking.uri=URI] [trusted=MODULE:NAME,...]
 """
 # Exit statuses.
 DONE, SOME_FAILED, MISUSED = 0, 1, 2
@@ -70,6 +70,8 @@ def _read(key: str, value: str) -> object:
         return Path(value)
     if key == "quantile":
         return _number(key, value)
+    if key == "trusted":
+        return _names(key, value)
     return _flag(key, value) if key == "heatmaps" else value
 
 
@@ -78,6 +80,16 @@ def _number(key: str, value: str) -> float:
         return float(value)
     except ValueError:
         raise ValueError(f"{key} must be a number, got '{value}'") from None
+
+
+def _names(key: str, value: str) -> tuple[str, ...]:
+    inner = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+    names = tuple(name.strip() for name in inner.split(",")) if inner else ()
+    if not all(":" in name for name in names):
+        raise ValueError(
+            f"{key} must be names such as mymodule:Centroid,mynet:build, got '{value}'"
+        )
+    return names
 
 
 def _flag(key: str, value: str) -> bool:

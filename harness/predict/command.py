@@ -49,6 +49,8 @@ class Settings:
         Folder of the feature cache.
     tracking_uri : str, optional
         Where the run is; by default the SQLite store of the working folder.
+    trusted : tuple of str
+        Classes and factories that the model may name beside this project's own.
     """
 
     model: str
@@ -60,6 +62,7 @@ class Settings:
     device: str | None = None
     cache: str = "cache"
     tracking_uri: str | None = None
+    trusted: tuple[str, ...] = ()
 
 
 @dataclass
@@ -104,7 +107,8 @@ def run(settings: Settings, *, watch: Callable[[int, int], object]) -> Tally:
     Raises
     ------
     ValueError
-        If a setting is wrong, before any image is read.
+        If a setting is wrong, or the model names code that is not trusted, before any image is
+        read.
     """
     check_quantile(settings.quantile)
     paths = image_files(settings.images, without=settings.out)
@@ -126,8 +130,8 @@ def run(settings: Settings, *, watch: Callable[[int, int], object]) -> Tally:
 def _predictor(settings: Settings) -> Predictor:
     with _detector_folder(settings) as folder:
         # Before what computes is imported: that takes longer than to tell what is missing.
-        Backbone.load(folder).check()
-        detector = TrainedDetector.load(folder)
+        Backbone.load(folder, trusted=settings.trusted).check()
+        detector = TrainedDetector.load(folder, trusted=settings.trusted)
     from harness.predict.predictor import Predictor
 
     return Predictor(detector, cache=settings.cache, engine=settings.engine, device=settings.device)
@@ -135,6 +139,7 @@ def _predictor(settings: Settings) -> Predictor:
 
 @contextmanager
 def _detector_folder(settings: Settings) -> Iterator[Path]:
+    # Of an MLflow model the detector alone is read: its code and its settings are of its folder.
     path = Path(settings.model)
     if (path / MODEL_FILE).is_file():
         yield detector_of(path)

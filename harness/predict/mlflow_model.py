@@ -1,5 +1,9 @@
 """The code of a served model: MLflow copies this file beside the detector and runs it there.
 
+So whoever loads it by MLflow trusts its folder, and the folder says, as `trusted` of its
+`model_config`, which classes and factories beside this project's own the detector may name. The
+caller's `model_config` goes before: `trusted`, `engine` and `device`, as `Predictor` takes them.
+
 A model as MLflow knows it takes a table with the column `image`, the bytes of an image file in
 each row, and gives one with `score`, `threshold`, `verdict` and `error`.
 """
@@ -25,7 +29,9 @@ class ImageScorer(PythonModel):
 
         settings = context.model_config or {}
         self.predictor = Predictor(
-            TrainedDetector.load(Path(context.artifacts["detector"])),
+            TrainedDetector.load(
+                Path(context.artifacts["detector"]), trusted=settings.get("trusted") or ()
+            ),
             engine=settings.get("engine"),
             device=settings.get("device"),
         )

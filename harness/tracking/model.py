@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from dfkde.trained import names_to_trust
 from harness.provenance import versions
 from harness.tracking.store import StoreError, connect_to_read
 
@@ -24,6 +25,9 @@ DETECTOR = "detector"
 
 def write_model(folder: Path, save: Callable[[Path], None], *, code: Path, quantile: float) -> None:
     """Write a model that `mlflow.pyfunc.load_model` reads.
+
+    MLflow runs the code in a model's folder whatever it is, so the folder also says which names
+    the detector in it needs trusted; `harness.predict` does not heed that.
 
     Parameters
     ----------
@@ -43,11 +47,14 @@ def write_model(folder: Path, save: Callable[[Path], None], *, code: Path, quant
         warnings.filterwarnings("ignore", message=".*input example was not provided")
         from mlflow.pyfunc import save_model
 
-        save(Path(place, DETECTOR))
+        detector = Path(place, DETECTOR)
+        save(detector)
         save_model(
             str(folder / MODEL),
             python_model=str(code),
-            artifacts={DETECTOR: str(Path(place, DETECTOR))},
+            artifacts={DETECTOR: str(detector)},
+            # A caller can set no other keys than these when the model is loaded.
+            model_config={"trusted": names_to_trust(detector), "engine": None, "device": None},
             signature=_signature(quantile),
             pip_requirements=_requirements(),
         )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from dfkde.trust import TrustError, check_trusted
 from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
+from harness.outcome import one_line
 from harness.record import SCHEMA_VERSION, ImageScore, Record, StoredRun
 from harness.tracking.names import (
     COUNTS,
@@ -76,8 +79,10 @@ def read_scores(run_id: str, uri: str | None = None) -> tuple[ImageScore, ...]:
         return tuple(map(_image_score, csv.DictReader(file)))
 
 
-def read_job(run_id: str, uri: str | None = None) -> Job:
+def read_job(run_id: str, uri: str | None = None, *, trusted: Sequence[str] = ()) -> Job:
     """Return the job of a finished run, as its configuration was resolved.
+
+    Whoever can write to the store can name any code in it, and who fits the job runs that code.
 
     Parameters
     ----------
@@ -85,21 +90,50 @@ def read_job(run_id: str, uri: str | None = None) -> Job:
         A finished run.
     uri : str, optional
         The tracking URI; by default the SQLite store of the working folder.
+    trusted : sequence of str
+        What the job may name as `model.factory` or `backbone.factory` beside this project's own
+        models and backbones, in the very words of the job.
 
     Raises
     ------
+    TrustError
+        If it names another factory; nothing has been imported.
+    ValueError
+        If it is no job, or one with keys that are not known here.
     StoreError, mlflow.exceptions.MlflowException
         As `read_scores`.
     """
-    path = connect_to_read(store_uri(uri)).download_artifacts(run_id, JOB)
-    values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    groups = {
+    path = Path(connect_to_read(store_uri(uri)).download_artifacts(run_id, JOB))
+    source = f"{JOB} of run {run_id}"
+    try:
+        job = _job(yaml.safe_load(path.read_text(encoding="utf-8")))
+        factories = [job.model.factory, job.backbone.factory]
+        check_trusted(factories, trusted, source=source, option="--trusted ")
+    except TrustError:
+        raise
+    except (ValueError, TypeError, LookupError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"{source} cannot be read: {one_line(error)}") from error
+    return job
+
+
+def _job(values: Any) -> Job:
+    groups: dict[str, type[Any]] = {
         "dataset": DatasetConfig,
         "backbone": BackboneConfig,
         "model": ModelConfig,
         "features": FeaturesConfig,
     }
+    _check_keys(Job, values, name="the job")
+    for name, kind in groups.items():
+        _check_keys(kind, values[name], name=name)
     return Job(**values | {name: kind(**values[name]) for name, kind in groups.items()})
+
+
+def _check_keys(kind: type[Any], values: Any, *, name: str) -> None:
+    known = [field.name for field in fields(kind)]
+    got = [key for key in values if key not in known] if isinstance(values, dict) else values
+    if got != []:
+        raise ValueError(f"{name} must have keys of {', '.join(known)}, got {got!r}")
 
 
 def stored(run: Any) -> StoredRun:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 from sklearn.base import clone
 
 from dfkde import (
@@ -24,6 +23,7 @@ from dfkde import (
     load_backbone,
     localizer,
 )
+from tests.saved import rewrite, with_class
 
 LITE = "dfkde.backbones.efficientnet_lite:efficientnet_lite"
 BACKBONE = Backbone(
@@ -160,17 +160,16 @@ def test_a_class_of_a_script_is_refused(tmp_path):
 )
 def test_only_estimators_are_built(name, message, tmp_path):
     trained(KNN()).save(tmp_path)
-    path = tmp_path / "detector.json"
-    path.write_text(path.read_text().replace("dfkde.baselines:KNN", name))
+    rewrite(tmp_path, with_class(name))
     with pytest.raises(ValueError, match=message):
-        TrainedDetector.load(tmp_path)
+        TrainedDetector.load(tmp_path, trusted=[name])
 
 
 def test_what_is_no_detector(tmp_path):
     with pytest.raises(ValueError, match=r"there is no detector in .* no detector\.json"):
         TrainedDetector.load(tmp_path)
     (tmp_path / "detector.json").write_text('{"format": 99}')
-    with pytest.raises(ValueError, match=r"detector\.json must be of format 1, got 99"):
+    with pytest.raises(ValueError, match=r"detector\.json must be of format 1 or 2, got 99"):
         TrainedDetector.load(tmp_path)
 
 
@@ -207,11 +206,7 @@ def without_array(state, arrays):
 )
 def test_a_damaged_detector_is_told_in_one_line(tmp_path, change, message):
     trained(KNN()).save(tmp_path)
-    state = json.loads((tmp_path / "detector.json").read_text())
-    arrays = load_file(tmp_path / "detector.safetensors")
-    change(state, arrays)
-    (tmp_path / "detector.json").write_text(json.dumps(state))
-    save_file(arrays, tmp_path / "detector.safetensors")
+    rewrite(tmp_path, change)
     with pytest.raises(ValueError, match=f"there is no detector in .*: {message}") as error:
         TrainedDetector.load(tmp_path)
     assert str(tmp_path) in str(error.value)

@@ -18,6 +18,8 @@ from harness.work import run_job
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BROKEN = "broken/half.png"
+TRUSTED = "tests.tiny:build"
+"""The backbone of the tiny job: none of this project's own."""
 
 
 def environment(**values):

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from harness.config import ModelConfig
 from harness.fitting import fit
 from harness.predict import Predictor, trained
 from harness.predict.__main__ import _NAMES, main
-from tests.predict.conftest import BROKEN, environment, predict_command
+from tests.predict.conftest import BROKEN, TRUSTED, environment, predict_command
+from tests.saved import rewrite, touching, with_class
 
+CENTROID = "tests.centroid:Centroid"
 NAMES = ["0.png", "1.png", "2.png", "below/3.png"]
 
 
@@ -43,6 +46,7 @@ def arguments(model, images, tmp_path):
         f"images={images}",
         f"out={tmp_path / 'out'}",
         f"cache={tmp_path / 'cache'}",
+        f"trusted={TRUSTED}",
     ]
 
 
@@ -173,6 +177,8 @@ def test_a_lower_quantile_calls_more_images_anomalous(arguments, tmp_path):
         ("device=tpu", "device must be one of auto, cpu, cuda, got 'tpu'"),
         ("engine=caffe", "engine must be one of"),
         ("model=.", "there is no detector in '.'"),
+        ("trusted=centroid", "trusted must be names such as mymodule:Centroid,mynet:build, got 'c"),
+        ("trusted=a:b,,c:d", "trusted must be names such as mymodule:Centroid,mynet:build, got 'a"),
     ],
 )
 def test_mistakes_end_before_any_image(arguments, mistake, message, tmp_path, capsys):
@@ -181,6 +187,47 @@ def test_mistakes_end_before_any_image(arguments, mistake, message, tmp_path, ca
     assert message in said
     assert said.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_command_as_backbone_is_not_run(arguments, model, tmp_path):
+    rewrite(model, touching(tmp_path / "marker"))
+    ended = predict_command(*arguments)
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        f"error: the detector in '{model}' asks for 'os:system', no model or backbone of this"
+        " project, and what it names would run; if you trust that code, allow it by"
+        f" trusted={TRUSTED},os:system on the command line or trusted=('{TRUSTED}', 'os:system')"
+        " in Python\n"
+    )
+    assert not (tmp_path / "marker").exists()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("given", [[], ["trusted="], ["trusted=[]"]])
+def test_class_and_backbone_are_told_at_once(small_job, arguments, given, tmp_path, capsys):
+    own = ModelConfig("centroid", CENTROID)
+    trained(fit(replace(small_job, model=own))).save(tmp_path / "own")
+    usual = [one for one in arguments if not one.startswith("trusted=")]
+    assert main([*usual, f"model={tmp_path / 'own'}", *given]) == 2
+    assert f"allow it by trusted={CENTROID},{TRUSTED} on the" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [f"{CENTROID},{TRUSTED}", f"[{TRUSTED}, {CENTROID}]"])
+def test_trusted_code_is_run(small_job, arguments, given, images, tmp_path):
+    detector = trained(fit(replace(small_job, model=ModelConfig("centroid", CENTROID))))
+    detector.save(tmp_path / "own")
+    main([*arguments, f"model={tmp_path / 'own'}", f"trusted={given}", "heatmaps=false"])
+    predictor = Predictor(detector)
+    found = {row["path"]: row for row in rows(tmp_path / "out")}
+    for name in NAMES:
+        [expected] = predictor.predict([images / name])
+        assert float(found[name]["score"]) == expected.score
+
+
+def test_trust_in_a_class_does_not_reach_another(arguments, model, capsys):
+    rewrite(model, with_class("os:system"))
+    assert main(arguments) == 2
+    assert "asks for 'os:system', no model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("key", ["model", "images"])

@@ -21,12 +21,16 @@ import pandas as pd
 import pytest
 import yaml
 
+from dfkde.trust import TrustError
 from harness.config import BackboneConfig, ModelConfig, TrackingConfig
 from harness.predict.__main__ import main
 from harness.tracking import open_tracker
 from harness.tracking.store import connect
 from harness.work import run_job
-from tests.predict.conftest import ROOT, environment, run_and_keep
+from tests.predict.conftest import ROOT, TRUSTED, environment, run_and_keep
+from tests.saved import rewrite, touching
+
+CENTROID = "tests.centroid:Centroid"
 
 
 @pytest.fixture
@@ -40,11 +44,11 @@ def predicted(run_id, uri, images, tmp_path):
     return scores_of_command(run_id, uri=uri, images=images, out=tmp_path / "out")
 
 
-def scores_of_command(run_id, *, uri, images, out):
+def scores_of_command(run_id, *, uri, images, out, trusted=TRUSTED):
     status = main(
         [
             f"model={run_id}", f"images={images}", f"out={out}", f"tracking.uri={uri}",
-            f"cache={out.parent / 'cache'}", "heatmaps=false",
+            f"cache={out.parent / 'cache'}", "heatmaps=false", f"trusted={trusted}",
         ]
     )  # fmt: skip
     assert status in (0, 1)
@@ -124,6 +128,55 @@ def test_loaded_by_mlflow_it_gives_the_scores_of_the_command(run_id, uri, images
     assert lowest < model.predict(table)["threshold"][0]
 
 
+@pytest.fixture
+def own_run(small_job, uri):
+    """A run with a model class and a backbone that are not this project's own."""
+    own = ModelConfig("centroid", CENTROID)
+    return run_and_keep(replace(small_job, model=own, localizer="none"), uri)
+
+
+def test_a_model_of_ones_own_is_loaded_by_mlflow(own_run, uri, images, tmp_path):
+    predicted = scores_of_command(
+        own_run, uri=uri, images=images, out=tmp_path / "out", trusted=f"[{CENTROID},{TRUSTED}]"
+    )
+    names = list(predicted)
+    table = pd.DataFrame({"image": [(images / name).read_bytes() for name in names]})
+    mlflow.set_tracking_uri(uri)
+    model = mlflow.pyfunc.load_model(f"runs:/{own_run}/model")
+    assert model.model_config["trusted"] == [CENTROID, TRUSTED]
+    check_equal(model.predict(table).to_dict("records"), predicted, names)
+
+
+def test_the_callers_settings_go_before_those_of_the_folder(own_run, uri):
+    mlflow.set_tracking_uri(uri)
+    with pytest.raises(TrustError, match=f"asks for '{TRUSTED}', no"):
+        mlflow.pyfunc.load_model(f"runs:/{own_run}/model", model_config={"trusted": [CENTROID]})
+    with pytest.raises(ValueError, match=r"engine must be one of .*caffe"):
+        mlflow.pyfunc.load_model(f"runs:/{own_run}/model", model_config={"engine": "caffe"})
+
+
+def test_the_command_does_not_heed_whom_a_folder_trusts(own_run, uri, images, tmp_path, capsys):
+    folder = Path(connect(uri).download_artifacts(own_run, "model"))
+    for model in (folder, own_run):
+        out = tmp_path / "out"
+        assert (
+            main([f"model={model}", f"images={images}", f"tracking.uri={uri}", f"out={out}"]) == 2
+        )
+        assert f"allow it by trusted={CENTROID},{TRUSTED} on the" in capsys.readouterr().err
+
+
+def test_a_command_as_backbone_is_not_run(run_id, uri, images, tmp_path, capsys):
+    """Neither by the command nor by MLflow where the folder's own code says what is trusted."""
+    source = Path(connect(uri).download_artifacts(run_id, "model"))
+    folder = Path(shutil.copytree(source, tmp_path / "model"))
+    rewrite(folder / "artifacts" / "detector", touching(tmp_path / "marker"))
+    with pytest.raises(TrustError, match="asks for 'os:system', no"):
+        mlflow.pyfunc.load_model(str(folder))
+    assert main([f"model={folder}", f"images={images}", f"out={tmp_path / 'out'}"]) == 2
+    assert "asks for 'os:system', no" in capsys.readouterr().err
+    assert not (tmp_path / "marker").exists()
+
+
 @pytest.mark.slow
 def test_served_over_http_it_gives_the_scores_of_the_command(
     run_id, uri, images, predicted, tmp_path
@@ -135,6 +188,16 @@ def test_served_over_http_it_gives_the_scores_of_the_command(
         assert strict[0]["threshold"] < float(predicted[names[0]]["score"])
         with pytest.raises(urllib.error.HTTPError, match="400"):
             post(address, [images / names[0]], quantile="high")
+
+
+@pytest.mark.slow
+def test_a_model_of_ones_own_is_served(own_run, uri, split, tmp_path):
+    paths = [sample.path for sample in split.test[:2]]
+    mlflow.set_tracking_uri(uri)
+    table = pd.DataFrame({"image": [path.read_bytes() for path in paths]})
+    expected = mlflow.pyfunc.load_model(f"runs:/{own_run}/model").predict(table)
+    with served(own_run, uri, log=tmp_path / "serve.log") as address:
+        assert [row["score"] for row in post(address, paths)] == list(expected["score"])
 
 
 @pytest.mark.slow

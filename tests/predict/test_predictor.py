@@ -12,6 +12,7 @@ from sklearn.decomposition import PCA
 from sklearn.model_selection import KFold
 
 from dfkde import TrainedDetector
+from dfkde.trust import TrustError
 from harness.config import ModelConfig
 from harness.evaluate import measure
 from harness.fitting import fit
@@ -19,14 +20,15 @@ from harness.predict import Prediction, Predictor, trained
 from harness.predict.overlay import overlay
 from harness.predict.predictor import REQUIRED
 from harness.stages import Stages
-from tests.predict.conftest import environment
+from tests.predict.conftest import TRUSTED, environment
+from tests.saved import rewrite, touching
 
 SCORE_ANEW = """
 import json, sys
 from pathlib import Path
 from dfkde import TrainedDetector
 from harness.predict import Predictor
-predictor = Predictor(TrainedDetector.load(Path(sys.argv[1])))
+predictor = Predictor(TrainedDetector.load(Path(sys.argv[1]), trusted=["tests.tiny:build"]))
 found = list(predictor.predict(map(Path, sys.argv[2:]), maps=True))
 print(json.dumps([[one.score, one.anomaly_map.tolist()] for one in found]))
 """
@@ -68,10 +70,18 @@ def test_scores_and_maps_are_those_of_the_evaluation(small_job, split, localizer
         np.testing.assert_array_equal(one.anomaly_map, fitted.localizer.anomaly_map(feature_map))
 
 
+def test_a_command_as_backbone_is_not_run(detector, tmp_path):
+    detector.save(tmp_path / "detector")
+    rewrite(tmp_path / "detector", touching(tmp_path / "marker"))
+    with pytest.raises(TrustError, match="asks for 'os:system'"):
+        Predictor(TrainedDetector.load(tmp_path / "detector", trusted=[TRUSTED]))
+    assert not (tmp_path / "marker").exists()
+
+
 def test_a_crop_is_applied_and_kept(small_job, split, tmp_path):
     fitted = fit(replace(small_job, center_crop=40))
     trained(fitted).save(tmp_path / "detector")
-    again = Predictor(TrainedDetector.load(tmp_path / "detector"))
+    again = Predictor(TrainedDetector.load(tmp_path / "detector", trusted=[TRUSTED]))
     found = list(again.predict([s.path for s in split.test], maps=True))
     expected = [score.score for score in measure(fitted, Stages()).scores]
     np.testing.assert_allclose([one.score for one in found], expected, rtol=1e-9)
@@ -167,7 +177,7 @@ def test_every_model_reads_back_to_the_same_bits(small_job, split, model, tmp_pa
     detector.save(tmp_path / "detector")
     paths = [sample.path for sample in split.test[:4]]
     before = [one.score for one in Predictor(detector).predict(paths)]
-    again = Predictor(TrainedDetector.load(tmp_path / "detector"))
+    again = Predictor(TrainedDetector.load(tmp_path / "detector", trusted=[TRUSTED]))
     assert [one.score for one in again.predict(paths)] == before
 
 

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import pytest
+import yaml
 
+from dfkde.trust import TrustError
 from harness.config import (
     BackboneConfig,
     DatasetConfig,
@@ -18,12 +23,16 @@ from harness.config import (
 )
 from harness.data import DataError, load_split
 from harness.evaluate import evaluate
+from harness.gallery import __main__ as command
 from harness.gallery.draw import EACH, SIZE, draw_gallery
 from harness.record import ImageScore
 from harness.report.page.gallery import read_gallery
 from harness.report.select import select
 from harness.report.table import read_table
 from harness.tracking import Known, open_tracker, read_job, read_runs
+from harness.tracking.store import connect
+
+TINY = "tests.tiny:build"
 
 
 @pytest.fixture
@@ -100,7 +109,122 @@ def test_a_job_is_read_back_from_its_run(job: Job, tmp_path: Path) -> None:
     tracker = open_tracker(TrackingConfig(uri=uri))
     run = tracker.start(job, Known("id", official=False))
     tracker.finish(run, evaluate(job))
-    assert read_job(run.run_id, uri) == job
+    assert read_job(run.run_id, uri, trusted=[TINY]) == job
+    with pytest.raises(TrustError, match=f"job.yaml of run {run.run_id} asks for '{TINY}', no "):
+        read_job(run.run_id, uri)
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A store: making one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+def _stored(uri: str, job: Any) -> str:
+    """Store a run whose artifact `job.yaml` holds what is given; return its id."""
+    client = connect(uri)
+    run = client.create_run("0")
+    text = job if isinstance(job, str) else yaml.safe_dump(job)
+    client.log_text(run.info.run_id, text, "job.yaml")
+    return str(run.info.run_id)
+
+
+def _hostile(job: Job, marker: Path) -> dict[str, Any]:
+    """Return a job whose backbone would leave a file, were it built."""
+    arguments = {"command": f"touch {marker}"}
+    hostile = replace(job.backbone, factory="os:system", arguments=arguments)
+    return asdict(replace(job, backbone=hostile))
+
+
+@pytest.fixture
+def draw(monkeypatch: pytest.MonkeyPatch, scores: tuple[ImageScore, ...]) -> Any:
+    """Return what runs the command on one table of the given runs, by category."""
+    return partial(_draw, monkeypatch, scores)
+
+
+def _draw(
+    monkeypatch: pytest.MonkeyPatch,
+    scores: tuple[ImageScore, ...],
+    runs: dict[str, str],
+    *options: str,
+) -> int:
+    rows = [SimpleNamespace(finished=True, run_id=r, category=c) for c, r in runs.items()]
+    results = SimpleNamespace(rows=rows, scores=dict.fromkeys(runs, scores))
+    tables = {"parts": SimpleNamespace(headline=True)}
+    monkeypatch.setattr(command, "read_tables", lambda conf: tables)
+    monkeypatch.setattr(command, "read_or_empty", lambda folder, name: results)
+    return command.main(options)
+
+
+def test_a_hostile_run_costs_its_category_and_runs_nothing(
+    job: Job, uri: str, draw: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    marker = tmp_path / "marker"
+    own = replace(job, backbone=replace(job.backbone, name="own"))
+    runs = {
+        "bad": _stored(uri, _hostile(job, marker)),
+        "strange": _stored(uri, asdict(job) | {"colour": "grey"}),
+        "good": _stored(uri, asdict(own)),
+    }
+    options = ("--uri", uri, "--output", str(tmp_path / "out"), "--trusted", TINY)
+    assert draw(runs, *options) == 1
+    said = capsys.readouterr()
+    refused, strange = said.err.splitlines()
+    assert refused == (
+        f"error: job.yaml of run {runs['bad']} asks for 'os:system', no model or backbone of this"
+        " project, and what it names would run; if you trust that code, allow it by --trusted"
+        f" {TINY} os:system on the command line or trusted=('{TINY}', 'os:system') in Python"
+    )
+    assert strange.startswith(f"error: job.yaml of run {runs['strange']} cannot be read: ")
+    assert f"images in {tmp_path / 'out' / 'parts' / 'good'}" in said.out
+    assert [path.name for path in (tmp_path / "out" / "parts").iterdir()] == ["good"]
+    assert not marker.exists()
+
+
+def test_a_model_and_a_backbone_that_need_trust_are_told_at_once(
+    job: Job, uri: str, draw: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = replace(job, model=ModelConfig("centroid", "tests.centroid:Centroid"))
+    runs = {"bottle": _stored(uri, asdict(own))}
+    options = ["--uri", uri, "--output", str(tmp_path / "out")]
+    assert draw(runs, *options) == 1
+    said = capsys.readouterr().err
+    assert "asks for 'tests.centroid:Centroid', 'tests.tiny:build', no model" in said
+    names = re.findall(r"--trusted (\S+) (\S+) on", said)[0]
+    assert draw(runs, *options, "--trusted", *names) == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["os:system", "os.system", "dfkde.state:import_module", "dfkde.density.DFKDE", "dfkde.os:a"],
+)
+def test_a_model_that_is_not_our_own_is_not_read_as_a_job(job: Job, uri: str, name: str) -> None:
+    run_id = _stored(uri, asdict(replace(job, model=ModelConfig("evil", name))))
+    with pytest.raises(TrustError, match=f"asks for '{name}', no model or backbone of this"):
+        read_job(run_id, uri, trusted=[TINY])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colour": "grey"}, r"the job must have keys of dataset, .* got \['colour'\]"),
+        ({"backbone": {"hue": 1}}, r"backbone must have keys of name, factory, .* got \['hue'\]"),
+        ({"features": "fast"}, "features must have keys of engine, .* got 'fast'"),
+        ({"model": {"name": "x", "factory": ["os:system"]}}, "must be named by a text, got"),
+        ("dataset: [", "ParserError: "),
+        ("category: bolt", "KeyError: 'dataset'"),
+        ("", "the job must have keys of .* got None"),
+    ],
+)
+def test_what_is_no_job_of_this_version_is_told_in_one_line(
+    job: Job, uri: str, change: Any, message: str
+) -> None:
+    run_id = _stored(uri, change if isinstance(change, str) else asdict(job) | change)
+    with pytest.raises(
+        ValueError, match=f"job.yaml of run {run_id} cannot be read: .*{message}"
+    ) as e:
+        read_job(run_id, uri, trusted=[TINY])
+    assert "\n" not in str(e.value)
 
 
 def test_a_run_that_failed_before_it_read_anything_still_fits_its_table(tmp_path: Path) -> None:
