@@ -51,6 +51,8 @@ class Backbone:
         Per-channel normalisation of RGB in [0, 1].
     digest : str
         `FeatureExtractor.digest` of the network that the detector was trained with.
+    seed : int, optional
+        Of random weights, as `load_backbone` takes it.
     """
 
     factory: str
@@ -60,6 +62,7 @@ class Backbone:
     mean: list[float]
     std: list[float]
     digest: str
+    seed: int | None = None
 
     @classmethod
     def load(cls, folder: Path, *, trusted: Sequence[str] = ()) -> Self:
@@ -111,16 +114,28 @@ class Backbone:
         from dfkde import FeatureExtractor, load_backbone
 
         try:
-            module = load_backbone(self.factory, arguments=self.arguments, weights=self.weights)
+            module = load_backbone(
+                self.factory, arguments=self.arguments, weights=self.weights, seed=self.seed
+            )
         except WeightsError as error:
             raise error.without_others() from error
         extractor = FeatureExtractor(module, self.layers, mean=self.mean, std=self.std)
-        if extractor.digest != self.digest:
+        self.check_digest(extractor.digest)
+        return extractor
+
+    def check_digest(self, digest: str) -> None:
+        """Refuse a network whose `FeatureExtractor.digest` is another than in training.
+
+        Raises
+        ------
+        ValueError
+            Then.
+        """
+        if digest != self.digest:
             raise ValueError(
                 f"the backbone {self.factory} must be the one of training, SHA-256 {self.digest},"
-                f" got {extractor.digest}"
+                f" got {digest}"
             )
-        return extractor
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dfkde import AnomalyDetector, TrainedDetector
-from harness.config import FeaturesConfig
-from harness.features import FeatureReader
+from dfkde import AnomalyDetector, Backbone, TrainedDetector
+from harness.config import BackboneConfig, FeaturesConfig
+from harness.features import FeatureReader, LazyExtractor
 from harness.features.reader import Features
 from harness.holdout import quantile_score
 from harness.predict.prediction import QUANTILE, Prediction, check_quantile, reason_of
@@ -79,12 +79,13 @@ class Predictor:
         )
         self.detector = detector
         self.reader = FeatureReader(
-            detector.backbone.extractor(),
+            _extractor(detector.backbone, cache),
             image_size=inputs["image_size"],
             cache=cache,
             settings=settings,
             center_crop=inputs["center_crop"],
         )
+        self._check_network()
         self._warn_of_changes()
 
     def threshold(self, quantile: float = QUANTILE) -> float:
@@ -145,6 +146,26 @@ class Predictor:
             return Prediction(score)
         return Prediction(score, locate.anomaly_map(features.feature_map))
 
+    def _check_network(self) -> None:
+        """Refuse another network than that of training.
+
+        A graph may be recorded otherwise by other libraries, and for batches of another size; then
+        the weights alone have to be the same, and a warning tells of the libraries.
+        """
+        backbone, trained, now = self.detector.backbone, self.detector.inputs, self.reader.recipe
+        backbone.check_digest(now.weights_digest)
+        recorded_alike = [trained[name] for name in ("engine", "device", "versions")] == [
+            now.engine,
+            now.device,
+            list(now.versions),
+        ]
+        before = trained.get("network_digest", now.network_digest)
+        if recorded_alike and before != now.network_digest:
+            raise ValueError(
+                f"the backbone {backbone.factory} must compute what it did in training, network"
+                f" SHA-256 {before}, got {now.network_digest}"
+            )
+
     def _warn_of_changes(self) -> None:
         """Say in the log what may change the last digits of a score since training."""
         trained, now = self.detector.inputs, self.reader.recipe
@@ -155,6 +176,20 @@ class Predictor:
         }.items():
             if trained[name] != value:
                 log.warning("trained with %s %s, runs with %s", name, trained[name], value)
+
+
+def _extractor(backbone: Backbone, cache: str | Path | None) -> LazyExtractor:
+    settings = BackboneConfig(
+        name=backbone.factory,
+        factory=backbone.factory,
+        arguments=backbone.arguments,
+        weights=backbone.weights,
+        layers=backbone.layers,
+        mean=backbone.mean,
+        std=backbone.std,
+    )
+    kept = None if cache is None else str(cache)
+    return LazyExtractor(settings, cache=kept, build=backbone.extractor)
 
 
 def _complete(detector: TrainedDetector) -> dict[str, Any]:

@@ -38,6 +38,7 @@ def trained(fitted: Fitted) -> TrainedDetector:
         mean=list(recipe.mean),
         std=list(recipe.std),
         digest=recipe.weights_digest,
+        seed=fitted.job.seed if settings.random else None,
     )
     inputs = _inputs(fitted) | {"map_values": map_values}
     return TrainedDetector(fitted.model, fitted.localizer, backbone, inputs, train_scores)
@@ -53,6 +54,7 @@ def _inputs(fitted: Fitted) -> dict[str, Any]:
         "precision": recipe.precision,
         "device": recipe.device,
         "versions": list(recipe.versions),
+        "network_digest": recipe.network_digest,
         "job": str(job),
         "data_fingerprint": fitted.split.fingerprint,
         "commit": commit().sha,
