@@ -153,7 +153,16 @@ def samples_in(folder: Path) -> list[Sample]:
     if not paths:
         raise SystemExit(f"no images in {folder}")
     return [
-        Sample(p.parent, p.name, NORMAL, None, hashlib.sha256(p.read_bytes()).hexdigest(), (0, 0))
+        Sample(
+            root=p.parent,
+            name=p.name,
+            defect_type=NORMAL,
+            anomalous=False,
+            mask_name=None,
+            digest=hashlib.sha256(p.read_bytes()).hexdigest(),
+            mask_digest=None,
+            size=(0, 0),
+        )
         for p in paths
     ]
 

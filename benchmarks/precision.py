@@ -114,7 +114,7 @@ def pairs(split: Split, grids: list[NDArray]) -> Iterator[tuple[str, NDArray, ND
         if sample.mask_path is None:
             gt_mask = np.zeros(sample.size, dtype=bool)
         else:
-            gt_mask = read_mask(sample.mask_path)
+            gt_mask = read_mask(sample.mask_path, sample.mask_digest)
         yield sample.name, gt_mask, render(grid, size=gt_mask.shape)
 
 

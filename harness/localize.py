@@ -38,7 +38,7 @@ def pixel_results(fitted: Fitted, grids: Sequence[NDArray]) -> MetricValues:
     Raises
     ------
     DataError
-        If a mask cannot be decoded.
+        If a mask cannot be decoded, or is not the one that was listed any more.
     ValueError
         If a map is not finite; the error names its image.
     """
@@ -94,9 +94,16 @@ def gt_mask_of(sample: Sample, job: Job) -> NDArray[np.bool_]:
     -------
     bool ndarray of shape (H, W)
         In the mask's own pixels.
+
+    Raises
+    ------
+    DataError
+        If the mask cannot be decoded, or is not the one that was listed any more.
     """
-    mask_path = sample.mask_path
-    gt_mask = np.zeros(sample.size, dtype=bool) if mask_path is None else read_mask(mask_path)
+    if sample.mask_path is None:
+        gt_mask = np.zeros(sample.size, dtype=bool)
+    else:
+        gt_mask = read_mask(sample.mask_path, sample.mask_digest)
     return gt_mask[region(gt_mask.shape, image_size=job.image_size, center_crop=job.center_crop)]
 
 

@@ -48,16 +48,16 @@ split = load_split(dataset, CATEGORY, seed=42)
 
 # %%
 print("train:", dict(Counter(sample.defect_type for sample in split.train)))
-print("test: ", dict(Counter(sample.defect_type for sample in split.test)))
+print("test: ", dict(Counter((sample.anomalous, sample.defect_type) for sample in split.test)))
 print("fingerprint of the category's files:", split.fingerprint[:12])
 
 # %% [markdown]
 # ## One image of each defect type, and its mask
 
 # %%
-first = {sample.defect_type: sample for sample in reversed(split.test)}
+first = {(sample.anomalous, sample.defect_type): sample for sample in reversed(split.test)}
 figure, axes = plt.subplots(2, len(first), figsize=(3 * len(first), 6), squeeze=False)
-for column, (defect_type, sample) in zip(axes.T, sorted(first.items()), strict=True):
+for column, ((_, defect_type), sample) in zip(axes.T, sorted(first.items()), strict=True):
     image = read_image(sample.path)
     column[0].imshow(image)
     column[0].set_title(defect_type)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +32,7 @@ _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 _TOO_DEEP = ("I", "F")
 
 
-def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+def read_image(path: str | os.PathLike[str], digest: str | None = None) -> NDArray[np.uint8]:
     """Read an image as RGB.
 
     The EXIF orientation is applied, grey is repeated over the channels, a palette is looked up, an
@@ -40,6 +42,8 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     ----------
     path : path
         A PNG, JPEG, BMP, TIFF or WebP file.
+    digest : str, optional
+        SHA-256 that the file must have; see `read_file`.
 
     Returns
     -------
@@ -49,12 +53,12 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     Raises
     ------
     DataError
-        If the file is not an image that can be decoded.
+        If the file is not an image that can be decoded, or has another digest.
     """
-    return _decoded(path, mask=False)
+    return image_of(read_file(path, digest), path)
 
 
-def read_mask(path: str | os.PathLike[str]) -> NDArray[np.bool_]:
+def read_mask(path: str | os.PathLike[str], digest: str | None = None) -> NDArray[np.bool_]:
     """Read a ground truth mask: every pixel whose value is above 0 is a defect.
 
     A palette is looked up first, and an alpha channel does not count.
@@ -63,6 +67,8 @@ def read_mask(path: str | os.PathLike[str]) -> NDArray[np.bool_]:
     ----------
     path : path
         A PNG, JPEG, BMP, TIFF or WebP file.
+    digest : str, optional
+        SHA-256 that the file must have; see `read_file`.
 
     Returns
     -------
@@ -72,9 +78,42 @@ def read_mask(path: str | os.PathLike[str]) -> NDArray[np.bool_]:
     Raises
     ------
     DataError
-        If the file is not an image that can be decoded.
+        If the file is not an image that can be decoded, or has another digest.
     """
-    return _decoded(path, mask=True)
+    data = read_file(path, digest)
+    with _naming(path), open_image(io.BytesIO(data)) as image:
+        return decode_mask(image)
+
+
+def read_file(path: str | os.PathLike[str], digest: str | None = None) -> bytes:
+    """Read an image file once: whoever decodes these bytes decodes those that were checked.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    digest : str, optional
+        SHA-256 of the bytes that were listed, hexadecimal; None where nothing is known of them.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, or holds other bytes than were listed.
+    """
+    with _naming(path):
+        data = Path(path).read_bytes()
+    if digest is not None and (found := hashlib.sha256(data).hexdigest()) != digest:
+        raise DataError(
+            f"{path}: changed while the job ran (its SHA-256 was {digest:.12}, is {found:.12});"
+            " the same command runs the job again"
+        )
+    return data
+
+
+def image_of(data: bytes, name: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """Decode the bytes of an image file, named in errors, as `read_image` does."""
+    with _naming(name), open_image(io.BytesIO(data)) as image:
+        return decode_rgb(image)
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -95,23 +134,21 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     DataError
         If the file is not an image.
     """
+    data = read_file(path)
+    with _naming(path), open_image(io.BytesIO(data)) as image:
+        return displayed_size(image, data)
+
+
+@contextmanager
+def _naming(name: str | os.PathLike[str]) -> Iterator[None]:
+    """Let the error of reading or decoding a file name it."""
     try:
-        data = Path(path).read_bytes()
-        with open_image(io.BytesIO(data)) as image:
-            return displayed_size(image, data)
+        yield
     except DECODE_ERRORS as error:
-        raise DataError(f"{path}: cannot be decoded ({reason(error)})") from error
+        raise DataError(f"{name}: cannot be decoded ({reason(error)})") from error
 
 
-def _decoded(path: str | os.PathLike[str], *, mask: bool) -> NDArray:
-    try:
-        with Path(path).open("rb") as stream, open_image(stream) as image:
-            return decode_mask(image) if mask else decode_rgb(image)
-    except DECODE_ERRORS as error:
-        raise DataError(f"{path}: cannot be decoded ({reason(error)})") from error
-
-
-def open_image(stream: BinaryIO) -> Image.Image:
+def open_image(stream: io.BytesIO) -> Image.Image:
     """Open an image's header, refusing what has no single meaning as 8- or 16-bit pixels.
 
     Raises

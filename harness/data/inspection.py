@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 
 from harness.data.errors import DataError
 from harness.data.images import DECODE_ERRORS, decode_mask, displayed_size, open_image, reason
+from harness.data.listing import stamp
 
 _JPEG_END = b"\xff\xd9"
 
@@ -37,8 +39,28 @@ class Inspection(NamedTuple):
     defect_pixels: int
 
 
-def inspect_image(path: Path) -> Inspection:
-    """Digest an image file and check that it is whole, mostly without decoding it.
+def read_stamped(path: Path) -> tuple[str, bytes]:
+    """Read a file with its `stamp`: that of the very file read, whatever its name leads to later.
+
+    Raises
+    ------
+    DataError
+        With the reason alone, if it cannot be read or is empty.
+    """
+    try:
+        with path.open("rb") as stream:
+            # Before the bytes: a file written to meanwhile has another stamp the next time.
+            status = os.fstat(stream.fileno())
+            data = stream.read()
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})") from error
+    if not data:
+        raise DataError("is empty (0 bytes)")
+    return stamp(status), data
+
+
+def inspect_image(data: bytes) -> Inspection:
+    """Digest an image file's bytes and check that they are whole, mostly without decoding them.
 
     A PNG is whole if the checksums of its chunks are right up to its end, a JPEG if it ends with
     the end-of-image marker; any other file is decoded.
@@ -48,7 +70,6 @@ def inspect_image(path: Path) -> Inspection:
     DataError
         With the reason alone, if it is not a whole image.
     """
-    data = _read(path)
     try:
         with open_image(io.BytesIO(data)) as image:
             height, width = displayed_size(image, data)
@@ -58,15 +79,14 @@ def inspect_image(path: Path) -> Inspection:
     return Inspection(_digest(data), width, height, defect_pixels=-1)
 
 
-def inspect_mask(path: Path) -> Inspection:
-    """Digest a ground truth mask and count its defect pixels.
+def inspect_mask(data: bytes) -> Inspection:
+    """Digest a ground truth mask's bytes and count its defect pixels.
 
     Raises
     ------
     DataError
         With the reason alone, if it cannot be decoded.
     """
-    data = _read(path)
     try:
         with open_image(io.BytesIO(data)) as image:
             mask = decode_mask(image)
@@ -74,17 +94,6 @@ def inspect_mask(path: Path) -> Inspection:
         raise DataError(f"cannot be decoded ({reason(error)})") from error
     height, width = mask.shape
     return Inspection(_digest(data), width, height, int(np.count_nonzero(mask)))
-
-
-def inspect_document(path: Path) -> Inspection:
-    """Digest a text file.
-
-    Raises
-    ------
-    DataError
-        With the reason alone, if it cannot be read.
-    """
-    return Inspection(_digest(_read(path)), 0, 0, -1)
 
 
 def fingerprint(seen: Mapping[str, Inspection]) -> str:
@@ -107,16 +116,6 @@ def fingerprint(seen: Mapping[str, Inspection]) -> str:
     ):
         whole.update(line.encode())
     return whole.hexdigest()
-
-
-def _read(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})") from error
-    if not data:
-        raise DataError("is empty (0 bytes)")
-    return data
 
 
 def _digest(data: bytes) -> str:

@@ -7,12 +7,11 @@ import posixpath
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from harness.data.errors import DataError
-from harness.data.split import NORMAL
 
 NO_MASK = "has no ground truth mask"
 """The rule that an anomalous image without a mask breaks, where the category has masks."""
@@ -57,16 +56,15 @@ def shown(name: str) -> str:
 
 
 class ImageFile(NamedTuple):
-    """One image as its layout describes it; names are relative to the dataset's root."""
+    """One image as its layout describes it; names are relative to the dataset's root.
+
+    The layout says whether it is anomalous, and no name does: a defect type may be called `good`.
+    """
 
     name: str
     defect_type: str
+    anomalous: bool
     mask: str | None = None
-
-    @property
-    def anomalous(self) -> bool:
-        """The image-level ground truth."""
-        return self.defect_type != NORMAL
 
 
 @dataclass(frozen=True)
@@ -81,8 +79,9 @@ class Listing:
         Broken rules of the layout.
     files : mapping of str to str
         The `stamp` of each file below the category's folder.
-    documents : tuple of str
-        Text files, beside the images, that determine labels or the split.
+    documents : mapping of str to str
+        Text files, beside the images, that determine labels or the split: by name the SHA-256 of
+        the very bytes that were parsed, hexadecimal.
     has_split : bool
         Whether the layout says which images train.
     """
@@ -91,7 +90,7 @@ class Listing:
     test: tuple[ImageFile, ...]
     problems: tuple[Problem, ...]
     files: Files
-    documents: tuple[str, ...] = ()
+    documents: Mapping[str, str] = field(default_factory=dict)
     has_split: bool = True
 
 

@@ -67,8 +67,10 @@ def _samples(images: Iterable[ImageFile], found: Survey) -> tuple[Sample, ...]:
             root=found.root,
             name=image.name,
             defect_type=image.defect_type,
+            anomalous=image.anomalous,
             mask_name=image.mask,
             digest=found.seen[image.name].digest,
+            mask_digest=None if image.mask is None else found.seen[image.mask].digest,
             size=(found.seen[image.name].height, found.seen[image.name].width),
         )
         for image in images

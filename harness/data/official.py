@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from harness.data.inspection import Inspection, fingerprint
-from harness.data.listing import Listing, Problem
+from harness.data.listing import ImageFile, Listing, Problem
+from harness.data.split import NORMAL
 
 
 class Published(NamedTuple):
@@ -132,11 +133,17 @@ def split_digest(listing: Listing) -> str:
     """Digest which images train, which are tested, as what, and with which masks."""
     splits = {"train": listing.train, "test": listing.test}
     lines = sorted(
-        f"{split},{image.defect_type},{image.name},{image.mask or ''}\n"
+        f"{split},{_kind(image)},{image.name},{image.mask or ''}\n"
         for split, images in splits.items()
         for image in images
     )
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+
+
+def _kind(image: ImageFile) -> str:
+    """Name an image's kind; a defect type called as normal images are is told apart from them."""
+    is_namesake = image.anomalous and image.defect_type == NORMAL
+    return f"{image.defect_type},anomalous" if is_namesake else image.defect_type
 
 
 def _image_differences(published: Published, name: str, *, seen: Inspection) -> Iterator[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NORMAL = "good"
-"""The defect type of a normal image, whatever the dataset's own word for it."""
+"""What is shown as the defect type of a normal image, whatever the dataset's own word for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,16 @@ class Sample:
     name : str
         The image file's path relative to it, with forward slashes: its identity in records.
     defect_type : str
-        `good` for a normal image, else the dataset's name of the defect.
+        `good` for a normal image, else the dataset's name of the defect, which may be `good` too.
+    anomalous : bool
+        The image-level ground truth, as the layout has it.
     mask_name : str, optional
         The ground truth mask's path relative to the root; None for a normal image or where the
         dataset has none.
     digest : str
-        SHA-256 of the image file's bytes, hexadecimal.
+        SHA-256 of the image file's bytes, hexadecimal; whoever decodes them checks it.
+    mask_digest : str, optional
+        The same of the ground truth mask's file; None without one.
     size : tuple of int
         Height and width of the upright image, in pixels.
     """
@@ -33,8 +37,10 @@ class Sample:
     root: Path
     name: str
     defect_type: str
+    anomalous: bool
     mask_name: str | None
     digest: str
+    mask_digest: str | None
     size: tuple[int, int]
 
     # Made when asked for: held, the paths of many images would weigh more than all else here.
@@ -47,11 +53,6 @@ class Sample:
     def mask_path(self) -> Path | None:
         """The ground truth mask's file, where there is one."""
         return None if self.mask_name is None else self.root / self.mask_name
-
-    @property
-    def anomalous(self) -> bool:
-        """The image-level ground truth."""
-        return self.defect_type != NORMAL
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,15 @@ from harness.config import DatasetConfig
 from harness.data.checks import problems_of
 from harness.data.digests import InspectionCache
 from harness.data.errors import DataError
-from harness.data.inspection import Inspection, inspect_document, inspect_image, inspect_mask
-from harness.data.listing import Listing, Problem, stamp
+from harness.data.inspection import Inspection, inspect_image, inspect_mask, read_stamped
+from harness.data.listing import Listing, Problem
 from harness.data.manifest import changed_files
 from harness.data.official import PUBLISHED, differences
 from harness.data.protocol import split_normals
 from harness.data.readers import READERS
 from harness.data.roots import dataset_root
 
-_INSPECT: dict[str, Callable[[Path], Inspection]] = {
-    "image": inspect_image,
-    "mask": inspect_mask,
-    "text": inspect_document,
-}
+_INSPECT: dict[str, Callable[[bytes], Inspection]] = {"image": inspect_image, "mask": inspect_mask}
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class Survey:
     listing : Listing
         The category's images.
     seen : dict of str to Inspection
-        The sound files, by name.
+        The sound files, by name, label files included.
     problems : tuple of Problem
         Every rule that the category breaks.
     """
@@ -86,6 +82,8 @@ def survey(dataset: DatasetConfig, category: str, *, seed: int) -> Survey:
     if not listing.has_split:
         listing = split_normals(listing, category, seed=seed, share=dataset.train_share)
     seen, broken = _inspect_all(root, listing, category=category)
+    # Not read again: other bytes than those parsed could be there by now.
+    seen |= {name: Inspection(digest, 0, 0, -1) for name, digest in listing.documents.items()}
     problems = [*listing.problems, *broken, *problems_of(listing, seen, category=category)]
     problems += changed_files(root, category, seen=seen)
     published = PUBLISHED.get(dataset.name, {}).get(category)
@@ -113,34 +111,34 @@ def _inspect_all(
 ) -> tuple[dict[str, Inspection], list[Problem]]:
     """Inspect every listed file, reading only those that are new or changed."""
     cache = InspectionCache(root, category)
-    wanted = _wanted(root, listing)
+    wanted = _wanted(listing)
     seen = {file.name: found for file in wanted if (found := cache.find(file.key, file.stamp))}
     unknown = [file for file in wanted if file.name not in seen]
     if not unknown:
         return seen, []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(lambda file: _inspect(root, file), unknown))
+    stamps = {file.name: file.stamp for file in wanted}
     for file, result in zip(unknown, results, strict=True):
-        if isinstance(result, Inspection):
-            seen[file.name] = result
-    cache.save({f.key: (f.stamp, seen[f.name]) for f in wanted if f.name in seen})
+        if not isinstance(result, Problem):
+            stamps[file.name], seen[file.name] = result
+    cache.save({f.key: (stamps[f.name], seen[f.name]) for f in wanted if f.name in seen})
     return seen, [result for result in results if isinstance(result, Problem)]
 
 
-def _wanted(root: Path, listing: Listing) -> list[_Wanted]:
+def _wanted(listing: Listing) -> list[_Wanted]:
     """Name the files to inspect; those that are missing are the reader's problems."""
     images = (*listing.train, *listing.test)
     kinds = {image.name: "image" for image in images}
     kinds |= {image.mask: "mask" for image in images if image.mask is not None}
     files = listing.files
-    wanted = [_Wanted(name, kind, files[name]) for name, kind in kinds.items() if name in files]
-    return wanted + [
-        _Wanted(name, "text", stamp((root / name).stat())) for name in listing.documents
-    ]
+    return [_Wanted(name, kind, files[name]) for name, kind in kinds.items() if name in files]
 
 
-def _inspect(root: Path, file: _Wanted) -> Inspection | Problem:
+def _inspect(root: Path, file: _Wanted) -> tuple[str, Inspection] | Problem:
+    """Read a file once; return its stamp as it was read, and what was seen."""
     try:
-        return _INSPECT[file.kind](root / file.name)
+        stamp, data = read_stamped(root / file.name)
+        return stamp, _INSPECT[file.kind](data)
     except DataError as error:
         return Problem(file.name, str(error))

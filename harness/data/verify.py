@@ -102,7 +102,7 @@ def _pixel_problems(found: Survey) -> Iterator[Problem]:
 
 def _pixel_digest(found: Survey, image: ImageFile) -> str | Problem:
     try:
-        pixels = read_image(found.root / image.name)
+        pixels = read_image(found.root / image.name, found.seen[image.name].digest)
     except DataError as error:
         return Problem(image.name, str(error))
     return hashlib.sha256(pixels.data).hexdigest()

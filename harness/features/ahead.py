@@ -68,17 +68,19 @@ class Inputs:
         Raises
         ------
         DataError
-            If the image cannot be decoded.
+            If the image cannot be decoded, or is not the one that was listed any more.
         """
         pixels = self._pixels.pop(sample.digest, None)
-        return self._recipe.read(sample.path) if pixels is None else scale(pixels)
+        if pixels is not None:
+            return scale(pixels)
+        return self._recipe.read(sample.path, sample.digest)
 
     def _read(self, queue: Iterator[Sample], ended: Event) -> None:
         for sample in queue:
             if ended.is_set() or self._n_bytes >= LIMIT:
                 return
             with suppress(ValueError, OSError):  # raised when the image's turn comes
-                pixels = self._recipe.read_pixels(sample.path)
+                pixels = self._recipe.read_pixels(sample.path, sample.digest)
                 self._pixels[sample.digest] = pixels
                 self._n_bytes += pixels.nbytes
 

@@ -1,18 +1,18 @@
-"""Decoding an image file: as `harness.data.read_image` does, and faster where that is the same."""
+"""Decoding an image: as `harness.data.read_image` does, and faster where that is the same."""
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import zlib
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.data import read_image
+from harness.data.images import image_of
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB = 0, 2
@@ -36,20 +36,26 @@ _MOST_BYTES = 2**26
 _HAS_SPNG = find_spec("imagecodecs") is not None
 
 
-def decode(path: Path) -> NDArray[np.uint8]:
-    """Decode an image file to RGB, (H, W, 3) uint8; bit for bit `harness.data.read_image`.
+def decode(data: bytes, name: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """Decode an image to RGB, (H, W, 3) uint8; bit for bit `harness.data.read_image`.
 
     A plain PNG of 8 bits is decoded by libspng, where imagecodecs is installed; everything else,
-    damaged files included, by `read_image`.
+    damaged files included, by `harness.data.images.image_of`.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole content of an image file.
+    name : path
+        The file, for messages.
 
     Raises
     ------
     DataError
-        If the file is not an image that can be decoded, or cannot be read.
+        If it is not an image that can be decoded.
     """
-    data = _png(path) if _HAS_SPNG else b""
-    image = _decode_png(data) if is_plain_png(data) else None
-    return read_image(path) if image is None else image
+    image = _decode_png(data) if _HAS_SPNG and is_plain_png(data) else None
+    return image_of(data, name) if image is None else image
 
 
 def is_plain_png(data: bytes) -> bool:
@@ -60,16 +66,6 @@ def is_plain_png(data: bytes) -> bool:
     if not _PLAIN.fullmatch(b"".join(kind for kind, _ in chunks)):
         return False
     return all(map(_is_plain, *zip(*chunks, strict=True)))
-
-
-def _png(path: Path) -> bytes:
-    """Return the content of a PNG file, whatever its name; of any other file nothing."""
-    try:
-        with path.open("rb") as stream:
-            start = stream.read(len(_SIGNATURE))
-            return start + stream.read() if start == _SIGNATURE else b""
-    except OSError:  # `read_image` says what is wrong
-        return b""
 
 
 def _sound_chunks(data: bytes) -> list[tuple[bytes, memoryview]]:
@@ -102,7 +98,7 @@ def _decode_png(data: bytes) -> NDArray[np.uint8] | None:
 
     try:
         image = imagecodecs.spng_decode(data)
-    except imagecodecs.SpngError:  # a damaged file: `read_image` names what is wrong
+    except imagecodecs.SpngError:  # a damaged file: `image_of` names what is wrong
         return None
     if image.ndim == 2:
         return np.repeat(image[..., None], 3, axis=2)

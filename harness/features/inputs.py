@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harness.crop import region
+from harness.data.images import read_file
 from harness.features.decoding import decode
 
 RESIZES = ("pil", "float_antialias")
@@ -46,12 +47,18 @@ def read_input(
 
 
 def read_pixels(
-    path: Path, *, image_size: int, resize: str = "pil", center_crop: int | None = None
+    path: Path,
+    digest: str | None = None,
+    *,
+    image_size: int,
+    resize: str = "pil",
+    center_crop: int | None = None,
 ) -> NDArray:
     """Read one image up to its last step, `scale`: with `pil` a quarter of the input's bytes.
 
     Parameters, errors
-        As `read_input`.
+        As `read_input`. `digest` is the SHA-256 that the file must have, as for
+        `harness.data.images.read_file`: the bytes decoded are those that were checked.
 
     Returns
     -------
@@ -59,7 +66,7 @@ def read_pixels(
         RGB from 0 to 255.
     """
     # No name for the decoded image: kept until the end, it costs 2 ms in fresh memory.
-    resized = _RESIZERS[resize](decode(path), (image_size, image_size))
+    resized = _RESIZERS[resize](decode(read_file(path, digest), path), (image_size, image_size))
     seen = resized[region(resized.shape[:2], image_size=image_size, center_crop=center_crop)]
     return np.ascontiguousarray(seen.transpose(2, 0, 1))
 

@@ -123,7 +123,7 @@ class FeatureReader:
         Raises
         ------
         DataError
-            If an image cannot be decoded.
+            If an image cannot be decoded, or is not the one that was listed any more.
         """
         values = self._recent.find(samples)
         if values is None:
@@ -163,7 +163,7 @@ class FeatureReader:
         Raises
         ------
         DataError
-            If an image cannot be decoded.
+            If an image cannot be decoded, or is not the one that was listed any more.
         """
         if not self._settings.maps:
             yield from self._fresh_maps(samples)
@@ -190,13 +190,17 @@ class FeatureReader:
         """Load the backbone now, which threads that compute side by side must not do each."""
         _ = self._engine
 
-    def compute(self, paths: Sequence[Path]) -> list[Features | ValueError | OSError]:
+    def compute(
+        self, paths: Sequence[Path], digests: Sequence[str | None] | None = None
+    ) -> list[Features | ValueError | OSError]:
         """Compute the features of image files; the cache is neither read nor written.
 
         Parameters
         ----------
         paths : sequence of Path
             At most as many image files as the recipe has in a batch.
+        digests : sequence of str, optional
+            The SHA-256 that each file must have; by default nothing is known of them.
 
         Returns
         -------
@@ -205,9 +209,10 @@ class FeatureReader:
         """
         images = np.zeros(self.recipe.shape, dtype=np.float32)
         errors: dict[int, ValueError | OSError] = {}
-        for k, path in enumerate(paths):
+        digests = [None] * len(paths) if digests is None else digests
+        for k, (path, digest) in enumerate(zip(paths, digests, strict=True)):
             try:
-                images[k] = self.recipe.read(path)
+                images[k] = self.recipe.read(path, digest)
             except (ValueError, OSError) as error:
                 errors[k] = error
         features = map(Features, *self._engine(images))
@@ -226,13 +231,16 @@ class FeatureReader:
     def _fresh_maps(self, samples: Sequence[Sample]) -> Iterator[NDArray[np.float32]]:
         """Compute the feature maps without the cache."""
         self.prepare()
-        paths = [sample.path for sample in samples]
-        for features in parallel_map(self.compute, batches(paths, self.recipe.batch), self.workers):
+        parts = batches(samples, self.recipe.batch)
+        for features in parallel_map(self._compute_samples, parts, self.workers):
             for one in features:
                 if isinstance(one, Exception):
                     raise one
                 self.n_extracted += 1
                 yield one.feature_map
+
+    def _compute_samples(self, samples: Sequence[Sample]) -> list[Features | ValueError | OSError]:
+        return self.compute([s.path for s in samples], [s.digest for s in samples])
 
     def _keep_maps(self, samples: Iterable[Sample]) -> None:
         for _ in self._extract(list(samples), maps=True):

@@ -78,14 +78,15 @@ class Recipe:
         side = self.image_size if self.center_crop is None else self.center_crop
         return self.batch, 3, side, side
 
-    def read(self, path: Path) -> NDArray[np.float32]:
+    def read(self, path: Path, digest: str | None = None) -> NDArray[np.float32]:
         """Read an image file as the backbone sees it, shape (3, H, W); see `read_input`."""
-        return scale(self.read_pixels(path))
+        return scale(self.read_pixels(path, digest))
 
-    def read_pixels(self, path: Path) -> NDArray:
+    def read_pixels(self, path: Path, digest: str | None = None) -> NDArray:
         """Read an image file but for the last step, shape (3, H, W); see `read_pixels`."""
         return read_pixels(
             path,
+            digest,
             image_size=self.image_size,
             resize=self.resize,
             center_crop=self.center_crop,

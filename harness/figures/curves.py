@@ -30,6 +30,9 @@ _SCORES_WIDTH = 300
 _BINS = 40
 _TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
+_Kind = tuple[bool, str]
+"""Whether images are anomalous, and their defect type."""
+
 
 def draw_curves(record: Record) -> str:
     """Draw a record's ROC curve, precision-recall curve and scores by defect type.
@@ -84,7 +87,7 @@ def _unit_axes(axes: Axes, title: str, *, labels: tuple[str, str]) -> list[str]:
     return [*axes.frame(title, x_label=labels[0]), upright(labels[1], middle), *ticks]
 
 
-def _histograms(groups: dict[str, list[ImageScore]]) -> Iterator[str]:
+def _histograms(groups: dict[_Kind, list[ImageScore]]) -> Iterator[str]:
     """Draw a row of bars for each defect type, all over one axis."""
     values = np.array([score.score for group in groups.values() for score in group])
     edges = np.histogram_bin_edges(values, _BINS)
@@ -92,11 +95,11 @@ def _histograms(groups: dict[str, list[ImageScore]]) -> Iterator[str]:
     axes = Axes(_LEFT["scores"], _TOP, _SCORES_WIDTH, _ROW * len(groups), x_range=limits)
     yield from axes.frame("images by anomaly score", x_label="anomaly score")
     yield from axes.x_ticks(round_ticks(*limits))
-    for row, (defect_type, group) in enumerate(groups.items()):
+    for row, ((anomalous, defect_type), group) in enumerate(groups.items()):
         bottom = _TOP + _ROW * (row + 1)
         yield text(f"{defect_type} ({len(group)})", (axes.left - 6, bottom - 8), anchor="end")
         counts = np.histogram([score.score for score in group], edges)[0]
-        colour = ORANGE if group[0].anomalous else BLUE
+        colour = ORANGE if anomalous else BLUE
         yield from _bars(axes, counts, edges=edges, bottom=bottom, colour=colour)
 
 
@@ -112,11 +115,11 @@ def _bars(
             yield rectangle(at, max(1.0, right - left), height=height, style=style)
 
 
-def _by_defect_type(scores: tuple[ImageScore, ...]) -> dict[str, list[ImageScore]]:
-    """Return the scores of each defect type, normal images first."""
-    groups: dict[str, list[ImageScore]] = {}
+def _by_defect_type(scores: tuple[ImageScore, ...]) -> dict[_Kind, list[ImageScore]]:
+    """Return the scores of each defect type, normal images first, whatever a type is called."""
+    groups: dict[_Kind, list[ImageScore]] = {}
     for score in sorted(scores, key=lambda score: (score.anomalous, score.defect_type)):
-        groups.setdefault(score.defect_type, []).append(score)
+        groups.setdefault((score.anomalous, score.defect_type), []).append(score)
     return groups
 
 

@@ -150,15 +150,16 @@ def _localisations(
 
 def _write(entry: Shown, maps: Maps, stem: Path) -> tuple[str, str, str]:
     """Write the pictures of one image; return their names, empty for what there is not."""
-    image = read_image(entry.sample.path)
+    sample = entry.sample
+    image = read_image(sample.path, sample.digest)
     picture = np.asarray(cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA), np.uint8)
     names = [_save(picture, Path(f"{stem}_picture.webp")), "", ""]
-    if entry.sample.name in maps.of:
+    if sample.name in maps.of:
         drawn = picture.copy()
-        drawn[maps.seen] = _overlay(picture[maps.seen], maps.of[entry.sample.name])
+        drawn[maps.seen] = _overlay(picture[maps.seen], maps.of[sample.name])
         names[1] = _save(drawn, Path(f"{stem}_map.webp"))
-    if entry.sample.mask_path is not None:
-        gt_mask = read_mask(entry.sample.mask_path).astype(np.float32)
+    if sample.mask_path is not None:
+        gt_mask = read_mask(sample.mask_path, sample.mask_digest).astype(np.float32)
         small = cv2.resize(gt_mask, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
         grey = np.repeat((small > 0)[:, :, None], 3, axis=2).astype(np.uint8) * 255
         names[2] = _save(grey, Path(f"{stem}_mask.png"))

@@ -46,14 +46,14 @@ def test_only_differences_can_be_run_as_unofficial(copy, fault):
 
 def test_an_unreadable_file_is_named(copy, monkeypatch):
     dataset = copy("mvtec")
-    read = Path.read_bytes
+    opened = Path.open
 
-    def refuse(path):  # root may read anything, so that chmod would not do
+    def refuse(path, *mode, **settings):  # root may read anything, so that chmod would not do
         if path.name == "003.png" and "train" in path.parts:
             raise PermissionError(13, "Permission denied")
-        return read(path)
+        return opened(path, *mode, **settings)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(DataError, match=r"good/003.png: cannot be read \(Permission denied\)"):
         load_split(dataset, "bottle", seed=42)
 

@@ -109,9 +109,9 @@ def test_the_exif_orientation_is_applied(tmp_path, orientation, suffix):
     shown = SHOWN[orientation](RGB)
     np.testing.assert_array_equal(read_image(path), shown)
     assert image_size(path) == shown.shape[:2]
-    seen = inspect_image(path)
+    seen = inspect_image(path.read_bytes())
     assert (seen.height, seen.width) == shown.shape[:2]
-    assert inspect_mask(path)[1:3] == seen[1:3]
+    assert inspect_mask(path.read_bytes())[1:3] == seen[1:3]
 
 
 def test_an_orientation_behind_the_pixels_of_a_png(tmp_path):

@@ -36,4 +36,4 @@ def write_image(path: Path, seed: int, size: tuple[int, int] = (50, 40)) -> Samp
 
 def sample_of(path: Path) -> Sample:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Sample(path.parent, path.name, NORMAL, None, digest, (8, 8))
+    return Sample(path.parent, path.name, NORMAL, False, None, digest, None, (8, 8))

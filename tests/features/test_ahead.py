@@ -35,9 +35,9 @@ class Counted:
 
         self._decode = decode
 
-    def __call__(self, path):
+    def __call__(self, data, path):
         self.paths.append(path)
-        return self._decode(path)
+        return self._decode(data, path)
 
 
 def wait_for(condition):
@@ -79,7 +79,7 @@ def test_no_thread_reads_nothing(samples, monkeypatch):
 
 
 def test_reading_ahead_ends_with_the_block_even_if_that_fails(samples, monkeypatch):
-    def slowly(path):
+    def slowly(data, path):
         time.sleep(0.05)
         return np.zeros((4, 4, 3), np.uint8)
 
@@ -120,3 +120,37 @@ def test_an_unreadable_image_is_named_in_its_turn(samples, tmp_path, monkeypatch
     reader = FeatureReader(PLAIN, image_size=SIZE, cache=tmp_path / "cache", settings=settings)
     with pytest.raises(DataError, match=r"broken\.png"):
         reader.pooled([sample_of(broken), *samples])
+
+
+def test_an_image_replaced_while_it_is_read_ahead_is_read_again_in_its_turn(samples, monkeypatch):
+    counted = Counted(monkeypatch)
+    first, kept = samples[0], samples[0].path.read_bytes()
+    first.path.write_bytes(samples[1].path.read_bytes())
+    inputs = Inputs(recipe())
+    with inputs.read_ahead(samples, threads=1):
+        wait_for(lambda: samples[-1].path in counted.paths)
+    with pytest.raises(DataError, match=r"000\.png: changed while the job ran"):
+        inputs.take(first)
+    first.path.write_bytes(kept)
+    np.testing.assert_array_equal(inputs.take(first), recipe().read(first.path))
+
+
+def test_nothing_read_ahead_of_a_replaced_image_reaches_the_cache(samples, tmp_path, monkeypatch):
+    counted = Counted(monkeypatch)
+    first, kept = samples[0], samples[0].path.read_bytes()
+    first.path.write_bytes(samples[1].path.read_bytes())
+
+    def build(*args, **settings):
+        wait_for(lambda: samples[-1].path in counted.paths)
+        first.path.write_bytes(kept)
+        return PlainEngine()
+
+    monkeypatch.setattr(reader_module, "build_engine", build)
+    settings = FeaturesConfig(engine="torch", device="cpu", workers=2)
+    reader = FeatureReader(PLAIN, image_size=SIZE, cache=tmp_path / "cache", settings=settings)
+    found = reader.pooled(samples)
+    images = np.stack([recipe().read(sample.path) for sample in samples])
+    np.testing.assert_array_equal(found, PlainEngine()(images)[0])
+    stored = FeatureReader(PLAIN, image_size=SIZE, cache=tmp_path / "cache", settings=settings)
+    np.testing.assert_array_equal(stored.pooled(samples), found)
+    assert stored.n_extracted == 0

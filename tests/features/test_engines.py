@@ -112,7 +112,7 @@ extractor = SimpleNamespace(
     mean={extractor.mean!r}, std={extractor.std!r},
 )
 root, name, digest = {str(samples[1].root)!r}, {samples[1].name!r}, {samples[1].digest!r}
-sample = Sample(Path(root), name, "good", None, digest, (8, 8))
+sample = Sample(Path(root), name, "good", False, None, digest, None, (8, 8))
 settings = FeaturesConfig(engine={engine!r}, device="cpu", workers=2)
 reader = FeatureReader(extractor, image_size={SIZE}, cache={str(cache)!r}, settings=settings)
 reader.pooled([sample])

@@ -266,7 +266,7 @@ from harness.features import feature_reader
 reader = feature_reader(
     BackboneConfig(**{vars(LITE)!r}), FeaturesConfig(**{vars(settings)!r}), image_size=64
 )
-samples = [Sample(Path(), "gone", "good", None, d, (1, 1)) for d in {digests!r}]
+samples = [Sample(Path(), "gone", "good", False, None, d, None, (1, 1)) for d in {digests!r}]
 print(reader.pooled(samples).shape, len(list(reader.maps(samples))), "torch" in sys.modules)
 """
     output = subprocess.run(

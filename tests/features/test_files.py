@@ -58,10 +58,10 @@ def test_a_cache_of_another_user_is_named_in_one_line(samples, tmp_path, monkeyp
 def test_an_image_that_may_not_be_read_is_no_fault_of_the_cache(samples, tmp_path, monkeypatch):
     reader = open_reader(tmp_path / "cache", monkeypatch)
 
-    def denied(path):
+    def denied(path, digest):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr("harness.features.inputs.decode", denied)
+    monkeypatch.setattr("harness.features.inputs.read_file", denied)
     with pytest.raises(PermissionError, match=r"images.*\.png"):
         reader.pooled(samples)
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from harness.crop import check_center_crop, region
-from harness.data import read_image
+from harness.data import DataError, read_image
 from harness.features.inputs import read_input
 from tests.features.pictures import save
 
@@ -82,3 +82,8 @@ def test_the_region_holds_every_pixel_that_the_crop_touches(crop, size):
             begin, end = first * n, (first + Fraction(crop, size)) * n
             marked = [k for k in range(n) if k + 1 > begin and k < end]
             assert list(range(n))[part] == marked
+
+
+def test_a_file_that_is_missing_is_told_as_read_image_tells_it(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.png: cannot be decoded \(No such file"):
+        read_input(tmp_path / "gone.png", image_size=8)

@@ -95,7 +95,8 @@ def samples(tmp_path):
         path = tmp_path / score.image
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L" if score.anomalous else "RGB", (40, 30), 90).save(path)
-        found.append(Sample(tmp_path, score.image, score.defect_type, None, "", (30, 40)))
+        image, kind, anomalous, _ = score
+        found.append(Sample(tmp_path, image, kind, anomalous, None, "", None, (30, 40)))
     return found
 
 

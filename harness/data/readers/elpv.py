@@ -7,6 +7,7 @@ normal, cells with probability 1 are defective; those in between (1/3 and 2/3) a
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def packaged_root() -> Path | None:
 def read_elpv(root: Path, category: str, *, dataset: DatasetConfig) -> Listing:
     """List the cells of one type, `mono` or `poly`, that are surely normal or defective."""
     files, problems = walk(root, "images")
-    labels = _labels(root)
+    labels, digest = _labels(root)
     problems += [stray(name) for name in files if name not in labels]
     cells = []
     for name, (probability, cell_type) in labels.items():
@@ -37,21 +38,23 @@ def read_elpv(root: Path, category: str, *, dataset: DatasetConfig) -> Listing:
             continue
         if name not in files:
             problems.append(Problem(name, f"is named in {LABELS} but missing"))
-        cells.append(ImageFile(name, NORMAL if probability == 0.0 else "defective"))
+        defective = probability == 1.0
+        cells.append(ImageFile(name, "defective" if defective else NORMAL, anomalous=defective))
     return Listing(
         train=(),
         test=tuple(sorted(cells)),
         problems=tuple(problems),
         files=files,
-        documents=(LABELS,),
+        documents={LABELS: digest},
         has_split=False,
     )
 
 
-def _labels(root: Path) -> dict[str, tuple[float, str]]:
-    """Read `labels.csv` as {name: (probability, type)}."""
+def _labels(root: Path) -> tuple[dict[str, tuple[float, str]], str]:
+    """Read `labels.csv` as {name: (probability, type)}, with the SHA-256 of what was read."""
     try:
-        lines = (root / LABELS).read_text(encoding="utf-8").splitlines()
+        data = (root / LABELS).read_bytes()
+        lines = data.decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{root / LABELS}: cannot be read ({error})") from error
     labels: dict[str, tuple[float, str]] = {}
@@ -63,4 +66,4 @@ def _labels(root: Path) -> dict[str, tuple[float, str]]:
             labels[name] = (float(probability), cell_type)
         except ValueError as error:
             raise DataError(f"{root / LABELS}, line {number}: {error}") from error
-    return labels
+    return labels, hashlib.sha256(data).hexdigest()

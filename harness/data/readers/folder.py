@@ -29,9 +29,10 @@ def read_folder(root: Path, category: str, *, dataset: DatasetConfig) -> Listing
             problems.append(stray(name))
         elif top == dataset.mask_dir:
             masks.append((f"{_defect_type(below)}/{stem(name).removesuffix('_mask')}", name))
+        elif top == dataset.normal_dir:
+            images.append(ImageFile(name, NORMAL, anomalous=False))
         else:
-            defect_type = NORMAL if top == dataset.normal_dir else _defect_type(below)
-            images.append(ImageFile(name, defect_type))
+            images.append(ImageFile(name, _defect_type(below), anomalous=True))
     paired, unpaired = pair_masks(images, masks, category=category)
     return Listing(
         train=(),

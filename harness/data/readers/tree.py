@@ -64,9 +64,11 @@ def _sort_out(files: Files, *, normal: str, mask_ending: str) -> _Found:
     for name in files:
         match name.split("/")[1:]:
             case ["train", folder, _] if folder == normal and is_image(name):
-                found.train.append(ImageFile(name, NORMAL))
+                found.train.append(ImageFile(name, NORMAL, anomalous=False))
+            case ["test", folder, _] if folder == normal and is_image(name):
+                found.test.append(ImageFile(name, NORMAL, anomalous=False))
             case ["test", folder, _] if is_image(name):
-                found.test.append(ImageFile(name, NORMAL if folder == normal else folder))
+                found.test.append(ImageFile(name, folder, anomalous=True))
             case ["ground_truth", folder, _] if is_image(name):
                 _take_mask(name, found, folder=folder, ending=mask_ending)
             case [text] if text.lower() in _TEXTS:

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -45,7 +47,8 @@ class Row(NamedTuple):
 def read_visa(root: Path, category: str, *, dataset: DatasetConfig) -> Listing:
     """List an object of VisA as the official split file says."""
     files, problems = walk(root, category)
-    rows = [row for row in split_rows(root) if row.object == category]
+    listed, digest = split_rows(root)
+    rows = [row for row in listed if row.object == category]
     problems += _row_problems(rows) + _file_problems(rows, files)
     if rows and not any(row.mask for row in rows):
         problems.append(no_masks(category))
@@ -54,16 +57,25 @@ def read_visa(root: Path, category: str, *, dataset: DatasetConfig) -> Listing:
         test=tuple(sorted(_image(row) for row in rows if row.split == "test")),
         problems=tuple(problems),
         files=files,
-        documents=(SPLIT_CSV,),
+        documents={SPLIT_CSV: digest},
     )
 
 
 def _image(row: Row) -> ImageFile:
-    return ImageFile(row.image, NORMAL if row.label == "normal" else row.label, row.mask or None)
+    anomalous = row.label != "normal"
+    kind = row.label if anomalous else NORMAL
+    return ImageFile(row.image, kind, anomalous=anomalous, mask=row.mask or None)
 
 
-def split_rows(root: Path) -> list[Row]:
+def split_rows(root: Path) -> tuple[list[Row], str]:
     """Read the whole split file.
+
+    Returns
+    -------
+    rows : list of Row
+        In the file's order.
+    digest : str
+        SHA-256 of the bytes that they were read from, hexadecimal.
 
     Raises
     ------
@@ -72,8 +84,9 @@ def split_rows(root: Path) -> list[Row]:
     """
     path = root / SPLIT_CSV
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            header, *lines = csv.reader(stream, strict=True)
+        data = path.read_bytes()
+        text = io.StringIO(data.decode("utf-8-sig"), newline="")
+        header, *lines = csv.reader(text, strict=True)
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
         raise DataError(f"{path}: the split file cannot be read ({error})") from error
     if tuple(header) != HEADER:
@@ -83,7 +96,7 @@ def split_rows(root: Path) -> list[Row]:
         rule = _wrong_form(line)
         if rule is not None:
             raise DataError(f"{path}, line {number}: {rule}")
-    return [Row(*line) for line in lines]
+    return [Row(*line) for line in lines], hashlib.sha256(data).hexdigest()
 
 
 def _wrong_form(line: list[str]) -> str | None:

@@ -16,6 +16,9 @@ _BINS = 36
 _ROW = 50
 _BAR = 26
 
+_Kind = tuple[bool, str]
+"""Whether images are anomalous, and their defect type."""
+
 
 def roc_chart(title: str, scores: Sequence[ImageScore]) -> str:
     """Draw the ROC curve of a job: true against false positive rate over all thresholds."""
@@ -53,7 +56,8 @@ def histogram(title: str, scores: Sequence[ImageScore]) -> str:
     return _svg(f"Anomaly scores of {title} by defect type", body, height=bottom + 38)
 
 
-def _histogram_row(kind: str, values: Sequence[float], *, x: Scale, base: float) -> str:
+def _histogram_row(kind: _Kind, values: Sequence[float], *, x: Scale, base: float) -> str:
+    anomalous, defect_type = kind
     counts = [0] * _BINS
     for value in values:
         counts[min(int((value - x.low) / (x.high - x.low) * _BINS), _BINS - 1)] += 1
@@ -65,19 +69,19 @@ def _histogram_row(kind: str, values: Sequence[float], *, x: Scale, base: float)
         for i, n in enumerate(counts)
         if n
     )
-    style = "normal" if kind == "good" else "anomalous"
-    name = f"{escape(kind)} ({len(values)})"
+    style = "anomalous" if anomalous else "normal"
+    name = f"{escape(defect_type)} ({len(values)})"
     return (
         f'<g class="{style}"><text x="12" y="{base - _BAR - 6}">{name}</text>{bars}'
         f'<line class="axis" x1="12" y1="{base}" x2="348" y2="{base}"/></g>'
     )
 
 
-def _by_defect_type(scores: Sequence[ImageScore]) -> dict[str, list[float]]:
-    """Gather the scores of each defect type, normal images first."""
-    groups: dict[str, list[float]] = {}
+def _by_defect_type(scores: Sequence[ImageScore]) -> dict[_Kind, list[float]]:
+    """Gather the scores of each defect type, normal images first, whatever a type is called."""
+    groups: dict[_Kind, list[float]] = {}
     for image in sorted(scores, key=lambda image: (image.anomalous, image.defect_type)):
-        groups.setdefault(image.defect_type, []).append(image.score)
+        groups.setdefault((image.anomalous, image.defect_type), []).append(image.score)
     return groups
 
 
