@@ -14,13 +14,20 @@ from harness.record import Record
 from harness.tracking.read import read_runs
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "models.md"
-MODELS = ("dfkde", "dfkde_residual", "knn", "gaussian", "constant")
+MODELS = {
+    "dfkde": "dfkde.density:DFKDE",
+    "dfkde_residual": "dfkde.density:DFKDEResidual",
+    "knn": "dfkde.baselines:KNN",
+    "gaussian": "dfkde.baselines:Gaussian",
+    "constant": "dfkde.baselines:Constant",
+}
 MAPS = ("occlusion", "patch_density", "uniform")
 LAYERS = ("bn2", "conv_head", "blocks.6", "blocks.5", "blocks.4", "blocks.3")
 CATEGORIES = ("bottle", "pill")
 COLUMNS = HEADLINE
 # What the page says of its runs; a run that was made otherwise has no place on it.
 DATASET, BACKBONE, SEED = "mvtec", "efficientnet_lite0", 42
+BACKBONE_FACTORY = "dfkde.backbones.efficientnet_lite:efficientnet_lite"
 DEFAULTS = {
     "image_size": "256",
     "center_crop": "None",
@@ -31,6 +38,7 @@ DEFAULTS = {
     "features.resize": "pil",
     "model.n_components": "16",
     "model.max_training_points": "40000",
+    "backbone.arguments.variant": "0",
 }
 Key = tuple[str, str, str, str]
 """Category, model, map and layer of a run."""
@@ -95,6 +103,9 @@ def page(records: Sequence[Record]) -> str:
 def _belongs(one: Record) -> bool:
     """Tell whether a run is finished and differs from the defaults in nothing but its row."""
     made = (one.dataset, one.backbone, one.seed)
+    built = (one.model_factory, one.backbone_factory)
+    if built != (MODELS.get(one.model), BACKBONE_FACTORY):
+        return False
     usual = all(one.settings.get(name, value) == value for name, value in DEFAULTS.items())
     return bool(one.metrics) and made == (DATASET, BACKBONE, SEED) and usual
 
@@ -106,11 +117,11 @@ def _key(one: Record) -> Key:
 def _keys(category: str) -> list[Key]:
     layer = LAYERS[0]
     maps = [(category, "dfkde", name, layer) for name in MAPS]
-    return [maps[0], *((category, name, MAPS[0], layer) for name in MODELS[1:]), *maps[1:]]
+    return [maps[0], *((category, name, MAPS[0], layer) for name in [*MODELS][1:]), *maps[1:]]
 
 
 def _layers(newest: dict[Key, Record]) -> str:
-    columns = [(category, model) for category in CATEGORIES for model in MODELS[:2]]
+    columns = [(category, model) for category in CATEGORIES for model in [*MODELS][:2]]
     marks = {key[0]: _mark(one) for key, one in newest.items()}
     titles = [f"`{model}`, {category}{marks.get(category, '')}" for category, model in columns]
     lines = [f"| Layer | {' | '.join(titles)} |", f"| --- |{' ---: |' * len(titles)}"]

@@ -56,8 +56,9 @@ def select(table: Table, runs: Iterable[StoredRun]) -> Selection:
     fitting: dict[Cell, list[StoredRun]] = {}
     notes: list[str] = []
     for run in sorted(filter(partial(fits, table), runs), key=_age):
-        if _refused(run):
-            notes.append(f"{table.name}: {_refusal(run)}")
+        refusal = _refusal(table, run)
+        if refusal:
+            notes.append(f"{table.name}: run {run.run_id} of {run.record.category} {refusal}")
         else:
             fitting.setdefault(cell_of(table, run.record), []).append(run)
     chosen = {
@@ -70,27 +71,21 @@ def select(table: Table, runs: Iterable[StoredRun]) -> Selection:
 
 
 def fits(table: Table, run: StoredRun) -> bool:
-    """Whether a run's cell, its factories and settings are among those that the table declares.
+    """Whether a run's cell and settings are among those that the table declares.
 
     A run that tells no settings fits nowhere: a job that failed before it knew them.
     """
     record = run.record
-    if not _same_cell(table, record) or record.seed not in table.seeds:
+    same = all(
+        getattr(record, group) == table.choice(group) for group in ("dataset", "backbone", "model")
+    )
+    if not same or record.seed not in table.seeds:
         return False
     settings = record.settings
     if not settings or (table.axis and table.axis not in settings):
         return False
     return _same_arguments(table, settings) and all(
         _agrees(table, key, value) for key, value in settings.items()
-    )
-
-
-def _same_cell(table: Table, record: Record) -> bool:
-    """Compare names, and what they stand for: any class can be run under the name of another."""
-    names = ("dataset", "backbone", "model")
-    factories = ("backbone", "model")
-    return all(getattr(record, name) == table.choice(name) for name in names) and all(
-        getattr(record, f"{name}_factory") == table.factory(name) for name in factories
     )
 
 
@@ -139,15 +134,18 @@ def _value(text: str) -> Any:
     return None if text == "None" else yaml.safe_load(text)
 
 
-def _refused(run: StoredRun) -> bool:
-    return run.status == FINISHED and not run.record.official
-
-
-def _refusal(run: StoredRun) -> str:
-    return (
-        f"run {run.run_id} of {run.record.category} is refused,"
-        " its data are not the published dataset (official is false)"
-    )
+def _refusal(table: Table, run: StoredRun) -> str:
+    """Say why a run may not stand in the table, whatever it is named; empty where it may."""
+    if run.status == FINISHED and not run.record.official:
+        return "is refused, its data are not the published dataset (official is false)"
+    built = {"backbone": run.record.backbone_factory, "model": run.record.model_factory}
+    for group, factory in built.items():
+        if factory != table.factory(group):
+            return (
+                f"is refused, its {group} was built by {factory}, and"
+                f" conf/experiment/{table.name}.yaml declares {table.factory(group)}"
+            )
+    return ""
 
 
 def _age(run: StoredRun) -> tuple[str, str]:

@@ -4,14 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.models import DEFAULTS, LAYERS, MAPS, MODELS, page
+from benchmarks.models import BACKBONE_FACTORY, DEFAULTS, LAYERS, MAPS, MODELS, page
 from tests.report.synthetic import record
 
 
 def run(category="bottle", *, model="dfkde", localizer="occlusion", layer="bn2", **changes):
     """An invented record as `harness.run` would keep it with the page's settings."""
     settings = DEFAULTS | {"localizer": localizer, "backbone.layers": layer}
-    one = record(category, dataset="mvtec", backbone="efficientnet_lite0", model=model, seed=42)
+    names = {"dataset": "mvtec", "backbone": "efficientnet_lite0", "model": model}
+    built = {"backbone_factory": BACKBONE_FACTORY, "model_factory": MODELS[model]}
+    one = record(category, seed=42, **names, **built)
     fields = {"settings": settings, **changes}
     return replace(one, **fields)
 
@@ -45,6 +47,8 @@ def test_every_row_is_there():
         run(backbone="resnet50"),
         run(dataset="btad"),
         run(metrics={}),
+        run(model_factory=MODELS["dfkde_residual"]),
+        run(backbone_factory="mymodule:build"),
         *(run(settings={**run().settings, name: "7"}) for name in DEFAULTS),
     ],
 )

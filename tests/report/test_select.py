@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,6 @@ def test_newest_failed_run_is_shown_where_none_finished() -> None:
         {"dataset": "cells"},
         {"backbone": "wide"},
         {"model": "knn"},
-        {"model_factory": "dfkde:DFKDEResidual"},
-        {"backbone_factory": "elsewhere:tiny"},
         {"category": "nut"},
         {"settings": SETTINGS | {"image_size": "255"}},
         {"settings": SETTINGS | {"center_crop": "224"}},
@@ -60,6 +59,72 @@ def test_newest_failed_run_is_shown_where_none_finished() -> None:
 def test_a_run_with_other_settings_stays_out(change: dict[str, Any]) -> None:
     values = {"category": "bolt"} | change
     assert _select(run("a", record(values.pop("category"), **values))).runs == {}
+
+
+@pytest.mark.parametrize(
+    ("group", "factory"),
+    [("model", "dfkde:DFKDEResidual"), ("backbone", "elsewhere:tiny")],
+)
+@pytest.mark.parametrize("status", ["finished", "failed"])
+def test_what_was_built_otherwise_than_declared_is_refused(
+    group: str, factory: str, status: str
+) -> None:
+    """Under the right name and with the right settings it would be published as what it is not."""
+    honest = run("honest", record("bolt", 1), started="2025-01-01T00:00:00Z")
+    changed = record("bolt", 2, **{f"{group}_factory": factory})
+    other = run("other", changed, status=status, started="2025-02-01T00:00:00Z")
+    selection = _select(honest, other)
+    assert selection.runs == {BOLT: honest}
+    [note] = selection.notes
+    assert note.startswith(f"parts_tiny: run other of bolt is refused, its {group} was built by")
+    assert factory in note
+
+
+def _with_backbone(**changes: Any) -> Table:
+    table = read_table(CONF, "parts_tiny")
+    return replace(table, config=table.config | {"backbone": table.config["backbone"] | changes})
+
+
+@pytest.mark.parametrize(
+    ("given", "fits"),
+    [
+        ({"depth": "18"}, True),
+        ({"depth": "50"}, False),
+        ({}, False),
+        ({"depth": "18", "width": "2"}, False),
+    ],
+)
+def test_a_backbone_of_other_arguments_stays_out(given: dict[str, str], fits: bool) -> None:
+    table = _with_backbone(arguments={"depth": 18})
+    settings = SETTINGS | {f"backbone.arguments.{name}": value for name, value in given.items()}
+    assert bool(select(table, [run("a", record("bolt", settings=settings))]).runs) is fits
+
+
+def test_random_weights_stand_in_a_table_under_their_name_and_may_differ_by_seed() -> None:
+    factory = "torchvision.models:resnet18"
+    table = replace(_with_backbone(factory=factory), seeds=(1, 2))
+    runs = [
+        run(
+            f"{seed}",
+            record(
+                "bolt", seed=seed, backbone=name, backbone_factory=factory, weights_digest=digest
+            ),
+        )
+        for seed, digest in ((1, "ab" * 32), (2, "cd" * 32))
+        for name in ("tiny", "tiny (random weights)")
+    ]
+    assert [one.record.backbone for one in select(table, runs).runs.values()] == [
+        "tiny (random weights)"
+    ] * 2
+    mixed = run(
+        "3",
+        record(
+            "cap", seed=1, backbone=table.choice("backbone"), backbone_factory=factory,
+            weights_digest="ef" * 32,
+        ),
+    )  # fmt: skip
+    with pytest.raises(ReportError, match="mixes 2 sets of weights"):
+        select(table, [*runs, mixed])
 
 
 @pytest.mark.parametrize(
