@@ -31,7 +31,7 @@ class Outcome:
     metrics : dict of str to float
         By name; those of the earlier run where the job was skipped.
     reason : str, optional
-        Why it failed or was skipped, in one line.
+        Why it failed, or which run made it needless, in one line.
     seconds : float
         Wall time of the job.
     n_images : int
@@ -96,8 +96,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
         table.add_row(*_row(outcome))
     text = io.StringIO()
     Console(file=text, width=_width(outcomes)).print(table)
-    reasons = [f"{o.job}: {o.status}: {o.reason}" for o in outcomes if o.reason]
-    return "\n".join([text.getvalue().rstrip(), *reasons])
+    return "\n".join([text.getvalue().rstrip(), *(_told(o) for o in outcomes if o.reason)])
 
 
 def one_line(error: BaseException) -> str:
@@ -109,6 +108,12 @@ def one_line(error: BaseException) -> str:
     'ValueError: no such file'
     """
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _told(outcome: Outcome) -> str:
+    if outcome.status == "skipped":
+        return f"{outcome.job}: skipped ({outcome.reason}); force=true runs it again"
+    return f"{outcome.job}: {outcome.status}: {outcome.reason}"
 
 
 def _row(outcome: Outcome) -> list[str]:

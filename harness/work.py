@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.code import code_digest
 from harness.config import Job, TrackingConfig
 from harness.outcome import Outcome, Status, one_line
 from harness.progress import Progress
@@ -177,12 +178,13 @@ class _Work:
 
 
 def _known(job: Job) -> tuple[Split, Known]:
+    code = code_digest(job)  # before it is imported: an edit in between is noticed at the end
     # What computes takes a second to import, for `--help` and for mistakes in the settings too.
     from harness.evaluate import identify
     from harness.fitting import split_of
 
     split = split_of(job)
-    return split, Known(identify(job, split), split.official)
+    return split, Known(identify(job, split), split.official, code)
 
 
 def _check_save_model(job: Job, tracker: Tracker, *, n_train: int) -> None:
@@ -229,6 +231,9 @@ def sweep_of(progress: Progress, tracking: TrackingConfig) -> Iterator[None]:
     """
     tracker = open_tracker(tracking)
     tracker.recover()
+    outdated = tracker.outdated()
+    if outdated:
+        print(outdated, file=sys.stderr)  # noqa: T201
     try:
         with progress:
             yield

@@ -13,6 +13,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
 
+from harness.code import read_shared_code
 from harness.launch.loop import Pending, WorkerDiedError
 from harness.outcome import Outcome
 from harness.stages import Stages
@@ -171,6 +172,7 @@ def _serve(pipe: Connection, parent: int) -> None:
 
 def _get_ready() -> None:
     """Import what every task needs, while the parent looks after the store."""
+    read_shared_code()
     import_module("harness.evaluate")
     import_mlflow()
 

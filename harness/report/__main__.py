@@ -97,12 +97,15 @@ def _check(root: Path) -> int:
 
 
 def _publish(options: argparse.Namespace) -> int:
-    from harness.tracking import StoreError, read_runs, read_scores
+    from harness.tracking import StoreError, outdated, read_runs, read_scores
 
     try:
+        left_out = outdated(options.uri)
         runs = read_runs(options.uri)
     except StoreError as error:
         raise ReportError(str(error)) from None
+    if left_out:
+        print(left_out, file=sys.stderr)
     notes, refusals = publish(
         options.root,
         runs,

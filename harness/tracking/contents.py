@@ -12,16 +12,19 @@ from pathlib import Path
 
 import yaml
 
+from harness.code import CHANGED, code_changed
 from harness.config import Job
 from harness.models import without_seed
 from harness.provenance import commit, machine, versions
 from harness.record import SCHEMA_VERSION, ImageScore, Record
 from harness.tracking.names import (
+    CODE,
     COUNTS,
     ERROR_CLASS,
     ERROR_MESSAGE,
     IDENTITY,
     JOB,
+    SCHEMA,
     SCORES,
     SECONDS,
     UNDEFINED,
@@ -39,7 +42,7 @@ _DIGEST = 36
 def job_tags(job: Job, known: Known | None) -> dict[str, str]:
     """Return what is known of a job before it runs."""
     tags = {
-        "schema": str(SCHEMA_VERSION),
+        SCHEMA: str(SCHEMA_VERSION),
         "dataset": job.dataset.name,
         "category": job.category,
         "model": job.model.name,
@@ -56,8 +59,20 @@ def job_tags(job: Job, known: Known | None) -> dict[str, str]:
 
 
 def _known_tags(known: Known) -> dict[str, str]:
-    identity, official = known
-    return {IDENTITY: identity, "job": identity[:8], "official": str(official).lower()}
+    return {
+        IDENTITY: known.identity,
+        "job": known.identity[:8],
+        "official": str(known.official).lower(),
+        CODE: known.code,
+    }
+
+
+def changed_tags(job: Job) -> dict[str, str]:
+    """Return the tag of a job whose code was edited meanwhile: which code ran is not known."""
+    if not code_changed(job):
+        return {}
+    log.warning("%s: the code has been edited since this process read it", job)
+    return {CODE: CHANGED}
 
 
 def record_tags(record: Record) -> dict[str, str]:

@@ -9,6 +9,8 @@ UNDEFINED = "undefined."
 ERROR_CLASS = "error.class"
 ERROR_MESSAGE = "error.message"
 IDENTITY = "identity"
+CODE = "code"
+SCHEMA = "schema"
 COUNTS = {
     "n_train": "images.train",
     "n_test_normal": "images.test_normal",

@@ -22,16 +22,19 @@ from harness.tracking.names import (
     ERROR_MESSAGE,
     IDENTITY,
     JOB,
+    SCHEMA,
     SCORES,
     SECONDS,
     UNDEFINED,
 )
-from harness.tracking.store import connect_to_read, store_uri
+from harness.tracking.store import connect_to_read, shown, store_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _PAGE = 1000
+_MANY = 100
+"""Runs that are counted: more take time to read."""
 
 
 def read_runs(uri: str | None = None) -> list[StoredRun]:
@@ -45,16 +48,45 @@ def read_runs(uri: str | None = None) -> list[StoredRun]:
     Returns
     -------
     list of StoredRun
-        Newest first; `read_scores` gives the scores of one of them. Runs of an older schema are
-        left out: their numbers may mean something else.
+        Newest first; `read_scores` gives the scores of one of them. Runs of another schema are
+        left out, for their numbers may mean something else: see `outdated`.
     """
     client = connect_to_read(store_uri(uri))
-    experiments = [e.experiment_id for e in client.search_experiments(max_results=_PAGE)]
-    return [stored(run) for run in _search(client, experiments) if _of_this_schema(run)]
+    return [stored(run) for run in _search(client, _experiments(client)) if _of_this_schema(run)]
 
 
 def _of_this_schema(run: Any) -> bool:
-    return run.data.tags.get("schema") == str(SCHEMA_VERSION)
+    return run.data.tags.get(SCHEMA) == str(SCHEMA_VERSION)
+
+
+def outdated(uri: str | None = None) -> str | None:
+    """Say in one line which finished runs of another schema a store holds, or None.
+
+    Parameters
+    ----------
+    uri : str, optional
+        The tracking URI; by default the SQLite store of the working folder.
+
+    Raises
+    ------
+    StoreError
+        If there is no store of that address.
+    """
+    uri = store_uri(uri)
+    client = connect_to_read(uri)
+    found = client.search_runs(
+        _experiments(client),
+        f"attributes.status = 'FINISHED' and tags.{SCHEMA} != '{SCHEMA_VERSION}'",
+        max_results=_MANY + 1,
+    )
+    if not found:
+        return None
+    number = f"more than {_MANY}" if len(found) > _MANY else str(len(found))
+    schemas = ", ".join(sorted({run.data.tags[SCHEMA] for run in found}))
+    return (
+        f"{shown(uri)} holds {number} runs of schema {schemas}; this version reads schema"
+        f" {SCHEMA_VERSION}, whose identities differ: their jobs run again, and no table shows them"
+    )
 
 
 def read_scores(run_id: str, uri: str | None = None) -> tuple[ImageScore, ...]:
@@ -192,6 +224,10 @@ def _image_score(row: dict[str, str]) -> ImageScore:
     return ImageScore(
         row["image"], row["defect_type"], row["anomalous"] == "1", float(row["score"])
     )
+
+
+def _experiments(client: MlflowClient) -> list[str]:
+    return [e.experiment_id for e in client.search_experiments(max_results=_PAGE)]
 
 
 def _search(client: MlflowClient, experiments: list[str]) -> Iterator[Any]:

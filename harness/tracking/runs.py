@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.tracking.names import ERROR_CLASS, ERROR_MESSAGE, IDENTITY
+from harness.code import CHANGED
+from harness.tracking.names import CODE, ERROR_CLASS, ERROR_MESSAGE, IDENTITY
 from harness.tracking.owner import HOST
 from harness.tracking.store import connect, experiment_id
 
-_CELL = ("official", "model", "backbone")
+_CELL = ("official", "model", "backbone", CODE)
 _PAGE = 1000
 
 
 def same_job(uri: str, experiment: str, *, tags: Mapping[str, str]) -> list[Any]:
     """Return the runs that may stand for a job with these tags, the newest first.
 
-    An equal identity means equal numbers; under another name, a table would not accept them.
+    An equal identity means equal numbers from equal code; under another name, a table would not
+    accept them.
     """
     found = connect(uri).search_runs(
         [experiment_id(uri, name=experiment)],
@@ -28,8 +30,8 @@ def same_job(uri: str, experiment: str, *, tags: Mapping[str, str]) -> list[Any]
 
 
 def same_cell(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Tell whether the tags name one cell of a table, or are equally unofficial."""
-    return all(one.get(name) == other.get(name) for name in _CELL)
+    """Tell whether the tags name one cell of a table, are equally official and of the same code."""
+    return one.get(CODE) != CHANGED and all(one.get(name) == other.get(name) for name in _CELL)
 
 
 def open_runs(uri: str) -> list[Any]:

@@ -54,6 +54,14 @@ def store_uri(uri: str | None = None) -> str:
     return uri or f"{_SQLITE}{Path('runs').resolve() / 'mlflow.db'}"
 
 
+def shown(uri: str) -> str:
+    """Return a store's address as a person writes it: an SQLite file's path from here."""
+    if not uri.startswith(_SQLITE):
+        return uri
+    path = _sqlite_file(uri)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 def import_mlflow() -> None:
     """Import now what `connect` would import, which takes seconds."""
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401

@@ -25,10 +25,13 @@ class Known(NamedTuple):
         See `harness.identity`.
     official : bool
         Whether its data are the published dataset.
+    code : str
+        See `harness.code`: a run of other code does not make the job needless.
     """
 
     identity: str
     official: bool
+    code: str
 
 
 class Earlier(NamedTuple):
@@ -41,7 +44,7 @@ class Earlier(NamedTuple):
     metrics : dict of str to float
         By name; empty while it runs.
     reason : str
-        In words.
+        Which run it is, of which code, and where; in words.
     busy : bool
         Whether it is at work still.
     """
@@ -123,6 +126,9 @@ class Tracker(Protocol):
     def waiting(self) -> str | None:
         """Say which results the store could not take yet, or None."""
 
+    def outdated(self) -> str | None:
+        """Say which runs of another schema the store holds, or None."""
+
 
 class NoTracker:
     """Keeps nothing."""
@@ -154,3 +160,6 @@ class NoTracker:
 
     def waiting(self) -> None:
         """Return None: nothing waits."""
+
+    def outdated(self) -> None:
+        """Return None: nothing was kept."""

@@ -29,6 +29,7 @@ from harness.tracking.owner import (
     this_process,
 )
 from harness.tracking.push import push
+from harness.tracking.read import outdated
 from harness.tracking.runs import close_dead, open_runs, same_cell, same_job
 from harness.tracking.spool import Spool
 from harness.tracking.store import StoreError, connect, experiment_id, hurried, spool_folder
@@ -65,7 +66,8 @@ class MlflowTracker:
         tags = contents.job_tags(job, known)
         for waiting in self._spool.find(known.identity):
             if same_cell(waiting.job_tags, tags):
-                reason = f"finished, waits in the spool for the store; `{PUSH}` sends it"
+                where = f"waits in the spool for the store; `{PUSH}` sends it"
+                reason = f"{_commit(waiting.job_tags)}, {where}"
                 return Earlier(None, _measured(waiting.metrics), reason)
         runs = self._try(partial(same_job, self._uri, job.dataset.name, tags=tags)) or []
         return _finished(runs) or next(map(_at_work, filter(_live, runs)), None)
@@ -100,8 +102,10 @@ class MlflowTracker:
 
     def finish(self, run: OpenRun, record: Record, *, attach: Attach | None = None) -> None:
         """Keep the record and what `attach` writes, and close the run as FINISHED."""
+        changed = contents.changed_tags(run.job)
+        run.tags |= changed
         entry = replace(
-            _entry(run, "FINISHED", tags=contents.record_tags(record)),
+            _entry(run, "FINISHED", tags=contents.record_tags(record) | changed),
             params=contents.params(record),
             metrics=contents.metrics(record),
             source=contents.source(run.job, record),
@@ -168,6 +172,11 @@ class MlflowTracker:
         message = f"{len(folders)} results wait in {where} for {self._uri}; `{PUSH}` sends them"
         refused = [why for path, why in self._refused.items() if path in folders]
         return "\n".join([message, *refused])
+
+    def outdated(self) -> str | None:
+        """Say which runs of another schema the store holds, or None."""
+        found: str | None = self._try(partial(outdated, self._uri))
+        return found
 
     def _keep(self, run: OpenRun, entry: Entry, write: Callable[[Path], None]) -> None:
         """Write the entry to the spool, then try to send it from there."""
@@ -268,9 +277,14 @@ def _finished(runs: list[Any]) -> Earlier | None:
     """Tell of the newest finished run."""
     for run in runs:
         if run.info.status == "FINISHED":
-            reason = f"finished as run {run.info.run_id}; force=true runs it again"
+            reason = f"run {run.info.run_id}, {_commit(run.data.tags)}"
             return Earlier(run.info.run_id, _measured(run.data.metrics), reason)
     return None
+
+
+def _commit(tags: Mapping[str, str]) -> str:
+    edited = ", uncommitted changes" if tags["dirty"] == "true" else ""
+    return f"commit {tags['commit'][:10]}{edited}"
 
 
 def _live(run: Any) -> bool:

@@ -107,7 +107,7 @@ def test_images_that_went_away_are_named(
 def test_a_job_is_read_back_from_its_run(job: Job, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'store' / 'mlflow.db'}"
     tracker = open_tracker(TrackingConfig(uri=uri))
-    run = tracker.start(job, Known("id", official=False))
+    run = tracker.start(job, Known("id", official=False, code="c" * 64))
     tracker.finish(run, evaluate(job))
     assert read_job(run.run_id, uri, trusted=[TINY]) == job
     with pytest.raises(TrustError, match=f"job.yaml of run {run.run_id} asks for '{TINY}', no "):

@@ -122,7 +122,7 @@ def test_failing_category_does_not_stop_the_others(client, datasets, folder):
 
     assert again.status == 0, again.err
     for run in finished:
-        assert f"skipped: finished as run {run.info.run_id}" in again.out
+        assert f"skipped (run {run.info.run_id}, commit " in again.out
     assert len(runs(client)) == 4
     assert len(runs(client, category="cable")) == 2
 

@@ -111,7 +111,7 @@ def test_sweep_killed_at_ten_random_moments(empty_folder, launcher, pause, monke
     assert set(statuses(client)) <= {"FINISHED", "KILLED"}
     # Half-written entries too, whose names begin with a dot.
     assert not list((empty_folder / "runs" / "spool").iterdir())
-    assert as_process(*sweep).out.count("skipped: finished as run") == 12
+    assert as_process(*sweep).out.count(": skipped (run ") == 12
 
 
 def test_killed_process_costs_its_own_job_only(client, monkeypatch):
@@ -128,8 +128,8 @@ def test_killed_process_costs_its_own_job_only(client, monkeypatch):
     again = as_process(*sweep)
 
     assert again.status == 0, again.out + again.err
-    assert again.out.count("skipped: finished as run") == 1
-    assert f"skipped: finished as run {finished.info.run_id}" in again.out
+    assert again.out.count(": skipped (run ") == 1
+    assert f"skipped (run {finished.info.run_id}, commit " in again.out
     assert statuses(client) == {"FINISHED": 3, "KILLED": 1}
     assert client.get_run(victim.info.run_id).info.status == "KILLED"
     assert len(numbers(client)) == 3
@@ -150,7 +150,7 @@ def test_killed_worker_costs_its_own_job_only(client, pause, launcher):
     assert statuses(client) == {"FINISHED": 5, "KILLED": 1}
     again = as_process(*sweep)
     assert again.status == 0, again.out + again.err
-    assert again.out.count("skipped: finished as run") == 5
+    assert again.out.count(": skipped (run ") == 5
     assert len(numbers(client)) == 6
 
 
@@ -164,7 +164,7 @@ def test_submitted_jobs_outlive_the_process_that_submitted_them(client, pause):
     wait_until(lambda: statuses(client) == {"FINISHED": 2})
     again = as_process(*sweep)
     assert again.status == 0, again.out + again.err
-    assert again.out.count("skipped: finished as run") == 2
+    assert again.out.count(": skipped (run ") == 2
     assert statuses(client) == {"FINISHED": 3}
 
 

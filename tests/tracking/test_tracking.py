@@ -26,8 +26,8 @@ from harness.tracking.spool import Spool
 from harness.tracking.store import connect, experiment_id, stores
 from harness.tracking.write import MlflowTracker
 
-KNOWN = Known("f" * 64, official=False)
-OTHER = Known("0" * 64, official=False)
+KNOWN = Known("f" * 64, official=False, code="c" * 64)
+OTHER = Known("0" * 64, official=False, code="c" * 64)
 
 
 def tracked(uri):

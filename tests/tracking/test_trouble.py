@@ -17,8 +17,8 @@ from harness.tracking.owner import MACHINE, SLURM_JOB, process, started, this_pr
 from harness.tracking.store import connect, experiment_id
 from harness.tracking.write import MlflowTracker
 
-KNOWN = Known("f" * 64, official=False)
-OTHER = Known("0" * 64, official=False)
+KNOWN = Known("f" * 64, official=False, code="c" * 64)
+OTHER = Known("0" * 64, official=False, code="c" * 64)
 
 
 def found(uri):
@@ -163,7 +163,7 @@ def test_of_two_processes_that_begin_at_once_the_older_goes_on(tracker, uri, job
     assert [run.info.run_id for run in found(uri)] == [first.run_id]
     late = tracker.start(job, KNOWN)
     tracker.finish(first, record)
-    assert tracker.rival(late).reason.startswith(f"finished as run {first.run_id}")
+    assert tracker.rival(late).reason.startswith(f"run {first.run_id}, commit ")
     assert statuses(uri) == ["FINISHED"]
 
 

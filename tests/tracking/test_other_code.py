@@ -1,0 +1,141 @@
+"""A run of other code stands for no job, wherever it is; one of another schema is told of."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from harness.code import CHANGED
+from harness.record import SCHEMA_VERSION
+from harness.report.__main__ import main as report
+from harness.tracking import Known, outdated, read_runs
+from harness.tracking import read as read_module
+from harness.tracking.store import connect, experiment_id
+from harness.tracking.write import MlflowTracker
+
+KNOWN = Known("f" * 64, official=False, code="c" * 64)
+EDITED = KNOWN._replace(code="d" * 64)
+OLD = str(SCHEMA_VERSION - 1)
+
+
+def found(uri):
+    return connect(uri).search_runs([experiment_id(uri, name="parts")], max_results=1000)
+
+
+@pytest.fixture
+def tracker(uri):
+    tracker = MlflowTracker(uri)
+    yield tracker
+    shutil.rmtree(tracker._spool.folders[0], ignore_errors=True)
+
+
+@pytest.fixture
+def away(tracker):
+    """The store is not reached until the patch is undone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracker, "_try", lambda action: None)
+        yield patch
+
+
+def test_the_newest_run_of_the_same_code_counts(tracker, uri, job, record):
+    first = tracker.start(job, KNOWN)
+    tracker.finish(first, record)
+    assert tracker.earlier(job, EDITED) is None
+    second = tracker.start(job, EDITED)
+    assert tracker.rival(second) is None
+    tracker.finish(second, record)
+    assert tracker.earlier(job, KNOWN).run_id == first.run_id
+    assert tracker.earlier(job, EDITED).run_id == second.run_id
+    assert {run.data.tags["code"] for run in found(uri)} == {KNOWN.code, EDITED.code}
+    assert [run.identity for run in read_runs(uri)] == [KNOWN.identity] * 2
+
+
+def test_run_without_the_tag_counts_for_none(tracker, uri, job, record):
+    run = tracker.start(job, KNOWN)
+    tracker.finish(run, record)
+    connect(uri).delete_tag(run.run_id, "code")
+    assert tracker.earlier(job, KNOWN) is None
+
+
+def test_result_in_the_spool_counts_for_its_code_alone(tracker, job, record, away):
+    tracker.finish(tracker.start(job, KNOWN), record)
+    assert tracker.earlier(job, EDITED) is None
+    reason = tracker.earlier(job, KNOWN).reason
+    assert reason.startswith("commit ")
+    assert reason.endswith(
+        ", waits in the spool for the store; `python -m harness.tracking push` sends it"
+    )
+
+
+@pytest.mark.parametrize("known", [KNOWN, EDITED])
+def test_result_of_other_code_is_no_twin(tracker, uri, job, record, away, known):
+    run = tracker.start(job, KNOWN)
+    run.unchecked = True
+    tracker.finish(run, record)
+    away.undo()
+    other = MlflowTracker(uri)
+    other.finish(other.start(job, known), record)
+    tracker.recover()
+    assert len(found(uri)) == (1 if known == KNOWN else 2)
+
+
+@pytest.mark.parametrize("in_spool", [False, True])
+def test_run_whose_code_was_edited_meanwhile_counts_for_none(
+    tracker, uri, job, record, monkeypatch, in_spool
+):
+    monkeypatch.setattr("harness.tracking.contents.code_changed", lambda job: True)
+    run = tracker.start(job, KNOWN)
+    assert found(uri)[0].data.tags["code"] == KNOWN.code
+    with pytest.MonkeyPatch.context() as patch:
+        if in_spool:
+            patch.setattr(tracker, "_try", lambda action: None)
+        tracker.finish(run, record)
+        assert tracker.earlier(job, KNOWN) is None
+    tracker.recover()
+    [finished] = found(uri)
+    assert (finished.info.status, finished.data.tags["code"]) == ("FINISHED", CHANGED)
+    assert tracker.earlier(job, KNOWN) is tracker.earlier(job, KNOWN._replace(code=CHANGED)) is None
+
+
+@pytest.mark.parametrize("dirty", ["true", "false"])
+def test_reason_names_the_run_and_its_commit(tracker, uri, job, record, dirty):
+    run = tracker.start(job, KNOWN)
+    tracker.finish(run, record)
+    connect(uri).set_tag(run.run_id, "commit", "0123456789abcdef")
+    connect(uri).set_tag(run.run_id, "dirty", dirty)
+    edited = ", uncommitted changes" if dirty == "true" else ""
+    assert tracker.earlier(job, KNOWN).reason == f"run {run.run_id}, commit 0123456789{edited}"
+
+
+def keep(uri, schema, status="FINISHED"):
+    """Leave a run of a schema in the store."""
+    run = connect(uri).create_run(experiment_id(uri, name="parts"), tags={"schema": schema})
+    connect(uri).set_terminated(run.info.run_id, status)
+
+
+def test_store_says_which_runs_nobody_reads(
+    uri, tracker, job, record, monkeypatch, tmp_path, capsys
+):
+    tracker.finish(tracker.start(job, KNOWN), record)
+    keep(uri, OLD, "FAILED")
+    assert outdated(uri) is tracker.outdated() is None
+    for schema in (OLD, OLD, "999"):
+        keep(uri, schema)
+    folder = uri.removeprefix("sqlite:///").removesuffix("/mlflow.db")
+    line = (
+        f" holds 3 runs of schema {OLD}, 999; this version reads schema {SCHEMA_VERSION},"
+        " whose identities differ: their jobs run again, and no table shows them"
+    )
+    assert outdated(uri) == tracker.outdated() == f"{folder}/mlflow.db{line}"
+    monkeypatch.chdir(folder)
+    assert outdated(uri) == f"mlflow.db{line}"
+    report(["--root", str(tmp_path), "--uri", uri])
+    assert capsys.readouterr().err.splitlines()[0] == f"mlflow.db{line}"
+
+
+def test_many_such_runs_are_not_counted(uri, monkeypatch):
+    monkeypatch.setattr(read_module, "_MANY", 2)
+    for _ in range(3):
+        keep(uri, OLD)
+    assert f"mlflow.db holds more than 2 runs of schema {OLD}; " in outdated(uri)
