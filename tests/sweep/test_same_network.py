@@ -6,7 +6,11 @@ import csv
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 
+from dfkde.backbones.presence import CHECKPOINTS
+from harness.features import shared
 from tests.sweep.conftest import as_process, in_process, runs
 
 OWN = """
@@ -71,6 +75,47 @@ def test_a_backbone_whose_forward_changes_is_another_network(client, mode, sourc
     ended = as_process(*job)
     assert "skipped" in ended.out, ended
     assert first.info.run_id in ended.out
+
+
+RESNET18 = (
+    "dataset=btad",
+    "localizer=none",
+    "backbone=resnet18",
+    "features.engine=torch",
+    "image_size=32",
+    "dataset.official=false",
+)
+
+
+def write_checkpoint(folder, seed):
+    """Write random weights to where torch keeps those of torchvision that it has downloaded."""
+    path = folder / "hub" / "checkpoints" / CHECKPOINTS["resnet18", "IMAGENET1K_V1"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
+
+
+@MODES
+def test_a_checkpoint_that_was_replaced_is_told_and_never_recorded_as_the_other(
+    client, folder, monkeypatch, mode
+):
+    monkeypatch.setenv("TORCH_HOME", str(folder / "torch"))
+    monkeypatch.setattr(shared, "_readers", {})
+    write_checkpoint(folder / "torch", seed=0)
+    assert in_process(*mode, *RESNET18, "category=01", settings=()).status == 0
+    write_checkpoint(folder / "torch", seed=1)
+    shared._readers.clear()  # as in another process
+    replaced = in_process(*mode, *RESNET18, "category=02", settings=())
+    assert replaced.status == 1
+    [told] = [line for line in replaced.out.splitlines() if "02" in line and "failed:" in line]
+    assert "the backbone resnet18 has changed since its digests were cached: its weights" in told
+    assert in_process(*mode, *RESNET18, "category=02", settings=()).status == 0
+    second, first = (
+        run.data.tags["weights_digest"] for run in runs(client) if run.info.status == "FINISHED"
+    )
+    assert first[:12] in told
+    assert second[:12] in told
+    assert first != second
 
 
 RANDOM = (
