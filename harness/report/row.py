@@ -83,6 +83,9 @@ class Row:
 
 
 _PLAIN = tuple(column.name for column in fields(Row) if column.name not in _NESTED)
+# Schema 2 did not tell them: of its rows they are empty.
+_SINCE_3 = ("model_factory", "backbone_factory")
+_PLAIN_2 = tuple(name for name in _PLAIN if name not in _SINCE_3)
 
 
 def row_of(run: StoredRun, *, environment: str, limits: Mapping[str, tuple[float, float]]) -> Row:
@@ -158,13 +161,14 @@ def read_rows(path: Path) -> list[Row]:
     Raises
     ------
     ReportError
-        The file is missing or is not one that `write_rows` wrote under this schema.
+        The file is missing or is not one that `write_rows` wrote under a schema that is read.
     """
     if not path.is_file():
         raise ReportError(f"{path} is missing")
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        if tuple((reader.fieldnames or ())[: len(_PLAIN)]) != _PLAIN:
+        columns = tuple(name for name in reader.fieldnames or () if "." not in name)
+        if columns not in (_PLAIN, _PLAIN_2):
             raise ReportError(f"{path} has not the columns of schema {SCHEMA_VERSION}")
         return [_parse(line, f"{path}:{number}") for number, line in enumerate(reader, start=2)]
 
@@ -183,7 +187,8 @@ def _parse(line: dict[str, str], where: str) -> Row:
         name, dot, key = column.partition(".")
         if dot and value != "":
             nested[name][key] = value
-    plain = {name: int(line[name]) if name in _INTEGERS else line[name] for name in _PLAIN}
+    told = dict.fromkeys(_SINCE_3, "") | line
+    plain = {name: int(told[name]) if name in _INTEGERS else told[name] for name in _PLAIN}
     texts = {name: nested[name] for name in ("setting", "undefined")}
     numbers = {
         name: {key: float(value) for key, value in nested[name].items()}

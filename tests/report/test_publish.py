@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import csv
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from harness.report.__main__ import main
 from harness.report.check import check
 from harness.report.publish import publish
 from harness.report.results import read_results
+from harness.report.row import read_rows
 from harness.report.table import ReportError
 from tests.report.synthetic import (
     complete,
@@ -130,6 +133,22 @@ def test_check_finds_results_that_do_not_fit_the_code(published: Path) -> None:
     path.unlink()
     with pytest.raises(ReportError, match=r"parts_tiny.csv is missing"):
         check(published)
+
+
+def test_rows_of_schema_2_are_read_without_their_factories(published: Path) -> None:
+    """Published rows are never lost: the columns that came with schema 3 are empty."""
+    path = published / "results" / "parts_tiny.csv"
+    held = read_rows(path)
+    with path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    old = [name for name in lines[0] if name not in ("model_factory", "backbone_factory")]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, old, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**line, "schema": "2"} for line in lines)
+    unknown = {"schema": 2, "model_factory": "", "backbone_factory": ""}
+    assert read_rows(path) == [replace(row, **unknown) for row in held]
+    assert check(published) == ""
 
 
 def test_check_finds_an_edited_score(published: Path) -> None:
