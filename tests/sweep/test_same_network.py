@@ -52,8 +52,11 @@ def scores(client, run):
         return {row["image"]: float(row["score"]) for row in csv.DictReader(file)}
 
 
-@MODES
-@pytest.mark.parametrize("source", [OWN, OPERATOR], ids=["forward", "operator"])
+@pytest.mark.parametrize(
+    ("mode", "source"),
+    [((), OWN), (("-m",), OPERATOR)],
+    ids=["forward, as a job", "operator, in a sweep"],
+)
 def test_a_backbone_whose_forward_changes_is_another_network(client, mode, source):
     job = (*mode, "dataset=btad", "category=01", "localizer=none")
     own = Path("tiny_backbone.py")  # found before the one of the tests
