@@ -1,16 +1,31 @@
-"""Files that other processes read while they are written."""
+"""Files of ours that other processes read while they are written, and that may be damaged.
+
+Whatever is read back carries a checksum over its content and its key, that is, what it was kept
+for. It is against slips: a disk's flipped bit, a file edited by hand or put in another's place.
+Whoever changes a file on purpose can make a new checksum.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import stat
 import uuid
 from pathlib import Path
+from typing import Any
+
+_LENGTH = hashlib.sha256().digest_size
+
+
+class DamagedError(ValueError):
+    """A file whose checksum does not fit its content, or the key that it is read for."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file that others see complete or not at all, and make its folder if needed.
 
-    The umask decides who may read it.
+    The umask decides who may read it. Where the path is a link, the link is replaced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
@@ -22,3 +37,77 @@ def write_atomically(path: Path, data: bytes) -> None:
         if isinstance(error, OSError):  # a full disk's error names no file
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def read_regular(path: Path) -> bytes:
+    """Read a file, and nothing that could keep us waiting: no pipe, no device.
+
+    Raises
+    ------
+    DamagedError
+        If it is no regular file.
+    OSError
+        If it cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise DamagedError(f"{path} is no regular file")
+        return file.read()
+
+
+def seal(content: bytes, *, key: str) -> bytes:
+    """Put a checksum over key and content before the content."""
+    return _checksum(content, key) + content
+
+
+def unseal(data: bytes, *, key: str) -> memoryview:
+    """Return the content of sealed bytes.
+
+    Raises
+    ------
+    DamagedError
+        If a byte differs or is missing, or they were sealed with another key.
+    """
+    content = memoryview(data)[_LENGTH:]
+    if _checksum(content, key) != data[:_LENGTH]:
+        raise DamagedError("its checksum does not fit its content")
+    return content
+
+
+def write_json(path: Path, content: Any, *, key: str) -> None:
+    """Write what JSON can hold, with a checksum over it and its key, as `write_atomically` does."""
+    text = json.dumps({"checksum": _json_checksum(content, key), "content": content}, indent=0)
+    write_atomically(path, text.encode())
+
+
+def read_json(path: Path, *, key: str) -> Any:
+    """Read back what `write_json` wrote with this key.
+
+    Raises
+    ------
+    DamagedError
+        If it is something else, or damaged.
+    OSError
+        If it cannot be read.
+    """
+    data = read_regular(path)
+    try:
+        kept = json.loads(data)
+        content, checksum = kept["content"], kept["checksum"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedError(f"{path} is not as it was written") from error
+    if _json_checksum(content, key) != checksum:
+        raise DamagedError(f"{path}: its checksum does not fit its content")
+    return content
+
+
+def _checksum(content: bytes | memoryview, key: str) -> bytes:
+    digest = hashlib.sha256(f"{len(key)}:{key}".encode())
+    digest.update(content)
+    return digest.digest()
+
+
+def _json_checksum(content: Any, key: str) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return _checksum(text.encode(), key).hex()
