@@ -348,6 +348,13 @@ def test_a_process_runs_what_it_has_read_and_notices_an_edit(job, tmp_path, monk
     assert not code.code_changed(second)
 
 
+def test_a_worker_holds_the_shared_code_before_it_has_a_job(job, project):
+    forget()
+    code.read_shared_code()
+    edit(project / "harness/metrics/counting.py", lambda text: text + "\nadded = 1\n")
+    assert code.code_changed(job)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_nothing_that_computes_is_forgotten(job, name):
     """Every file of the project in which anything runs while a job is evaluated is digested."""
