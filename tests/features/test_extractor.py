@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import fields, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ import pytest
 import torch
 import torchvision
 
+from harness import code
 from harness.config import BackboneConfig, FeaturesConfig
 from harness.features import (
     FeatureReader,
@@ -236,6 +238,66 @@ def test_a_recipe_names_every_library_between_file_and_feature(engine, libraries
         assert other.key != plain.key, changed
         translated = changed not in (engine if engine != "torch" else "", *decoders)
         assert (recipe.graph_of(other).key != graph.key) is translated, changed
+
+
+# Modules that run between file and feature and decide nothing about its value.
+HOUSEKEEPING = {
+    "dfkde.graph",
+    "harness.atomic",
+    "harness.code",
+    "harness.data.split",
+    "harness.features.ahead",
+    "harness.features.backbone_digests",
+    "harness.features.choice",
+    "harness.features.claims",
+    "harness.features.reader",
+    "harness.features.recent",
+    "harness.features.recipe",
+    "harness.features.store",
+    "harness.features.upkeep",
+    "harness.threads",
+}
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
+def test_a_recipe_holds_the_code_of_every_module_between_file_and_feature(
+    extractor, samples, tmp_path, engine
+):
+    pytest.importorskip(engine)
+    ran = set()
+
+    def note(frame, event, argument):
+        ran.add(frame.f_globals.get("__name__"))
+
+    settings = FeaturesConfig(device="cpu", engine=engine, workers=2)
+    reader = FeatureReader(extractor, image_size=64, cache=tmp_path, settings=settings)
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        list(reader.maps(samples))
+        reader.pooled(samples)
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    ours = {name for name in ran if str(name).partition(".")[0] in ("harness", "dfkde")}
+    assert "harness.features.decoding" in ours
+    assert ours - HOUSEKEEPING <= set(recipe.CODE)
+
+
+def test_edited_code_between_file_and_feature_makes_other_features(monkeypatch):
+    settings = FeaturesConfig(device="cpu", engine="torch")
+    plain = recipe.recipe_of(PLAIN, image_size=64, settings=settings)
+    assert plain.code == code.modules_digest(recipe.CODE)
+    assert all(code.modules_digest([name]) != code.modules_digest([]) for name in recipe.CODE)
+    read = code._read
+    for edited in ("decoding", "inputs", "pytorch", "images"):
+
+        def other(path, *rest, edited=edited, **named):
+            found = read(path, *rest, **named)
+            return found._replace(digest="1") if path.endswith(f"/{edited}.py") else found
+
+        monkeypatch.setattr(code, "_read", other)
+        assert recipe.recipe_of(PLAIN, image_size=64, settings=settings).key != plain.key, edited
 
 
 @pytest.mark.parametrize(
