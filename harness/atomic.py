@@ -50,9 +50,10 @@ def read_regular(path: Path) -> bytes:
         If it cannot be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)  # `open` would leave that of a folder open
+        raise DamagedError(f"{path} is no regular file")
     with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise DamagedError(f"{path} is no regular file")
         return file.read()
 
 

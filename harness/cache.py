@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,34 +69,53 @@ def _row(section: Section) -> tuple[object, ...]:
     used = max((entry.used for entry in entries), default=0.0)
     return (
         section.key[:12],
-        str(recipe.get("weights_digest", "?"))[:12],
+        _text(recipe.get("weights_digest"))[:12],
         _pixels(recipe),
         _engine(recipe),
         kinds.count(".pooled"),
         kinds.count(".maps"),
         round(sum(entry.size for entry in entries) / 1e6),
-        time.strftime("%Y-%m-%d %H:%M", time.localtime(used)) if entries else "-",
+        _time(used) if entries else "-",
     )
 
 
 def _pixels(recipe: dict[str, Any]) -> str:
     """Write the size of the images, and that of the crop where there is one: `256>224`."""
-    crop = recipe.get("center_crop")
-    size = recipe.get("image_size") or recipe.get("shape", "?")[-1]
-    return f"{size}" + (f">{crop}" if crop else "")
+    crop, shape = recipe.get("center_crop"), recipe.get("shape")
+    side = shape[-1] if isinstance(shape, list) and shape else None
+    size = _text(recipe.get("image_size") or side)
+    return f"{size}>{_text(crop)}" if crop else size
 
 
 def _engine(recipe: dict[str, Any]) -> str:
     """Write how features are computed; of a translated network, that it is one."""
     if "shape" in recipe:
         return "network in ONNX"
-    return " ".join(str(recipe.get(name, "?")) for name in _COMPUTING)
+    return " ".join(_text(recipe.get(name)) for name in _COMPUTING)
+
+
+def _text(value: object) -> str:
+    """Write a value that a file holds in a few printable characters; `?` for what it cannot be."""
+    if not isinstance(value, (str, int)):
+        return "?"
+    text = str(value) if isinstance(value, str) or abs(value) < 10**12 else "?"
+    return _escaped(text[:40])
+
+
+def _escaped(text: str) -> str:
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def _time(seconds: float) -> str:
+    with suppress(ValueError, OverflowError, OSError):  # no year that can be written
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    return "?"
 
 
 def _verify(cache: Path) -> int:
     bad = list(damaged(cache))
     for path in bad:
-        sys.stdout.write(f"damaged: {path}\n")
+        sys.stdout.write(f"damaged: {_escaped(str(path))}\n")
     n_entries = sum(len(section.entries) for section in sections(cache))
     sys.stdout.write(f"{n_entries} entries, {len(bad)} damaged\n")
     return 1 if bad else 0

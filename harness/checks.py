@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import resource
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from dfkde.choices import check_localizer
 from harness.config import Config
 from harness.crop import check_center_crop
 from harness.features import LazyExtractor
-from harness.features.choice import check_numbers, input_shape
+from harness.features.choice import check_numbers, input_shape, resolve_device
+from harness.threads import available
+
+_SEEDS = 2**32
+"""Seeds below it are those that numpy's and scikit-learn's generators take."""
+
+_COPIES = {"cpu": 3, "cuda": 1}
+"""How often at least the images of a batch are in memory at once, as float32: as they are given,
+normalised, and as the network's first layer returns them, which in usual networks are no fewer
+numbers. On a GPU only the first are in the memory of the machine."""
+
+_PIXEL = 9
+"""Bytes of a pixel in the pixel metrics at least: its anomaly score, and its ground truth."""
 
 
 def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
     """Refuse settings of jobs: sizes, numbers, the localizer, the backbone's layers and weights.
+
+    Sizes are refused that certainly do not fit into the memory that this process may have.
 
     Parameters
     ----------
     configs : sequence of Config
         One for each job; a backbone that many of them share is looked at once.
     weights : bool
-        Whether the jobs run on this machine, so that weights must be here or can be fetched.
+        Whether the jobs run on this machine, so that weights must be here or can be fetched, and
+        sizes must fit into its memory.
 
     Raises
     ------
@@ -27,12 +45,12 @@ def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
         In one line: the setting, its rule, its value and its choices.
     """
     for config in configs:
-        check_center_crop(config.center_crop, image_size=config.image_size)
-        _check_pixel_resolution(config.pixel_resolution)
-        _check_threshold_quantile(config.threshold_quantile)
+        _check_numbers(config)
         check_localizer(config.localizer)
-        features = config.features
-        check_numbers(workers=features.workers, cache_limit_gb=features.cache_limit_gb)
+    if weights:
+        memory = memory_limit()
+        for config in configs:
+            _check_memory(config, memory)
     # By their text, for the settings hold lists and cannot be hashed.
     for config in {_network(config): config for config in configs}.values():
         extractor = LazyExtractor(
@@ -54,6 +72,26 @@ def _shape(config: Config) -> tuple[int, int, int, int]:
     )
 
 
+def _check_numbers(config: Config) -> None:
+    check_center_crop(config.center_crop, image_size=config.image_size)
+    _check_pixel_resolution(config.pixel_resolution)
+    _check_threshold_quantile(config.threshold_quantile)
+    _check_sampling(config)
+    features = config.features
+    check_numbers(workers=features.workers, cache_limit_gb=features.cache_limit_gb)
+
+
+def _check_sampling(config: Config) -> None:
+    if not 0 <= config.seed < _SEEDS:
+        raise ValueError(f"seed must be an integer from 0 to {_SEEDS - 1}, got {config.seed}")
+    if config.n_train is not None and config.n_train < 1:
+        raise ValueError(f"n_train must be null (all) or at least 1, got {config.n_train}")
+    if not 0 <= config.train_contamination < 1:
+        raise ValueError(
+            f"train_contamination must be at least 0 and below 1, got {config.train_contamination}"
+        )
+
+
 def _check_pixel_resolution(side: int | None) -> None:
     if side is not None and side < 1:
         raise ValueError(f"pixel_resolution must be null (native) or at least 1, got {side}")
@@ -64,3 +102,77 @@ def _check_threshold_quantile(quantile: float | None) -> None:
         raise ValueError(
             f"threshold_quantile must be null, or above 0 and at most 1, got {quantile}"
         )
+
+
+def _check_memory(config: Config, memory: float) -> None:
+    """Refuse sizes of which a few arrays alone take more bytes than there are."""
+    workers = config.features.workers or available()
+    batch, channels, *sides = _shape(config)
+    inputs = _COPIES[resolve_device(config.features.device)] * batch * 4 * sides[0] * sides[1]
+    # Before it is cropped, a resized image has a byte for each number.
+    needed = workers * channels * max(inputs, config.image_size**2)
+    if needed > memory:
+        raise ValueError(
+            f"image_size must be such that a batch fits into memory: with batches of {batch} and"
+            f" {workers} workers, {_gb(needed)} are needed at least, and there are {_gb(memory)};"
+            f" got {config.image_size}"
+        )
+    side = config.pixel_resolution
+    if side is not None and config.localizer != "none" and _PIXEL * side**2 > memory:
+        raise ValueError(
+            "pixel_resolution must be such that an anomaly map fits into memory:"
+            f" {_gb(_PIXEL * side**2)} are needed at least, and there are {_gb(memory)}; got {side}"
+        )
+
+
+def _gb(n_bytes: float) -> str:
+    return f"{n_bytes / 1e9:,.1f} GB"
+
+
+def memory_limit(root: Path = Path("/")) -> float:
+    """Return how many bytes this process can have at most, swap included.
+
+    What is available on the machine now, what its control groups (`memory.max`, or
+    `memory.limit_in_bytes`) allow, and `ulimit -v`: the least of them; infinity where none is
+    known.
+
+    Parameters
+    ----------
+    root : Path
+        Where `proc` and `sys` are mounted.
+    """
+    kept = dict(_meminfo(root / "proc/meminfo"))
+    limits = [kept.get("MemAvailable", float("inf")), *_group_limits(root)]
+    address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
+    given = float("inf") if address_space == resource.RLIM_INFINITY else address_space
+    return min(min(limits) + kept.get("SwapFree", 0), given)
+
+
+def _meminfo(path: Path) -> Iterator[tuple[str, float]]:
+    """Yield names and bytes; nothing where there is no such file."""
+    with suppress(OSError, ValueError):
+        for line in path.read_text().splitlines():
+            name, _, value = line.partition(":")
+            yield name, 1024 * float(value.split()[0])
+
+
+def _group_limits(root: Path) -> Iterator[float]:
+    """Yield the limits of the control groups that this process is in, of either version."""
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers == "":
+                yield from _limits(root / "sys/fs/cgroup", group, name="memory.max")
+            elif "memory" in controllers.split(","):
+                place = root / "sys/fs/cgroup/memory"
+                yield from _limits(place, group, name="memory.limit_in_bytes")
+
+
+def _limits(mounted: Path, group: str, *, name: str) -> Iterator[float]:
+    """Yield the limits of a group and of all groups that it is in."""
+    place = mounted / group.lstrip("/")
+    for folder in (place, *place.parents):
+        with suppress(OSError, ValueError):  # no such limit, or `max`
+            yield float((folder / name).read_text())
+        if folder == mounted:
+            return

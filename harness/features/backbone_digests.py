@@ -16,8 +16,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.atomic import write_atomically
+from harness.atomic import DamagedError, read_json, write_json
 from harness.config import BackboneConfig
+from harness.features.claims import check_own, tell_unwritable, warn_once
 
 _OURS = "dfkde.backbones."
 _SOURCES = ("dfkde.extractor", "dfkde.graph", "dfkde.backbones.loading")
@@ -60,24 +61,55 @@ class DigestCache:
         self._folder = folder if _is_pinned(backbone) else None
 
     def find(self, shape: Shape) -> Digests | None:
-        """Return the digests of the network for batches of this shape, where they are kept."""
+        """Return the digests of the network for batches of this shape, where they are kept.
+
+        Warns
+        -----
+        UserWarning
+            If they are damaged or cannot be read; None is returned.
+        """
         if self._folder is None:
             return None
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            kept = json.loads(self._place(shape).read_text(encoding="utf-8"))
+        path = self._place(shape)
+        try:
+            kept = read_json(path, key=path.stem)
             return Digests(str(kept["weights"]), str(kept["network"]))
-        return None
+        except FileNotFoundError:
+            return None
+        except (DamagedError, OSError, KeyError, TypeError) as error:
+            warn_once(f"the backbone's digests are computed again: {error}", about=str(path))
+            return None
 
     def keep(self, shape: Shape, digests: Digests) -> None:
-        """Write the digests, unless the backbone's weights may change unseen."""
-        if self._folder is not None:
-            kept = {**digests._asdict(), "shape": shape, "backbone": asdict(self._backbone)}
-            write_atomically(self._place(shape), json.dumps(kept, indent=2).encode())
+        """Write the digests, unless the backbone's weights may change unseen.
+
+        Warns
+        -----
+        UserWarning
+            If the cache cannot be written to; a full disk is an error.
+        """
+        if self._folder is None:
+            return
+        path = self._place(shape)
+        kept = {**digests._asdict(), "shape": shape, "backbone": asdict(self._backbone)}
+        try:
+            check_own(path, cache=Path(self._folder))
+            write_json(path, kept, key=path.stem)
+        except OSError as error:
+            tell_unwritable(error, cache=Path(self._folder))
 
     def forget(self, shape: Shape) -> None:
-        """Remove the digests of this shape."""
+        """Remove the digests of this shape.
+
+        Raises
+        ------
+        OSError
+            If they cannot be removed, so that no job can go on with this cache.
+        """
         if self._folder is not None:
-            self._place(shape).unlink(missing_ok=True)
+            path = self._place(shape)
+            check_own(path, cache=Path(self._folder))
+            path.unlink(missing_ok=True)
 
     def _place(self, shape: Shape) -> Path:
         return Path(str(self._folder)) / "backbones" / f"{_stamp(self._backbone, shape)}.json"

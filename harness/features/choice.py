@@ -12,6 +12,8 @@ from harness.config import FeaturesConfig
 ENGINES = ("auto", "torch", "onnxruntime", "openvino")
 PRECISIONS = ("fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
+MOST_WORKERS = 1024
+"""More threads than any machine has use for; each holds a batch in memory."""
 
 # ONNX and its script translate the backbone for the engines that do not run torch.
 _NEEDS = {
@@ -39,8 +41,10 @@ def resolve_precision(precision: str) -> str:
 
 def check_numbers(*, workers: int, cache_limit_gb: float | None) -> None:
     """Refuse a number of threads or a size of the cache that cannot be."""
-    if workers < 0:
-        raise ValueError(f"features.workers must be an integer of at least 0, got {workers}")
+    if not 0 <= workers <= MOST_WORKERS:
+        raise ValueError(
+            f"features.workers must be an integer from 0 to {MOST_WORKERS}, got {workers}"
+        )
     if cache_limit_gb is not None and not 0 < cache_limit_gb < float("inf"):
         raise ValueError(
             f"features.cache_limit_gb must be null or a number above 0, got {cache_limit_gb}"

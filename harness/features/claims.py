@@ -1,18 +1,30 @@
-"""Work that several processes come upon at the same time."""
+"""The cache's folder, which others write to as well: what may be written there, and by whom.
+
+The folder itself may be a link. Inside of it no link is followed to write, to lock or to remove
+something: what lies behind one is not the cache's own, and is left alone.
+"""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
-from typing import BinaryIO
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """How a filesystem says that it has no locks."""
+
+_UNWRITABLE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP),
+}
+"""How it says that one may not write there, or that something else is in the place of a file or
+folder of ours. A full disk is another matter: it ends the job."""
+
+_told: set[str] = set()
 
 
 @contextmanager
@@ -30,35 +42,86 @@ def claim(path: Path, *, wait: bool) -> Iterator[bool]:
         The file that stands for the work.
     wait : bool
         Wait for the claim, or else yield False at once if another holds it.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened or locked.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        if not _lock(file, wait=wait):
+    if path.is_symlink():  # nobody claims through a link
+        path.unlink(missing_ok=True)
+    # Neither waits, as to open a pipe for writing would, nor makes a file behind a link.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        if not _lock(descriptor, wait=wait):
             yield False
             return
         try:
             yield True
         finally:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 path.unlink()
+    finally:
+        os.close(descriptor)
 
 
-def _lock(file: BinaryIO, *, wait: bool) -> bool:
+def check_own(path: Path, *, cache: Path) -> None:
+    """Refuse a file of the cache that lies behind a link inside of the cache.
+
+    Raises
+    ------
+    OSError
+        `ELOOP`, with the folder that is a link.
+    """
+    link = link_to(path, cache=cache)
+    if link is not None:
+        raise OSError(errno.ELOOP, "A link, which the cache does not follow", str(link))
+
+
+def link_to(path: Path, *, cache: Path) -> Path | None:
+    """Return the first folder on the way from the cache to a file in it that is a link."""
+    parts = path.relative_to(cache).parts[:-1]
+    folders = (cache.joinpath(*parts[: k + 1]) for k in range(len(parts)))
+    return next((folder for folder in folders if folder.is_symlink()), None)
+
+
+def tell_unwritable(error: OSError, *, cache: Path) -> None:
+    """Warn, once in a process, that something cannot be kept in the cache.
+
+    Raises
+    ------
+    OSError
+        The error itself, if it says something else, such as a full disk.
+    """
+    if error.errno not in _UNWRITABLE:
+        raise error
+    warn_once(
+        f"features.cache={str(cache)!r} does not let us keep everything ({error.strerror}:"
+        f" {error.filename!r}): what it lacks is computed, and kept for this process only",
+        about=str(cache),
+    )
+
+
+def warn_once(message: str, *, about: str) -> None:
+    """Warn, unless this process has warned of the same before."""
+    if about not in _told:
+        _told.add(about)
+        warnings.warn(message, stacklevel=2)
+
+
+def _lock(descriptor: int, *, wait: bool) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        _warn(
+        warn_once(
             f"the feature cache cannot be locked ({error.strerror}): processes that extract the"
-            " same images at once each do all the work"
+            " same images at once each do all the work",
+            about="locks",
         )
     return True
-
-
-@cache
-def _warn(message: str) -> None:
-    """Warn once in a process."""
-    warnings.warn(message, stacklevel=2)

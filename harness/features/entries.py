@@ -1,36 +1,19 @@
-"""The bytes of one entry of the cache: a checksum, then the content."""
+"""One entry of the cache: what its checksum is taken for, and the bytes of an array."""
 
 from __future__ import annotations
 
-import hashlib
+import math
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-_LENGTH = hashlib.sha256().digest_size
+from harness.atomic import DamagedError
 
 
-class DamagedError(ValueError):
-    """An entry of the cache whose checksum does not fit its content."""
-
-
-def seal(content: bytes) -> bytes:
-    """Put the checksum before the content."""
-    return hashlib.sha256(content).digest() + content
-
-
-def unseal(data: bytes) -> memoryview:
-    """Return the content of a sealed entry.
-
-    Raises
-    ------
-    DamagedError
-        If a byte differs or is missing.
-    """
-    content = memoryview(data)[_LENGTH:]
-    if hashlib.sha256(content).digest() != data[:_LENGTH]:
-        raise DamagedError("its checksum does not fit its content")
-    return content
+def entry_key(path: Path) -> str:
+    """Return what an entry's checksum is taken for: its recipe, by the folder, and its name."""
+    return f"{path.parent.parent.name}/{path.name}"
 
 
 def array_to_bytes(array: NDArray[np.float32]) -> bytes:
@@ -39,8 +22,26 @@ def array_to_bytes(array: NDArray[np.float32]) -> bytes:
     return shape.tobytes() + np.ascontiguousarray(array, dtype="<f4").tobytes()
 
 
-def array_from_bytes(content: bytes | memoryview) -> NDArray[np.float32]:
-    """Return the array that `array_to_bytes` wrote; it cannot be written to."""
-    ndim = int(np.frombuffer(content, "<i8", 1)[0])
-    shape = np.frombuffer(content, "<i8", ndim, offset=8)
-    return np.frombuffer(content, "<f4", offset=8 * (1 + ndim)).reshape(shape)
+def array_from_bytes(content: bytes | memoryview, *, ndim: int) -> NDArray[np.float32]:
+    """Return the array that `array_to_bytes` wrote; it cannot be written to.
+
+    Parameters
+    ----------
+    content : bytes-like
+        As `array_to_bytes` returned them.
+    ndim : int
+        How many axes the array must have.
+
+    Raises
+    ------
+    DamagedError
+        If it has another number of axes, or not as many values as its shape says.
+    """
+    header = 8 * (1 + ndim)
+    if len(content) < header or (len(content) - header) % 4:
+        raise DamagedError(f"it is no array with {ndim} axes")
+    found, *shape = np.frombuffer(content, "<i8", 1 + ndim).tolist()
+    values = np.frombuffer(content, "<f4", offset=header)
+    if found != ndim or min(shape) < 0 or math.prod(shape) != values.size:
+        raise DamagedError(f"it is no array with {ndim} axes")
+    return values.reshape(shape)

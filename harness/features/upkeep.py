@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import time
 import warnings
 from collections.abc import Iterator
@@ -10,13 +10,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.features.claims import claim
-from harness.features.entries import DamagedError, unseal
+from harness.atomic import DamagedError, read_json, read_regular, unseal
+from harness.features.claims import claim, link_to, warn_once
+from harness.features.entries import entry_key
 
 _ABANDONED = 3600.0
 """Seconds after which a half-written file belongs to no living process."""
 
-_PARTS = ("*/*/*.part", "*/recipe.json.*.part", "backbones/*.part")
+_KEY = re.compile(r"[0-9a-f]{32}")
+"""How the folder of a recipe is called: of other folders in the cache's place nothing is ours."""
 
 
 class Entry(NamedTuple):
@@ -61,23 +63,25 @@ def sections(cache: Path) -> list[Section]:
     Warns
     -----
     UserWarning
-        If a recipe is damaged; it is written anew with the next entry.
+        If a recipe is damaged, which is written anew with the next entry; or if a folder is a
+        link, which is left alone.
     """
     return [
-        Section(path.parent.name, _fields(path), list(_entries(path.parent)))
-        for path in sorted(cache.glob("*/recipe.json"))
+        Section(folder.name, _fields(folder / "recipe.json"), list(_entries(folder)))
+        for folder in _folders(cache)
     ]
 
 
 def damaged(cache: Path) -> Iterator[Path]:
-    """Read every entry and yield those whose checksum does not fit."""
+    """Read every entry and yield those that cannot be read or whose checksum does not fit."""
     for section in sections(cache):
         for entry in section.entries:
             try:
-                unseal(entry.path.read_bytes())
-            except FileNotFoundError:  # evicted meanwhile
-                continue
-            except DamagedError:
+                unseal(read_regular(entry.path), key=entry_key(entry.path))
+            except FileNotFoundError:
+                if entry.path.is_symlink():  # else evicted meanwhile
+                    yield entry.path
+            except (DamagedError, OSError):
                 yield entry.path
 
 
@@ -95,6 +99,11 @@ def prune(cache: Path, *, limit: int) -> int:
     -------
     int
         Number of entries removed.
+
+    Warns
+    -----
+    UserWarning
+        Once in a process, if an entry cannot be removed.
     """
     _remove_abandoned(cache)
     entries = sorted(
@@ -106,40 +115,77 @@ def prune(cache: Path, *, limit: int) -> int:
     for entry in entries:
         if excess <= 0:
             break
-        entry.path.unlink(missing_ok=True)
-        excess -= entry.size
-        n_removed += 1
+        if _removed(entry.path):
+            excess -= entry.size
+            n_removed += 1
     return n_removed
+
+
+def _removed(path: Path) -> bool:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        folder = path.parent.parent
+        warn_once(f"{path} cannot be removed: {error.strerror}", about=f"{folder}: removal")
+        return False
+    return True
+
+
+def _folders(cache: Path) -> Iterator[Path]:
+    """Yield the folders of recipes."""
+    for description in sorted(cache.glob("*/recipe.json")):
+        folder = description.parent
+        if _KEY.fullmatch(folder.name) and _is_own(description, cache=cache):
+            yield folder
+
+
+def _is_own(path: Path, *, cache: Path) -> bool:
+    """Tell whether a file lies in the cache's own folders, and name a link that is none."""
+    link = link_to(path, cache=cache)
+    if link is not None:
+        warn_once(f"{link} is a link, which is left alone", about=f"{link} in the cache")
+    return link is None
 
 
 def _fields(description: Path) -> dict[str, Any]:
     try:
-        fields = json.loads(description.read_text(encoding="utf-8"))
-        return dict(fields)
+        fields = read_json(description, key=description.parent.name)
     except FileNotFoundError:  # another process's eviction
         return {}
-    except (ValueError, TypeError) as error:
-        warnings.warn(f"{description} is damaged: {error}", stacklevel=2)
+    except (DamagedError, OSError) as error:
+        reason = getattr(error, "strerror", None) or "it is not as this version writes it"
+        warnings.warn(f"{description} is damaged: {reason}", stacklevel=2)
         return {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def _entries(folder: Path) -> Iterator[Entry]:
-    for path in folder.glob("*/*"):
-        if path.suffix in (".lock", ".part"):
+    """Yield what lies in an entry's place, whatever it is."""
+    for path in folder.glob("??/*"):
+        if path.suffix in (".lock", ".part") or not path.name.startswith(path.parent.name):
             continue
-        with suppress(FileNotFoundError):  # another process's eviction
-            status = path.stat()
-            yield Entry(path, status.st_size, status.st_mtime)
+        with suppress(OSError):  # another process's eviction
+            if _is_own(path, cache=folder.parent):
+                status = path.lstat()
+                yield Entry(path, status.st_size, status.st_mtime)
 
 
 def _remove_abandoned(cache: Path) -> None:
     """Remove what killed processes left: half-written files, and claims that nobody holds."""
-    for pattern in _PARTS:
-        for path in cache.glob(pattern):
-            with suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > _ABANDONED:
-                    path.unlink()
-    for description in cache.glob("*/recipe.json"):
-        for path in description.parent.glob("*/*.lock"):
-            with claim(path, wait=False):
-                pass  # a claim's file goes with it
+    for path in _left(cache, "*.part"):
+        with suppress(OSError):
+            if time.time() - path.lstat().st_mtime > _ABANDONED:
+                path.unlink()
+    for path in _left(cache, "*.lock"):
+        # A claim's file goes with it.
+        with suppress(OSError), claim(path, wait=False):
+            pass
+
+
+def _left(cache: Path, pattern: str) -> Iterator[Path]:
+    """Yield files in the cache's own folders."""
+    for folder in [*_folders(cache), cache / "backbones"]:
+        for place in (pattern, f"??/{pattern}"):
+            for path in folder.glob(place):
+                if _is_own(path, cache=cache):
+                    yield path

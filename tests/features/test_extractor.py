@@ -77,14 +77,48 @@ def test_another_state_dict_has_other_digests(tmp_path):
     assert DigestCache(backbone, str(tmp_path)).find(SHAPE) is None
 
 
-@pytest.mark.parametrize("content", ["", "{}", "{'", "[]"])
-def test_damaged_digests_are_computed_again(tmp_path, content):
+@pytest.mark.parametrize("harm", ["", "{}", "{'", "[]", "flip", "move", "pipe", "folder", "deep"])
+def test_damaged_digests_are_computed_again(tmp_path, harm):
     cache = DigestCache(LITE, str(tmp_path))
     cache.keep(SHAPE, DIGESTS)
-    next(tmp_path.rglob("*.json")).write_text(content)
-    assert cache.find(SHAPE) is None
+    place = next(tmp_path.rglob("*.json"))
+    text = place.read_text()
+    place.unlink()
+    if harm == "pipe":
+        os.mkfifo(place)
+    elif harm == "folder":
+        place.mkdir()
+    elif harm == "move":
+        DigestCache(LITE, str(tmp_path)).keep((1, 3, 8, 8), DIGESTS)
+        next(tmp_path.rglob("*.json")).rename(place)
+    elif harm == "flip":
+        place.write_text(text.replace(DIGESTS.weights, "1" + DIGESTS.weights[1:]))
+    else:
+        place.write_text("[" * 100_000 if harm == "deep" else harm)
+    with pytest.warns(
+        UserWarning, match=r"^the backbone's digests are computed again: .*json"
+    ) as w:
+        assert cache.find(SHAPE) is None
+        assert cache.find(SHAPE) is None
+    assert len(w) == 1
+    if harm == "folder":
+        with pytest.warns(UserWarning, match="does not let us keep everything"):
+            cache.keep(SHAPE, DIGESTS)
+        return
     cache.keep(SHAPE, DIGESTS)
     assert cache.find(SHAPE) == DIGESTS
+
+
+def test_digests_are_written_to_no_folder_behind_a_link(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "backbones").symlink_to(tmp_path / "elsewhere")
+    cache = DigestCache(LITE, str(tmp_path / "cache"))
+    with pytest.warns(UserWarning, match="A link, which the cache does not follow"):
+        cache.keep(SHAPE, DIGESTS)
+    with pytest.raises(OSError, match="A link, which the cache does not follow"):
+        cache.forget(SHAPE)
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def build_small():

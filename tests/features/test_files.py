@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from harness.atomic import write_atomically
@@ -35,24 +37,85 @@ def test_the_umask_decides_who_shares_a_cache(samples, tmp_path, monkeypatch, um
     assert modes == {0o666 & ~umask}
 
 
-def deny(monkeypatch, method):
-    original = getattr(Path, method)
+def deny(monkeypatch, folder, *, reading=False, code=errno.EACCES):
+    """Let nobody write in a folder, nor read there, as chmod does for all but root."""
 
-    def denied(self, *args, **kwargs):
-        if "cache" in self.parts:
-            raise PermissionError(errno.EACCES, "Permission denied", str(self))
-        return original(self, *args, **kwargs)
+    def denying(function, is_denied):
+        def denied(path, *args, **kwargs):
+            if Path(os.fsdecode(path)).is_relative_to(folder) and is_denied(*args):
+                raise OSError(code, os.strerror(code), str(path))
+            return function(path, *args, **kwargs)
 
-    monkeypatch.setattr(Path, method, denied)
+        return denied
+
+    changing = os.O_CREAT | os.O_WRONLY | os.O_RDWR
+    monkeypatch.setattr(os, "open", denying(os.open, lambda how, *_: reading or how & changing))
+    for name in ("mkdir", "unlink", "replace", "utime"):
+        monkeypatch.setattr(os, name, denying(getattr(os, name), lambda *_: True))
+    opened = denying(io.open, lambda mode="r", *_: reading or mode[0] != "r")
+    monkeypatch.setattr(io, "open", opened)
 
 
-@pytest.mark.parametrize("method", ["read_bytes", "write_bytes", "open", "mkdir"])
-def test_a_cache_of_another_user_is_named_in_one_line(samples, tmp_path, monkeypatch, method):
+def features_of(reader, samples):
+    return reader.pooled(samples), list(reader.maps(samples)), reader.n_extracted
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_without_a_cache_to_write_to_features_last_as_long_as_the_process(
+    samples, tmp_path, monkeypatch, code
+):
+    expected = features_of(open_reader(None, monkeypatch), samples)
+    deny(monkeypatch, tmp_path / "cache", code=code)
     reader = open_reader(tmp_path / "cache", monkeypatch)
-    deny(monkeypatch, method)
-    with pytest.raises(PermissionError, match=r"^features\.cache must be .* denied: .*$") as caught:
-        reader.pooled(samples)
-    assert str(tmp_path / "cache") in str(caught.value)
+    with pytest.warns(UserWarning, match=r"^features\.cache='.*' does not let us .*: '") as caught:
+        found = features_of(reader, samples)
+    assert len(caught) == 1
+    assert reader.pooled(samples[:3]).tobytes() == expected[0][:3].tobytes()
+    np.testing.assert_equal(found, expected)
+    assert reader.n_extracted == len(samples)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("kind", ["pooled", "maps"])
+def test_a_damaged_entry_that_cannot_be_replaced_is_computed_once(
+    samples, tmp_path, monkeypatch, kind
+):
+    expected = features_of(open_reader(tmp_path / "cache", monkeypatch), samples)
+    entry = next((tmp_path / "cache").rglob(f"{samples[4].digest}.{kind}"))
+    entry.write_bytes(entry.read_bytes()[:-1])
+    deny(monkeypatch, tmp_path / "cache")
+    reader = open_reader(tmp_path / "cache", monkeypatch)
+    with pytest.warns(UserWarning) as caught:
+        found = features_of(reader, samples)
+        again = [one for _ in range(2) for one in reader.maps(samples)]
+    assert [one.message.args[0].count("made again") for one in caught] == [1, 0]
+    np.testing.assert_equal(found[:2], expected[:2])
+    np.testing.assert_equal(again, 2 * expected[1])
+    assert reader.n_extracted == 1
+
+
+def test_a_cache_that_may_not_be_read_is_computed(samples, tmp_path, monkeypatch):
+    expected = features_of(open_reader(tmp_path / "cache", monkeypatch), samples)
+    deny(monkeypatch, tmp_path / "cache", reading=True)
+    with pytest.warns(UserWarning) as caught:
+        found = features_of(open_reader(tmp_path / "cache", monkeypatch), samples)
+    np.testing.assert_equal(found, expected)
+    assert len(caught) == 2
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_write_permission(samples, tmp_path, monkeypatch):
+    (tmp_path / "cache").mkdir(mode=0o555)
+    expected = features_of(open_reader(None, monkeypatch), samples)
+    with pytest.warns(UserWarning, match="does not let us keep everything"):
+        found = features_of(open_reader(tmp_path / "cache", monkeypatch), samples)
+    np.testing.assert_equal(found, expected)
+
+
+def test_a_full_disk_is_no_cache_to_go_without(samples, tmp_path, monkeypatch):
+    deny(monkeypatch, tmp_path / "cache", code=errno.EDQUOT)
+    with pytest.raises(OSError, match=r"quota.*cache"):
+        open_reader(tmp_path / "cache", monkeypatch).pooled(samples)
 
 
 def test_an_image_that_may_not_be_read_is_no_fault_of_the_cache(samples, tmp_path, monkeypatch):
@@ -70,7 +133,7 @@ def test_a_filesystem_without_locks_is_warned_of_once(tmp_path, monkeypatch):
     def without(file, how):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    claims._warn.cache_clear()
+    monkeypatch.setattr(claims, "_told", set())
     monkeypatch.setattr("fcntl.flock", without)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

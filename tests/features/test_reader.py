@@ -73,7 +73,7 @@ def test_every_image_goes_through_the_backbone_once(extractor, samples, tmp_path
 def test_a_cache_that_cannot_be_written_to_can_be_read(extractor, samples, tmp_path, monkeypatch):
     pooled = open_reader(extractor, tmp_path / "cache").pooled(samples)
 
-    def refuse(path):
+    def refuse(path, **how):
         raise PermissionError(path)
 
     monkeypatch.setattr("os.utime", refuse)
