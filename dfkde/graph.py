@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
-_TORCH = {"aten", "prim", "prims", "higher_order", "torchvision", "quantized"}
-"""Namespaces of operators that torch and torchvision bring; their versions tell what they do."""
+_RULE = "backbone.factory must build a network that gives an image the same features every time"
+# Arguments by which an operator that may draw random numbers is told not to.
+_STILL = {"train": False, "training": False, "p": 0.0, "dropout_p": 0.0}
 
 
 def capture(module: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
@@ -28,8 +29,20 @@ def capture(module: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
     Raises
     ------
     ValueError
-        If torch cannot record it: it branches on values, say.
+        If torch cannot record it: it branches on values, say. Or if what it gives for an image
+        depends on more than the image: it draws random numbers, or changes a buffer.
     """
+    program = _recorded(module, shape)
+    drawing = sorted({str(node.target) for node in _nodes(program) if _draws(node)})
+    if drawing:
+        raise ValueError(f"{_RULE}, got one whose forward draws random numbers: {drawing}")
+    changed = sorted(_changed(program))
+    if changed:
+        raise ValueError(f"{_RULE}, got one whose forward changes its own tensors: {changed}")
+    return program
+
+
+def _recorded(module: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
     try:
         with torch.no_grad():
             return torch.export.export(module, (torch.zeros(shape),))
@@ -70,18 +83,40 @@ def graph_digest(program: ExportedProgram) -> str:
     return _digest(program.graph_module, given)
 
 
-def foreign_operators(program: ExportedProgram) -> list[str]:
-    """Name the operators that neither torch nor torchvision defines: a graph says not what they do.
+def _nodes(program: ExportedProgram) -> Iterator[Node]:
+    """Yield the nodes of the graph and of all branches in it."""
+    for module in program.graph_module.modules():
+        if isinstance(module, GraphModule):
+            yield from module.graph.nodes
 
-    Returns
-    -------
-    list of str
-        Sorted, each once: `mypackage.blur.default`.
-    """
-    modules = [m for m in program.graph_module.modules() if isinstance(m, GraphModule)]
-    targets = {node.target for m in modules for node in m.graph.nodes}
-    operators = [one for one in targets if isinstance(one, torch._ops.OpOverload)]
-    return sorted(str(one) for one in operators if one.namespace not in _TORCH)
+
+def _changed(program: ExportedProgram) -> set[str]:
+    """Name the parameters, buffers and constants that operators write to, by way of views too."""
+    kept = {s.arg.name: s.target for s in program.graph_signature.input_specs if s.target}
+    names = {n: str(kept[n.name]) for n in program.graph.nodes if n.name in kept}
+    changed = set()
+    for node in program.graph.nodes:
+        if not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        schema, values = node.target._schema, _named_arguments(node)
+        aliases = {a.name: a.alias_info.is_write for a in schema.arguments if a.alias_info}
+        given = {name: values.get(name) for name in aliases}
+        owners = {n: names[v] for n, v in given.items() if isinstance(v, Node) and v in names}
+        changed |= {owner for name, owner in owners.items() if aliases[name]}
+        if owners and any(result.alias_info for result in schema.returns):
+            names[node] = next(iter(owners.values()))
+    return changed
+
+
+def _draws(node: Node) -> bool:
+    """Tell whether an operator draws random numbers, as dropout does in training."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    if torch.Tag.nondeterministic_seeded not in target.tags:
+        return False
+    values = _named_arguments(node)
+    return not any(values.get(name, ...) == value for name, value in _STILL.items())
 
 
 def _digest(module: GraphModule, given: Mapping[str, object]) -> str:
@@ -138,17 +173,21 @@ def _arguments(node: Node, numbers: Mapping[Node, int]) -> Iterator[str]:
         yield from (_value(value, numbers) for value in node.args)
         yield from _named(node.kwargs.items(), numbers)
         return
+    defaults = _defaults(schema)
+    values = _named_arguments(node).items()
+    given = ((name, value) for name, value in values if not _is(value, defaults.get(name, ...)))
+    yield from _named(given, numbers)
+
+
+def _named_arguments(node: Node) -> dict[str, Any]:
+    """Return the arguments of an operator by name, defaults included."""
+    schema: Any = node.target._schema  # type: ignore[union-attr]
     names = [argument.name for argument in schema.arguments]
-    defaults = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
-    values = dict(zip(names, node.args, strict=False)) | node.kwargs
-    yield from _named(
-        (
-            (name, value)
-            for name, value in values.items()
-            if not _is(value, defaults.get(name, ...))
-        ),
-        numbers,
-    )
+    return _defaults(schema) | dict(zip(names, node.args, strict=False)) | node.kwargs
+
+
+def _defaults(schema: Any) -> dict[str, Any]:
+    return {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
 
 
 def _is(value: object, default: object) -> bool:

@@ -299,7 +299,7 @@ def _read_state(folder: Path) -> dict[str, Any]:
     state: dict[str, Any] = json.loads(text)
     if state["format"] == _FORMAT:
         _check_state(state, text)
-    elif state["format"] != _WITHOUT_CHECKSUM:
+    elif state["format"] != _WITHOUT_CHECKSUM or "checksum" in state:
         raise ValueError(
             f"{_STATE} must be of format {_WITHOUT_CHECKSUM} or {_FORMAT}, got {state['format']!r}"
         )

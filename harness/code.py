@@ -1,8 +1,9 @@
 """Which code computes a job's numbers: a digest of the modules it reaches, read from their source.
 
 Reached is what `harness.evaluate` and the job's own factories import, inside functions too: the
-modules of this project, and those that lie beside a factory's own. Libraries are not followed, for
-every run names their versions; nor is what a module imports by a name that it computes.
+modules of this project, and all that is neither Python's own nor installed as a library. Libraries
+are not followed, for every run names their versions. Nor is seen what a module reads without an
+import: a module whose name it computes, a file of data.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import sysconfig
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import resolve_name, spec_from_file_location
@@ -115,10 +117,10 @@ class _Walk:
         self.modules: dict[str, str] = {}
         """The digests of the modules that have been reached, by name."""
         self._stamps = stamps
-        self._roots = {*_PROJECT}
-        """Packages that are followed wherever they lie."""
-        self._places = {Path.cwd()}
-        """Folders whose modules and packages are followed."""
+        self._libraries: set[str] = set()
+        """Installed packages that hold a factory."""
+        self._places: set[Path] = set()
+        """Folders of the files that are factories, where their imports are looked for, too."""
         self._specs: dict[str, ModuleSpec | None] = {}
 
     def module_digest(self, module: str) -> str:
@@ -137,47 +139,54 @@ class _Walk:
         return _sha256(text.encode())
 
     def _start(self, factory: str) -> _Import:
-        """Return the name that a factory is, and follow what lies beside it from now on."""
+        """Return the name that a factory is, and follow its own package from now on."""
         module, _, name = factory.rpartition(":" if ":" in factory else ".")
-        top = self._top(module)
-        folder = _folder(self._spec(top))
-        if folder is None or _is_installed(folder):
-            self._roots.add(top)
-        elif top not in _PROJECT:
-            self._places.add(folder)
+        while "." in module and not module.endswith(".py") and self._spec(module) is None:
+            module, _, name = module.rpartition(".")  # a class within a class, written with dots
+        if module.endswith(".py"):
+            self._places.add(Path(module).resolve().parent)
+        elif self._top(module) not in _PROJECT and not self._is_own(module):
+            self._libraries.add(self._top(module))
         return _Import(module, name.partition(".")[0])
 
     def _follow(self, wanted: _Import) -> list[_Import]:
         """Return what an import leads to, and note the module in which it ends."""
         module, source = wanted.module, self._source(wanted.module)
-        homes = self._homes(wanted, source)
-        if homes:
-            return homes
-        self.modules[_key(module)] = source.digest
-        parts = [module] if module.endswith(".py") else module.split(".")
-        if parts[0] not in self._roots:  # what a package of one's own does when it is imported
-            above = [".".join(parts[:n]) for n in range(1, len(parts))]
-            self.modules |= {package: self._source(package).digest for package in above}
-        return list(source.imports)
+        submodule = f"{module}.{wanted.name}"
+        below = [_Import(submodule)] if self._is_module(submodule) else []
+        if self._is_own(module):
+            above = [_Import(package) for package in _above(module)]
+            self.modules[_key(module)] = source.digest
+            return [*above, *below, *source.imports]
+        homes = self._homes(wanted, source) or below
+        if not homes:
+            self.modules[_key(module)] = source.digest
+        return homes or list(source.imports)
 
     def _homes(self, wanted: _Import, source: _Source) -> list[_Import]:
-        """Return where a package takes a name from; nothing where it is the package's own."""
+        """Return where a package of ours or a library takes a name from; nothing if it is its own.
+
+        Such a package gathers names for others to import: one of them must not stand for all. What
+        a package of one's own does when it is imported, is nobody's guess.
+        """
         module, name = wanted
         if name == "*" or name in source.defined or not self._is_package(module):
             return []
         taken = [home for given, home in source.taken if given == name and home != wanted]
-        if not taken and self._spec(f"{module}.{name}") is not None:
-            return [_Import(f"{module}.{name}")]
-        stars = [home for given, home in source.taken if given == "*"]
-        return taken or [_Import(s.module, name) for s in stars if self._gives(s, name)] or stars
-
-    def _gives(self, star: _Import, name: str) -> bool:
-        source = self._source(star.module)
-        return name in source.defined or name in dict(source.taken)
+        return taken or [home for given, home in source.taken if given == "*"]
 
     def _is_followed(self, module: str) -> bool:
-        top = self._top(module)
-        return top in self._roots or _folder(self._spec(top)) in self._places
+        return self._top(module) in {*_PROJECT, *self._libraries} or self._is_own(module)
+
+    def _is_own(self, module: str) -> bool:
+        """Tell code that is written for the job: neither this project's nor installed."""
+        if self._top(module) in _PROJECT:
+            return False
+        folder = _folder(self._spec(self._top(module)))
+        return folder is not None and not _is_installed(folder)
+
+    def _is_module(self, module: str) -> bool:
+        return not module.endswith(".*") and all(module.split(".")) and bool(self._spec(module))
 
     def _top(self, module: str) -> str:
         return module if module.endswith(".py") else module.partition(".")[0]
@@ -194,7 +203,7 @@ class _Walk:
         self.files.add(path)
         stamp = self._stamps.setdefault(path, _stamp(path))
         package = module if is_package else module.rpartition(".")[0]
-        installed = self._top(module) in self._roots.difference(_PROJECT)
+        installed = self._top(module) in self._libraries
         return _read(path, package, is_package=is_package, installed=installed, stamp=stamp)
 
     def _spec(self, module: str) -> ModuleSpec | None:
@@ -239,9 +248,17 @@ def _folder(spec: ModuleSpec | None) -> Path | None:
     )
 
 
+def _above(module: str) -> list[str]:
+    """Name the packages that a module is in."""
+    parts = [] if module.endswith(".py") else module.split(".")
+    return [".".join(parts[:n]) for n in range(1, len(parts))]
+
+
 def _is_installed(folder: Path) -> bool:
-    libraries = Path(sysconfig.get_path("stdlib")).resolve()
-    return bool({"site-packages", "dist-packages"} & {*folder.parts}) or folder == libraries
+    python = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")}
+    return bool({"site-packages", "dist-packages"} & {*folder.parts}) or any(
+        folder.is_relative_to(place) for place in python
+    )
 
 
 def _stamp(path: str) -> _Stamp:
@@ -265,10 +282,10 @@ def _read(path: str, package: str, *, is_package: bool, installed: bool, stamp: 
         return _Source(_sha256(content))
     scope = [*_statements(tree, inner=False)]
     # Of a package that is taken whole any name may be wanted, lazy ones among them.
-    imports = _imports(_statements(tree, types=is_package), package)
+    imports = [home for _, home in _imports(_statements(tree, types=is_package), package)]
     return _Source(
         digest=_sha256(text),
-        imports=tuple(home for _, home in imports),
+        imports=(*imports, *_calls(tree, package)),
         taken=tuple(_imports(scope, package)),
         defined=frozenset(_defined(scope)),
     )
@@ -309,6 +326,18 @@ def _imports(
                 continue
             for alias in node.names:
                 yield alias.asname or alias.name, _Import(module, alias.name)
+
+
+def _calls(tree: ast.AST, package: str) -> Iterator[_Import]:
+    """Yield what is imported by a call, `import_module("helper")`, where the name stands there."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        called = getattr(node.func, "id", getattr(node.func, "attr", None))
+        name = getattr(node.args[0], "value", None)
+        if called in ("import_module", "__import__") and isinstance(name, str) and name.strip("."):
+            with suppress(ImportError):  # beyond the top: the import itself will tell
+                yield _Import(resolve_name(name, package))
 
 
 def _defined(scope: list[ast.AST]) -> Iterator[str]:

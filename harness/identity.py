@@ -29,8 +29,13 @@ def settings(job: Job, recipe: Recipe) -> dict[str, str]:
     dict of str to str
         Flat and sorted; every parameter of the model stands there, defaults included.
     """
-    params = without_seed(build_model(job.model).get_params(), job.seed)
-    values = (
+    return {name: str(value) for name, value in sorted(_values(job, recipe).items())}
+
+
+def _values(job: Job, recipe: Recipe) -> dict[str, object]:
+    # What a function takes that builds the model need not be a parameter of the model.
+    params = job.model.params | build_model(job.model).get_params()
+    return (
         job.protocol()
         | {
             "features.device": recipe.device,
@@ -41,9 +46,8 @@ def settings(job: Job, recipe: Recipe) -> dict[str, str]:
             "backbone.mean": _numbers(recipe.mean),
             "backbone.std": _numbers(recipe.std),
         }
-        | {f"model.{name}": value for name, value in params.items()}
+        | {f"model.{name}": value for name, value in without_seed(params, job.seed).items()}
     )
-    return {name: str(values[name]) for name in sorted(values)}
 
 
 def identity(job: Job, recipe: Recipe, *, fingerprint: str) -> str:
@@ -73,9 +77,11 @@ def identity(job: Job, recipe: Recipe, *, fingerprint: str) -> str:
         "network": recipe.network_digest,
         "model": job.model.factory,
         "seed": job.seed,
-        "settings": settings(job, recipe),
+        "settings": _values(job, recipe),
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    # As JSON, for null and the text `None` are two values.
+    text = json.dumps(parts, sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _numbers(values: Iterable[float]) -> str:

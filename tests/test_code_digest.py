@@ -201,7 +201,7 @@ LAYOUTS = {
             **{f"pkg/{name}": "x = 1" for name in "bcde"},
         },
         "pkg:Model",
-        {"pkg/__init__", "pkg/a", "pkg/d", "pkg/e"},
+        {"pkg/__init__", *(f"pkg/{name}" for name in "abcde")},
     ),
     "star of a package": (
         {
@@ -210,7 +210,43 @@ LAYOUTS = {
             "pkg/b": "Other = 1",
         },
         "pkg:Model",
+        {"pkg/__init__", "pkg/a", "pkg/b"},
+    ),
+    "package that changes what it passes on": (
+        {
+            "pkg/__init__": "from .a import Model\nfrom . import patch",
+            "pkg/a": "",
+            "pkg/patch": "from .constants import K",
+            "pkg/constants": "K = 1",
+            "pkg/other": "",
+        },
+        "pkg.a:Model",
+        {"pkg/__init__", "pkg/a", "pkg/patch", "pkg/constants"},
+    ),
+    "import by a call": (
+        {
+            "mine": "import importlib\nh = importlib.import_module('helper')\n__import__('second')",
+            "helper": "",
+            "second": "",
+            "pkg/__init__": "",
+            "other": "",
+        },
+        "mine:Model",
+        {"mine", "helper", "second"},
+    ),
+    "import by a call from a package": (
+        {
+            "pkg/__init__": "def __getattr__(name): return import_module('.a', __name__)",
+            "pkg/a": "",
+            "pkg/b": "",
+        },
+        "pkg:Model",
         {"pkg/__init__", "pkg/a"},
+    ),
+    "class within a class": (
+        {"mine": "import helper", "helper": "", "other": ""},
+        "mine.Outer.Model",
+        {"mine", "helper"},
     ),
     "lazy package": (
         {
@@ -220,7 +256,7 @@ LAYOUTS = {
             "pkg/b": "",
         },
         "pkg:Model",
-        {"pkg/__init__", "pkg/a"},
+        {"pkg/__init__", "pkg/a", "pkg/b"},
     ),
     "name of the package itself": (
         {"mine": "from pkg import x", "pkg/__init__": "from .a import x\nx = x + 1", "pkg/a": ""},
@@ -295,6 +331,14 @@ def test_backbone_of_a_file_counts_with_the_files_beside_it_wherever_they_lie(jo
         assert counting(in_file, folder, files) == {"net", "beside"}
         found.add(digest(in_file))
     assert len(found) == 1
+
+
+def test_code_in_another_folder_of_the_path_counts(job, tmp_path, monkeypatch):
+    files = {"one/mine": "import helper", "two/helper": "", "two/other": ""}
+    write(tmp_path, files)
+    for name in ("one", "two"):
+        monkeypatch.syspath_prepend(tmp_path / name)
+    assert counting(of_model(job, "mine:Model"), tmp_path, files) == {"one/mine", "two/helper"}
 
 
 def test_of_an_installed_package_its_own_modules_count_and_none_is_run(job, tmp_path, monkeypatch):

@@ -10,7 +10,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import harness.run  # noqa: F401 - registers the schema
+from dfkde import KNN, Constant
 from harness.confdir import conf_dir
+from harness.config import ModelConfig
 from harness.evaluate import identify
 from harness.features import Recipe
 from harness.identity import identity, settings
@@ -78,6 +80,26 @@ def test_identity_depends_on_how_features_are_made(job, recipe):
     assert len(found | {identity(job, recipe, fingerprint="dc" * 32)}) == len(changes) + 1
 
 
+def two_kinds(kind="a", mode=None):
+    """Build a model by a function: what it takes need not be a parameter of the model."""
+    return {"a": Constant, "b": KNN}[kind]()
+
+
+class Moody(Constant):
+    def __init__(self, mode=None):
+        self.mode = mode
+
+
+def test_identity_depends_on_all_that_builds_the_model(job, recipe):
+    models = [
+        *(ModelConfig("m", "tests.test_identity:two_kinds", {"kind": kind}) for kind in "ab"),
+        *(ModelConfig("m", "tests.test_identity:Moody", {"mode": mode}) for mode in (None, "None")),
+        *(ModelConfig("m", "tests.test_identity:Moody", {"mode": mode}) for mode in (1, "1")),
+    ]
+    found = {identity(replace(job, model=model), recipe, fingerprint="") for model in models}
+    assert len(found) == len(models)
+
+
 def test_identity_does_not_depend_on_versions(job, recipe):
     """They decide last digits; only features of two versions must not meet, so the cache tells."""
     other = replace(recipe, versions=("torch 3.0",), code="4567")
@@ -89,31 +111,31 @@ def test_identity_does_not_depend_on_versions(job, recipe):
 STORED = [
     (
         "dataset=mvtec category=bottle",
-        "258e626b11668e9db2398a9bd51db6f8b9c1c6683dfa064ca4d9711e9580c66b",
+        "6df8cb9126a2fac18a39d618752df3b2bf8863f58bc354ea94d4b9c2ac4e5b67",
     ),
     (
         "dataset=btad category=01 backbone=wide_resnet50_2 model=dfkde_residual",
-        "c1efcbfcf8d57fff4a9de96748a1a906ffe31244af2de793a5ca4ac3e054b428",
+        "e06c30c2366a531c0c8b2c6eee602727bb35110ed78430178c5669151b54e55c",
     ),
     (
         "dataset=visa category=candle model=knn localizer=none",
-        "a7bdfa325c413f84a25ca0890b018bf11fcd8db7cde5f85632bcae5ef25548e7",
+        "7d20dae1ea899d8f6719d60e13d51e6a77a25c6a824bec4069f4e5b8ef1652da",
     ),
     (
         "dataset=folder category=all model=gaussian center_crop=224",
-        "7b9810e937d3cf5bc76e2b1cb53120c8f5834bf930d8c91aaca3a5143b31f59f",
+        "f305cdb6852672b99e41322fe501a12b508a123078679de928a7ccd0e7acd4dc",
     ),
     (
         "experiment=demo category=mono",
-        "802427bda349528d8803c311bd50256cc8175a0a38f2a91eaaf5685b01fd131f",
+        "96fc58d4d6a57f12a98a9974fdb9c0f551837bcb7f0f9bf5519ffb8cd14dba5a",
     ),
     (
         "experiment=demo category=poly n_train=20 seed=3 threshold_quantile=0.95",
-        "900a0bc19ee09438c874859ac4981d8e9fa08b8b024eb3aa374bc583e0568d9e",
+        "0a3cb54b6403ff95247b9698c2d4a92c3fa81e575dab4bdea34e04fd4339cedd",
     ),
     (
         "category=pill backbone=timm model=constant train_contamination=0.1",
-        "6e980539fbe09f8ebb533ec4b922ad672486b681590c8ffcd37e2aa8228eb325",
+        "7dcd10ed31e717a5241e73d3df22884136803a70273bcd4cb088a04400ac3779",
     ),
 ]
 """Identities of runs that are stored somewhere, by the command that made them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dfkde.backbones.presence import weights_path
 from dfkde.backbones.state_dicts import fill, read_state_dict
 
 Factory = Callable[..., nn.Module]
@@ -56,7 +56,7 @@ def load_backbone(
         If the weights have to be downloaded and cannot be.
     """
     function = _resolve(factory)
-    path = _local_path(weights)
+    path = weights_path(weights)
     given = _with_weights(function, dict(arguments), None if path else weights, factory=factory)
     try:
         inspect.signature(function).bind(**given)
@@ -82,15 +82,6 @@ def _seeded(seed: int | None) -> Iterator[None]:
         yield
 
 
-def _local_path(weights: str | None) -> Path | None:
-    """Tell a path from a name: by a separator or a suffix of a state dict."""
-    if weights is None:
-        return None
-    path = Path(weights).expanduser()
-    is_path = os.sep in weights or path.suffix in {".pth", ".pt", ".bin", ".safetensors"}
-    return path if is_path else None
-
-
 def _with_weights(
     function: Factory, arguments: dict[str, Any], name: str | None, *, factory: str
 ) -> dict[str, Any]:
@@ -102,6 +93,11 @@ def _with_weights(
         )
     # A name, or None where the function has no default and leaves the tensors to a state dict.
     if taken is not None and (name is not None or taken.default is taken.empty):
+        if "weights" in arguments:
+            raise ValueError(
+                f"arguments of the factory {factory} must not hold weights, which are set by"
+                f" backbone.weights={name or 'null'}, got {arguments['weights']!r}"
+            )
         arguments["weights"] = name
     return arguments
 

@@ -28,6 +28,7 @@ TORCHVISION = "dfkde.backbones.torchvision:torchvision_model"
 TIMM = "dfkde.backbones.timm:timm_model"
 LITE = "dfkde.backbones.efficientnet_lite:efficientnet_lite"
 
+_OURS = "dfkde.backbones."
 _STAGES = [f"layer{number}" for number in (1, 2, 3, 4)]
 PARTS = {
     TORCHVISION: ["conv1", "bn1", "relu", "maxpool", *_STAGES, "avgpool", "fc"],
@@ -45,8 +46,8 @@ HUB_FILE = "model.safetensors"
 
 _DOWNLOADS = "https://download.pytorch.org/models"
 # Libraries whose networks are random unless weights are asked for, and how they are asked.
-_RANDOM = ("torchvision", "timm")
-_WEIGHTS = ("weights", "pretrained", "checkpoint_path")
+_LIBRARIES = ("torchvision", "timm")
+_ASKED = ("weights", "weights_backbone", "pretrained", "checkpoint_path")
 
 
 def is_random(factory: str, *, arguments: Mapping[str, Any], weights: str | None) -> bool:
@@ -58,10 +59,29 @@ def is_random(factory: str, *, arguments: Mapping[str, Any], weights: str | None
         As `load_backbone` takes them; a factory of either library itself counts, too. Of any other
         factory nothing is known: it brings its own weights.
     """
-    library = factory.partition(":")[0].partition(".")[0]
-    if factory not in (TORCHVISION, TIMM) and library not in _RANDOM:
+    if weights is not None or factory == LITE:
         return False
-    return weights is None and not any(arguments.get(name) for name in _WEIGHTS)
+    if factory.startswith(_OURS):
+        return True
+    library = factory.partition(":")[0].partition(".")[0]
+    return library in _LIBRARIES and not any(arguments.get(name) for name in _ASKED)
+
+
+def weights_path(weights: str | None) -> Path | None:
+    """Tell the path of a state dict from a name of weights: by a separator or a suffix of one."""
+    if weights is None:
+        return None
+    path = Path(weights).expanduser()
+    is_path = os.sep in weights or path.suffix in {".pth", ".pt", ".bin", ".safetensors"}
+    return path if is_path else None
+
+
+def checkpoint_file(
+    factory: str, *, arguments: Mapping[str, Any], weights: str | None
+) -> Path | None:
+    """Return where torch keeps the file of named weights, for those in `CHECKPOINTS`."""
+    name = CHECKPOINTS.get((str(arguments.get("architecture")), str(weights)))
+    return checkpoint_folder() / name if factory == TORCHVISION and name else None
 
 
 def check_weights(factory: str, *, arguments: Mapping[str, Any], weights: str | None) -> None:

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from dfkde.backbones.presence import checkpoint_file, weights_path
 from harness.atomic import DamagedError, read_json, write_json
 from harness.config import BackboneConfig
 from harness.features.claims import check_own, tell_unwritable, warn_once
@@ -45,6 +46,22 @@ class Digests(NamedTuple):
     network: str
 
 
+class Kept(NamedTuple):
+    """Digests from the cache.
+
+    Attributes
+    ----------
+    digests : Digests
+        As they were computed.
+    current : bool
+        Whether the file of named weights is the one that they were computed from; else the
+        network has to be built and compared.
+    """
+
+    digests: Digests
+    current: bool
+
+
 class DigestCache:
     """The digests of one backbone.
 
@@ -59,8 +76,11 @@ class DigestCache:
     def __init__(self, backbone: BackboneConfig, folder: str | None) -> None:
         self._backbone = backbone
         self._folder = folder if _is_pinned(backbone) else None
+        # As they were when they were looked for: a file may change while the network is built.
+        self._stamps: dict[Shape, str] = {}
+        self._checkpoint = _checkpoint_state(backbone)
 
-    def find(self, shape: Shape) -> Digests | None:
+    def find(self, shape: Shape) -> Kept | None:
         """Return the digests of the network for batches of this shape, where they are kept.
 
         Warns
@@ -73,7 +93,9 @@ class DigestCache:
         path = self._place(shape)
         try:
             kept = read_json(path, key=path.stem)
-            return Digests(str(kept["weights"]), str(kept["network"]))
+            digests = Digests(str(kept["weights"]), str(kept["network"]))
+            # A checkpoint that is not here is not needed: features of its network may be.
+            return Kept(digests, self._checkpoint in (None, kept["checkpoint"]))
         except FileNotFoundError:
             return None
         except (DamagedError, OSError, KeyError, TypeError) as error:
@@ -91,28 +113,37 @@ class DigestCache:
         if self._folder is None:
             return
         path = self._place(shape)
-        kept = {**digests._asdict(), "shape": shape, "backbone": asdict(self._backbone)}
+        kept = {
+            **digests._asdict(),
+            "shape": shape,
+            "backbone": asdict(self._backbone),
+            "checkpoint": self._checkpoint,
+        }
         try:
             check_own(path, cache=Path(self._folder))
             write_json(path, kept, key=path.stem)
         except OSError as error:
             tell_unwritable(error, cache=Path(self._folder))
 
-    def forget(self, shape: Shape) -> None:
-        """Remove the digests of this shape.
-
-        Raises
-        ------
-        OSError
-            If they cannot be removed, so that no job can go on with this cache.
-        """
-        if self._folder is not None:
-            path = self._place(shape)
+    def forget(self, shape: Shape) -> str:
+        """Remove the digests of this shape; say what became of them, and what to do."""
+        if self._folder is None:
+            return "the same command runs the job with the network as it is now"
+        path = self._place(shape)
+        try:
             check_own(path, cache=Path(self._folder))
             path.unlink(missing_ok=True)
+        except OSError as error:
+            return f"'{path}' must be removed, and cannot be: {error.strerror or error}"
+        return (
+            "the cached digests are removed, and the same command runs the job with the network as"
+            " it is now"
+        )
 
     def _place(self, shape: Shape) -> Path:
-        return Path(str(self._folder)) / "backbones" / f"{_stamp(self._backbone, shape)}.json"
+        if shape not in self._stamps:
+            self._stamps[shape] = _stamp(self._backbone, shape)
+        return Path(str(self._folder)) / "backbones" / f"{self._stamps[shape]}.json"
 
 
 def _is_pinned(backbone: BackboneConfig) -> bool:
@@ -124,8 +155,9 @@ def _stamp(backbone: BackboneConfig, shape: Shape) -> str:
     """Return a digest over everything that a change of the network would leave a trace in."""
     sources = [*_SOURCES, backbone.factory.partition(":")[0]]
     files = [spec.origin for spec in map(find_spec, sources) if spec and spec.origin]
-    if backbone.weights is not None and Path(backbone.weights).is_file():
-        files.append(str(Path(backbone.weights).resolve()))
+    weights = weights_path(backbone.weights)
+    if weights is not None and weights.is_file():
+        files.append(str(weights.resolve()))
     network = [backbone.factory, backbone.arguments, backbone.weights, list(backbone.layers)]
     normalisation = [backbone.mean, backbone.std]
     states = [[file, *_state(file)] for file in files]
@@ -133,9 +165,15 @@ def _stamp(backbone: BackboneConfig, shape: Shape) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _state(file: str) -> tuple[int, int, int]:
+def _checkpoint_state(backbone: BackboneConfig) -> list[int] | None:
+    """Return the state of the file of named weights; None where it is not here, or not known."""
+    file = checkpoint_file(backbone.factory, arguments=backbone.arguments, weights=backbone.weights)
+    return _state(str(file)) if file is not None and file.is_file() else None
+
+
+def _state(file: str) -> list[int]:
     status = Path(file).stat()
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _versions() -> list[str]:

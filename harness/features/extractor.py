@@ -35,6 +35,10 @@ class Extractor(Protocol):
     def std(self) -> Any:
         """Standard deviation of the normalisation, one value for each channel."""
 
+    @property
+    def code(self) -> str:
+        """Digest of the code that builds the network; empty for this project's own factories."""
+
     def digests(self, shape: Shape) -> Digests:
         """Return which network it is, for batches of this shape."""
 
@@ -93,6 +97,15 @@ class LazyExtractor:
         """Per-channel standard deviation of the normalisation."""
         return self.backbone.std or self.module.std
 
+    @property
+    def code(self) -> str:
+        """Digest of the code that builds the network; empty for this project's own factories.
+
+        A graph names operators; what those do that the backbone registers is in its code.
+        """
+        factory = self.backbone.factory
+        return "" if factory.startswith("dfkde.") else factory_digest(factory)
+
     def digests(self, shape: Shape) -> Digests:
         """Return which network it is, from the cache or from the network itself.
 
@@ -106,11 +119,15 @@ class LazyExtractor:
         ValueError
             If the network has random weights and may not, or torch cannot record it.
         """
-        found = self._cached.get(shape) or self._cache.find(shape)
-        if found is not None:
-            self._cached[shape] = found
-            return found
+        if shape in self._cached:
+            return self._cached[shape]
+        kept = self._cache.find(shape)
+        if kept is not None and kept.current:
+            self._cached[shape] = kept.digests
+            return kept.digests
         computed = self._computed(shape)
+        if kept is not None:
+            self._compare(kept.digests, computed, shape=shape)
         self._cache.keep(shape, computed)
         return computed
 
@@ -179,16 +196,10 @@ class LazyExtractor:
         )
 
     def _computed(self, shape: Shape) -> Digests:
-        from dfkde.graph import foreign_operators
-
-        # Of an operator that the backbone's own code defines, a graph holds the name only.
-        foreign = foreign_operators(self.module.program(shape))
         parts = {
             "factory": _without_folder(self.backbone.factory),
             "arguments": self.backbone.arguments,
             "graph": self.module.graph_digest(shape),
-            "operators": foreign,
-            "code": factory_digest(self.backbone.factory) if foreign else "",
         }
         text = json.dumps(parts, sort_keys=True, default=repr)
         return Digests(self.module.digest, hashlib.sha256(text.encode()).hexdigest())
@@ -199,11 +210,9 @@ class LazyExtractor:
             old, new = getattr(cached, name), getattr(found, name)
             if old != new:
                 self.outdated = True
-                self._cache.forget(shape)
                 raise ValueError(
                     f"the backbone {self.backbone.name} has changed since its digests were cached:"
-                    f" {what} had SHA-256 {old[:12]}, now {new[:12]}; the cached digests are"
-                    " removed, and the same command runs the job with the network as it is now"
+                    f" {what} had SHA-256 {old[:12]}, now {new[:12]}; {self._cache.forget(shape)}"
                 )
 
     def _check_random(self) -> None:
@@ -211,8 +220,8 @@ class LazyExtractor:
         if settings.random and self._random_seed is None:
             raise ValueError(
                 f"backbone.weights must not be null for {settings.name}, whose weights would be"
-                " random: name them, give the path of a state dict, or set"
-                " allow_random_weights=true"
+                f" random, as {settings.factory} brings none: name them, give the path of a state"
+                " dict, or set allow_random_weights=true"
             )
 
     def _check_weights(self) -> None:

@@ -42,8 +42,9 @@ CODE = (
 )
 """The modules that turn an image file and a network into features."""
 
-# What makes the network's graph, and what translates it for engines other than torch.
-_NETWORK = ("torch", "torchvision", "timm")
+NETWORK = ("torch", "torchvision", "timm")
+"""The libraries that decide which graph a network is recorded as."""
+# What translates it for engines other than torch.
 _TRANSLATION = ("onnx", "onnxscript")
 
 
@@ -53,8 +54,8 @@ class Recipe:
 
     The versions of all libraries between the file and the feature belong to it: an upgrade may
     change last digits, and features of two versions must not meet in one job. So does `code`, the
-    digest of the project's own modules there, and the number of images in a batch, for it decides
-    how an engine sums.
+    digests of the project's own modules there and of a backbone's of one's own, and the number of
+    images in a batch, for it decides how an engine sums.
     """
 
     weights_digest: str
@@ -106,6 +107,7 @@ class Graph:
     network_digest: str
     shape: tuple[int, ...]
     versions: tuple[str, ...]
+    code: str
 
     @property
     def key(self) -> str:
@@ -119,7 +121,8 @@ def graph_of(recipe: Recipe) -> Graph:
         weights_digest=recipe.weights_digest,
         network_digest=recipe.network_digest,
         shape=recipe.shape,
-        versions=_versions(*_NETWORK, *_TRANSLATION),
+        versions=_versions(*NETWORK, *_TRANSLATION),
+        code=recipe.code,
     )
 
 
@@ -159,7 +162,7 @@ def recipe_of(
         device=device,
         batch=batch_of(device, engine),
         versions=_versions(*_libraries(engine), *_decoders()),
-        code=modules_digest(CODE),
+        code=f"{modules_digest(CODE)} {extractor.code}".strip(),
         center_crop=center_crop,
     )
 
@@ -171,7 +174,7 @@ def _key(described: Recipe | Graph) -> str:
 
 def _libraries(engine: str) -> tuple[str, ...]:
     """Name what stands between the network's code and the numbers that an engine gives."""
-    return _NETWORK if engine == "torch" else (*_NETWORK, *_TRANSLATION, engine)
+    return NETWORK if engine == "torch" else (*NETWORK, *_TRANSLATION, engine)
 
 
 def _decoders() -> tuple[str, ...]:
@@ -179,7 +182,12 @@ def _decoders() -> tuple[str, ...]:
 
 
 def _versions(*packages: str) -> tuple[str, ...]:
-    return tuple(f"{name} {version(name)}" for name in packages)
+    return tuple(map(library, packages))
+
+
+def library(name: str) -> str:
+    """Return the name of a library with its version, as recipes hold it: `torch 2.6.0`."""
+    return f"{name} {version(name)}"
 
 
 def _channels(values: Any) -> tuple[float, ...]:

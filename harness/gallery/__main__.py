@@ -10,13 +10,22 @@ from pathlib import Path
 from harness.gallery.draw import draw_gallery
 from harness.record import ImageScore
 from harness.report.results import read_or_empty
-from harness.report.table import read_tables
-from harness.tracking import read_job
+from harness.report.table import ReportError, read_tables
+from harness.tracking import StoreError, read_job
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 1 if a category could not be drawn."""
     options = _parser().parse_args(arguments)
+    try:
+        return 1 if _draw_tables(options) else 0
+    except (ReportError, StoreError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _draw_tables(options: argparse.Namespace) -> int:
+    """Draw the categories of all tables that are asked for; return how many could not be drawn."""
     failed = 0
     for name, table in read_tables(options.root / "conf").items():
         if table.headline and (not options.tables or name in options.tables):
@@ -26,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     scores = results.scores[row.category]
                     folder = options.output / name / row.category
                     failed += not _draw(row.run_id, scores, folder=folder, options=options)
-    return 1 if failed else 0
+    return failed
 
 
 def _draw(

@@ -85,7 +85,7 @@ def _number(key: str, value: str) -> float:
 def _names(key: str, value: str) -> tuple[str, ...]:
     inner = value[1:-1] if value.startswith("[") and value.endswith("]") else value
     names = tuple(name.strip() for name in inner.split(",")) if inner else ()
-    if not all(":" in name for name in names):
+    if not all(":" in name for name in names) or {"[", "]"} & {*inner}:
         raise ValueError(
             f"{key} must be names such as mymodule:Centroid,mynet:build, got '{value}'"
         )

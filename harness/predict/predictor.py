@@ -16,6 +16,7 @@ from dfkde import AnomalyDetector, Backbone, TrainedDetector
 from harness.config import BackboneConfig, FeaturesConfig
 from harness.features import FeatureReader, LazyExtractor
 from harness.features.reader import Features
+from harness.features.recipe import NETWORK, library
 from harness.holdout import quantile_score
 from harness.predict.prediction import QUANTILE, Prediction, check_quantile, reason_of
 from harness.threads import one_blas_thread, parallel_map
@@ -78,8 +79,9 @@ class Predictor:
             resize=inputs["resize"],
         )
         self.detector = detector
+        self._extractor = _extractor(detector.backbone, cache)
         self.reader = FeatureReader(
-            _extractor(detector.backbone, cache),
+            self._extractor,
             image_size=inputs["image_size"],
             cache=cache,
             settings=settings,
@@ -149,21 +151,21 @@ class Predictor:
     def _check_network(self) -> None:
         """Refuse another network than that of training.
 
-        A graph may be recorded otherwise by other libraries, and for batches of another size; then
-        the weights alone have to be the same, and a warning tells of the libraries.
+        Other versions of the libraries that record it may record it otherwise: then the weights
+        alone are known to be the same, and the log says so.
         """
-        backbone, trained, now = self.detector.backbone, self.detector.inputs, self.reader.recipe
-        backbone.check_digest(now.weights_digest)
-        recorded_alike = [trained[name] for name in ("engine", "device", "versions")] == [
-            now.engine,
-            now.device,
-            list(now.versions),
-        ]
-        before = trained.get("network_digest", now.network_digest)
-        if recorded_alike and before != now.network_digest:
+        backbone, inputs = self.detector.backbone, self.detector.inputs
+        backbone.check_digest(self.reader.recipe.weights_digest)
+        if "network_digest" not in inputs:  # saved before it was kept
+            return
+        if not {*map(library, NETWORK)} <= {*inputs["versions"]}:
+            log.warning("not checked what the network computes: other libraries record it")
+            return
+        found = self._extractor.digests(tuple(inputs["shape"])).network
+        if found != inputs["network_digest"]:
             raise ValueError(
                 f"the backbone {backbone.factory} must compute what it did in training, network"
-                f" SHA-256 {before}, got {now.network_digest}"
+                f" SHA-256 {inputs['network_digest']}, got {found}"
             )
 
     def _warn_of_changes(self) -> None:

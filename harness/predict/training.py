@@ -55,6 +55,7 @@ def _inputs(fitted: Fitted) -> dict[str, Any]:
         "device": recipe.device,
         "versions": list(recipe.versions),
         "network_digest": recipe.network_digest,
+        "shape": list(recipe.shape),
         "job": str(job),
         "data_fingerprint": fitted.split.fingerprint,
         "commit": commit().sha,

@@ -131,7 +131,10 @@ def _values(setting: Any) -> tuple[Any, ...]:
 
 @cache  # thousands of runs have the same few settings, and YAML is slow
 def _value(text: str) -> Any:
-    return None if text == "None" else yaml.safe_load(text)
+    try:
+        return None if text == "None" else yaml.safe_load(text)
+    except yaml.YAMLError:  # a failed job's mistyped value, which fits nothing
+        return text
 
 
 def _refusal(table: Table, run: StoredRun) -> str:

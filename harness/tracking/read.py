@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _PAGE = 1000
+_UNREADABLE = (ValueError, TypeError, LookupError, RecursionError, OSError, yaml.YAMLError)
 _MANY = 100
 """Runs that are counted: more take time to read."""
 
@@ -131,19 +132,22 @@ def read_job(run_id: str, uri: str | None = None, *, trusted: Sequence[str] = ()
     TrustError
         If it names another factory; nothing has been imported.
     ValueError
-        If it is no job, or one with keys that are not known here.
-    StoreError, mlflow.exceptions.MlflowException
-        As `read_scores`.
+        If there is no such run, or it holds no job, or one with keys that are not known here.
+    StoreError
+        If there is no store of that address.
     """
-    path = Path(connect_to_read(store_uri(uri)).download_artifacts(run_id, JOB))
+    from mlflow.exceptions import MlflowException
+
     source = f"{JOB} of run {run_id}"
+    client = connect_to_read(store_uri(uri))
     try:
+        path = Path(client.download_artifacts(run_id, JOB))
         job = _job(yaml.safe_load(path.read_text(encoding="utf-8")))
         factories = [job.model.factory, job.backbone.factory]
         check_trusted(factories, trusted, source=source, option="--trusted ")
     except TrustError:
         raise
-    except (ValueError, TypeError, LookupError, RecursionError, yaml.YAMLError) as error:
+    except (*_UNREADABLE, MlflowException) as error:
         raise ValueError(f"{source} cannot be read: {one_line(error)}") from error
     return job
 

@@ -6,11 +6,12 @@ import subprocess
 import sys
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.nn import functional
 
-from dfkde.graph import capture, foreign_operators, graph_digest
+from dfkde.graph import capture, graph_digest
 
 SHAPE = (1, 3, 16, 16)
 
@@ -152,24 +153,48 @@ def test_it_is_the_same_in_every_process():
     assert said[0].split() == [digest(Branch(torch.sin)), digest(Net())]
 
 
-@torch.library.custom_op("test_graph::halve", mutates_args=())
-def halve(x: torch.Tensor) -> torch.Tensor:
-    return x / 2
+class Dropping(Net):
+    def __init__(self, training):
+        super().__init__()
+        self.dropping = training
 
-
-@halve.register_fake
-def _(x):
-    return torch.empty_like(x)
-
-
-class Own(Net):
     def act(self, x):
-        return halve(x)
+        return functional.dropout(x, 0.5, training=self.dropping)
 
 
-def test_operators_of_others_are_named():
-    assert foreign_operators(capture(Net().eval(), SHAPE)) == []
-    assert foreign_operators(capture(Own().eval(), SHAPE)) == ["test_graph.halve.default"]
+class Noisy(Net):
+    def act(self, x):
+        return torch.cond(x.sum() > 0, torch.sin, lambda y: y + torch.rand_like(y), (x,))
+
+
+class Counting(Net):
+    def __init__(self):
+        super().__init__()
+        self.count = nn.Buffer(torch.zeros(()))
+
+    def act(self, x):
+        self.count.view(1)[0].add_(1)
+        return x * self.count
+
+
+@pytest.mark.parametrize(
+    ("net", "what"),
+    [
+        (Dropping(training=True), "draws random numbers: ['aten.dropout.default']"),
+        (Noisy(), "draws random numbers: ['aten.rand_like.default']"),
+        (Counting(), "changes its own tensors: ['count']"),
+    ],
+    ids=["dropout", "noise in a branch", "a counter"],
+)
+def test_a_network_that_gives_an_image_other_features_each_time_is_refused(net, what):
+    with pytest.raises(ValueError, match=r"^backbone\.factory must .* every time, got") as told:
+        capture(net.eval(), SHAPE)
+    assert str(told.value).endswith(what)
+
+
+def test_dropout_that_is_off_is_none():
+    capture(Dropping(training=False).eval(), SHAPE)
+    capture(timm.create_model("vit_tiny_patch16_224", img_size=16).eval(), SHAPE)
 
 
 def test_a_network_that_cannot_be_recorded_is_told_in_one_line():

@@ -45,6 +45,15 @@ def as_format_1(folder):
     (folder / STATE).write_text(json.dumps(state | {"format": 1}))
 
 
+@pytest.mark.parametrize("version", [1, 1.0, True])
+def test_an_older_format_does_not_switch_the_checksums_off(tmp_path, version):
+    save(tmp_path)
+    state = json.loads((tmp_path / STATE).read_text())
+    (tmp_path / STATE).write_text(json.dumps(state | {"format": version}))
+    with pytest.raises(ValueError, match="there is no detector in"):
+        TrainedDetector.load(tmp_path)
+
+
 def test_the_allowed_are_the_estimators_that_the_package_defines():
     """Whatever they are called elsewhere, by the module and the name that they have themselves."""
     found = set()

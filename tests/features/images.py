@@ -13,6 +13,7 @@ from harness.data import NORMAL, Sample
 from harness.features.backbone_digests import Digests
 
 PLAIN = SimpleNamespace(
+    code="",
     digests=lambda shape: Digests("plain", "plain"),
     layers=("all",),
     mean=(0.0,) * 3,

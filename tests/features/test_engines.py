@@ -107,7 +107,7 @@ from harness.config import BackboneConfig
 from harness.features import FeatureReader
 from harness.features.backbone_digests import Digests
 extractor = SimpleNamespace(
-    digests=lambda shape: Digests(*{tuple(digests)!r}),
+    code="", digests=lambda shape: Digests(*{tuple(digests)!r}),
     layers={extractor.layers!r},
     mean={extractor.mean!r}, std={extractor.std!r},
 )

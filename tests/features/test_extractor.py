@@ -10,11 +10,14 @@ from dataclasses import fields, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torchvision
 
+from dfkde import load_backbone
+from dfkde.backbones.presence import CHECKPOINTS
 from harness import code
 from harness.config import BackboneConfig, FeaturesConfig
 from harness.features import (
@@ -55,7 +58,7 @@ DIGESTS = Digests("0" * 64, "1" * 64)
 
 def test_the_digests_of_pinned_weights_are_kept_for_each_shape(tmp_path):
     DigestCache(LITE, str(tmp_path)).keep(SHAPE, DIGESTS)
-    assert DigestCache(LITE, str(tmp_path)).find(SHAPE) == DIGESTS
+    assert DigestCache(LITE, str(tmp_path)).find(SHAPE) == (DIGESTS, True)
     assert DigestCache(LITE, str(tmp_path)).find((4, 3, 32, 32)) is None
     for change in ({"layers": ["bn1"]}, {"mean": [0.4] * 3}, {"arguments": {"variant": 1}}):
         assert DigestCache(replace(LITE, **change), str(tmp_path)).find(SHAPE) is None
@@ -67,14 +70,41 @@ def test_digests_that_may_change_are_not_kept(tmp_path, backbone):
     assert DigestCache(backbone, str(tmp_path)).find(SHAPE) is None
 
 
-def test_another_state_dict_has_other_digests(tmp_path):
+@pytest.mark.parametrize("written", ["{folder}/weights.pth", "~/weights.pth"])
+def test_another_state_dict_has_other_digests(tmp_path, monkeypatch, written):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    weights = tmp_path / "weights.pth"
+    backbone = replace(RANDOM, weights=written.format(folder=tmp_path))
+    weights.write_bytes(b"one")
+    DigestCache(backbone, str(tmp_path)).keep(SHAPE, DIGESTS)
+    assert DigestCache(backbone, str(tmp_path)).find(SHAPE) == (DIGESTS, True)
+    weights.write_bytes(b"three")
+    assert DigestCache(backbone, str(tmp_path)).find(SHAPE) is None
+
+
+def test_a_file_that_changes_while_its_network_is_built_does_not_get_its_digests(tmp_path):
     weights = tmp_path / "weights.pth"
     backbone = replace(RANDOM, weights=str(weights))
     weights.write_bytes(b"one")
-    DigestCache(backbone, str(tmp_path)).keep(SHAPE, DIGESTS)
-    assert DigestCache(backbone, str(tmp_path)).find(SHAPE) == DIGESTS
+    cache = DigestCache(backbone, str(tmp_path))
+    assert cache.find(SHAPE) is None
     weights.write_bytes(b"three")
+    cache.keep(SHAPE, DIGESTS)
     assert DigestCache(backbone, str(tmp_path)).find(SHAPE) is None
+
+
+def test_of_a_checkpoint_that_was_replaced_the_network_has_to_be_compared(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    backbone = replace(RANDOM, weights="IMAGENET1K_V1")
+    file = tmp_path / "hub" / "checkpoints" / CHECKPOINTS["resnet18", "IMAGENET1K_V1"]
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"one")
+    DigestCache(backbone, str(tmp_path)).keep(SHAPE, DIGESTS)
+    assert DigestCache(backbone, str(tmp_path)).find(SHAPE) == (DIGESTS, True)
+    file.write_bytes(b"three")
+    assert DigestCache(backbone, str(tmp_path)).find(SHAPE) == (DIGESTS, False)
+    file.unlink()  # features of that network may be all that is wanted
+    assert DigestCache(backbone, str(tmp_path)).find(SHAPE) == (DIGESTS, True)
 
 
 @pytest.mark.parametrize("harm", ["", "{}", "{'", "[]", "flip", "move", "pipe", "folder", "deep"])
@@ -106,7 +136,7 @@ def test_damaged_digests_are_computed_again(tmp_path, harm):
             cache.keep(SHAPE, DIGESTS)
         return
     cache.keep(SHAPE, DIGESTS)
-    assert cache.find(SHAPE) == DIGESTS
+    assert cache.find(SHAPE) == (DIGESTS, True)
 
 
 def test_digests_are_written_to_no_folder_behind_a_link(tmp_path):
@@ -116,8 +146,7 @@ def test_digests_are_written_to_no_folder_behind_a_link(tmp_path):
     cache = DigestCache(LITE, str(tmp_path / "cache"))
     with pytest.warns(UserWarning, match="A link, which the cache does not follow"):
         cache.keep(SHAPE, DIGESTS)
-    with pytest.raises(OSError, match="A link, which the cache does not follow"):
-        cache.forget(SHAPE)
+    assert "must be removed, and cannot be: A link, which" in cache.forget(SHAPE)
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
@@ -216,6 +245,18 @@ def test_random_weights_are_drawn_with_the_seed():
     assert first.weights != other.weights
 
 
+def test_weights_are_not_set_in_two_places():
+    with pytest.raises(
+        ValueError, match=r"must not hold weights, which are set by backbone\.weights"
+    ):
+        load_backbone(
+            RANDOM.factory,
+            arguments={"architecture": "resnet18", "weights": "IMAGENET1K_V1"},
+            weights=None,
+            seed=1,
+        )
+
+
 @pytest.mark.parametrize(
     ("change", "is_random"),
     [
@@ -228,6 +269,9 @@ def test_random_weights_are_drawn_with_the_seed():
         ({"factory": "timm:create_model", "arguments": {"pretrained": False}}, True),
         ({"factory": "timm:create_model", "arguments": {"pretrained": True}}, False),
         ({"factory": "dfkde.backbones.efficientnet_lite:efficientnet_lite"}, False),
+        # An argument of that name does not reach torchvision.
+        ({"arguments": {"architecture": "resnet18", "weights": "IMAGENET1K_V1"}}, True),
+        ({"factory": "dfkde.backbones.torchvision:get_model"}, True),
         ({"factory": "timm_of_mine:build"}, False),
     ],
 )
@@ -316,6 +360,29 @@ def test_a_recipe_holds_the_code_of_every_module_between_file_and_feature(
     ours = {name for name in ran if str(name).partition(".")[0] in ("harness", "dfkde")}
     assert "harness.features.decoding" in ours
     assert ours - HOUSEKEEPING <= set(recipe.CODE)
+
+
+def test_the_code_of_ones_own_backbone_counts_beside_its_graph(tmp_path, monkeypatch):
+    """Of an operator that it registers, a graph holds the name only."""
+    own = tmp_path / "net_of_mine.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    found = set()
+    for text in ("x = 1", "x = 2", "x = 2  # the same"):
+        own.write_text(text)
+        code._first.clear()
+        found.add(LazyExtractor(replace(OWN, factory="net_of_mine:build")).code)
+    assert len(found) == 2
+    assert LazyExtractor(LITE).code == ""
+    plain, other = (
+        recipe.recipe_of(
+            SimpleNamespace(**{**vars(PLAIN), "code": one}),
+            image_size=64,
+            settings=FeaturesConfig(device="cpu", engine="torch"),
+        )
+        for one in found
+    )
+    assert plain.key != other.key
+    assert recipe.graph_of(plain).key != recipe.graph_of(other).key
 
 
 def test_edited_code_between_file_and_feature_makes_other_features(monkeypatch):

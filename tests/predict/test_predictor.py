@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import gaussian_kde
 from sklearn.decomposition import PCA
 from sklearn.model_selection import KFold
@@ -154,6 +155,21 @@ def test_another_backbone_is_refused(detector):
     other = replace(detector, backbone=replace(detector.backbone, digest="0" * 64))
     with pytest.raises(ValueError, match="backbone"):
         Predictor(other)
+
+
+@pytest.mark.parametrize("engine", [None, "openvino"])
+def test_another_forward_is_refused_with_any_engine(detector, monkeypatch, engine):
+    """Its weights are the same, so that they tell nothing."""
+    monkeypatch.setattr(torch.nn.Tanh, "forward", lambda self, x: torch.sin(x))
+    with pytest.raises(ValueError, match=r"must compute what it did in training, network SHA-256"):
+        Predictor(detector, engine=engine)
+
+
+def test_other_libraries_record_a_network_otherwise_and_that_is_said(detector, caplog):
+    versions = ["torch 1.0", *detector.inputs["versions"][1:]]
+    other = detector.inputs | {"versions": versions, "network_digest": "0" * 64}
+    Predictor(replace(detector, inputs=other))
+    assert "not checked what the network computes" in caplog.text
 
 
 def test_another_engine_is_said(detector, split, caplog):

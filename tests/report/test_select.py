@@ -52,6 +52,8 @@ def test_newest_failed_run_is_shown_where_none_finished() -> None:
         {"settings": SETTINGS | {"features.precision": "bf16"}},
         {"settings": SETTINGS | {"undeclared": "1"}},
         {"settings": SETTINGS | {"backbone.arguments.depth": "18"}},
+        {"settings": SETTINGS | {"model.n_components": "[8, 16]"}},
+        {"settings": SETTINGS | {"model.n_components": "@x: y: z"}},
         {"settings": {}},
     ],
     ids=str,
