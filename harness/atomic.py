@@ -12,6 +12,7 @@ import json
 import os
 import stat
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def write_atomically(path: Path, data: bytes) -> None:
         part.write_bytes(data)
         os.replace(part, path)
     except BaseException as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing may be written, nothing may be removed
+            part.unlink()
         if isinstance(error, OSError):  # a full disk's error names no file
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise

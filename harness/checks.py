@@ -36,8 +36,8 @@ def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
     configs : sequence of Config
         One for each job; a backbone that many of them share is looked at once.
     weights : bool
-        Whether the jobs run on this machine, so that weights must be here or can be fetched, and
-        sizes must fit into its memory.
+        Whether the jobs run on this machine, so that weights must be here or can be fetched, the
+        cache can be looked at, and sizes must fit into memory.
 
     Raises
     ------
@@ -50,6 +50,7 @@ def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
     if weights:
         memory = memory_limit()
         for config in configs:
+            _check_cache(config.features.cache)
             _check_memory(config, memory)
     # By their text, for the settings hold lists and cannot be hashed.
     for config in {_network(config): config for config in configs}.values():
@@ -104,6 +105,11 @@ def _check_threshold_quantile(quantile: float | None) -> None:
         )
 
 
+def _check_cache(cache: str | None) -> None:
+    if cache is not None and Path(cache).exists() and not Path(cache).is_dir():
+        raise ValueError(f"features.cache must be null or a folder, got {cache!r}, which is none")
+
+
 def _check_memory(config: Config, memory: float) -> None:
     """Refuse sizes of which a few arrays alone take more bytes than there are."""
     workers = config.features.workers or available()
@@ -150,7 +156,7 @@ def memory_limit(root: Path = Path("/")) -> float:
 
 def _meminfo(path: Path) -> Iterator[tuple[str, float]]:
     """Yield names and bytes; nothing where there is no such file."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, IndexError):
         for line in path.read_text().splitlines():
             name, _, value = line.partition(":")
             yield name, 1024 * float(value.split()[0])
@@ -158,7 +164,7 @@ def _meminfo(path: Path) -> Iterator[tuple[str, float]]:
 
 def _group_limits(root: Path) -> Iterator[float]:
     """Yield the limits of the control groups that this process is in, of either version."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             _, controllers, group = line.split(":", 2)
             if controllers == "":

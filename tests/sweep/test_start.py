@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from dfkde.backbones import presence
-from harness.checks import check_settings
+from harness import checks
+from harness.checks import check_settings, memory_limit
 from harness.config import BackboneConfig, Config, FeaturesConfig
 from harness.data.synthetic import Plan, write_synthetic
 
@@ -117,7 +118,24 @@ def test_missing_weights_are_told_before_anything_slow_is_imported(
             "center_crop must be null or an integer from 1 to image_size=256, got 257",
         ),
         ("center_crop=0", "center_crop must be null or an integer from 1 to image_size=256, got 0"),
-        ("features.workers=-1", "features.workers must be an integer of at least 0, got -1"),
+        ("features.workers=-1", "features.workers must be an integer from 0 to 1024, got -1"),
+        (
+            "features.workers=100000",
+            "features.workers must be an integer from 0 to 1024, got 100000",
+        ),
+        ("seed=-1", "seed must be an integer from 0 to 4294967295, got -1"),
+        ("seed=4294967296", "seed must be an integer from 0 to 4294967295, got 4294967296"),
+        ("n_train=0", "n_train must be null (all) or at least 1, got 0"),
+        (
+            "train_contamination=1.5",
+            "train_contamination must be at least 0 and below 1, got 1.5",
+        ),
+        ("features.cache=/dev/null", "features.cache must be null or a folder, got '/dev/null'"),
+        ("image_size=1000000", "image_size must be such that a batch fits into memory: with"),
+        (
+            "pixel_resolution=10000000",
+            "pixel_resolution must be such that an anomaly map fits into memory: 900,000.0 GB are",
+        ),
         (
             "features.cache_limit_gb=0",
             "features.cache_limit_gb must be null or a number above 0, got 0.0",
@@ -145,6 +163,85 @@ def test_mistakes_in_the_settings_are_told_at_once(tmp_path, sweep, argument, me
     assert message in said
     assert not SLOW & imported
     assert not (tmp_path / "runs" / "mlflow.db").exists()
+
+
+def sizes(**changes):
+    features = FeaturesConfig(engine="torch", device="cpu", workers=3, cache=None)
+    lite0 = BackboneConfig(
+        name="lite0",
+        factory="dfkde.backbones.efficientnet_lite:efficientnet_lite",
+        arguments={"variant": 0},
+        layers=["bn2"],
+        mean=[0.5] * 3,
+        std=[0.5] * 3,
+    )
+    return Config(**{"backbone": lite0, "features": features, **changes})
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        # Three arrays of 3 workers x 4 images x 3 channels, 4 bytes a number.
+        ({"image_size": 100}, 3 * 3 * 4 * 3 * 4 * 100**2),
+        ({"image_size": 100, "center_crop": 50}, 3 * 3 * 4 * 3 * 4 * 50**2),
+        # Three workers' resized images, 1 byte a number.
+        ({"image_size": 1000, "center_crop": 10}, 3 * 3 * 1000**2),
+        # A map of float64 and a mask of bool.
+        ({"image_size": 1, "pixel_resolution": 1000}, 9 * 1000**2),
+    ],
+)
+def test_what_certainly_takes_more_than_the_memory_is_refused(monkeypatch, settings, needed):
+    monkeypatch.setattr(checks, "memory_limit", lambda: needed)
+    check_settings([sizes(**settings)])
+    monkeypatch.setattr(checks, "memory_limit", lambda: needed - 1)
+    with pytest.raises(ValueError, match=r"^(image_size|pixel_resolution) must .* memory"):
+        check_settings([sizes(**settings)])
+    check_settings([sizes(**settings)], weights=False)  # another machine's memory
+
+
+def test_without_anomaly_maps_their_size_does_not_matter(monkeypatch):
+    monkeypatch.setattr(checks, "memory_limit", lambda: 10**6)
+    check_settings([sizes(image_size=1, pixel_resolution=10**6, localizer="none")])
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({}, float("inf")),
+        ({"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    5 kB\nHugePages_Total: 0\n"}, 5120),
+        ({"proc/meminfo": "MemAvailable: 5 kB\nSwapFree: 2 kB\n"}, 7 * 1024),
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/memory.max": "max\n"}, float("inf")),
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/memory.max": "7\n"}, 7),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "8\n"}, 8),
+        # A container that sees its own groups only.
+        ({"proc/self/cgroup": "0::/x/y\n", "sys/fs/cgroup/memory.max": "8\n"}, 8),
+        (
+            {
+                "proc/self/cgroup": "5:cpu:/a\n4:memory,x:/a\n",
+                "sys/fs/cgroup/memory/a/memory.limit_in_bytes": "9\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+                "proc/meminfo": "MemAvailable: 1 kB\nSwapFree: 1 kB\n",
+            },
+            9 + 1024,
+        ),
+        ({"proc/self/cgroup": "nonsense\n", "proc/meminfo": "MemAvailable 5\n"}, float("inf")),
+    ],
+)
+def test_the_memory_is_the_least_that_anyone_allows(tmp_path, files, limit):
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert memory_limit(tmp_path) == limit
+
+
+def test_the_memory_of_a_process_may_be_limited_by_its_shell(tmp_path):
+    code = "from harness.checks import memory_limit; print(memory_limit())"
+    command = f"ulimit -v 3000000; {sys.executable} -c '{code}'"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert 0 < float(done.stdout) <= 3_000_000 * 1024
 
 
 def test_a_sweep_of_many_jobs_asks_once_for_each_backbone(monkeypatch):
