@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from unicodedata import category
 
 from dfkde.choices import check_localizer
 from harness.config import Config
@@ -10,9 +11,13 @@ from harness.crop import check_center_crop
 from harness.features import LazyExtractor
 from harness.features.choice import check_numbers, input_shape
 
+_LONGEST_NAME = 100
+_NO_TEXT = ("Cc", "Cs")
+"""Unicode's categories of control characters and of halves of characters."""
+
 
 def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
-    """Refuse settings of jobs: sizes, numbers, the localizer, the backbone's layers and weights.
+    """Refuse settings of jobs: names, sizes, numbers, the localizer, the backbone and its weights.
 
     Parameters
     ----------
@@ -27,6 +32,7 @@ def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
         In one line: the setting, its rule, its value and its choices.
     """
     for config in configs:
+        _check_names(config)
         check_center_crop(config.center_crop, image_size=config.image_size)
         _check_pixel_resolution(config.pixel_resolution)
         _check_threshold_quantile(config.threshold_quantile)
@@ -52,6 +58,22 @@ def _shape(config: Config) -> tuple[int, int, int, int]:
     return input_shape(
         config.features, image_size=config.image_size, center_crop=config.center_crop
     )
+
+
+def _check_names(config: Config) -> None:
+    """Refuse names that no store, or no line of a summary, holds."""
+    names = {
+        "dataset.name": config.dataset.name,
+        "category": " " if config.category is None else config.category,
+        "model.name": config.model.name,
+        "backbone.name": config.backbone.name,
+    }
+    for key, name in names.items():
+        if not 0 < len(name) <= _LONGEST_NAME or any(category(c) in _NO_TEXT for c in name):
+            raise ValueError(
+                f"{key} must be 1 to {_LONGEST_NAME} characters without control characters,"
+                f" got {name!r}"
+            )
 
 
 def _check_pixel_resolution(side: int | None) -> None:

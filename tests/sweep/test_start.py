@@ -13,7 +13,7 @@ import pytest
 
 from dfkde.backbones import presence
 from harness.checks import check_settings
-from harness.config import BackboneConfig, Config, FeaturesConfig
+from harness.config import BackboneConfig, Config, DatasetConfig, FeaturesConfig, ModelConfig
 from harness.data.synthetic import Plan, write_synthetic
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -27,6 +27,14 @@ RESNET50 = BackboneConfig(
     layers=["layer4"],
     mean=[0.5] * 3,
     std=[0.5] * 3,
+)
+
+CONFIG = Config(
+    dataset=DatasetConfig("größe 日本", "Parts", "mvtec", ["bolt"]),
+    category="bolt",
+    backbone=RESNET50,
+    model=ModelConfig("dfkde", "dfkde.density:DFKDE"),
+    features=FeaturesConfig(cache=None),
 )
 
 
@@ -153,7 +161,7 @@ def test_a_sweep_of_many_jobs_asks_once_for_each_backbone(monkeypatch):
     monkeypatch.setenv("TORCH_HOME", "/nowhere")
     resnet18 = replace(RESNET50, arguments={"architecture": "resnet18"})
     configs = [
-        Config(backbone=backbone, features=FeaturesConfig(cache=None), seed=seed)
+        replace(CONFIG, backbone=backbone, seed=seed)
         for backbone in (RESNET50, resnet18)
         for seed in range(5)
     ]
@@ -161,6 +169,16 @@ def test_a_sweep_of_many_jobs_asks_once_for_each_backbone(monkeypatch):
     assert [url.rpartition("/")[2][:8] for url in asked] == ["resnet50", "resnet18"]
     check_settings(configs, weights=False)
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("name", ["", "a\x1b[2J", "a\nb", "\udcff", "a" * 101])
+@pytest.mark.parametrize("group", ["dataset", "category", "model", "backbone"])
+def test_names_that_no_store_holds_are_refused(group, name):
+    given = getattr(CONFIG, group)
+    value = name if group == "category" else replace(given, name=name)
+    key = group if group == "category" else f"{group}.name"
+    with pytest.raises(ValueError, match=rf"^{key} must be 1 to 100 characters .*, got '"):
+        check_settings([replace(CONFIG, **{group: value})], weights=False)
 
 
 def test_prediction_tells_missing_weights_at_once(tmp_path):
