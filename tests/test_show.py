@@ -75,6 +75,15 @@ def test_recipes_of_a_cache_are_shown(tmp_path, monkeypatch, capsys):
     assert len(seen(capsys.readouterr().out)) == 3
 
 
+def test_a_damaged_recipe_is_warned_of_in_a_line(tmp_path):
+    folder = tmp_path / "\x1b[2J\nx"
+    folder.mkdir()
+    (folder / "recipe.json").write_text("{")
+    with pytest.warns(UserWarning, match=r"\\x1b\[2J\\nx/recipe.json is damaged: ") as caught:
+        main(["--cache", str(tmp_path), "list"])
+    assert all(str(warning.message).isprintable() for warning in caught)
+
+
 def test_a_log_has_a_line_for_each_record(tmp_path, monkeypatch):
     monkeypatch.setattr(logging, "raiseExceptions", True)
     with _log_file(tmp_path):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from harness.features.claims import claim
 from harness.features.entries import DamagedError, unseal
+from harness.show import shown
 
 _ABANDONED = 3600.0
 """Seconds after which a half-written file belongs to no living process."""
@@ -119,7 +120,7 @@ def _fields(description: Path) -> dict[str, Any]:
     except FileNotFoundError:  # another process's eviction
         return {}
     except (ValueError, TypeError) as error:
-        warnings.warn(f"{description} is damaged: {error}", stacklevel=2)
+        warnings.warn(shown(f"{description} is damaged: {error}"), stacklevel=2)
         return {}
 
 

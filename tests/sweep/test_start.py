@@ -15,6 +15,7 @@ from dfkde.backbones import presence
 from harness.checks import check_settings
 from harness.config import BackboneConfig, Config, DatasetConfig, FeaturesConfig, ModelConfig
 from harness.data.synthetic import Plan, write_synthetic
+from harness.run import JobError, _check
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SLOW = {"torch", "torchvision", "timm", "mlflow", "sklearn", "scipy", "pandas", "matplotlib"}
@@ -197,3 +198,12 @@ def test_prediction_tells_missing_weights_at_once(tmp_path):
     assert f"put that file into {tmp_path / 'torch/hub/checkpoints'}\n" in f"{said}\n"
     assert "backbone=" not in said
     assert not SLOW & imported
+
+
+def test_categories_of_a_file_are_named_in_a_line():
+    """Hydra prints the error as it is."""
+    dataset = replace(CONFIG.dataset, categories=["bolt\x1b[2J\nerror: x", "\udcff"])
+    with pytest.raises(JobError) as error:
+        _check(replace(CONFIG, dataset=dataset))
+    assert "Choose from: bolt\\x1b[2J\\nerror: x, \\udcff" in str(error.value)
+    assert str(error.value).isprintable()
