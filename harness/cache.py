@@ -16,8 +16,9 @@ from typing import Any
 
 from harness.config import FeaturesConfig
 from harness.features.upkeep import Section, damaged, prune, sections
+from harness.show import say, shown
 
-_COLUMNS = "{:12}  {:12}  {:>9}  {:34}  {:>7}  {:>7}  {:>9}  {}\n"
+_COLUMNS = "{:12}  {:12}  {:>9}  {:34}  {:>7}  {:>7}  {:>9}  {}"
 _COMPUTING = ("engine", "precision", "device", "resize")
 
 
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     cache = Path(options.cache)
     if not cache.is_dir():
-        sys.stderr.write(f"--cache must be an existing folder, got {options.cache!r}\n")
+        say(f"--cache must be an existing folder, got {options.cache!r}", error=True)
         return 2
     if options.command == "list":
         return _list(cache)
@@ -57,9 +58,9 @@ def _size(text: str) -> float:
 
 def _list(cache: Path) -> int:
     header = ("RECIPE", "WEIGHTS", "SIZE", "ENGINE", "POOLED", "MAPS", "MB", "LAST USED")
-    sys.stdout.write(_COLUMNS.format(*header))
+    say(_COLUMNS.format(*header))
     for section in sections(cache):
-        sys.stdout.write(_COLUMNS.format(*_row(section)))
+        say(_COLUMNS.format(*_row(section)))
     return 0
 
 
@@ -99,11 +100,7 @@ def _text(value: object) -> str:
     if not isinstance(value, (str, int)):
         return "?"
     text = str(value) if isinstance(value, str) or abs(value) < 10**12 else "?"
-    return _escaped(text[:40])
-
-
-def _escaped(text: str) -> str:
-    return text if text.isprintable() else ascii(text)[1:-1]
+    return shown(text[:40])
 
 
 def _time(seconds: float) -> str:
@@ -115,15 +112,15 @@ def _time(seconds: float) -> str:
 def _verify(cache: Path) -> int:
     bad = list(damaged(cache))
     for path in bad:
-        sys.stdout.write(f"damaged: {_escaped(str(path))}\n")
+        say(f"damaged: {path}")
     n_entries = sum(len(section.entries) for section in sections(cache))
-    sys.stdout.write(f"{n_entries} entries, {len(bad)} damaged\n")
+    say(f"{n_entries} entries, {len(bad)} damaged")
     return 1 if bad else 0
 
 
 def _prune(cache: Path, *, limit: int) -> int:
     n_removed = prune(cache, limit=limit)
-    sys.stdout.write(f"{n_removed} entries removed\n")
+    say(f"{n_removed} entries removed")
     return 0
 
 

@@ -6,6 +6,7 @@ import resource
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from unicodedata import category
 
 from dfkde.choices import check_localizer
 from harness.config import Config
@@ -25,9 +26,13 @@ numbers. On a GPU only the first are in the memory of the machine."""
 _PIXEL = 9
 """Bytes of a pixel in the pixel metrics at least: its anomaly score, and its ground truth."""
 
+_LONGEST_NAME = 100
+_NO_TEXT = ("Cc", "Cs")
+"""Unicode's categories of control characters and of halves of characters."""
+
 
 def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
-    """Refuse settings of jobs: sizes, numbers, the localizer, the backbone's layers and weights.
+    """Refuse settings of jobs: names, sizes, numbers, the localizer, the backbone and its weights.
 
     Sizes are refused that certainly do not fit into the memory that this process may have.
 
@@ -45,6 +50,7 @@ def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
         In one line: the setting, its rule, its value and its choices.
     """
     for config in configs:
+        _check_names(config)
         _check_numbers(config)
         check_localizer(config.localizer)
     if weights:
@@ -91,6 +97,22 @@ def _check_sampling(config: Config) -> None:
         raise ValueError(
             f"train_contamination must be at least 0 and below 1, got {config.train_contamination}"
         )
+
+
+def _check_names(config: Config) -> None:
+    """Refuse names that no store, or no line of a summary, holds."""
+    names = {
+        "dataset.name": config.dataset.name,
+        "category": " " if config.category is None else config.category,
+        "model.name": config.model.name,
+        "backbone.name": config.backbone.name,
+    }
+    for key, name in names.items():
+        if not 0 < len(name) <= _LONGEST_NAME or any(category(c) in _NO_TEXT for c in name):
+            raise ValueError(
+                f"{key} must be 1 to {_LONGEST_NAME} characters without control characters,"
+                f" got {name!r}"
+            )
 
 
 def _check_pixel_resolution(side: int | None) -> None:

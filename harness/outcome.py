@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from harness.metrics.registry import HEADLINE, METRICS
+from harness.show import say, shown
 
 Status = Literal["finished", "skipped", "busy", "failed", "stopped"]
 EXIT_BUSY = 75
@@ -70,7 +70,7 @@ def leave_if_busy(outcomes: Sequence[Outcome]) -> None:
     busy = sum(outcome.status == "busy" for outcome in outcomes)
     if busy:
         message = f"{busy} of {len(outcomes)} jobs are at work in other processes"
-        print(f"{message}; the same command tells later what became of them", file=sys.stderr)  # noqa: T201
+        say(f"{message}; the same command tells later what became of them", error=True)
         raise SystemExit(EXIT_BUSY)
 
 
@@ -89,11 +89,13 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     names = (METRICS[name].display for name in HEADLINE)
     table = Table("Job", "Identity", "Status", *names, "Seconds")
     for outcome in outcomes:
-        table.add_row(*_row(outcome))
+        # As text: rich would take a name in brackets for a style or a link.
+        table.add_row(*map(Text, _row(outcome)))
     text = io.StringIO()
     Console(file=text, width=_width(outcomes)).print(table)
     return "\n".join([text.getvalue().rstrip(), *(_told(o) for o in outcomes if o.reason)])
@@ -107,18 +109,24 @@ def one_line(error: BaseException) -> str:
     >>> one_line(ValueError("no such\nfile"))
     'ValueError: no such file'
     """
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return shown(" ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def _told(outcome: Outcome) -> str:
     if outcome.status == "skipped":
-        return f"{outcome.job}: skipped ({outcome.reason}); force=true runs it again"
-    return f"{outcome.job}: {outcome.status}: {outcome.reason}"
+        return shown(f"{outcome.job}: skipped ({outcome.reason}); force=true runs it again")
+    return shown(f"{outcome.job}: {outcome.status}: {outcome.reason}")
 
 
 def _row(outcome: Outcome) -> list[str]:
     cells = [_cell(outcome, name) for name in HEADLINE]
-    return [outcome.job, outcome.identity[:8], outcome.status, *cells, f"{outcome.seconds:.1f}"]
+    return [
+        shown(outcome.job),
+        outcome.identity[:8],
+        outcome.status,
+        *cells,
+        f"{outcome.seconds:.1f}",
+    ]
 
 
 def _cell(outcome: Outcome, name: str) -> str:
@@ -128,5 +136,7 @@ def _cell(outcome: Outcome, name: str) -> str:
 
 
 def _width(outcomes: Sequence[Outcome]) -> int:
+    from rich.cells import cell_len
+
     # Wide enough that no cell is folded: a name cut in two cannot be searched for.
-    return max((len(outcome.job) for outcome in outcomes), default=0) + 111
+    return max((cell_len(shown(outcome.job)) for outcome in outcomes), default=0) + 111

@@ -8,8 +8,10 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 from harness.outcome import Outcome
+from harness.show import shown
 
 
 class Progress:
@@ -62,7 +64,7 @@ class Progress:
         self._images += outcome.n_images
         rate = self._images / (time.perf_counter() - self._started)
         if not self._bar.disable:
-            self._bar.print(_line(outcome), highlight=False)
+            self._bar.print(Text(shown(_line(outcome))))
         self._bar.update(self._task, advance=1, rate=f"{rate:.0f} images/s")
 
 

@@ -22,6 +22,7 @@ from harness.confdir import conf_dir
 from harness.config import Config
 from harness.outcome import Outcome, failures, leave_if_busy, summary
 from harness.progress import Progress
+from harness.show import say, shown
 from harness.signals import interruptible
 from harness.stages import Stages
 from harness.tracking import StoreError
@@ -65,8 +66,8 @@ def _task(cfg: DictConfig) -> Outcome:
         with sweep_of(progress, config.tracking):
             outcome = perform(task, Stages(progress.stage))
     except StoreError as error:
-        raise JobError(str(error)) from None
-    print(summary([outcome]))  # noqa: T201
+        raise JobError(shown(str(error))) from None
+    say(*summary([outcome]).split("\n"))
     if failures([outcome]):
         raise JobError("the job failed")
     leave_if_busy([outcome])
@@ -80,7 +81,7 @@ def _check(config: Config) -> None:
         name_categories(given, {config.dataset.name: config.dataset.categories})
         check_settings([config])
     except ValueError as error:
-        raise JobError(str(error)) from None
+        raise JobError(shown(str(error))) from None
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from harness.config import Job, TrackingConfig
 from harness.outcome import Outcome, Status, one_line
 from harness.progress import Progress
 from harness.record import Record
+from harness.show import LineFormatter, say
 from harness.signals import Interrupted, deferred, interruptible
 from harness.stages import Stages
 from harness.tracking import (
@@ -233,7 +234,7 @@ def sweep_of(progress: Progress, tracking: TrackingConfig) -> Iterator[None]:
     tracker.recover()
     outdated = tracker.outdated()
     if outdated:
-        print(outdated, file=sys.stderr)  # noqa: T201
+        say(outdated, error=True)
     try:
         with progress:
             yield
@@ -242,14 +243,14 @@ def sweep_of(progress: Progress, tracking: TrackingConfig) -> Iterator[None]:
             tracker.recover(at_end=True)
         waiting = tracker.waiting()
         if waiting:
-            print(waiting, file=sys.stderr)  # noqa: T201
+            say(*waiting.split("\n"), error=True)
 
 
 @contextmanager
 def _log_file(folder: Path) -> Iterator[None]:
     """Write what is logged inside the block to the folder's `job.log`."""
     handler = _LogFile(folder / "job.log", delay=True, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     level = root.level
     root.addHandler(handler)

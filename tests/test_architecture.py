@@ -116,3 +116,26 @@ def test_few_parameters_keyword_only_past_the_second():
         every = positional + [a.arg for a in node.args.kwonlyargs]
         assert len(every) <= 5, f"{name}: {len(every)} parameters"
         assert node.args.kwarg is None, f"{name}: passes keyword arguments through"
+
+
+def test_one_function_prints():
+    """So nothing reaches a terminal that has not been through `harness.show.shown`."""
+    calls = [
+        (module_name(path), ast.unparse(node.func))
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
+    printing = {"print", "sys.stdout.write", "sys.stderr.write"}
+    assert [call for call in calls if call[1] in printing] == [("harness.show", "print")]
+
+
+def test_one_function_escapes_markup():
+    """Two of the standard library's leave what XML forbids, or a quote."""
+    strangers = [
+        module_name(path)
+        for path in SOURCES
+        if module_name(path) != "harness.show"
+        and any(name in ("html", "xml.sax.saxutils") for name in imports(path))
+    ]
+    assert not strangers

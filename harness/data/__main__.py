@@ -17,6 +17,7 @@ from harness.data.roots import usual_root
 from harness.data.settings import dataset_settings
 from harness.data.synthetic import Plan, write_synthetic
 from harness.data.verify import Verdict, verify
+from harness.show import say
 
 USAGE = """\
 python -m harness.data fetch     dataset=NAME [dataset.root=PATH] [url=MIRROR]
@@ -33,13 +34,13 @@ Number = TypeVar("Number", int, float)
 def main(arguments: list[str]) -> int:
     """Run one command; return the exit status: 0, or 1 if the data or a setting are bad."""
     if not arguments or arguments[0] not in _COMMANDS:
-        print(USAGE, end="", file=sys.stderr)
+        say(*USAGE.splitlines(), error=True)
         return 2
     command, keys = _COMMANDS[arguments[0]]
     try:
         return command(_values(arguments[1:], keys))
     except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 1
 
 
@@ -62,8 +63,8 @@ def _fetch(values: Values) -> int:
     archive = ARCHIVES[dataset.name]
     archive = archive._replace(url=values.get("url", archive.url))
     root = usual_root(dataset)
-    print(f"{dataset.title}: {archive.licence} (see {archive.home})")
-    print(f"from {archive.url}\nto   {root}")
+    say(f"{dataset.title}: {archive.licence} (see {archive.home})")
+    say(f"from {archive.url}", f"to   {root}")
     with Progress("[progress.description]{task.description}", *_bars()) as bar:
         task = bar.add_task("downloading", total=None)
         fetch(
@@ -72,7 +73,7 @@ def _fetch(values: Values) -> int:
             categories=dataset.categories,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    print(f"done; check it with `python -m harness.data verify dataset={dataset.name}`")
+    say(f"done; check it with `python -m harness.data verify dataset={dataset.name}`")
     return 0
 
 
@@ -84,16 +85,16 @@ def _verify(values: Values) -> int:
     dataset = _dataset(values)
     chosen = values["category"].split(",") if "category" in values else dataset.categories
     seed = _number(values, "seed", default=42)
-    print(_COLUMNS.format(*_HEADINGS))
+    say(_COLUMNS.format(*_HEADINGS))
     verdicts = []
     for category in chosen:
         verdicts.append(verify(dataset, category, seed=seed))
-        print(_row(verdicts[-1]), flush=True)
+        say(_row(verdicts[-1]))
     for verdict in verdicts:
         for problem in verdict.problems:
-            print(f"{verdict.category}: {'broken' if problem.fatal else 'differs'}: {problem}")
+            say(f"{verdict.category}: {'broken' if problem.fatal else 'differs'}: {problem}")
     failed = [v for v in verdicts if v.broken or (v.problems and dataset.official)]
-    print(f"{len(chosen) - len(failed)} of {len(chosen)} categories passed")
+    say(f"{len(chosen) - len(failed)} of {len(chosen)} categories passed")
     return 1 if failed else 0
 
 
@@ -115,7 +116,7 @@ def _synthetic(values: Values) -> int:
         seed=_number(values, "seed", default=Plan.seed),
     )
     root = write_synthetic(Path(values["dataset.root"]), values["dataset"], plan=plan)
-    print(f"written to {root}")
+    say(f"written to {root}")
     return 0
 
 

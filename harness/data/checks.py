@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from harness.data.inspection import Inspection
-from harness.data.listing import ImageFile, Listing, Problem, shown
+from harness.data.listing import ImageFile, Listing, Problem
+from harness.show import shown
 
 Seen = Mapping[str, Inspection]
 """Inspections by name; a file that is broken is missing here and has its own problem."""

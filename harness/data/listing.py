@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.data.errors import DataError
+from harness.show import shown
 
 NO_MASK = "has no ground truth mask"
 """The rule that an anomalous image without a mask breaks, where the category has masks."""
@@ -48,11 +49,6 @@ class Problem(NamedTuple):
     def __str__(self) -> str:
         """Write the problem as one line."""
         return f"{shown(self.file)}: {self.rule}"
-
-
-def shown(name: str) -> str:
-    """Write a file's name so that it stays on one line."""
-    return name if name.isprintable() else ascii(name)
 
 
 class ImageFile(NamedTuple):

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from harness.show import shown
+
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """How a filesystem says that it has no locks."""
 
@@ -108,7 +110,7 @@ def warn_once(message: str, *, about: str) -> None:
     """Warn, unless this process has warned of the same before."""
     if about not in _told:
         _told.add(about)
-        warnings.warn(message, stacklevel=2)
+        warnings.warn(shown(message), stacklevel=2)
 
 
 def _lock(descriptor: int, *, wait: bool) -> bool:

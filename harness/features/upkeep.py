@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from harness.atomic import DamagedError, read_json, read_regular, unseal
 from harness.features.claims import claim, link_to, warn_once
 from harness.features.entries import entry_key
+from harness.show import shown
 
 _ABANDONED = 3600.0
 """Seconds after which a half-written file belongs to no living process."""
@@ -154,7 +155,7 @@ def _fields(description: Path) -> dict[str, Any]:
         return {}
     except (DamagedError, OSError) as error:
         reason = getattr(error, "strerror", None) or "it is not as this version writes it"
-        warnings.warn(f"{description} is damaged: {reason}", stacklevel=2)
+        warnings.warn(shown(f"{description} is damaged: {reason}"), stacklevel=2)
         return {}
     return fields if isinstance(fields, dict) else {}
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from harness.show import in_markup
 
 BLACK, GREY, LIGHT = "#222", "#777", "#ddd"
 # Of the palette by Okabe and Ito, which people with any colour vision tell apart.
@@ -26,14 +27,14 @@ def text(words: str, at: tuple[float, float], *, anchor: str = "start", colour: 
     """Return words; `anchor` says which end of them, or `middle`, is at the point."""
     x, y = at
     place = f"x='{x:.1f}' y='{y:.1f}' text-anchor='{anchor}'"
-    return f"<text {place} fill='{colour}'>{escape(words)}</text>"
+    return f"<text {place} fill='{colour}'>{in_markup(words)}</text>"
 
 
 def upright(words: str, at: tuple[float, float]) -> str:
     """Return words that run upwards, centred at the point."""
     x, y = at
     turned = f"transform='translate({x:.1f} {y:.1f}) rotate(-90)'"
-    return f"<text {turned} text-anchor='middle' fill='{BLACK}'>{escape(words)}</text>"
+    return f"<text {turned} text-anchor='middle' fill='{BLACK}'>{in_markup(words)}</text>"
 
 
 def line(points: NDArray[np.float64], *, colour: str, width: float = 1.5) -> str:

@@ -11,6 +11,7 @@ from harness.gallery.draw import draw_gallery
 from harness.record import ImageScore
 from harness.report.results import read_or_empty
 from harness.report.table import ReportError, read_tables
+from harness.show import say
 from harness.tracking import StoreError, read_job
 
 
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return 1 if _draw_tables(options) else 0
     except (ReportError, StoreError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 1
 
 
@@ -45,9 +46,9 @@ def _draw(
         job = read_job(run_id, options.uri, trusted=options.trusted)
         shown = draw_gallery(job, scores, folder)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return False
-    print(f"{job}: {shown} images in {folder}")
+    say(f"{job}: {shown} images in {folder}")
     return True
 
 

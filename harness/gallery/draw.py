@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from harness.localize import anomaly_grids, gt_mask_of
 from harness.metrics import pixel_auroc
 from harness.record import ImageScore
 from harness.report.page.gallery import COLUMNS, INDEX
+from harness.report.row import to_csv
 
 SIZE = 160
 """Side of a picture, in pixels."""
@@ -96,14 +96,17 @@ def draw_gallery(job: Job, scores: Sequence[ImageScore], folder: Path) -> int:
     samples = {sample.name: sample for sample in fitted.split.test}
     shown = [*_mistakes(scores, samples), *_localisations(scores, samples, maps=maps)]
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / INDEX).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for number, entry in enumerate(shown):
-            written = _write(entry, maps, folder / f"{number:02}")
-            described = (entry.sample.name, entry.sample.defect_type, repr(entry.score), entry.note)
-            writer.writerow((entry.kind, *described, *written))
+    lines = [COLUMNS, *(_line(entry, maps, folder / f"{k:02}") for k, entry in enumerate(shown))]
+    index = folder / INDEX
+    index.write_text(to_csv(lines), encoding="utf-8", errors="surrogatepass", newline="\n")
     return len(shown)
+
+
+def _line(entry: Shown, maps: Maps, stem: Path) -> tuple[str, ...]:
+    """Write the pictures of one image; return its line of the index."""
+    sample = entry.sample
+    described = (sample.name, sample.defect_type, repr(entry.score), entry.note)
+    return (entry.kind, *described, *_write(entry, maps, stem))
 
 
 def _maps(fitted: Fitted) -> Maps:

@@ -13,6 +13,7 @@ from rich.progress import Progress
 
 from harness.outcome import one_line
 from harness.predict.command import CSV, Settings, Tally, run
+from harness.show import LineFormatter, say
 from harness.signals import interruptible
 
 USAGE = """\
@@ -32,9 +33,11 @@ def main(arguments: list[str]) -> int:
     0 if every image has a score, 1 if some have none, 2 if a setting is wrong.
     """
     if arguments in (["--help"], ["-h"]):
-        print(USAGE, end="")
+        say(*USAGE.splitlines())
         return DONE
-    logging.basicConfig(format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler])
     console = Console(stderr=True)
     bar = Progress(console=console, transient=True, disable=not console.is_terminal)
     try:
@@ -44,9 +47,9 @@ def main(arguments: list[str]) -> int:
             tally = run(settings, watch=lambda n, total: bar.update(task, completed=n, total=total))
     except (ValueError, OSError) as error:
         message = str(error) if isinstance(error, ValueError) else one_line(error)
-        print(f"error: {message}", file=sys.stderr)
+        say(f"error: {message}", error=True)
         return MISUSED
-    print(_summary(tally, settings))
+    say(*_summary(tally, settings))
     return SOME_FAILED if tally.n_failed else DONE
 
 
@@ -98,12 +101,12 @@ def _flag(key: str, value: str) -> bool:
     return value.lower() == "true"
 
 
-def _summary(tally: Tally, settings: Settings) -> str:
-    return (
+def _summary(tally: Tally, settings: Settings) -> list[str]:
+    counts = (
         f"{tally.n_anomalous} anomalous, {tally.n_normal} normal, {tally.n_failed} failed;"
-        f" threshold {tally.threshold!r}, the {settings.quantile:g} quantile of the training"
-        f" scores\n{settings.out / CSV}"
+        f" threshold {tally.threshold!r}, the {settings.quantile:g} quantile of the training scores"
     )
+    return [counts, str(settings.out / CSV)]
 
 
 if __name__ == "__main__":

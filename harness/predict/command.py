@@ -17,6 +17,7 @@ from harness.crop import region
 from harness.data import read_image
 from harness.predict.images import HEATMAPS, image_files
 from harness.predict.prediction import QUANTILE, Prediction, check_quantile, reason_of
+from harness.show import is_formula, to_cell
 from harness.tracking import store_uri
 from harness.tracking.model import MODEL_FILE, detector_of, fetch_model
 
@@ -189,4 +190,12 @@ def _draw(predictor: Predictor, path: Path, prediction: Prediction, *, target: P
 def _row(path: Path, prediction: Prediction, verdict: str | None) -> list[str]:
     # repr() of a float64 reads back to the same bits.
     score = "" if prediction.score is None else repr(prediction.score)
-    return [path.as_posix(), score, verdict or "", prediction.error or ""]
+    name, error = path.as_posix(), prediction.error or ""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        error = "; ".join(filter(None, ["its name is not valid UTF-8, and escaped here", error]))
+        name = name.encode(errors="backslashreplace").decode()
+    # The same path for a program, and no formula for a spreadsheet.
+    name = f"./{name}" if is_formula(name) else name
+    return [name, score, verdict or "", to_cell(error)]

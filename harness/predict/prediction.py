@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.show import shown
+
 QUANTILE = 0.95
 """The share of the training images that the threshold calls normal, unless another is asked."""
 
@@ -39,7 +41,7 @@ class Prediction:
 
 def reason_of(error: ValueError | OSError, path: Path) -> str:
     """Return what an error says of an image, in one line and without the image's path."""
-    return " ".join(str(error).split()).removeprefix(f"{path}: ")
+    return shown(" ".join(str(error).removeprefix(f"{path}: ").split()))
 
 
 def check_quantile(quantile: float) -> None:

@@ -11,6 +11,7 @@ from harness.report.check import check
 from harness.report.publish import publish
 from harness.report.results import TableResults, read_results
 from harness.report.table import ReportError, Table, read_tables
+from harness.show import say
 
 MEND = "python -m harness.report"
 """The command that makes results and README agree again."""
@@ -34,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _check(options.root)
         return int(options.run(options))
     except ReportError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         if options.check:
-            print(f"to mend it: {MEND}", file=sys.stderr)
+            say(f"to mend it: {MEND}", error=True)
         return 1
 
 
@@ -91,8 +92,8 @@ def _check(root: Path) -> int:
     difference = check(root)
     if not difference:
         return 0
-    print(difference, end="")
-    print(f"README.md and results/ disagree; to mend it: {MEND}", file=sys.stderr)
+    _tell(difference)
+    say(f"README.md and results/ disagree; to mend it: {MEND}", error=True)
     return 1
 
 
@@ -105,18 +106,15 @@ def _publish(options: argparse.Namespace) -> int:
     except StoreError as error:
         raise ReportError(str(error)) from None
     if left_out:
-        print(left_out, file=sys.stderr)
+        say(left_out, error=True)
     notes, refusals = publish(
         options.root,
         runs,
         only=options.only,
         read_scores=lambda run: read_scores(run.run_id, options.uri),
     )
-    for note in notes:
-        print(note, file=sys.stderr)
-    for refusal in refusals:
-        print(f"error: {refusal}", file=sys.stderr)
-    print(f"wrote {options.root / 'results'} and {options.root / 'README.md'}")
+    say(*notes, *(f"error: {refusal}" for refusal in refusals), error=True)
+    say(f"wrote {options.root / 'results'} and {options.root / 'README.md'}")
     return 1 if refusals else 0
 
 
@@ -127,12 +125,12 @@ def _compare(options: argparse.Namespace) -> int:
     if options.tables == ["published"]:
         tables = read_tables(options.root / "conf")
         held = {name: read_results(options.root / "results", name) for name in tables}
-        print(compare_published(tables, held, read_published(options.root / "results")), end="")
+        _tell(compare_published(tables, held, read_published(options.root / "results")))
         return 0
     if len(options.tables) != 2:
         raise ReportError(f"compare takes `published` or two tables, got {len(options.tables)}")
     first, second = (held_table(options.root, name) for name in options.tables)
-    print(compare(first, second), end="")
+    _tell(compare(first, second))
     return 0
 
 
@@ -143,7 +141,7 @@ def _latex(options: argparse.Namespace) -> int:
 
     for name in options.tables:
         table, results = held_table(options.root, name)
-        print(latex(name, grid_of(table, results), caption(table, results.rows)))
+        _tell(latex(name, grid_of(table, results), caption(table, results.rows)) + "\n")
     return 0
 
 
@@ -155,8 +153,13 @@ def _html(options: argparse.Namespace) -> int:
     page = build_page(tables, held, pictures=options.pictures)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(page, encoding="utf-8", newline="\n")
-    print(f"wrote {options.output}, {len(page.encode()) / 1e6:.1f} MB")
+    say(f"wrote {options.output}, {len(page.encode()) / 1e6:.1f} MB")
     return 0
+
+
+def _tell(text: str) -> None:
+    """Print a text whose lines are our own."""
+    say(*text.removesuffix("\n").split("\n"))
 
 
 def held_table(root: Path, name: str) -> tuple[Table, TableResults]:

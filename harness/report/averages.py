@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.report.row import Row, to_csv
 from harness.report.table import ReportError
+from harness.show import from_cell
 
 _HEADER = ("table", "metric", "categories", "average", "low", "high")
 
@@ -70,7 +71,7 @@ def read_averages(path: Path) -> tuple[Average, ...]:
 
 
 def _average(line: list[str]) -> Average:
-    table, metric, categories, value, low, high = line
+    table, metric, categories, value, low, high = map(from_cell, line)
     return Average(table, metric, int(categories), float(value), _number(low), _number(high))
 
 

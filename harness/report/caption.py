@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from harness.config import FeaturesConfig
 from harness.metrics.registry import METRICS
 from harness.report.grid import shown_metrics, tally
+from harness.report.markdown import code, text
 from harness.report.protocol import RESAMPLES
 from harness.report.row import Row
 from harness.report.table import Table
@@ -16,9 +17,9 @@ def caption(table: Table, rows: Sequence[Row]) -> str:
     """Write a table's caption in Markdown, from its declaration and its rows alone."""
     finished = [row for row in rows if row.finished]
     if not finished:
-        sentences = [f"{_claim(table, finished)}; not run yet: `{table.command}`."]
+        sentences = [f"{_claim(table, finished)}; not run yet: {code(table.command)}."]
     else:
-        sentences = [f"{_claim(table, finished)}; {_runs(finished)} by `{table.command}`."]
+        sentences = [f"{_claim(table, finished)}; {_runs(finished)} by {code(table.command)}."]
     if finished and table.headline:
         sentences += [_interval(finished), _oracle(), _pixels(table, finished)]
     elif finished:
@@ -29,16 +30,17 @@ def caption(table: Table, rows: Sequence[Row]) -> str:
 
 def _claim(table: Table, finished: Sequence[Row]) -> str:
     digests = tally(finished, lambda row: row.weights_digest[:12])
-    weights = "".join(f" (weights `{digest}`)" for digest in digests)
+    weights = "".join(f" (weights {code(digest)})" for digest in digests)
     seeds = ", ".join(str(seed) for seed in table.seeds)
     several = "seeds" if len(table.seeds) > 1 else "seed"
-    name = f"{table.choice('model').upper()} with `{table.choice('backbone')}`"
+    name = f"{text(table.choice('model').upper())} with {code(table.choice('backbone'))}"
     return f"{name}{weights}, images of {_size(table)}{_computing(table)}, {several} {seeds}"
 
 
 def _size(table: Table) -> str:
     size, crop = table.expected("image_size"), table.expected("center_crop")
-    return f"{size} px" if crop is None else f"{size} px, of which the central {crop} px"
+    whole = f"{text(str(size))} px"
+    return whole if crop is None else f"{whole}, of which the central {text(str(crop))} px"
 
 
 def _computing(table: Table) -> str:
@@ -47,7 +49,7 @@ def _computing(table: Table) -> str:
     names = ("engine", "precision", "device", "resize")
     values = {name: given.get(name, getattr(usual, name)) for name in names}
     return "".join(
-        f", `features.{name}={value}`"
+        f", {code(f'features.{name}={value}')}"
         for name, value in values.items()
         if value != getattr(usual, name)
     )
@@ -62,17 +64,17 @@ def _commits(finished: Sequence[Row]) -> str:
     commits = tally(finished, _commit)
     if len(commits) == 1:
         return f"commit {next(iter(commits))}"
-    listed = (f"{commit} ({', '.join(names)})" for commit, names in commits.items())
+    listed = (f"{commit} ({', '.join(map(text, names))})" for commit, names in commits.items())
     return "commits " + ", ".join(listed)
 
 
 def _commit(row: Row) -> str:
     changed = " with uncommitted changes" if row.dirty == "dirty" else ""
-    return f"`{row.commit[:10]}`{changed}"
+    return f"{code(row.commit[:10])}{changed}"
 
 
 def _dates(finished: Sequence[Row]) -> str:
-    days = sorted({row.started[:10] for row in finished})
+    days = sorted({text(row.started[:10]) for row in finished})
     return f"run on {days[0]}" if len(days) == 1 else f"run from {days[0]} to {days[-1]}"
 
 
@@ -96,7 +98,7 @@ def _oracle() -> str:
 def _pixels(table: Table, finished: Sequence[Row]) -> str:
     if not any(METRICS[metric].level == "pixel" for metric in shown_metrics(finished)):
         return ""
-    return f"Pixel columns: `{table.expected('localizer')}` map, no interval."
+    return f"Pixel columns: {code(str(table.expected('localizer')))} map, no interval."
 
 
 def _seeds(table: Table) -> str:
@@ -111,4 +113,6 @@ def _seeds(table: Table) -> str:
 
 def _failed(rows: Sequence[Row]) -> str:
     reasons = {row.category: row.error for row in rows if not row.finished}
-    return " ".join(f"{category} failed: `{reason}`." for category, reason in reasons.items())
+    return " ".join(
+        f"{text(category)} failed: {code(reason)}." for category, reason in reasons.items()
+    )

@@ -5,13 +5,19 @@ from __future__ import annotations
 import re
 
 from harness.report.grid import Grid
+from harness.report.markdown import spans
+from harness.show import shown
 
 _SPECIAL = {
     "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    # After the end of a line they would begin an argument.
+    "[": "{[}", "]": "{]}", "*": "{*}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
     "–": "--", "±": r"$\pm$", "·": r"$\cdot$", "−": r"$-$",
 }  # fmt: skip
-_CODE = re.compile(r"`([^`]*)`")
+# A label is never shown, and takes no escapes.
+_NO_LABEL = re.compile(r"[^\w.:-]", re.ASCII)
 
 
 def latex(name: str, grid: Grid, caption: str) -> str:
@@ -30,7 +36,7 @@ def latex(name: str, grid: Grid, caption: str) -> str:
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{_text(caption)}}}",
-        rf"\label{{tab:{name}}}",
+        rf"\label{{tab:{_NO_LABEL.sub('-', name)}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(grid.header) - 1)}}}",
         r"\toprule",
         _line(grid.header),
@@ -53,7 +59,7 @@ def escape(text: str) -> str:
     >>> escape("metal_nut: 95 %")
     'metal\\_nut: 95 \\%'
     """
-    return "".join(_SPECIAL.get(character, character) for character in text)
+    return "".join(_SPECIAL.get(character, character) for character in shown(text))
 
 
 def _line(cells: tuple[str, ...]) -> str:
@@ -62,8 +68,6 @@ def _line(cells: tuple[str, ...]) -> str:
 
 def _text(markdown: str) -> str:
     """Turn a caption's code spans into typewriter, and escape the rest."""
-    pieces = _CODE.split(markdown)
     return "".join(
-        rf"\texttt{{{escape(piece)}}}" if code % 2 else escape(piece)
-        for code, piece in enumerate(pieces)
+        rf"\texttt{{{escape(words)}}}" if code else escape(words) for code, words in spans(markdown)
     )

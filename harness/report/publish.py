@@ -100,7 +100,7 @@ def _write(root: Path, tables: Mapping[str, Table], held: Mapping[str, TableResu
     for path, text in files_of(held).items():
         target = root / "results" / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8", newline="\n")
+        target.write_text(text, encoding="utf-8", errors="surrogatepass", newline="\n")
     readme.write_text(filled, encoding="utf-8", newline="\n")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.metrics.registry import METRICS
 from harness.report.grid import ABSENT, FAILED, INTERVAL, Grid, limits, number, signed
-from harness.report.markdown import markdown
+from harness.report.markdown import code, markdown, text
 from harness.report.results import TableResults
 from harness.report.table import ReportError, Table
 
@@ -87,8 +87,11 @@ def _sections(table: Table, results: TableResults, sources: Sequence[Source]) ->
     for metric in ("image_auroc", "image_f1_max"):
         beside = [source for source in sources if _has(source, table, metric)]
         if beside:
-            title = f"## {table.title}, {table.choice('backbone')}: {METRICS[metric].display}\n\n"
-            caption = f"Ours: `{table.command}`. Differences are ours minus theirs. Best in bold."
+            name = text(f"{table.title}, {table.choice('backbone')}")
+            title = f"## {name}: {METRICS[metric].display}\n\n"
+            caption = (
+                f"Ours: {code(table.command)}. Differences are ours minus theirs. Best in bold."
+            )
             sections.append(title + markdown(_grid(table, results, beside, metric=metric), caption))
     return sections
 

@@ -9,6 +9,8 @@ from harness.report.table import ReportError
 
 _OPEN = re.compile(r"^<!-- table: (\S+) -->$", re.MULTILINE)
 _CLOSE = "<!-- /table -->"
+# On a line of its own: within one it is the text of a table.
+_CLOSES = re.compile(rf"^{_CLOSE}$", re.MULTILINE)
 
 
 def fill(readme: str, tables: Mapping[str, str]) -> str:
@@ -49,11 +51,11 @@ def fill(readme: str, tables: Mapping[str, str]) -> str:
 
 def _closing(readme: str, opening: re.Match[str]) -> int:
     """Find where the closing marker starts that belongs to an opening one."""
-    close = readme.find(_CLOSE, opening.end())
+    close = _CLOSES.search(readme, opening.end())
     following = _OPEN.search(readme, opening.end())
-    if close < 0 or (following and following.start() < close):
+    if close is None or (following and following.start() < close.start()):
         raise ReportError(f"README.md: the marker of table {opening[1]} is not closed by {_CLOSE}")
-    return close
+    return close.start()
 
 
 def _check_markers(readme: str, names: set[str]) -> None:
@@ -66,5 +68,5 @@ def _check_markers(readme: str, names: set[str]) -> None:
     ):
         if culprits:
             raise ReportError(f"README.md {problem} {', '.join(culprits)}")
-    if readme.count(_CLOSE) > len(found):
+    if len(_CLOSES.findall(readme)) > len(found):
         raise ReportError(f"README.md has a {_CLOSE} that closes no table")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from harness.record import OLDEST_SCHEMA, SCHEMA_VERSION, ImageScore, StoredRun
 from harness.report.table import ReportError
+from harness.show import from_cell, to_cell
 
 FINISHED, FAILED = "finished", "failed"
 
@@ -126,7 +127,7 @@ def row_of(run: StoredRun, *, environment: str, limits: Mapping[str, tuple[float
 def scores_digest(scores: Iterable[ImageScore]) -> str:
     """Digest per-image scores as they are written, in the order of the split."""
     lines = "".join(f"{_score_line(score)}\n" for score in scores)
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return hashlib.sha256(lines.encode(errors="surrogatepass")).hexdigest()
 
 
 def _score_line(score: ImageScore) -> str:
@@ -149,10 +150,15 @@ def write_rows(rows: Iterable[Row]) -> str:
 
 
 def to_csv(lines: Iterable[Iterable[str]]) -> str:
-    """Write lines as CSV with a line feed at every end, on every platform."""
+    """Write lines as CSV with a line feed at every end, on every platform, and no formula."""
+    return "".join(map(_csv_line, lines))
+
+
+def _csv_line(cells: Iterable[str]) -> str:
+    # The writer quotes the ends of lines that it writes itself: a lone carriage return must be.
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
+    csv.writer(text, lineterminator="\r\n").writerow(map(to_cell, cells))
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -165,7 +171,7 @@ def read_rows(path: Path) -> list[Row]:
     """
     if not path.is_file():
         raise ReportError(f"{path} is missing")
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8", errors="surrogatepass", newline="") as file:
         reader = csv.DictReader(file)
         columns = tuple(name for name in reader.fieldnames or () if "." not in name)
         if columns not in (_PLAIN, _PLAIN_2):
@@ -183,6 +189,7 @@ def check_schema(schema: object, where: object) -> None:
 def _parse(line: dict[str, str], where: str) -> Row:
     check_schema(line["schema"], where)
     nested: dict[str, dict[str, str]] = {name: {} for name in _NESTED}
+    line = {column: from_cell(value) for column, value in line.items()}
     for column, value in line.items():
         name, dot, key = column.partition(".")
         if dot and value != "":

@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.record import ImageScore
 from harness.report.row import to_csv
 from harness.report.table import ReportError
+from harness.show import from_cell
 
 _HEADER = ("category", "image", "defect_type", "anomalous", "score")
 
@@ -31,11 +32,12 @@ def read_scores(path: Path) -> dict[str, tuple[ImageScore, ...]]:
     if not path.is_file():
         raise ReportError(f"{path} is missing")
     found: dict[str, list[ImageScore]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8", errors="surrogatepass", newline="") as file:
         reader = csv.reader(file)
         if tuple(next(reader, ())) != _HEADER:
             raise ReportError(f"{path} has not the columns {', '.join(_HEADER)}")
-        for category, image, defect_type, anomalous, score in reader:
+        for cells in reader:
+            category, image, defect_type, anomalous, score = map(from_cell, cells)
             line = ImageScore(image, defect_type, anomalous == "1", float(score))
             found.setdefault(category, []).append(line)
     return {category: tuple(images) for category, images in found.items()}

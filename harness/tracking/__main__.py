@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from harness.config import TrackingConfig
+from harness.show import say
 from harness.tracking import StoreError, open_tracker, store_uri
 from harness.tracking.store import connect_to_read, stores
 from harness.tracking.view import link
@@ -36,9 +37,9 @@ def _parser() -> argparse.ArgumentParser:
 def _push(options: argparse.Namespace) -> int:
     left = [_send(uri) for uri in ([options.uri] if options.uri else stores())]
     for waiting in filter(None, left):
-        print(waiting, file=sys.stderr)
+        say(*waiting.split("\n"), error=True)
     if not any(left):
-        print("nothing waits", file=sys.stderr)
+        say("nothing waits", error=True)
     return 1 if any(left) else 0
 
 
@@ -49,7 +50,7 @@ def _send(uri: str) -> str | None:
         try:
             tracker.recover()
         except StoreError as error:
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}", error=True)
     return tracker.waiting()
 
 
@@ -59,11 +60,11 @@ def _ui(options: argparse.Namespace) -> int:
     try:
         experiments = connect_to_read(uri).search_experiments()
     except StoreError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 1
     for experiment in experiments:
         if experiment.name != "Default":
-            print(f"{experiment.name}: {link(server, experiment.experiment_id)}")
+            say(f"{experiment.name}: {link(server, experiment.experiment_id)}")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
     # Seven processes, a quarter of a GB each, that would wait for work of other kinds.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import re
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from harness.config import Job
 from harness.models import without_seed
 from harness.provenance import commit, machine, versions
 from harness.record import SCHEMA_VERSION, ImageScore, Record
+from harness.show import to_cell
 from harness.tracking.names import (
     CODE,
     COUNTS,
@@ -37,6 +39,11 @@ log = logging.getLogger(__name__)
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 # MLflow holds no longer digest of a dataset.
 _DIGEST = 36
+# Characters of a tag or a param: of a longer one, MLflow prints a part, and stores a part.
+_LONGEST = 5900
+_LONGEST_NAME = 250
+# All that MLflow takes in a param's name, but for slashes, with which it can also be a wrong path.
+_NO_NAME = re.compile(r"[^\w .:-]", re.ASCII)
 
 
 def job_tags(job: Job, known: Known | None) -> dict[str, str]:
@@ -55,7 +62,7 @@ def job_tags(job: Job, known: Known | None) -> dict[str, str]:
         "versions": json.dumps(versions()),
         "machine": json.dumps(machine()),
     }
-    return tags if known is None else tags | _known_tags(known)
+    return _held(tags if known is None else tags | _known_tags(known))
 
 
 def _known_tags(known: Known) -> dict[str, str]:
@@ -84,20 +91,42 @@ def record_tags(record: Record) -> dict[str, str]:
 
 
 def error_tags(error: BaseException) -> dict[str, str]:
-    """Return an error's class and message."""
-    return {ERROR_CLASS: type(error).__name__, ERROR_MESSAGE: str(error)}
+    """Return an error's class and message, as far as a store holds it; the traceback has all."""
+    return _held({ERROR_CLASS: type(error).__name__, ERROR_MESSAGE: str(error)})
 
 
 def params(record: Record) -> dict[str, str]:
     """Return the settings and the numbers of images."""
-    return record.settings | {param: str(getattr(record, field)) for field, param in COUNTS.items()}
+    counts = {param: str(getattr(record, field)) for field, param in COUNTS.items()}
+    return _held(record.settings | counts)
 
 
 def planned(job: Job) -> dict[str, str]:
     """Return the settings of a job that are known even if it failed before it read anything."""
     params = without_seed(job.model.params, job.seed)
     values = job.protocol() | {f"model.{name}": value for name, value in params.items()}
-    return {name: str(value) for name, value in values.items()}
+    return _held({name: str(value) for name, value in values.items()})
+
+
+def _held(values: dict[str, str]) -> dict[str, str]:
+    """Write tags or params so that every store holds them, or a failed job would stay untold."""
+    return {_NO_NAME.sub(_code_point, k)[:_LONGEST_NAME]: _storable(v) for k, v in values.items()}
+
+
+def _code_point(match: re.Match[str]) -> str:
+    return f":{ord(match[0]):x}:"
+
+
+def _storable(text: str) -> str:
+    r"""Escape what no database holds, and say where a text was cut.
+
+    Examples
+    --------
+    >>> print(_storable("a\0b\udcff"), _storable("x" * 9000)[5890:])
+    a\x00b\udcff xxxxxxxxxx ... (9000 characters)
+    """
+    text = text.encode(errors="backslashreplace").decode().replace("\0", r"\x00")
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ... ({len(text)} characters)"
 
 
 def metrics(record: Record) -> dict[str, float]:
@@ -145,11 +174,13 @@ def _drawn(draw: Callable[[], str], name: str) -> str | None:
 def write_traceback(folder: Path, error: BaseException) -> None:
     """Write the artifact of a failed job."""
     text = "".join(traceback.format_exception(error))
-    (folder / "traceback.txt").write_text(text, encoding="utf-8")
+    (folder / "traceback.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _write_scores(path: Path, scores: tuple[ImageScore, ...]) -> None:
     # repr() of a float64 reads back to the same bits.
-    rows = [(s.image, s.defect_type, int(s.anomalous), repr(s.score)) for s in scores]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    rows = [
+        (to_cell(s.image), to_cell(s.defect_type), int(s.anomalous), repr(s.score)) for s in scores
+    ]
+    with path.open("w", newline="", encoding="utf-8", errors="surrogatepass") as file:
         csv.writer(file).writerows([ImageScore._fields, *rows])

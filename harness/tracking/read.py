@@ -16,6 +16,7 @@ from dfkde.trust import TrustError, check_trusted
 from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
 from harness.outcome import one_line
 from harness.record import SCHEMA_VERSION, ImageScore, Record, StoredRun
+from harness.show import from_cell
 from harness.tracking.names import (
     COUNTS,
     ERROR_CLASS,
@@ -108,7 +109,7 @@ def read_scores(run_id: str, uri: str | None = None) -> tuple[ImageScore, ...]:
         If there is no such run, or it has no scores.
     """
     path = connect_to_read(store_uri(uri)).download_artifacts(run_id, SCORES)
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8", errors="surrogatepass") as file:
         return tuple(map(_image_score, csv.DictReader(file)))
 
 
@@ -225,9 +226,8 @@ def _prefixed(values: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _image_score(row: dict[str, str]) -> ImageScore:
-    return ImageScore(
-        row["image"], row["defect_type"], row["anomalous"] == "1", float(row["score"])
-    )
+    image, defect_type = from_cell(row["image"]), from_cell(row["defect_type"])
+    return ImageScore(image, defect_type, row["anomalous"] == "1", float(row["score"]))
 
 
 def _experiments(client: MlflowClient) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 from harness.config import Job
 from harness.outcome import one_line
 from harness.record import Record
+from harness.show import shown
 from harness.signals import deferred, ending
 from harness.tracking import contents
 from harness.tracking.entry import Entry, entry_name
@@ -192,7 +193,7 @@ class MlflowTracker:
             push(folder, self._uri)
         except Exception as error:
             log.debug("%s cannot be sent", folder, exc_info=True)
-            self._refused[folder] = f"{entry_name(folder)}: {one_line(error)}"
+            self._refused[folder] = shown(f"{entry_name(folder)}: {one_line(error)}")
             connect(self._uri).search_experiments(max_results=1)  # raises where all would fail
 
     def _try(self, action: Callable[[], Any]) -> Any:

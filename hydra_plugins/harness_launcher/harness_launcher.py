@@ -20,6 +20,7 @@ from harness.config import Config, TrackingConfig
 from harness.launch import InProcess, LocalQueue, Pool, Processes, run_tasks
 from harness.outcome import Outcome
 from harness.progress import Progress
+from harness.show import shown
 from harness.threads import cores
 from harness.tracking import StoreError
 from harness.work import Task, sweep_of
@@ -73,7 +74,7 @@ class HarnessLauncher(Launcher):
         try:
             self._run(tasks, configs[0].tracking, fail_fast=configs[0].fail_fast)
         except StoreError as error:
-            raise LaunchError(str(error)) from None
+            raise LaunchError(shown(str(error))) from None
         return [_returned(outcome) for outcome in self.outcomes]
 
     def _run(self, tasks: Sequence[Task], tracking: TrackingConfig, *, fail_fast: bool) -> None:
@@ -91,7 +92,7 @@ class HarnessLauncher(Launcher):
         try:
             check_settings(configs, weights=self.is_local)
         except ValueError as error:
-            raise LaunchError(str(error)) from None
+            raise LaunchError(shown(str(error))) from None
 
     def pool(self, progress: Progress) -> Pool:
         """Return who does the tasks."""
@@ -189,9 +190,9 @@ def _told_in_one_line() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise LaunchError(f"{error}: pip install 'dfkde-benchmark[submitit]'") from None
+        raise LaunchError(f"{shown(str(error))}: pip install 'dfkde-benchmark[submitit]'") from None
     except (RuntimeError, ValueError) as error:
-        raise LaunchError(f"hydra.launcher: {str(error).splitlines()[0]}") from None
+        raise LaunchError(f"hydra.launcher: {shown(str(error).splitlines()[0])}") from None
 
 
 def _positive(name: str, value: int) -> int:

@@ -9,7 +9,6 @@ and a class loaded twice breaks `super()`. Nor may its annotations be postponed:
 it the module is not in `sys.modules`, where a dataclass would look them up.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +23,7 @@ from omegaconf import DictConfig
 from harness.categories import CategoryError, match_categories, name_categories
 from harness.confdir import conf_dir
 from harness.outcome import failures, leave_if_busy, summary
+from harness.show import say, shown
 from harness.signals import Interrupted
 from hydra_plugins.harness_sweeper.composing import Composer
 
@@ -66,11 +66,11 @@ class HarnessSweeper(BasicSweeper):
         try:
             batches = BasicSweeper.sweep(self, arguments)
         except Interrupted as error:
-            print(summary(self.launcher.outcomes))  # type: ignore[union-attr]  # noqa: T201
-            print(error, file=sys.stderr)  # noqa: T201
+            say(*summary(self.launcher.outcomes).split("\n"))  # type: ignore[union-attr]
+            say(str(error), error=True)
             raise
         outcomes = [job.return_value for batch in batches for job in batch]
-        print(summary(outcomes))  # noqa: T201
+        say(*summary(outcomes).split("\n"))
         failed = failures(outcomes)
         if failed:
             raise SweepError(f"{len(failed)} of {len(outcomes)} jobs failed")
@@ -157,4 +157,4 @@ def _select(wanted: Glob | list[str] | None, datasets: list[DictConfig]) -> dict
             return match_categories(wanted.filter, categories)
         return name_categories(wanted, categories)
     except CategoryError as error:
-        raise SweepError(str(error)) from None
+        raise SweepError(shown(str(error))) from None

@@ -184,7 +184,7 @@ FAULTS = [
         "line break in a name",
         "mvtec",
         duplicate("bottle/test/good/000.png", "bottle/train/good/a\nb.png"),
-        r"training image 'bottle/train/good/a\\nb.png'",
+        r"training image bottle/train/good/a\\nb.png",
     ),
     Fault("link to a parent", "mvtec", _loop, "nest deeper than 6 levels"),
     Fault("name not UTF-8", "mvtec", _undecodable_name, r"\\udcff.png: its name is not valid"),

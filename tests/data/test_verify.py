@@ -54,6 +54,19 @@ def test_all_problems_of_all_categories_are_listed(copy, capsys):
     assert lines[-1] == "0 of 15 categories passed"
 
 
+def test_names_of_files_are_shown_in_a_line_each(copy, capsys):
+    """One rule names a second file: it says it as the file is called."""
+    dataset = copy("mvtec")
+    [folder, *_] = sorted((Path(dataset.root) / "bottle/ground_truth").iterdir())
+    for suffix in ("png", "bmp"):
+        (folder / f"\x1b[2Ja\nbottle: \u202e_mask.{suffix}").write_bytes(b"x")
+    main(["verify", "dataset=mvtec", "category=bottle", f"dataset.root={dataset.root}"])
+    lines = capsys.readouterr().out.split("\n")
+    assert all(line.isprintable() for line in lines)
+    [second] = [line for line in lines if "is a second mask" in line]
+    assert second.count("\\x1b[2Ja\\nbottle: \\u202e_mask") == 2
+
+
 def test_differences_pass_when_they_are_wanted(copy, capsys):
     dataset = copy("mvtec")
     (Path(dataset.root) / TRAIN).unlink()

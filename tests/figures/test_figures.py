@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,6 +16,8 @@ from harness.figures import draw_curves, draw_mistakes
 from harness.figures.svg import Axes, round_ticks
 from harness.mistakes import most_wrong
 from harness.record import ImageScore, Record
+from harness.show import shown
+from tests.names import NAMES
 
 SCORES = (
     ImageScore("t/good/0.png", "good", False, 1.0),
@@ -132,3 +135,24 @@ def test_a_map_of_the_centre_lies_over_the_centre(samples):
     assert (map_.get("width"), map_.get("height")) == ("120", "120")
     assert float(map_.get("x")) == float(picture.get("x")) + 160 + 20
     assert float(map_.get("y")) == float(picture.get("y")) + 20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_words_of_the_figures_and_nothing_else(name, samples):
+    """The elements are those of a figure of plain names, for an XML parser."""
+
+    def drawn(word):
+        scores = tuple(s._replace(defect_type=word) for s in SCORES)
+        called = replace(record(scores), dataset=word, category=word, model=word, backbone=word)
+        wrong = [
+            mistake._replace(image=mistake.image._replace(image=word), note=word)
+            for mistake in most_wrong(samples, SCORES, [])
+        ]
+        return draw_curves(called), draw_mistakes(wrong)
+
+    for nasty, plain in zip(drawn(name), drawn("x"), strict=True):
+        nodes, expected = (list(ElementTree.fromstring(svg).iter()) for svg in (nasty, plain))
+        assert [(n.tag, sorted(n.attrib)) for n in nodes] == [
+            (n.tag, sorted(n.attrib)) for n in expected
+        ]
+        assert any(shown(name) in word for word in words(nasty))

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +17,8 @@ from harness.config import ModelConfig
 from harness.fitting import fit
 from harness.predict import Predictor, trained
 from harness.predict.__main__ import _NAMES, main
+from harness.predict.command import _row
+from harness.predict.prediction import Prediction, reason_of
 from tests.predict.conftest import BROKEN, TRUSTED, environment, predict_command
 from tests.saved import rewrite, touching, with_class
 
@@ -246,3 +249,57 @@ def test_a_folder_without_images(arguments, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main([*arguments, f"images={tmp_path / 'empty'}"]) == 2
     assert "images must be a folder with image files" in capsys.readouterr().err
+
+
+DANGEROUS = {
+    "=HYPERLINK(1).png": "./=HYPERLINK(1).png",
+    "@a.png": "./@a.png",
+    "-a.png": "./-a.png",
+    "+b/a.png": "./+b/a.png",
+    "\ttab.png": "./\ttab.png",
+    "two\nlines,\r.png": "two\nlines,\r.png",
+    "\x1b[2J.png": "\x1b[2J.png",
+    "a\udcff.png": "a\\udcff.png",
+}
+
+
+def test_names_of_images_are_paths_and_no_formulas(arguments, images, tmp_path):
+    """A program opens what the first column says; of bytes that are no text it is told."""
+    for name in DANGEROUS:
+        (images / name).parent.mkdir(exist_ok=True)
+        shutil.copy(images / "0.png", images / name)
+    assert main([*arguments, "heatmaps=false"]) == 1
+    found = {row["path"]: row for row in rows(tmp_path / "out")}
+    assert set(found) == {*NAMES, BROKEN, *DANGEROUS.values()}
+    for name, written in DANGEROUS.items():
+        assert found[written]["score"] == found["0.png"]["score"]
+        if "\udcff" in name:
+            assert found[written]["error"] == "its name is not valid UTF-8, and escaped here"
+        else:
+            assert found[written]["error"] == ""
+            assert (images / written).samefile(images / name)
+
+
+def test_errors_of_images_are_words(arguments, images, tmp_path):
+    name = images / "two  spaces\n.png"
+    (images / BROKEN).rename(name)
+    main([*arguments, "heatmaps=false"])
+    [error] = [row["error"] for row in rows(tmp_path / "out") if row["error"]]
+    assert error.startswith("cannot be decoded (")
+    told = reason_of(ValueError(f"{name}: =cmd\x1b[2J\n\u202ex"), name)
+    assert told == "=cmd\\x1b[2J \\u202ex"
+    assert _row(name, Prediction(error=told), None)[3] == f"'{told}"
+
+
+def test_what_a_detector_says_is_shown(arguments, model):
+    """The libraries that it was trained with stand in its file."""
+
+    def change(state, arrays):
+        state["inputs"]["versions"] = ["torch\x1b[2J\nerror: x"]
+        state["inputs"]["engine"] = "e\x1b]0;title\x07\nerror: y"
+
+    rewrite(model, change)
+    ended = predict_command(*arguments, "engine=torch", "heatmaps=false")
+    lines = ended.stderr.split("\n")
+    assert any("e\\x1b]0;title\\x07\\nerror: y" in line for line in lines)
+    assert all(line.isprintable() and not line.startswith("error") for line in lines)

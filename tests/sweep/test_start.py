@@ -14,8 +14,9 @@ import pytest
 from dfkde.backbones import presence
 from harness import checks
 from harness.checks import check_settings, memory_limit
-from harness.config import BackboneConfig, Config, FeaturesConfig
+from harness.config import BackboneConfig, Config, DatasetConfig, FeaturesConfig, ModelConfig
 from harness.data.synthetic import Plan, write_synthetic
+from harness.run import JobError, _check
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SLOW = {"torch", "torchvision", "timm", "mlflow", "sklearn", "scipy", "pandas", "matplotlib"}
@@ -28,6 +29,14 @@ RESNET50 = BackboneConfig(
     layers=["layer4"],
     mean=[0.5] * 3,
     std=[0.5] * 3,
+)
+
+CONFIG = Config(
+    dataset=DatasetConfig("größe 日本", "Parts", "mvtec", ["bolt"]),
+    category="bolt",
+    backbone=RESNET50,
+    model=ModelConfig("dfkde", "dfkde.density:DFKDE"),
+    features=FeaturesConfig(cache=None),
 )
 
 
@@ -250,7 +259,7 @@ def test_a_sweep_of_many_jobs_asks_once_for_each_backbone(monkeypatch):
     monkeypatch.setenv("TORCH_HOME", "/nowhere")
     resnet18 = replace(RESNET50, arguments={"architecture": "resnet18"})
     configs = [
-        Config(backbone=backbone, features=FeaturesConfig(cache=None), seed=seed)
+        replace(CONFIG, backbone=backbone, seed=seed)
         for backbone in (RESNET50, resnet18)
         for seed in range(5)
     ]
@@ -258,6 +267,16 @@ def test_a_sweep_of_many_jobs_asks_once_for_each_backbone(monkeypatch):
     assert [url.rpartition("/")[2][:8] for url in asked] == ["resnet50", "resnet18"]
     check_settings(configs, weights=False)
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("name", ["", "a\x1b[2J", "a\nb", "\udcff", "a" * 101])
+@pytest.mark.parametrize("group", ["dataset", "category", "model", "backbone"])
+def test_names_that_no_store_holds_are_refused(group, name):
+    given = getattr(CONFIG, group)
+    value = name if group == "category" else replace(given, name=name)
+    key = group if group == "category" else f"{group}.name"
+    with pytest.raises(ValueError, match=rf"^{key} must be 1 to 100 characters .*, got '"):
+        check_settings([replace(CONFIG, **{group: value})], weights=False)
 
 
 def test_prediction_tells_missing_weights_at_once(tmp_path):
@@ -276,3 +295,12 @@ def test_prediction_tells_missing_weights_at_once(tmp_path):
     assert f"put that file into {tmp_path / 'torch/hub/checkpoints'}\n" in f"{said}\n"
     assert "backbone=" not in said
     assert not SLOW & imported
+
+
+def test_categories_of_a_file_are_named_in_a_line():
+    """Hydra prints the error as it is."""
+    dataset = replace(CONFIG.dataset, categories=["bolt\x1b[2J\nerror: x", "\udcff"])
+    with pytest.raises(JobError) as error:
+        _check(replace(CONFIG, dataset=dataset))
+    assert "Choose from: bolt\\x1b[2J\\nerror: x, \\udcff" in str(error.value)
+    assert str(error.value).isprintable()

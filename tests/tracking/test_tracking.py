@@ -6,11 +6,13 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.config import TrackingConfig
+from harness.show import is_formula
 from harness.tracking import (
     Known,
     StoreError,
@@ -25,6 +27,7 @@ from harness.tracking.owner import PID, STARTED, alive, started, this_process
 from harness.tracking.spool import Spool
 from harness.tracking.store import connect, experiment_id, stores
 from harness.tracking.write import MlflowTracker
+from tests.names import NAMES
 
 KNOWN = Known("f" * 64, official=False, code="c" * 64)
 OTHER = Known("0" * 64, official=False, code="c" * 64)
@@ -263,3 +266,76 @@ def test_scores_are_written_in_full(uri, job, record):
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["score"]) for row in rows] == [score.score for score in record.scores]
+
+
+NASTY = "a\x1b]0;x\x07\0\udcff\u202e"
+
+
+@pytest.mark.parametrize("message", [NASTY, "x" * 20_000, "é\x1b" * 100_000])
+def test_a_job_that_failed_with_any_message_is_recorded(uri, job, capfd, message):
+    """MLflow itself would print the beginning of a long one, as it is."""
+    tracker = MlflowTracker(uri)
+    run = tracker.start(job, KNOWN)
+    try:
+        raise ValueError(message)
+    except ValueError as error:
+        tracker.fail(run, error)
+    assert tracker.waiting() is None
+    [stored] = read_runs(uri)
+    assert stored.status == "failed"
+    assert message[:5000].encode(errors="backslashreplace").decode().replace("\0", "\\x00") in (
+        stored.error
+    )
+    if len(message) > 6000:
+        assert stored.error.endswith(f" ... ({len(message)} characters)")
+    path = connect(uri).download_artifacts(run.run_id, "traceback.txt")
+    kept = Path(path).read_bytes()
+    assert message.encode(errors="backslashreplace") in kept
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "params", [{"a=b?": 1}, {"/": 1, "..": 2}, {"a": NASTY}, {"a": "x" * 9000}, {"a" * 300: 1}]
+)
+def test_a_job_that_failed_with_any_params_is_recorded(uri, job, params, capfd):
+    job = replace(job, model=replace(job.model, params=params))
+    tracker = MlflowTracker(uri)
+    tracker.fail(tracker.start(job, KNOWN), TypeError("unknown"))
+    assert tracker.waiting() is None
+    [stored] = read_runs(uri)
+    assert stored.error == "TypeError: unknown"
+    assert stored.record.settings["image_size"] == "256"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_scores_of_any_name_read_back(uri, job, record):
+    """A spreadsheet that opens the file finds no formula in it."""
+    named = tuple(
+        score._replace(image=f"{name}/{number}.png", defect_type=name)
+        for name in NAMES
+        for number, score in enumerate(record.scores)
+    )
+    tracker = MlflowTracker(uri)
+    run = tracker.start(job, KNOWN)
+    tracker.finish(run, replace(record, scores=named))
+    assert tracker.waiting() is None
+    assert read_scores(run.run_id, uri) == named
+    assert artifacts(uri, tracked(uri)) == {"scores.csv", "job.yaml", "curves.svg"}
+    path = connect(uri).download_artifacts(run.run_id, "scores.csv")
+    with open(path, newline="", encoding="utf-8", errors="surrogatepass") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert not any(is_formula(cell) and not cell.startswith("'") for cell in cells)
+
+
+def test_an_entry_of_the_spool_is_named_in_one_line(uri, job, record, unreachable):
+    tracker = MlflowTracker(uri)
+    other = replace(job, category="a\x1b[2J\nerror: x", model=replace(job.model, name="m\u202e"))
+    tracker.finish(tracker.start(other, KNOWN), record)
+    unreachable.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("harness.tracking.push._log_values", broken)
+        tracker.recover()
+        lines = tracker.waiting().split("\n")
+    assert len(lines) == 2
+    assert all(line.isprintable() for line in lines)
+    tracker.recover()

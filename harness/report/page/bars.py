@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 from harness.report.grid import limits, number
 from harness.report.protocol import INTERVAL_METRIC
 from harness.report.row import Row
+from harness.show import in_markup
 
 CHANCE = 0.5
 
@@ -49,6 +49,6 @@ def _bar(row: Row, start: float) -> str:
         bar += f'<u style="left:{left}%;width:{width:.2f}%"></u>'
     text = f"{number(value)} ({limits(low, high)})"
     return (
-        f'<div role="listitem"><i>{escape(row.category)}</i>'
+        f'<div role="listitem"><i>{in_markup(row.category)}</i>'
         f'<div class="track" title="{text}">{bar}</div><span>{number(value)}</span></div>'
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 
 from harness.record import ImageScore
 from harness.report.caption import caption
 from harness.report.grid import grid_of, number
+from harness.report.markdown import code
 from harness.report.page.bars import auroc_bars
 from harness.report.page.charts import histogram, learning_curve, roc_chart
 from harness.report.page.gallery import gallery_html, read_gallery
@@ -18,6 +18,7 @@ from harness.report.protocol import INTERVAL_METRIC
 from harness.report.results import TableResults
 from harness.report.row import Row
 from harness.report.table import Table
+from harness.show import in_markup
 
 TITLE = "DFKDE benchmark"
 
@@ -40,7 +41,7 @@ def build_page(
         _section(tables[name], held[name], pictures=pictures / name) for name in shown
     )
     links = "".join(
-        f'<a href="#{escape(name)}">{escape(_title(tables[name]))}</a>' for name in shown
+        f'<a href="#{in_markup(name)}">{in_markup(_title(tables[name]))}</a>' for name in shown
     )
     return _TEMPLATE.format(
         title=TITLE,
@@ -94,7 +95,7 @@ def _summary(rows: Iterable[Row]) -> str:
 
 def _section(table: Table, results: TableResults, *, pictures: Path) -> str:
     parts = [
-        f'<section id="{escape(table.name)}"><h2>{escape(_title(table))}</h2>',
+        f'<section id="{in_markup(table.name)}"><h2>{in_markup(_title(table))}</h2>',
         table_html(grid_of(table, results), caption(table, results.rows)),
     ]
     if table.headline:
@@ -115,11 +116,12 @@ def _category(table: Table, row: Row, scores: tuple[ImageScore, ...], *, picture
     value = row.metric.get(INTERVAL_METRIC)
     auroc = "" if value is None else f"<span>image AUROC {number(value)}</span>"
     trace = (
-        f"run `{row.run_id}`, data `{row.data_fingerprint[:12]}`, weights"
-        f" `{row.weights_digest[:12]}`, commit `{row.commit[:10]}`, {row.n_train} training images"
+        f"run {code(row.run_id)}, data {code(row.data_fingerprint[:12])}, weights"
+        f" {code(row.weights_digest[:12])}, commit {code(row.commit[:10])},"
+        f" {row.n_train} training images"
     )
     return (
-        f"<details><summary><b>{escape(row.category)}</b>{auroc}</summary>"
+        f"<details><summary><b>{in_markup(row.category)}</b>{auroc}</summary>"
         f'<div class="charts"><figure>{roc_chart(name, scores)}<figcaption>ROC curve</figcaption>'
         f"</figure><figure>{histogram(name, scores)}<figcaption>Images by anomaly score, normal"
         " and by defect type; the axis is logarithmic far from the normal images</figcaption>"
@@ -138,13 +140,13 @@ def _curves(table: Table, rows: Iterable[Row]) -> str:
         return ""
     title = f"Image AUROC of {table.title} over {table.axis}"
     chart = learning_curve(title, table.axis, points)
-    caption = f"<figcaption>{escape(title)}</figcaption>"
+    caption = f"<figcaption>{in_markup(title)}</figcaption>"
     return f'<div class="charts"><figure>{chart}{caption}</figure></div>'
 
 
 def _waiting(tables: Iterable[Table]) -> str:
     items = "".join(
-        f"<li>{escape(_title(table))}: <code>{escape(table.command)}</code></li>"
+        f"<li>{in_markup(_title(table))}: <code>{in_markup(table.command)}</code></li>"
         for table in tables
     )
     return f'<section id="waiting"><h2>Not run yet</h2><ul>{items}</ul></section>' if items else ""

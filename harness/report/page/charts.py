@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from itertools import pairwise
 from statistics import stdev
 
 from harness.record import ImageScore
 from harness.report.averages import mean
 from harness.report.page.scale import Scale, bend_around, bent_ticks, nice_ticks
+from harness.show import in_markup
 
 WIDTH = 360
 _BINS = 36
@@ -70,7 +70,7 @@ def _histogram_row(kind: _Kind, values: Sequence[float], *, x: Scale, base: floa
         if n
     )
     style = "anomalous" if anomalous else "normal"
-    name = f"{escape(defect_type)} ({len(values)})"
+    name = f"{in_markup(defect_type)} ({len(values)})"
     return (
         f'<g class="{style}"><text x="12" y="{base - _BAR - 6}">{name}</text>{bars}'
         f'<line class="axis" x1="12" y1="{base}" x2="348" y2="{base}"/></g>'
@@ -111,13 +111,13 @@ def learning_curve(
         f'<text x="{at:.1f}" y="268" text-anchor="middle">{value:g}</text>'
         for value, at in positions.items()
     )
-    body += f'<text x="162" y="288" text-anchor="middle">{escape(axis)}</text>'
+    body += f'<text x="162" y="288" text-anchor="middle">{in_markup(axis)}</text>'
     ends = _apart([y(mean(line[max(line)])) for line in points.values()])
     for number, (category, line) in enumerate(points.items()):
         body += _curve(category, line, positions=positions, y=y, style=f"series{number % 6}")
         body += (
             f'<text class="series{number % 6}" x="288" y="{ends[number] + 4}">'
-            f"{escape(category)}</text>"
+            f"{in_markup(category)}</text>"
         )
     return _svg(title, body, height=296)
 
@@ -137,7 +137,7 @@ def _curve(
         points.append(f"{at:.1f},{y(center)}")
         body += f'<line class="whisker" x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{bottom}"/>'
         body += (
-            f'<circle cx="{at:.1f}" cy="{y(center)}" r="3"><title>{escape(name)}, {value:g}:'
+            f'<circle cx="{at:.1f}" cy="{y(center)}" r="3"><title>{in_markup(name)}, {value:g}:'
             f" {center:.3f} ± {spread:.3f}</title></circle>"
         )
     return f'<g class="{style}"><polyline class="curve" points="{" ".join(points)}"/>{body}</g>'
@@ -167,7 +167,7 @@ def _axes(x: Scale, y: Scale, titles: tuple[str, str]) -> str:
 
 def _svg(title: str, body: str, *, height: float) -> str:
     return (
-        f'<svg role="img" aria-label="{escape(title, quote=True)}"'
+        f'<svg role="img" aria-label="{in_markup(title)}"'
         f' viewBox="0 0 {WIDTH} {height:g}" xmlns="http://www.w3.org/2000/svg">'
-        f"<title>{escape(title)}</title>{body}</svg>"
+        f"<title>{in_markup(title)}</title>{body}</svg>"
     )

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 from harness.report.table import ReportError
+from harness.show import from_cell, in_markup
 
 INDEX = "index.csv"
 COLUMNS = ("kind", "image", "defect_type", "score", "note", "picture", "map", "mask")
+# Of the gallery's own folder: what an index names is laid into the page.
+_FILE = re.compile(r"\w+\.(webp|png)", re.ASCII)
 _TITLES = {
     "false_alarm": "Normal images with the highest scores",
     "miss": "Anomalous images with the lowest scores",
@@ -52,7 +55,7 @@ def read_gallery(folder: Path) -> list[Picture]:
     index = folder / INDEX
     if not index.is_file():
         return []
-    with index.open(encoding="utf-8", newline="") as file:
+    with index.open(encoding="utf-8", errors="surrogatepass", newline="") as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != COLUMNS:
             raise ReportError(f"{index} has not the columns {', '.join(COLUMNS)}")
@@ -60,13 +63,20 @@ def read_gallery(folder: Path) -> list[Picture]:
 
 
 def _picture(line: dict[str, str], folder: Path) -> Picture:
+    cells = {name: from_cell(cell) for name, cell in line.items()}
+    files = {name: cells[name] for name in ("picture", "map", "mask") if cells[name]}
+    for file in files.values():
+        if not _FILE.fullmatch(file):
+            raise ReportError(
+                f"{folder / INDEX} must name pictures such as 00_map.webp, got {file!r}"
+            )
     return Picture(
-        kind=line["kind"],
-        image=line["image"],
-        defect_type=line["defect_type"],
-        score=float(line["score"]),
-        note=line["note"],
-        files={name: folder / line[name] for name in ("picture", "map", "mask") if line[name]},
+        kind=cells["kind"],
+        image=cells["image"],
+        defect_type=cells["defect_type"],
+        score=float(cells["score"]),
+        note=cells["note"],
+        files={name: folder / file for name, file in files.items()},
     )
 
 
@@ -85,9 +95,9 @@ def gallery_html(pictures: Sequence[Picture]) -> str:
 
 def _card(picture: Picture) -> str:
     images = "".join(_embedded(name, path, picture) for name, path in picture.files.items())
-    note = f" · {escape(picture.note)}" if picture.note else ""
+    note = f" · {in_markup(picture.note)}" if picture.note else ""
     return (
-        f'<figure><div class="row">{images}</div><figcaption>{escape(picture.image)}'
+        f'<figure><div class="row">{images}</div><figcaption>{in_markup(picture.image)}'
         f"<br>score {picture.score:.4g}{note}</figcaption></figure>"
     )
 
@@ -98,5 +108,5 @@ def _embedded(name: str, path: Path, picture: Picture) -> str:
     suffix = path.suffix.removeprefix(".")
     return (
         f'<img src="data:image/{suffix};base64,{data}" width="160" height="160"'
-        f' alt="{escape(f"{kind} of {picture.image}", quote=True)}">'
+        f' alt="{in_markup(f"{kind} of {picture.image}")}">'
     )

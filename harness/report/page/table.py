@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from html import escape
 
 from harness.report.grid import Grid
+from harness.report.markdown import spans
+from harness.show import in_markup
 
-_CODE = re.compile(r"`([^`]*)`")
 _NUMBER = re.compile(r"^[+-]?\d+(\.\d+)?")
 
 
 def table_html(grid: Grid, caption: str) -> str:
     """Render a grid; the average stays below, however the rows are sorted."""
     head = "".join(
-        f'<th scope="col" aria-sort="none"><button type="button">{escape(title)}</button></th>'
+        f'<th scope="col" aria-sort="none"><button type="button">{in_markup(title)}</button></th>'
         for title in grid.header
     )
     body = "".join(_row(line) for line in grid.body)
@@ -35,12 +35,15 @@ def inline(markdown: str) -> str:
     >>> inline("a < b, `x`")
     'a &lt; b, <code>x</code>'
     """
-    return _CODE.sub(r"<code>\1</code>", escape(markdown, quote=False))
+    return "".join(
+        f"<code>{in_markup(words)}</code>" if code else in_markup(words)
+        for code, words in spans(markdown)
+    )
 
 
 def _row(line: Sequence[str]) -> str:
-    cells = "".join(f"<td{_key(cell)}>{escape(cell)}</td>" for cell in line[1:])
-    return f'<tr><th scope="row">{escape(line[0])}</th>{cells}</tr>'
+    cells = "".join(f"<td{_key(cell)}>{in_markup(cell)}</td>" for cell in line[1:])
+    return f'<tr><th scope="row">{in_markup(line[0])}</th>{cells}</tr>'
 
 
 def _key(cell: str) -> str:

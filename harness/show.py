@@ -1,0 +1,93 @@
+"""How text that others wrote is shown: names of files, messages of libraries, tags of a store.
+
+A name may hold what a terminal, a browser or a spreadsheet obeys. Here is one rule for each of
+them; those of Markdown and LaTeX are in `harness.report`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from html import escape
+
+# Also as a full-width character, and behind spaces: programs differ in what they forgive.
+_FORMULA = re.compile(r"'*\s*[=+\-@\t\r\n＝＋－＠]")
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?(e[+-]?\d+)?|inf|nan)", re.ASCII)
+
+
+def shown(text: str) -> str:
+    r"""Write a text in one line of characters that can be seen: the others as Python escapes them.
+
+    So neither a control character nor one that turns the direction of writing reaches a terminal,
+    and the line can be encoded.
+
+    Examples
+    --------
+    >>> print(shown("größe"), shown("a\nb\x1b[2J"))
+    größe a\nb\x1b[2J
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def say(*lines: str, error: bool = False) -> None:
+    """Print lines, each as `shown`: what looks like two lines was said by two arguments.
+
+    Parameters
+    ----------
+    lines : str
+        What to say.
+    error : bool
+        Say it on standard error instead of standard output.
+    """
+    stream = sys.stderr if error else sys.stdout
+    for line in lines:
+        print(shown(line), file=stream, flush=True)
+
+
+class LineFormatter(logging.Formatter):
+    """Formats a record of a log as one line, and each line of a traceback, as `shown`."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
+        """Format the message."""
+        return shown(super().formatMessage(record))
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format the message and the traceback, which another formatter may have formatted."""
+        return "\n".join(map(shown, super().format(record).split("\n")))
+
+
+def in_markup(text: str) -> str:
+    """Write a text for XML, SVG and HTML, between tags and between quotes.
+
+    XML forbids most of what `shown` escapes, in whatever way it is written.
+
+    Examples
+    --------
+    >>> in_markup("a <b> & 'c'")
+    'a &lt;b&gt; &amp; &#x27;c&#x27;'
+    """
+    return escape(shown(text))
+
+
+def is_formula(text: str) -> bool:
+    """Tell whether a spreadsheet may run the text of a cell; a number is none."""
+    return _FORMULA.match(text) is not None and _NUMBER.fullmatch(text) is None
+
+
+def to_cell(text: str) -> str:
+    """Write a text for a cell of a CSV file, of which no spreadsheet makes a formula.
+
+    Examples
+    --------
+    >>> to_cell("=1+1"), to_cell("-0.5"), to_cell("a=1")
+    ("'=1+1", '-0.5', 'a=1')
+    """
+    return f"'{text}" if is_formula(text) else text
+
+
+def from_cell(cell: str) -> str:
+    """Read what `to_cell` wrote."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
