@@ -184,7 +184,7 @@ def sizes(**changes):
         mean=[0.5] * 3,
         std=[0.5] * 3,
     )
-    return Config(**{"backbone": lite0, "features": features, **changes})
+    return replace(CONFIG, backbone=lite0, features=features, **changes)
 
 
 @pytest.mark.parametrize(
