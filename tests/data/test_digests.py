@@ -114,7 +114,7 @@ def test_a_broken_memory_is_made_anew(copy, text):
     memory = Path(dataset.root) / ".dfkde/bottle.json"
     memory.write_text(text)
     assert load_split(dataset, "bottle", seed=42) == split
-    assert len(json.loads(memory.read_text())["files"]) == 24 + 4 + 5 + 5
+    assert len(json.loads(memory.read_text())["content"]) == 24 + 4 + 5 + 5
 
 
 def test_the_fingerprint_does_not_depend_on_the_place(copy, tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.data import DataError, fetch, load_split
+from harness.data import DataError, download, fetch, load_split
 from harness.data.__main__ import main
 from harness.data.archives import ARCHIVES
 from harness.data.settings import dataset_settings
@@ -124,8 +124,9 @@ def test_a_disk_too_small_is_noticed_before(server, packed, tmp_path, monkeypatc
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_disk_that_fills_up_while_downloading(server, packed, tmp_path):
-    (tmp_path / "data.tar.part").symlink_to("/dev/full")
+def test_a_disk_that_fills_up_while_downloading(server, packed, tmp_path, monkeypatch):
+    full = lambda *_: os.open("/dev/full", os.O_WRONLY)  # noqa: E731
+    monkeypatch.setattr(download, "_regular", full)
     with pytest.raises(DataError, match=r"data.tar.part' cannot be written \(No space left"):
         fetch_to(archive_of(server, packed), tmp_path / "mvtec")
 
@@ -188,12 +189,9 @@ def test_a_fetched_dataset_knows_its_archive(server, packed, tmp_path, copy):
         load_split(dataset, "bottle", seed=42)
     assert not load_split(replace(dataset, official=False), "bottle", seed=42).official
     manifest = root / ".dfkde/archive/bottle.json"
-    assert set(json.loads(manifest.read_text())) == {
+    assert set(json.loads(manifest.read_text())["content"]) == {
         path.relative_to(root).as_posix() for path in (root / "bottle").rglob("*.png")
     }
-    manifest.write_text("{")
-    with pytest.raises(DataError, match=r"bottle.json' cannot be read"):
-        load_split(dataset, "bottle", seed=42)
 
 
 def test_the_command_line(server, packed, tmp_path, monkeypatch, capsys):

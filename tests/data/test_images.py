@@ -138,7 +138,7 @@ def test_jpeg_in_grey_and_cmyk(tmp_path):
 def test_errors_name_the_file(tmp_path, read):
     path = tmp_path / "text.png"
     path.write_text("no image")
-    with pytest.raises(DataError, match=r"text.png: cannot be decoded \(not an image\)"):
+    with pytest.raises(DataError, match=r"text.png: cannot be decoded \(not an image: no PNG, "):
         read(path)
     with pytest.raises(DataError, match=r"absent.png: .*No such file"):
         read(tmp_path / "absent.png")
