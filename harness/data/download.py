@@ -40,6 +40,19 @@ class _EndlessError(Exception):
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Redirects within the web (urllib would go to ftp, too), and none that gives up TLS."""
 
+    def http_error_302(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+    ) -> http.client.HTTPResponse | None:
+        fp.close()  # or all of its body is read, which may be endless
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
     def redirect_request(
         self,
         req: urllib.request.Request,
@@ -49,7 +62,6 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         headers: http.client.HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
-        fp.close()  # or all of its body is read first, which may be endless
         schemes = ["https"] if req.type == "https" else ["https", "http"]
         if urlsplit(newurl).scheme not in schemes:
             rule = f"redirects to {newurl!a}, which must start with "

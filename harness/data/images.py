@@ -210,7 +210,7 @@ def displayed_size(image: Image.Image, data: bytes) -> tuple[int, int]:
     """Return (H, W) of an opened image after its EXIF orientation; see `orientation`."""
     width, height = image.size
     # Orientations 5 to 8 swap the axes; of a TIFF, Pillow gives the size as displayed.
-    turned = image.format != "TIFF" and orientation(image, data) >= 5
+    turned = image.format != "TIFF" and 5 <= orientation(image, data) <= 8
     return (width, height) if turned else (height, width)
 
 
@@ -227,7 +227,7 @@ def orientation(image: Image.Image, data: bytes) -> int:
     Returns
     -------
     int
-        1 for upright, up to 8.
+        1 for upright, up to 8; any other number means nothing.
     """
     if image.format == "PNG" and "exif" not in image.info and not _oriented_behind_pixels(data):
         # The base class's method: that of a PNG decodes it in search of metadata at its end.
