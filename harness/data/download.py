@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from harness.data.errors import DataError
 from harness.data.listing import shown
@@ -49,25 +49,15 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         headers: http.client.HTTPMessage,
     ) -> http.client.HTTPResponse | None:
         fp.close()  # or all of its body is read, which may be endless
+        target = urljoin(req.full_url, headers.get("location", headers.get("uri", "")))
+        schemes = ["https"] if req.type == "https" else ["https", "http"]
+        if urlsplit(target).scheme not in schemes:
+            rule = f"redirects to {target!a}, which must start with "
+            rule += " or ".join(f"{scheme}://" for scheme in schemes)
+            raise DataError(f"{shown(req.full_url)}: {rule}")
         return super().http_error_302(req, fp, code, msg, headers)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
-
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        schemes = ["https"] if req.type == "https" else ["https", "http"]
-        if urlsplit(newurl).scheme not in schemes:
-            rule = f"redirects to {newurl!a}, which must start with "
-            rule += " or ".join(f"{scheme}://" for scheme in schemes)
-            raise DataError(f"{shown(req.full_url)}: {rule}")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 _OPENER = urllib.request.build_opener(_Redirects)

@@ -306,8 +306,8 @@ def failure(tmp_path, url):
 
 PLACES = {
     "ftp://127.0.0.1:9/data.tar": "must start with https:// or http://",
-    "file:///etc/passwd": "not allowed",
-    "data:text/plain,x": "not allowed",
+    "file:///etc/passwd": "must start with https:// or http://",
+    "data:text/plain,x": "must start with https:// or http://",
     "http://[x/data.tar": "is malformed",
     "//[x/data.tar": "is malformed",
     "http://a..b/data.tar": "is malformed",
@@ -323,12 +323,17 @@ def test_a_redirect_to_anywhere_but_the_web_is_not_followed(tmp_path, place, mon
         assert PLACES[place] in failure(tmp_path, url)
 
 
+def test_a_redirect_by_the_other_header_is_not_followed_either(tmp_path):
+    with replying(b"HTTP/1.1 302 Found\r\nURI: ftp://127.0.0.1:9/data.tar\r\n\r\n") as url:
+        assert "must start with https:// or http://" in failure(tmp_path, url)
+
+
 def test_a_redirect_gives_up_no_encryption():
     request = urllib.request.Request("https://host/data.tar")
-    handler, answer = download._Redirects(), io.BytesIO()
-    with pytest.raises(DataError, match=r"which must start with https://$"):
-        handler.redirect_request(request, answer, 302, "", Message(), "http://host/data.tar")
-    assert handler.redirect_request(request, answer, 302, "", Message(), "https://other/data.tar")
+    headers = Message()
+    headers["Location"] = "http://host/data.tar"
+    with pytest.raises(DataError, match=r"host/data.tar', which must start with https://$"):
+        download._Redirects().http_error_302(request, io.BytesIO(), 302, "Found", headers)
 
 
 def test_a_redirect_within_the_web_is_followed(server, packed, tmp_path):

@@ -117,7 +117,8 @@ def test_what_is_no_image_of_these_formats_is_a_row_and_no_end(arguments, images
     assert main(arguments) == 1
     found = {row["path"]: row for row in rows(tmp_path / "out")}
     assert list(found) == sorted([*NAMES, BROKEN])
-    assert found["0.png"]["error"].startswith("cannot be decoded (")
+    rule = "holds several images" if kind == "tiff" else "not an image: no PNG, JPEG, BMP, TIFF or"
+    assert found["0.png"]["error"].startswith(f"cannot be decoded ({rule}")
     assert not found["0.png"]["score"]
     assert found["1.png"]["score"]
 
