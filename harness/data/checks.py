@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 
 from harness.data.inspection import Inspection
@@ -15,7 +16,9 @@ Seen = Mapping[str, Inspection]
 def problems_of(listing: Listing, seen: Seen, *, category: str) -> Iterator[Problem]:
     """Check a category's images and masks against each other."""
     yield from _nothing_missing(listing, category)
+    yield from _names_alike(seen)
     yield from _leaks(listing, seen)
+    yield from _contradictions(listing, seen)
     for image in listing.test:
         if image.mask in seen and image.name in seen:
             yield from _mask_problems(image, seen)
@@ -39,6 +42,26 @@ def _leaks(listing: Listing, seen: Seen) -> Iterator[Problem]:
             yield Problem(
                 image.name, f"is a test image identical to the training image {shown(twin)}"
             )
+
+
+def _names_alike(seen: Seen) -> Iterator[Problem]:
+    """Find files that the fingerprint, which knows composed names alone, could not tell apart."""
+    composed: dict[str, str] = {}
+    for name in seen:
+        other = composed.setdefault(unicodedata.normalize("NFC", name), name)
+        if other != name:
+            rule = f"has the same name as {other!a} in Unicode's composed form (NFC)"
+            yield Problem(name, rule)
+
+
+def _contradictions(listing: Listing, seen: Seen) -> Iterator[Problem]:
+    test = list(_known(listing.test, seen))
+    normal = {seen[image.name].digest: image.name for image in test if not image.anomalous}
+    for image in test:
+        twin = normal.get(seen[image.name].digest)
+        if image.anomalous and twin is not None:
+            rule = f"is an anomalous image identical to the normal image {shown(twin)}"
+            yield Problem(image.name, rule)
 
 
 def _known(images: Iterable[ImageFile], seen: Seen) -> Iterator[ImageFile]:

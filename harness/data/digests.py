@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
+import logging
 import os
 import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.atomic import write_atomically
+from harness.atomic import DamagedError, read_json, read_regular, write_json
 from harness.data.inspection import Inspection
+from harness.data.listing import shown
 
-_VERSION = 2
+log = logging.getLogger(__name__)
 
 Memory = dict[str, str]
 """By kind and name: a file's `stamp`, then the fields of its inspection, with spaces between."""
@@ -37,8 +38,9 @@ class InspectionCache:
     """
 
     def __init__(self, root: Path, category: str) -> None:
+        self._key = f"inspections of {category}"
         self._places = _places(root, category)
-        self._memories = [_load(place) for place in self._places]
+        self._memories = [_load(place, self._key) for place in self._places]
 
     def find(self, key: str, stamp: str) -> Inspection | None:
         """Return what is remembered of a file, or None if it is new or changed."""
@@ -46,16 +48,19 @@ class InspectionCache:
             entry = memory.get(key, "")
             if entry.startswith(f"{stamp} "):
                 digest, *numbers = entry.removeprefix(stamp).split()
-                return Inspection(digest, *map(int, numbers))
+                width, height, defect_pixels, synthetic = map(int, numbers)
+                return Inspection(digest, width, height, defect_pixels, bool(synthetic))
         return None
 
     def save(self, found: Mapping[str, tuple[str, Inspection]]) -> None:
         """Remember inspections in the first place that can be written; else do without."""
-        memory = {key: " ".join(map(str, (stamp, *seen))) for key, (stamp, seen) in found.items()}
-        text = json.dumps({"version": _VERSION, "files": memory}, indent=0)
+        memory = {
+            key: " ".join(map(str, (stamp, seen.digest, *map(int, seen[1:]))))
+            for key, (stamp, seen) in found.items()
+        }
         for place in self._places:
             with contextlib.suppress(OSError):
-                write_atomically(place, text.encode())
+                write_json(place, memory, key=self._key)
                 return
 
 
@@ -69,9 +74,11 @@ def _places(root: Path, category: str) -> list[Path]:
     root = root.resolve()
     key = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
     own = user_cache() / key / f"{category}.json"
-    if _not_ours_to_write(root):
+    beside = root / ".dfkde"
+    # A link could lead to a folder of somebody's that has a file of that name.
+    if beside.is_symlink() or _not_ours_to_write(root):
         return [own]
-    return [root / ".dfkde" / f"{category}.json", own]
+    return [beside / f"{category}.json", own]
 
 
 def _not_ours_to_write(root: Path) -> bool:
@@ -81,9 +88,20 @@ def _not_ours_to_write(root: Path) -> bool:
     return installed or root.stat().st_mode & 0o222 == 0
 
 
-def _load(place: Path) -> Memory:
+def _load(place: Path, key: str) -> Memory:
     try:
-        stored = json.loads(place.read_text(encoding="utf-8"))
-        return stored["files"] if stored["version"] == _VERSION else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        return read_json(place, key=key)
+    except DamagedError:
+        if not _has_no_checksum(place):
+            log.warning("%s is damaged; the files are read again", shown(str(place)))
+    except OSError:
+        pass
+    return {}
+
+
+def _has_no_checksum(place: Path) -> bool:
+    """Tell a file of before there were checksums: nothing has happened to it."""
+    try:
+        return read_regular(place).startswith(b'{\n"version": ')
+    except (OSError, DamagedError):
+        return False

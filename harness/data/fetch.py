@@ -14,6 +14,7 @@ from harness.data.archives import Archive
 from harness.data.download import Progress, download, file_digest
 from harness.data.errors import DataError
 from harness.data.extract import extract
+from harness.data.listing import shown
 from harness.data.manifest import write_manifest
 
 
@@ -53,12 +54,13 @@ def fetch(archive: Archive, root: Path, *, categories: list[str], progress: Prog
         with _alone(root):
             _fetch(archive, root, categories=categories, progress=progress)
     except OSError as error:
-        raise DataError(f"'{root}' cannot be made ({error.strerror or error})") from error
+        place = error.filename or root
+        raise DataError(f"'{place}' cannot be made ({error.strerror or error})") from error
     return root
 
 
 def _fetch(archive: Archive, root: Path, *, categories: list[str], progress: Progress) -> None:
-    packed = root.parent / PurePosixPath(urlsplit(archive.url).path).name
+    packed = root.parent / _file_name(archive.url)
     own = packed.exists()
     if own:
         _check_digest(packed, archive.sha256)
@@ -69,11 +71,24 @@ def _fetch(archive: Archive, root: Path, *, categories: list[str], progress: Pro
         packed.unlink()
 
 
+def _file_name(url: str) -> str:
+    """Return the archive's name on disk."""
+    try:
+        name = PurePosixPath(urlsplit(url).path).name
+    except ValueError:  # brackets that enclose no IPv6 address
+        name = ""
+    if name in ("", ".."):
+        raise DataError(f"url must end with the name of a file, got '{shown(url)}'")
+    return name
+
+
 @contextlib.contextmanager
 def _alone(root: Path) -> Iterator[None]:
     """Let one process at a time fetch into a folder."""
     lock = root.parent / f".{root.name}.lock"
-    with lock.open("w") as stream:
+    # Not truncated, and no link followed: it would be a file of somebody's.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with open(os.open(lock, flags, 0o666), "rb", buffering=0) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -5,29 +5,24 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from harness.atomic import DamagedError, read_regular
 from harness.data.errors import DataError
+from harness.data.listing import shown
 
-DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    struct.error,
-    MemoryError,
-    Image.DecompressionBombError,
-)
-"""What Pillow raises on bytes that are not an image."""
-
+# Told by the content, whatever the file's name; JPEG includes MPO. Pillow knows dozens more, one of
+# which starts another program.
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+# As many pixels as Pillow warns above: RGB of 256 MiB, of which decoding needs a few times that.
+_MOST_PIXELS = 2**30 // 12
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF 6.0, section 15
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 _TOO_DEEP = ("I", "F")
 
@@ -81,7 +76,7 @@ def read_mask(path: str | os.PathLike[str], digest: str | None = None) -> NDArra
         If the file is not an image that can be decoded, or has another digest.
     """
     data = read_file(path, digest)
-    with _naming(path), open_image(io.BytesIO(data)) as image:
+    with _naming(path), opened(data) as image:
         return decode_mask(image)
 
 
@@ -101,18 +96,18 @@ def read_file(path: str | os.PathLike[str], digest: str | None = None) -> bytes:
         If the file cannot be read, or holds other bytes than were listed.
     """
     with _naming(path):
-        data = Path(path).read_bytes()
+        data = _bytes_of(Path(path))
     if digest is not None and (found := hashlib.sha256(data).hexdigest()) != digest:
         raise DataError(
-            f"{path}: changed while the job ran (its SHA-256 was {digest:.12}, is {found:.12});"
-            " the same command runs the job again"
+            f"{shown(str(path))}: changed while the job ran (its SHA-256 was {digest:.12}, is"
+            f" {found:.12}); the same command runs the job again"
         )
     return data
 
 
 def image_of(data: bytes, name: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """Decode the bytes of an image file, named in errors, as `read_image` does."""
-    with _naming(name), open_image(io.BytesIO(data)) as image:
+    with _naming(name), opened(data) as image:
         return decode_rgb(image)
 
 
@@ -135,7 +130,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         If the file is not an image.
     """
     data = read_file(path)
-    with _naming(path), open_image(io.BytesIO(data)) as image:
+    with _naming(path), opened(data) as image:
         return displayed_size(image, data)
 
 
@@ -144,25 +139,51 @@ def _naming(name: str | os.PathLike[str]) -> Iterator[None]:
     """Let the error of reading or decoding a file name it."""
     try:
         yield
-    except DECODE_ERRORS as error:
-        raise DataError(f"{name}: cannot be decoded ({reason(error)})") from error
+    except DataError as error:
+        raise DataError(f"{shown(str(name))}: {error}") from error
 
 
-def open_image(stream: io.BytesIO) -> Image.Image:
-    """Open an image's header, refusing what has no single meaning as 8- or 16-bit pixels.
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return read_regular(path)
+    except DamagedError as error:
+        raise DataError("cannot be decoded (not a regular file)") from error
+    except (OSError, MemoryError) as error:
+        raise DataError(f"cannot be decoded ({_reason(error)})") from error
+
+
+@contextmanager
+def opened(data: bytes) -> Iterator[Image.Image]:
+    """Open an image file's bytes, and decode them in the block: the one place that does.
 
     Raises
     ------
-    ValueError
-        If it holds several images, or more than 16 bits per channel.
+    DataError
+        With the reason alone, if they are of no format in `_FORMATS`; hold several images, more
+        than 16 bits per channel or more than `_MOST_PIXELS` pixels; or cannot be decoded.
     """
-    image = Image.open(stream)
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":
-        raise ValueError(f"holds {frames} images, not one")
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _check_header(image)
+            yield image
+    except Exception as error:  # damage makes decoders raise anything
+        raise DataError(f"cannot be decoded ({_reason(error)})") from error
+
+
+def _check_header(image: Image.Image) -> None:
+    """Refuse, before a pixel is decoded, what is too large or has no single meaning."""
+    areas = [image.size]
+    if image.format == "TIFF":  # a tile may be larger than its image
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        areas.append((tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)))
+    for width, height in areas:
+        if width * height > _MOST_PIXELS:
+            raise ValueError(f"has {width}x{height} pixels, more than {_MOST_PIXELS:,}")
+    # Not by `n_frames`: that of a TIFF follows a chain as long as the file likes.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise ValueError("holds several images, not one")
     if image.mode in _TOO_DEEP:
         raise ValueError(f"has pixels of mode {image.mode}, not of 8 or 16 bits")
-    return image
 
 
 def decode_rgb(image: Image.Image) -> NDArray[np.uint8]:
@@ -189,7 +210,7 @@ def displayed_size(image: Image.Image, data: bytes) -> tuple[int, int]:
     """Return (H, W) of an opened image after its EXIF orientation; see `orientation`."""
     width, height = image.size
     # Orientations 5 to 8 swap the axes; of a TIFF, Pillow gives the size as displayed.
-    turned = image.format != "TIFF" and orientation(image, data) >= 5
+    turned = image.format != "TIFF" and 5 <= orientation(image, data) <= 8
     return (width, height) if turned else (height, width)
 
 
@@ -206,7 +227,7 @@ def orientation(image: Image.Image, data: bytes) -> int:
     Returns
     -------
     int
-        1 for upright, up to 8.
+        1 for upright, up to 8; any other number means nothing.
     """
     if image.format == "PNG" and "exif" not in image.info and not _oriented_behind_pixels(data):
         # The base class's method: that of a PNG decodes it in search of metadata at its end.
@@ -226,10 +247,12 @@ def _oriented_behind_pixels(data: bytes) -> bool:
     return any(data.find(mark, start) >= 0 for mark in marks)
 
 
-def reason(error: BaseException) -> str:
+def _reason(error: Exception) -> str:
     """Return why an image is unreadable, in one line without Pillow's object addresses."""
+    if isinstance(error, MemoryError):
+        return "it needs more memory than there is"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    if type(error).__name__ == "UnidentifiedImageError":
-        return "not an image"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image: no PNG, JPEG, BMP, TIFF or WebP"
+    return shown(str(error).splitlines()[0]) if str(error) else type(error).__name__

@@ -14,8 +14,11 @@ import numpy as np
 from PIL import Image
 
 from harness.data.errors import DataError
-from harness.data.images import DECODE_ERRORS, decode_mask, displayed_size, open_image, reason
+from harness.data.images import decode_mask, displayed_size, opened
 from harness.data.listing import stamp
+
+SYNTHETIC = b"synthetic image, made by python -m harness.data"
+"""What every image file of a synthetic dataset holds."""
 
 _JPEG_END = b"\xff\xd9"
 
@@ -31,12 +34,15 @@ class Inspection(NamedTuple):
         In pixels, after the EXIF orientation; 0 for a file that is no image.
     defect_pixels : int
         Number of pixels above 0 in a mask; -1 where the file was not read as a mask.
+    synthetic : bool
+        Whether `harness.data.synthetic` made it.
     """
 
     digest: str
     width: int
     height: int
     defect_pixels: int
+    synthetic: bool = False
 
 
 def read_stamped(path: Path) -> tuple[str, bytes]:
@@ -70,13 +76,10 @@ def inspect_image(data: bytes) -> Inspection:
     DataError
         With the reason alone, if it is not a whole image.
     """
-    try:
-        with open_image(io.BytesIO(data)) as image:
-            height, width = displayed_size(image, data)
-            _check_whole(image, data)
-    except DECODE_ERRORS as error:
-        raise DataError(f"cannot be decoded ({reason(error)})") from error
-    return Inspection(_digest(data), width, height, defect_pixels=-1)
+    with opened(data) as image:
+        height, width = displayed_size(image, data)
+        _check_whole(image, data)
+    return Inspection(_digest(data), width, height, defect_pixels=-1, synthetic=SYNTHETIC in data)
 
 
 def inspect_mask(data: bytes) -> Inspection:
@@ -87,13 +90,11 @@ def inspect_mask(data: bytes) -> Inspection:
     DataError
         With the reason alone, if it cannot be decoded.
     """
-    try:
-        with open_image(io.BytesIO(data)) as image:
-            mask = decode_mask(image)
-    except DECODE_ERRORS as error:
-        raise DataError(f"cannot be decoded ({reason(error)})") from error
+    with opened(data) as image:
+        mask = decode_mask(image)
     height, width = mask.shape
-    return Inspection(_digest(data), width, height, int(np.count_nonzero(mask)))
+    defect_pixels = int(np.count_nonzero(mask))
+    return Inspection(_digest(data), width, height, defect_pixels, synthetic=SYNTHETIC in data)
 
 
 def fingerprint(seen: Mapping[str, Inspection]) -> str:
@@ -110,12 +111,18 @@ def fingerprint(seen: Mapping[str, Inspection]) -> str:
         SHA-256, hexadecimal; it depends neither on the seed nor on the machine.
     """
     whole = hashlib.sha256()
-    for line in sorted(
-        f"{unicodedata.normalize('NFC', name)}\n{inspection.digest}\n"
-        for name, inspection in seen.items()
-    ):
+    lines = (f"{_line(name)}\n{inspection.digest}\n" for name, inspection in seen.items())
+    for line in sorted(lines):
         whole.update(line.encode())
     return whole.hexdigest()
+
+
+def _line(name: str) -> str:
+    """Write a name so that no other is written alike: it is one line, or escaped after a blank."""
+    name = unicodedata.normalize("NFC", name)
+    if "\n" not in name:
+        return name
+    return "\n" + name.replace("\\", "\\\\").replace("\n", "\\n")
 
 
 def _digest(data: bytes) -> str:
@@ -124,7 +131,7 @@ def _digest(data: bytes) -> str:
 
 def _check_whole(image: Image.Image, data: bytes) -> None:
     if image.format == "PNG":
-        with Image.open(io.BytesIO(data)) as again:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as again:
             again.verify()
     elif image.format != "JPEG" or not data.endswith(_JPEG_END):
         image.load()

@@ -138,13 +138,15 @@ def walk(root: Path, folder: str) -> tuple[dict[str, str], list[Problem]]:
 def _holdings(root: Path) -> str:
     """Name the first entries of a folder, for a message."""
     names = sorted(entry.name for entry in os.scandir(root) if not entry.name.startswith("."))
-    shown = ", ".join(f"'{name}'" for name in names[:_SHOWN]) or "nothing"
-    return f"{shown}, ..." if len(names) > _SHOWN else shown
+    first = ", ".join(f"'{shown(name)}'" for name in names[:_SHOWN]) or "nothing"
+    return f"{first}, ..." if len(names) > _SHOWN else first
 
 
 def _entries(path: Path, name: str, *, depth: int) -> Iterator[tuple[str, os.DirEntry[str]]]:
     if depth > _DEEPEST:
-        raise DataError(f"{path}: folders nest deeper than {_DEEPEST} levels (a link to a parent?)")
+        raise DataError(
+            f"{shown(str(path))}: folders nest deeper than {_DEEPEST} levels (a link to a parent?)"
+        )
     try:
         with os.scandir(path) as entries:
             for entry in entries:
@@ -156,7 +158,7 @@ def _entries(path: Path, name: str, *, depth: int) -> Iterator[tuple[str, os.Dir
                 else:
                     yield below, entry
     except OSError as error:
-        raise DataError(f"{path}: cannot be listed ({error.strerror})") from error
+        raise DataError(f"{shown(str(path))}: cannot be listed ({error.strerror})") from error
 
 
 def _regular_file(name: str, entry: os.DirEntry[str]) -> str | Problem:
@@ -164,8 +166,8 @@ def _regular_file(name: str, entry: os.DirEntry[str]) -> str | Problem:
         name.encode()
         status = entry.stat()
     except UnicodeEncodeError:
-        shown = name.encode(errors="backslashreplace").decode()
-        return Problem(shown, "its name is not valid UTF-8")
+        readable = name.encode(errors="backslashreplace").decode()
+        return Problem(readable, "its name is not valid UTF-8")
     except OSError as error:
         return Problem(name, f"cannot be read ({error.strerror})")
     if not stat.S_ISREG(status.st_mode):
@@ -240,7 +242,8 @@ def _masks_by_key(masks: Iterable[tuple[str, str]]) -> tuple[dict[str, str], lis
     problems = []
     for key, name in masks:
         if key in by_key:
-            problems.append(Problem(name, f"is a second mask of one image, after {by_key[key]}"))
+            rule = f"is a second mask of one image, after {shown(by_key[key])}"
+            problems.append(Problem(name, rule))
         by_key.setdefault(key, name)
     return by_key, problems
 

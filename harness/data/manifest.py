@@ -6,14 +6,14 @@ every file below it. Data that were put in place by hand have none.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+from harness.atomic import DamagedError, read_json, write_json
 from harness.data.errors import DataError
 from harness.data.inspection import Inspection
-from harness.data.listing import Problem
+from harness.data.listing import Problem, shown
 
 
 def write_manifest(root: Path, digests: Mapping[str, str]) -> None:
@@ -24,9 +24,7 @@ def write_manifest(root: Path, digests: Mapping[str, str]) -> None:
         if below:
             folders[folder][name] = digest
     for folder, files in folders.items():
-        place = _place(root, folder)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(json.dumps(files, indent=0), encoding="utf-8")
+        write_json(_place(root, folder), files, key=_key(folder))
 
 
 def changed_files(root: Path, category: str, *, seen: Mapping[str, Inspection]) -> list[Problem]:
@@ -38,17 +36,24 @@ def changed_files(root: Path, category: str, *, seen: Mapping[str, Inspection]) 
         If the list of what came out is itself broken.
     """
     place = _place(root, category)
-    if not place.exists():
-        return []
     try:
-        digests = json.loads(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"'{place}' cannot be read ({error})") from error
+        digests = read_json(place, key=_key(category))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except DamagedError as error:
+        rule = "without it the files are not compared with their archive; `fetch` makes it anew"
+        raise DataError(f"'{shown(str(place))}' is damaged or has no checksum; {rule}") from error
+    except OSError as error:
+        raise DataError(f"'{shown(str(place))}' cannot be read ({error.strerror})") from error
     return [
         Problem(name, "is not as it came out of the published archive", fatal=False)
         for name, inspection in seen.items()
         if name.startswith(f"{category}/") and digests.get(name) != inspection.digest
     ]
+
+
+def _key(folder: str) -> str:
+    return f"files of the archive in {folder}"
 
 
 def _place(root: Path, folder: str) -> Path:

@@ -32,6 +32,8 @@ class Published(NamedTuple):
         As `split_digest` gives it, where a file and not the folders says which images train.
     fingerprint : str, optional
         As `Split.fingerprint`, where it is known.
+    synthetic : bool
+        Whether its images are synthetic; those of no published dataset are.
     """
 
     train: int
@@ -42,6 +44,7 @@ class Published(NamedTuple):
     smallest_side: int = 0
     split_digest: str | None = None
     fingerprint: str | None = None
+    synthetic: bool = False
 
 
 def _square(train: int, normal: int, anomalous: int, side: int) -> Published:
@@ -106,6 +109,8 @@ def differences(
     rules = [*_count_differences(published, listing)]
     if published.split_digest not in (None, split_digest(listing)):
         rules.append("is split otherwise than the published dataset")
+    if not published.synthetic and (made := [n for n in seen if seen[n].synthetic]):
+        rules.append(f"is synthetic: {len(made)} of its files were made by `harness.data`")
     problems = [Problem(category, rule, fatal=False) for rule in rules]
     for image in (*listing.train, *listing.test):
         if image.name in seen:

@@ -2,12 +2,14 @@
 
 Each category has a grating of its own as texture, and its images differ in phase and noise. A
 defect inverts the texture inside an ellipse: a round `spot` or a long `scratch`; the mask is that
-ellipse. File names, formats, channels and mask values follow the published datasets.
+ellipse. File names, formats, channels and mask values follow the published datasets. Each file says
+that it is synthetic, so that the data are never taken for the published dataset.
 """
 
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +18,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from harness.data.errors import DataError
+from harness.data.inspection import SYNTHETIC
 from harness.data.official import PUBLISHED, Published
 from harness.data.readers.visa import HEADER, SPLIT_CSV
 from harness.data.split import NORMAL
@@ -26,6 +30,7 @@ from harness.data.streams import random_stream
 _SINGLE_CHANNEL = frozenset({"grid", "screw", "zipper"})
 _FEWEST_TRAIN = 24
 _FEWEST_TEST = 4
+_FORMATS = {".png": "PNG", ".JPG": "JPEG", ".bmp": "BMP"}
 _ELONGATION = {"spot": 1.0, "scratch": 6.0}
 
 
@@ -88,7 +93,7 @@ def write_synthetic(
     Raises
     ------
     DataError
-        If the dataset or a category is not known.
+        If the dataset or a category is not known, or there already.
     """
     plan = Plan() if plan is None else plan
     if dataset not in _LAYOUTS:
@@ -97,6 +102,9 @@ def write_synthetic(
     categories = list(known) if categories is None else categories
     if unknown := [category for category in categories if category not in known]:
         raise DataError(f"categories must be of {', '.join(known)}, got '{unknown[0]}'")
+    made = [*categories, *([SPLIT_CSV] if dataset == "visa" else [])]
+    if there := [name for name in made if os.path.lexists(root / name)]:
+        raise DataError(f"'{root / there[0]}' is already there; remove it to make it anew")
     pictures = {
         category: list(_LAYOUTS[dataset](category, _counts(known[category], plan.scale)))
         for category in categories
@@ -114,7 +122,9 @@ def as_published(dataset: str, plan: Plan) -> dict[str, Published]:
     A test that puts it there gets synthetic data that pass for official.
     """
     return {
-        category: Published(*_counts(published, plan.scale), published.suffix, (plan.side,) * 2)
+        category: Published(
+            *_counts(published, plan.scale), published.suffix, (plan.side,) * 2, synthetic=True
+        )
         for category, published in PUBLISHED[dataset].items()
     }
 
@@ -210,13 +220,20 @@ def _save_mask(path: Path, defect: NDArray[np.bool_]) -> None:
 
 
 def _save(path: Path, pixels: NDArray[np.uint8]) -> None:
-    Image.fromarray(pixels).save(path, compress_level=1, quality=92)
+    text = PngInfo()
+    text.add_text("Comment", SYNTHETIC.decode())
+    options = {"pnginfo": text, "comment": SYNTHETIC}  # each for one format
+    with path.open("xb") as file:
+        image = Image.fromarray(pixels)
+        image.save(file, _FORMATS[path.suffix], compress_level=1, quality=92, **options)
+        if path.suffix == ".bmp":
+            file.write(SYNTHETIC)  # behind the pixels, for the format has no place for text
 
 
 def _write_split_csv(root: Path, pictures: dict[str, list[_Picture]]) -> None:
     path = root / SPLIT_CSV
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as stream:
+    with path.open("x", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(HEADER)
         for category, rows in pictures.items():

@@ -12,7 +12,7 @@ from harness.config import DatasetConfig
 from harness.data.errors import DataError
 from harness.data.images import read_image
 from harness.data.inspection import fingerprint
-from harness.data.listing import ImageFile, Problem
+from harness.data.listing import ImageFile, Problem, shown
 from harness.data.roots import dataset_root
 from harness.data.survey import Survey, check_settings, survey
 
@@ -94,10 +94,17 @@ def _pixel_problems(found: Survey) -> Iterator[Problem]:
         digests = dict(zip(sound, pool.map(lambda i: _pixel_digest(found, i), sound), strict=True))
     yield from (digest for digest in digests.values() if isinstance(digest, Problem))
     train = {digests[image]: image for image in found.listing.train if image in digests}
+    test = [image for image in found.listing.test if image in digests]
+    normal = {digests[image]: image for image in test if not image.anomalous}
     for image in found.listing.test:
         twin = train.get(digests.get(image, ""))
         if twin and found.seen[twin.name].digest != found.seen[image.name].digest:
-            yield Problem(image.name, f"has the same pixels as the training image {twin.name}")
+            rule = f"has the same pixels as the training image {shown(twin.name)}"
+            yield Problem(image.name, rule)
+        twin = normal.get(digests.get(image, "")) if image.anomalous else None
+        if twin and found.seen[twin.name].digest != found.seen[image.name].digest:
+            rule = f"is an anomalous image with the pixels of the normal image {shown(twin.name)}"
+            yield Problem(image.name, rule)
 
 
 def _pixel_digest(found: Survey, image: ImageFile) -> str | Problem:

@@ -166,7 +166,7 @@ FAULTS = [
     Fault("flipped byte in a PNG", "mvtec", flip_byte(TRAIN, 0.5), f"{TRAIN}: cannot be decoded"),
     Fault("zero bytes", "mvtec", write(TRAIN, b""), rf"{TRAIN}: is empty \(0 bytes\)"),
     Fault("text named .png", "mvtec", write(TRAIN, "hello"), f"{TRAIN}: .*not an image"),
-    Fault("several images in one", "mvtec", _gif, f"{TRAIN}: .*holds 2 images, not one"),
+    Fault("several images in one", "mvtec", _gif, f"{TRAIN}: .*holds several images, not one"),
     Fault("floating point image", "mvtec", _float_image, f"{TRAIN}: .*pixels of mode F"),
     Fault(
         "dangling link",

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -51,6 +55,31 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: server.cuts.pop(0)] if server.cuts else body)
+
+
+@contextmanager
+def replying(*replies: bytes, endless: bytes = b"") -> Iterator[str]:
+    """Answer each connection with the next of some raw replies; return the address.
+
+    After the last reply `endless` follows until the client hangs up.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=_reply, args=(listener, list(replies), endless))
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/data.tar"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def _reply(listener: socket.socket, replies: list[bytes], endless: bytes) -> None:
+    with suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                connection.recv(65536)
+                connection.sendall(replies.pop(0) if len(replies) > 1 else replies[0])
+                while endless:
+                    connection.sendall(endless)
 
 
 def archive_of(server: Server, content: bytes) -> Archive:

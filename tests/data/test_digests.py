@@ -9,11 +9,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from harness.data import load_split, survey
-from harness.data.inspection import fingerprint
-from tests.data.small import CATEGORY
+from harness.atomic import write_json
+from harness.data import DataError, load_split, survey
+from harness.data.inspection import Inspection, fingerprint
+from tests.data.small import CATEGORY, unofficial
 
 
 def _count_looks(monkeypatch):
@@ -107,14 +109,100 @@ def test_without_any_place_for_the_memory_it_works(copy, tmp_path, monkeypatch):
     assert load_split(dataset, "bottle", seed=42).official
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 2, "files": {"x": 3}}', "\0"])
-def test_a_broken_memory_is_made_anew(copy, text):
+OTHER_SHAPES = ["", "[]", "{}", "3", "null", '{"version": 2, "files": {"x": 3}}', "\0"]
+OTHER_SHAPES += ['{"checksum": [], "content": {}}', "[" * 100_000, '{"content": {}}']
+
+
+@pytest.mark.parametrize("text", OTHER_SHAPES, ids=range(len(OTHER_SHAPES)))
+def test_a_broken_memory_is_made_anew(copy, text, caplog):
     dataset = copy("mvtec")
     split = load_split(dataset, "bottle", seed=42)
     memory = Path(dataset.root) / ".dfkde/bottle.json"
     memory.write_text(text)
     assert load_split(dataset, "bottle", seed=42) == split
-    assert len(json.loads(memory.read_text())["files"]) == 24 + 4 + 5 + 5
+    assert len(json.loads(memory.read_text())["content"]) == 24 + 4 + 5 + 5
+    assert caplog.messages == [f"{memory} is damaged; the files are read again"]
+
+
+@pytest.mark.parametrize("share", np.linspace(0, 0.999, 41))
+def test_no_flipped_bit_of_the_memory_goes_unnoticed(copy, share):
+    """Whichever field it hits: a digest, a size, a stamp, the name of a file, the checksum."""
+    dataset = copy("mvtec")
+    split = load_split(dataset, "bottle", seed=42)
+    memory = Path(dataset.root) / ".dfkde/bottle.json"
+    kept = memory.read_bytes()
+    position = int(share * len(kept))
+    memory.write_bytes(kept[:position] + bytes([kept[position] ^ 1]) + kept[position + 1 :])
+    assert load_split(dataset, "bottle", seed=42) == split
+    assert json.loads(memory.read_bytes()) == json.loads(kept)
+
+
+@pytest.mark.parametrize("field", range(7))
+def test_no_other_digit_in_the_memory_goes_unnoticed(copy, field, caplog):
+    dataset = copy("mvtec")
+    split = load_split(dataset, "bottle", seed=42)
+    memory = Path(dataset.root) / ".dfkde/bottle.json"
+    kept = json.loads(memory.read_text())
+    name = next(iter(kept["content"]))
+    fields = kept["content"][name].split()
+    fields[field] = fields[field][:-1] + ("1" if fields[field][-1] == "0" else "0")
+    kept["content"][name] = " ".join(fields)
+    memory.write_text(json.dumps(kept))
+    assert load_split(dataset, "bottle", seed=42) == split
+    assert len(caplog.messages) == 1
+
+
+def test_the_memory_of_another_category_is_none(copy, caplog):
+    dataset = copy("mvtec")
+    memory = Path(dataset.root) / ".dfkde/bottle.json"
+    write_json(memory, {}, key="inspections of grid")
+    load_split(dataset, "bottle", seed=42)
+    assert caplog.messages == [f"{memory} is damaged; the files are read again"]
+
+
+def test_a_memory_without_a_checksum_is_made_anew_in_silence(copy, monkeypatch, caplog):
+    dataset = copy("mvtec")
+    split = load_split(dataset, "bottle", seed=42)
+    memory = Path(dataset.root) / ".dfkde/bottle.json"
+    files = {
+        key: entry.rsplit(maxsplit=1)[0]
+        for key, entry in json.loads(memory.read_text())["content"].items()
+    }
+    memory.write_text(json.dumps({"version": 2, "files": files}, indent=0))
+    looked = _count_looks(monkeypatch)
+    assert load_split(dataset, "bottle", seed=42) == split
+    assert len(looked) == len(files)
+    assert not caplog.messages
+
+
+def test_a_pipe_in_the_place_of_the_memory_is_not_waited_for(copy, caplog):
+    dataset = copy("mvtec")
+    memory = Path(dataset.root) / ".dfkde/bottle.json"
+    memory.parent.mkdir()
+    os.mkfifo(memory)
+    split = load_split(dataset, "bottle", seed=42)
+    assert caplog.messages == [f"{memory} is damaged; the files are read again"]
+    assert memory.is_file()
+    assert load_split(dataset, "bottle", seed=42) == split
+
+
+def test_a_link_beside_the_data_is_not_written_through(copy, tmp_path, user_cache):
+    dataset = copy("mvtec")
+    (tmp_path / "of_somebody").mkdir()
+    (tmp_path / "of_somebody/bottle.json").write_text("important")
+    (Path(dataset.root) / ".dfkde").symlink_to(tmp_path / "of_somebody")
+    load_split(dataset, "bottle", seed=42)
+    assert (tmp_path / "of_somebody/bottle.json").read_text() == "important"
+    assert len(list(user_cache.rglob("bottle.json"))) == 1
+
+
+@pytest.mark.parametrize(("layout", "name"), [("visa", "split_csv/1cls.csv")])
+def test_a_pipe_in_the_place_of_a_label_file_is_not_waited_for(copy, layout, name):
+    dataset = copy(layout)
+    (Path(dataset.root) / name).unlink()
+    os.mkfifo(Path(dataset.root) / name)
+    with pytest.raises(DataError, match=r"the split file cannot be read .*is no regular file"):
+        load_split(dataset, CATEGORY[layout], seed=42)
 
 
 def test_the_fingerprint_does_not_depend_on_the_place(copy, tmp_path):
@@ -145,3 +233,34 @@ def test_composed_and_decomposed_names_are_one(copy):
         f"e\N{COMBINING ACUTE ACCENT}/{name}": inspection for name, inspection in found.seen.items()
     }
     assert fingerprint(composed) == fingerprint(decomposed)
+
+
+def test_names_with_line_breaks_share_no_fingerprint():
+    """A name could otherwise hold what looks like the digest and the name of other files."""
+    one, other = (Inspection(digit * 64, 1, 1, -1) for digit in "ab")
+    sets = [
+        {"a": one, "b": other},
+        {f"a\n{one.digest}\nb": other},
+        {f"a\\n{one.digest}\\nb": other},
+        {f"\na\\n{one.digest}\\nb": other},
+        {f"a\n{one.digest}\nb\n": other},
+        {"\n": one, "b": other},
+        {"": one, "\\n": other, "b": other},
+    ]
+    assert len({fingerprint(seen) for seen in sets}) == len(sets)
+
+
+def test_names_without_line_breaks_keep_their_fingerprint():
+    seen = {r"a\n\b é.png": Inspection("a" * 64, 1, 1, -1), "b\t": Inspection("b" * 64, 1, 1, 3)}
+    lines = "".join(f"{name}\n{inspection.digest}\n" for name, inspection in seen.items())
+    assert fingerprint(seen) == hashlib.sha256(lines.encode()).hexdigest()
+
+
+def test_two_names_that_unicode_composes_to_one_are_refused(copy):
+    dataset = unofficial(copy("mvtec"))
+    folder = Path(dataset.root) / "bottle/train/good"
+    shutil.copyfile(folder / "000.png", folder / "\N{LATIN SMALL LETTER E WITH ACUTE}.png")
+    load_split(dataset, "bottle", seed=42)
+    shutil.copyfile(folder / "001.png", folder / "e\N{COMBINING ACUTE ACCENT}.png")
+    with pytest.raises(DataError, match=r"has the same name as 'bottle/train/good/.* in Unicode's"):
+        load_split(dataset, "bottle", seed=42)

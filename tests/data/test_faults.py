@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from harness.data import DataError, load_split
+from harness.data.settings import dataset_settings
 from tests.data.faults import FAULTS, TRAIN
 from tests.data.small import CATEGORY, unofficial
-from tests.data.visa_faults import VISA_FAULTS
+from tests.data.visa_faults import ANOMALY, VISA_FAULTS
 
 
 @pytest.mark.parametrize("layout", CATEGORY)
@@ -101,3 +105,66 @@ def test_an_unpublished_category_is_never_official(copy, monkeypatch):
     with pytest.raises(DataError, match="bottle: is not a category of a published dataset"):
         load_split(dataset, "bottle", seed=42)
     assert not load_split(unofficial(dataset), "bottle", seed=42).official
+
+
+NORMAL_AND_ANOMALOUS = {
+    "mvtec": ("bottle/test/good/000.png", "bottle/test/spot/000.png"),
+    "btad": ("03/test/ok/0000.bmp", "03/test/ko/0000.bmp"),
+}
+
+
+@pytest.mark.parametrize("layout", NORMAL_AND_ANOMALOUS)
+def test_one_image_that_is_normal_and_anomalous_is_refused(copy, layout):
+    dataset = unofficial(copy(layout))
+    normal, anomalous = NORMAL_AND_ANOMALOUS[layout]
+    shutil.copyfile(Path(dataset.root) / normal, Path(dataset.root) / anomalous)
+    with pytest.raises(DataError) as caught:
+        load_split(dataset, CATEGORY[layout], seed=42)
+    rule = f"{anomalous}: is an anomalous image identical to the normal image {normal}"
+    assert str(caught.value).endswith(f" is broken: {rule}")
+
+
+def test_one_image_that_is_normal_and_anomalous_is_refused_in_visa(copy):
+    dataset = unofficial(copy("visa"))
+    normal = next(s for s in load_split(dataset, "cashew", seed=42).test if not s.anomalous)
+    shutil.copyfile(normal.path, Path(dataset.root) / ANOMALY)
+    with pytest.raises(DataError, match=f"{ANOMALY}: is an anomalous image identical to"):
+        load_split(dataset, "cashew", seed=42)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_image_that_is_normal_and_anomalous_is_refused_in_own_folders(copy, tmp_path, seed):
+    """Whether the seed lets the normal one train or tests it."""
+    bottle = Path(copy("mvtec").root) / "bottle"
+    shutil.copytree(bottle / "train/good", tmp_path / "own/normal")
+    shutil.copytree(bottle / "test/spot", tmp_path / "own/abnormal")
+    settings = replace(dataset_settings("folder"), root=str(tmp_path / "own"), categories=["own"])
+    load_split(settings, "own", seed=seed)
+    shutil.copyfile(tmp_path / "own/normal/000.png", tmp_path / "own/abnormal/000.png")
+    with pytest.raises(DataError, match=r"abnormal/000.png: is .* image identical to the .* image"):
+        load_split(settings, "own", seed=seed)
+
+
+def test_one_cell_that_is_normal_and_defective_is_refused(tmp_path):
+    (tmp_path / "images").mkdir()
+    for number in range(8):
+        Image.new("L", (30, 30), number % 6).save(tmp_path / f"images/{number}.png")
+    rows = [f"images/{number}.png {float(number > 5)} mono\n" for number in range(8)]
+    (tmp_path / "labels.csv").write_text("".join(rows))
+    settings = unofficial(dataset_settings("elpv", root=str(tmp_path)))
+    with pytest.raises(DataError, match=r"images/[67].png: is .* image identical to the .* image"):
+        load_split(settings, "mono", seed=42)
+
+
+def test_the_labels_of_cells_may_be_no_pipe(tmp_path):
+    (tmp_path / "images").mkdir()
+    os.mkfifo(tmp_path / "labels.csv")
+    with pytest.raises(DataError, match=r"labels.csv: cannot be read \(.*is no regular file"):
+        load_split(dataset_settings("elpv", root=str(tmp_path)), "mono", seed=42)
+
+
+def test_names_in_messages_stay_on_one_line_and_move_no_cursor(tmp_path):
+    (tmp_path / "x\x1b[2J\n").mkdir()
+    with pytest.raises(DataError) as caught:
+        load_split(dataset_settings("mvtec", root=str(tmp_path)), "bottle", seed=42)
+    assert str(caught.value).isprintable()

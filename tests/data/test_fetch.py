@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import shutil
+import socket
+import threading
+import urllib.request
 from collections import namedtuple
+from contextlib import suppress
 from dataclasses import replace
+from http.client import HTTPMessage as Message
 from pathlib import Path
 
 import pytest
 
-from harness.data import DataError, fetch, load_split
+from harness.data import DataError, download, fetch, load_split
 from harness.data.__main__ import main
-from harness.data.archives import ARCHIVES
+from harness.data.archives import ARCHIVES, Archive
+from harness.data.manifest import write_manifest
 from harness.data.settings import dataset_settings
-from tests.data.serving import archive_of, fetch_to, left_in
+from tests.data.serving import archive_of, fetch_to, left_in, replying
 
 
 def test_a_fetched_dataset_is_complete(server, packed, tmp_path, copy, pristine):
@@ -124,8 +132,9 @@ def test_a_disk_too_small_is_noticed_before(server, packed, tmp_path, monkeypatc
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_disk_that_fills_up_while_downloading(server, packed, tmp_path):
-    (tmp_path / "data.tar.part").symlink_to("/dev/full")
+def test_a_disk_that_fills_up_while_downloading(server, packed, tmp_path, monkeypatch):
+    full = lambda *_: os.open("/dev/full", os.O_WRONLY)  # noqa: E731
+    monkeypatch.setattr(download, "_regular", full)
     with pytest.raises(DataError, match=r"data.tar.part' cannot be written \(No space left"):
         fetch_to(archive_of(server, packed), tmp_path / "mvtec")
 
@@ -188,12 +197,241 @@ def test_a_fetched_dataset_knows_its_archive(server, packed, tmp_path, copy):
         load_split(dataset, "bottle", seed=42)
     assert not load_split(replace(dataset, official=False), "bottle", seed=42).official
     manifest = root / ".dfkde/archive/bottle.json"
-    assert set(json.loads(manifest.read_text())) == {
+    assert set(json.loads(manifest.read_text())["content"]) == {
         path.relative_to(root).as_posix() for path in (root / "bottle").rglob("*.png")
     }
-    manifest.write_text("{")
-    with pytest.raises(DataError, match=r"bottle.json' cannot be read"):
+
+
+DAMAGE = {
+    "cut": lambda text: text[: len(text) // 2],
+    "another digit": lambda text: text.replace("0", "1", 1),
+    "a list": lambda text: "[]",
+    "a number": lambda text: "3",
+    "a digest that is none": lambda text: '{"checksum": "x", "content": {"bottle/x": []}}',
+    "no checksum": lambda text: json.dumps(json.loads(text)["content"]),
+    "of another folder": lambda text: None,
+}
+
+
+@pytest.mark.parametrize("name", [*DAMAGE, "a pipe"])
+def test_a_damaged_list_of_what_came_out_of_the_archive_is_named(
+    server, packed, tmp_path, copy, name
+):
+    copy("mvtec")  # the small dataset passes for published
+    root = fetch_to(archive_of(server, packed), tmp_path / "fetched/mvtec")
+    dataset = dataset_settings("mvtec", root=str(root))
+    manifest = root / ".dfkde/archive/bottle.json"
+    text = manifest.read_text()
+    manifest.unlink()
+    if name == "a pipe":
+        os.mkfifo(manifest)
+    elif name == "of another folder":
+        write_manifest(root, {"grid/x.png": "0" * 64})
+        (root / ".dfkde/archive/grid.json").rename(manifest)
+    else:
+        manifest.write_text(DAMAGE[name](text))
+    with pytest.raises(DataError) as caught:
         load_split(dataset, "bottle", seed=42)
+    assert str(caught.value).startswith(f"'{manifest}' is damaged or has no checksum; ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_list_of_what_came_out_is_the_same_elsewhere(server, packed, tmp_path, copy):
+    copy("mvtec")
+    root = fetch_to(archive_of(server, packed), tmp_path / "fetched/mvtec")
+    shutil.copytree(root, tmp_path / "moved")
+    dataset = dataset_settings("mvtec", root=str(tmp_path / "moved"))
+    assert load_split(dataset, "bottle", seed=42).official
+
+
+@pytest.mark.parametrize("name", [".mvtec.lock", "data.tar.part"])
+def test_no_file_of_somebody_is_written_through_a_link(server, packed, tmp_path, name):
+    (tmp_path / "important").write_text("of somebody")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).symlink_to(tmp_path / "important")
+    with pytest.raises(DataError, match=rf"{name}' cannot be .* \(Too many levels of symbolic"):
+        fetch_to(archive_of(server, packed), tmp_path / "in/mvtec")
+    assert (tmp_path / "important").read_text() == "of somebody"
+
+
+def test_no_folder_of_somebody_is_removed_through_a_link(server, packed, tmp_path):
+    (tmp_path / "important").mkdir()
+    (tmp_path / "important/file").write_text("of somebody")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/.mvtec.extracting").symlink_to(tmp_path / "important")
+    with pytest.raises(DataError, match=r"\.mvtec\.extracting' cannot be made \(File exists\)"):
+        fetch_to(archive_of(server, packed), tmp_path / "in/mvtec")
+    assert left_in(tmp_path / "important") == {"file"}
+
+
+@pytest.mark.parametrize("name", ["data.tar", "data.tar.part"])
+def test_a_pipe_in_the_place_of_the_archive_is_not_waited_for(server, packed, tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match=f"{name}' .*(not a regular file|No such device)"):
+        fetch_to(archive_of(server, packed), tmp_path / "mvtec")
+
+
+@pytest.mark.parametrize("path", ["", "/", "/a/..", "/?name=x"])
+def test_an_address_that_names_no_file(server, packed, tmp_path, path):
+    archive = archive_of(server, packed)._replace(url=f"http://127.0.0.1:9{path}")
+    with pytest.raises(DataError, match="url must end with the name of a file, got 'http://127"):
+        fetch_to(archive, tmp_path / "mvtec")
+
+
+def test_an_address_that_is_malformed(server, packed, tmp_path):
+    for url in ("http://[x/data.tar", "http://a..b/data.tar"):
+        archive = archive_of(server, packed)._replace(url=url)
+        with pytest.raises(DataError, match=r"url must end|malformed \("):
+            fetch_to(archive, tmp_path / "mvtec")
+
+
+@pytest.mark.parametrize("length", ["x", "-5", "1e3", "9" * 5000, "\x1b[2J", ""])
+def test_a_length_that_is_no_number_is_as_none(tmp_path, packed, length):
+    archive = Archive("", hashlib.sha256(packed).hexdigest(), "none", "none")
+    with replying(
+        b"HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n" % length.encode() + packed
+    ) as url:
+        root = fetch_to(archive._replace(url=url), tmp_path / "mvtec")
+    assert (root / "bottle").is_dir()
+
+
+def failure(tmp_path, url):
+    """Return the one line in which fetching from an address is given up."""
+    with pytest.raises(DataError) as caught:
+        fetch_to(Archive(url, "0" * 64, "none", "none"), tmp_path / "in/mvtec")
+    assert str(caught.value).isprintable()
+    assert left_in(tmp_path / "in") <= {".mvtec.lock"}
+    return str(caught.value)
+
+
+PLACES = {
+    "ftp://127.0.0.1:9/data.tar": "must start with https:// or http://",
+    "file:///etc/passwd": "must start with https:// or http://",
+    "data:text/plain,x": "must start with https:// or http://",
+    "http://[x/data.tar": "is malformed",
+    "//[x/data.tar": "is malformed",
+    "http://a..b/data.tar": "is malformed",
+    "http://127.0.0.1:x/data.tar": "cannot be downloaded",
+    "ftp://\x1bc/data.tar": "must start with",
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_redirect_to_anywhere_but_the_web_is_not_followed(tmp_path, place, monkeypatch):
+    monkeypatch.setattr(download, "_PAUSE_S", 0.0)
+    with replying(b"HTTP/1.1 302 Found\r\nLocation: %s\r\n\r\n" % place.encode()) as url:
+        assert PLACES[place] in failure(tmp_path, url)
+
+
+def test_a_redirect_by_the_other_header_is_not_followed_either(tmp_path):
+    with replying(b"HTTP/1.1 302 Found\r\nURI: ftp://127.0.0.1:9/data.tar\r\n\r\n") as url:
+        assert "must start with https:// or http://" in failure(tmp_path, url)
+
+
+def test_a_redirect_gives_up_no_encryption():
+    request = urllib.request.Request("https://host/data.tar")
+    headers = Message()
+    headers["Location"] = "http://host/data.tar"
+    with pytest.raises(DataError, match=r"host/data.tar', which must start with https://$"):
+        download._Redirects().http_error_302(request, io.BytesIO(), 302, "Found", headers)
+
+
+def test_a_redirect_within_the_web_is_followed(server, packed, tmp_path):
+    archive = archive_of(server, packed)
+    with replying(b"HTTP/1.1 302 Found\r\nLocation: %s\r\n\r\n" % server.url.encode()) as url:
+        root = fetch_to(archive._replace(url=url), tmp_path / "mvtec")
+    assert (root / "bottle").is_dir()
+
+
+def test_redirects_in_a_circle(tmp_path):
+    with replying(b"HTTP/1.1 302 Found\r\nLocation: /data.tar\r\n\r\n") as url:
+        assert "the server answered 302" in failure(tmp_path, url)
+
+
+def test_the_body_of_a_redirect_is_not_read(server, packed, tmp_path):
+    """It may be endless, and urllib reads all of it into memory."""
+    archive = archive_of(server, packed)
+    reply = b"HTTP/1.1 302 Found\r\nLocation: %s\r\n\r\n" % server.url.encode()
+    with replying(reply, endless=bytes(2**16)) as url:
+        fetch_to(archive._replace(url=url), tmp_path / "mvtec")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 403 \x1b[2Jno\r\n\r\n",
+        b"\x1b[2J\r\n\r\n",
+        b"HTTP/1.1 \x1b[2J\r\n\r\n",
+        b"",
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+    ],
+    ids=range(5),
+)
+def test_what_a_server_says_is_shown_without_its_escape_sequences(tmp_path, reply, monkeypatch):
+    monkeypatch.setattr(download, "_PAUSE_S", 0.0)
+    with replying(reply) as url:
+        assert "data.tar: " in failure(tmp_path, url)
+
+
+@pytest.mark.parametrize(
+    "headers", [b"", b"Content-Length: x\r\n", b"Transfer-Encoding: chunked\r\n"]
+)
+def test_a_body_without_end_is_given_up_and_deleted(tmp_path, headers, monkeypatch):
+    monkeypatch.setattr(download, "_MOST_BYTES", 2**22)
+    chunk = b"10000\r\n" + bytes(2**16) + b"\r\n" if b"chunked" in headers else bytes(2**16)
+    with replying(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n", endless=chunk) as url:
+        assert "does not end after 4,194,304 bytes; what came was deleted" in failure(tmp_path, url)
+
+
+def test_a_body_without_end_does_not_fill_the_disk(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")(10**7, 10**7 - 2**20, 2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with replying(b"HTTP/1.1 200 OK\r\n\r\n", endless=bytes(2**16)) as url:
+        assert "does not end after 1,048,576 bytes" in failure(tmp_path, url)
+
+
+def test_more_bytes_than_any_archive_has_are_not_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "_MOST_BYTES", 2**22)
+    with replying(b"HTTP/1.1 200 OK\r\nContent-Length: 4194305\r\n\r\n") as url:
+        assert "4,194,305 bytes are too many for an archive" in failure(tmp_path, url)
+
+
+def test_bytes_behind_the_declared_length_are_not_read(tmp_path, packed):
+    archive = Archive("", hashlib.sha256(packed).hexdigest(), "none", "none")
+    reply = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed
+    with replying(reply, endless=bytes(2**16)) as url:
+        fetch_to(archive._replace(url=url), tmp_path / "mvtec")
+
+
+def test_a_server_that_falls_silent_is_not_waited_for(tmp_path, monkeypatch):
+    """Whatever it sends before: each wait has the limit, not each megabyte."""
+    monkeypatch.setattr(download, "_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(download, "_PAUSE_S", 0.0)
+    progress = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=_fall_silent, args=(listener,))
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/data.tar"
+        with pytest.raises(DataError, match=r"timed out\); the same command resumes it"):
+            download.download(
+                url, tmp_path / "x", sha256="", progress=lambda done, total: progress.append(done)
+            )
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert max(progress) == 9  # what came before was not lost
+    assert (tmp_path / "x.part").stat().st_size == 9
+
+
+def _fall_silent(listener):
+    connections = []
+    with suppress(OSError):
+        while True:
+            connections.append(listener.accept()[0])
+            connections[-1].recv(65536)
+            if len(connections) == 1:
+                connections[0].sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n123456789")
+    for connection in connections:
+        connection.close()
 
 
 def test_the_command_line(server, packed, tmp_path, monkeypatch, capsys):

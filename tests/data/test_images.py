@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import io
+import os
+import struct
 import subprocess
 import sys
+import zlib
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin, TiffImagePlugin, features
 
 from harness.data import DataError, image_size, read_image, read_mask
 from harness.data.inspection import inspect_image, inspect_mask
+from harness.features.decoding import decode
 
 RGB = np.random.default_rng(0).integers(0, 256, size=(5, 7, 3), dtype=np.uint8)
 GREY = RGB[..., 0]
@@ -98,6 +104,10 @@ SHOWN = {
     6: lambda a: a[::-1].swapaxes(0, 1),
     7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
     8: lambda a: a[:, ::-1].swapaxes(0, 1),
+    # No orientations, so that they turn nothing.
+    0: lambda a: a,
+    9: lambda a: a,
+    255: lambda a: a,
 }
 
 
@@ -138,10 +148,180 @@ def test_jpeg_in_grey_and_cmyk(tmp_path):
 def test_errors_name_the_file(tmp_path, read):
     path = tmp_path / "text.png"
     path.write_text("no image")
-    with pytest.raises(DataError, match=r"text.png: cannot be decoded \(not an image\)"):
+    with pytest.raises(DataError, match=r"text.png: cannot be decoded \(not an image: no PNG, "):
         read(path)
     with pytest.raises(DataError, match=r"absent.png: .*No such file"):
         read(tmp_path / "absent.png")
+
+
+LOOKS = {
+    "read_image": read_image,
+    "read_mask": read_mask,
+    "image_size": image_size,
+    "inspect_image": lambda path: inspect_image(path.read_bytes()),
+    "inspect_mask": lambda path: inspect_mask(path.read_bytes()),
+    "decode": lambda path: decode(path.read_bytes(), path),
+}
+
+
+def refusal(path, data, look):
+    """Return in what words the bytes of an image file are refused."""
+    path.write_bytes(data)
+    with pytest.raises(DataError) as caught:
+        LOOKS[look](path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def saved(form, image=None, **options):
+    stream = io.BytesIO()
+    (Image.fromarray(RGB) if image is None else image).save(stream, form, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("form", ["EPS", "GIF", "PPM", "TGA", "ICO", "JPEG2000", "PCX"])
+def test_no_other_format_is_opened_whatever_the_name(tmp_path, form, look):
+    """EPS above all: Pillow starts Ghostscript for it."""
+    what = refusal(tmp_path / "image.png", saved(form), look)
+    assert "not an image: no PNG, JPEG, BMP, TIFF or WebP" in what
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
+def test_avif_is_no_png(tmp_path):
+    assert "not an image" in refusal(tmp_path / "image.png", saved("AVIF"), "read_image")
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "TIFF", "WEBP", "MPO"])
+def test_the_content_says_which_format_it_is(tmp_path, form):
+    options = {"save_all": True, "append_images": [Image.fromarray(RGB)]} if form == "MPO" else {}
+    (tmp_path / "image.bmp").write_bytes(saved(form, **options))
+    assert read_image(tmp_path / "image.bmp").shape == RGB.shape
+
+
+def tiff(*entries, after=0):
+    """Write a TIFF of no pixels: tags with a long each, then the offset of the next image."""
+    tags = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(entries))
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + tags + struct.pack("<I", after)
+
+
+GREY_TIFF = [(256, 16), (257, 16), (258, 8), (259, 1), (262, 1), (273, 8), (279, 256)]
+DAMAGED_TIFF = {
+    "no width": tiff(*GREY_TIFF[1:]),
+    "no height": tiff(*GREY_TIFF[:1], *GREY_TIFF[2:]),
+    "no pixels": tiff(*GREY_TIFF[:5]),
+    "a palette that is none": tiff(*GREY_TIFF[:4], (262, 3), *GREY_TIFF[5:]),
+    "nothing at all": tiff(),
+    "a second image without a size": tiff(*GREY_TIFF, after=98) + tiff(*GREY_TIFF[2:])[8:],
+    "a second image without its palette": (
+        tiff(*GREY_TIFF, after=98) + tiff(*GREY_TIFF[:4], (262, 3), *GREY_TIFF[5:])[8:]
+    ),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("name", DAMAGED_TIFF)
+def test_a_damaged_tiff_is_one_line(tmp_path, name, look):
+    assert "cannot be decoded" in refusal(tmp_path / "image.tif", DAMAGED_TIFF[name], look)
+
+
+def bomb(width, height):
+    """Write a PNG of the given size that holds no pixels."""
+    stream = io.BytesIO(b"\x89PNG\r\n\x1a\n")
+    stream.seek(8)
+    PngImagePlugin.putchunk(stream, b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    PngImagePlugin.putchunk(stream, b"IDAT", zlib.compress(b""))
+    PngImagePlugin.putchunk(stream, b"IEND", b"")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("size", [(9460, 9460), (1, 90_000_000), (90_000_000, 1)])
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_too_many_pixels_are_refused_before_any_is_decoded(tmp_path, size, look):
+    what = refusal(tmp_path / "bomb.png", bomb(*size), look)
+    assert f"has {size[0]}x{size[1]} pixels, more than 89,478,485" in what
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_pixels_beyond_the_limit_of_pillow_are_refused(tmp_path, look):
+    assert "cannot be decoded" in refusal(tmp_path / "bomb.png", bomb(2**31 - 1, 2**31 - 1), look)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_tile_larger_than_any_image_is_refused(tmp_path, look):
+    """It is decoded whole, for an image of 16 pixels."""
+    tiles = [(322, 2**16), (323, 2**15), (324, 8), (325, 256)]
+    what = refusal(tmp_path / "tiles.tif", tiff(*GREY_TIFF[:5], *tiles), look)
+    assert "has 65536x32768 pixels, more than" in what
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_of_several_images_no_more_than_two_are_looked_at(tmp_path, look, monkeypatch):
+    """A chain of images may be as long as the file, and each takes the longer to find."""
+    monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "n_frames", property(lambda self: 1 / 0))
+    data = tiff(*GREY_TIFF, after=8 + 2 + 12 * len(GREY_TIFF) + 4)
+    first_end = len(data)
+    data += tiff(*GREY_TIFF)[8:]
+    assert struct.unpack_from("<I", data, first_end - 4) == (first_end,)
+    assert "holds several images, not one" in refusal(tmp_path / "two.tif", data, look)
+
+
+def test_too_little_memory_is_told(tmp_path, monkeypatch):
+    def open_none(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", open_none)
+    what = refusal(tmp_path / "image.png", b"x", "read_image")
+    assert what.endswith("image.png: cannot be decoded (it needs more memory than there is)")
+
+
+@pytest.mark.parametrize("look", ["read_image", "read_mask", "image_size"])
+def test_a_pipe_is_not_waited_for(tmp_path, look):
+    os.mkfifo(tmp_path / "image.png")
+    with pytest.raises(DataError, match=r"image.png: cannot be decoded \(not a regular file\)"):
+        LOOKS[look](tmp_path / "image.png")
+
+
+def test_a_name_with_an_escape_sequence_is_written_out(tmp_path):
+    assert "\x1b" not in refusal(tmp_path / "\x1b[2J.png", b"x", "read_image")
+
+
+SEEDS = [
+    saved(form, Image.fromarray(pixels), **options)
+    for pixels in (RGB, GREY, GREY.astype(np.uint16) << 8)
+    for form, options in [
+        ("PNG", {}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_adobe_deflate"}),
+        ("TIFF", {"compression": "packbits"}),
+        *[("BMP", {}), ("JPEG", {}), ("WEBP", {})][: 3 * (pixels.dtype == np.uint8)],
+    ]
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    data=st.sampled_from(SEEDS),
+    where=st.floats(0, 1, exclude_max=True),
+    change=st.sampled_from([b"", b"\0", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f"]),
+)
+@pytest.mark.filterwarnings("ignore")
+def test_damage_of_any_kind_is_one_line(tmp_path_factory, data, where, change):
+    position = int(where * len(data))
+    end = position + len(change) if change else len(data)
+    path = tmp_path_factory.getbasetemp() / "any.png"
+    path.write_bytes(data[:position] + change + data[end:])
+    shapes = set()
+    for name, look in LOOKS.items():
+        try:
+            found = look(path)
+        except DataError as error:
+            assert str(error).isprintable()
+        else:
+            if name in ("read_image", "read_mask"):
+                shapes.add(found.shape[:2])
+    assert len(shapes) <= 1
 
 
 def test_reading_needs_no_heavy_library():

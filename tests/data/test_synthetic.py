@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -104,3 +105,43 @@ def test_unknown_names(tmp_path):
         write_synthetic(tmp_path, "coco")
     with pytest.raises(DataError, match=r"categories must be of 01, 02, 03, got '04'"):
         write_synthetic(tmp_path, "btad", categories=["04"])
+
+
+@pytest.mark.parametrize("name", ["mvtec", "btad", "visa"])
+def test_synthetic_data_are_never_official(name, tmp_path, monkeypatch):
+    """Not even with the published numbers, sizes and split: every file says what it is."""
+    write_synthetic(tmp_path, name, plan=TINY)
+    published = {
+        category: known._replace(synthetic=False)
+        for category, known in as_published(name, TINY).items()
+    }
+    monkeypatch.setitem(PUBLISHED, name, published)
+    dataset = dataset_settings(name, root=str(tmp_path))
+    for category in dataset.categories:
+        with pytest.raises(DataError, match=f"differs from .*: {category}: is synthetic: 3[0-9] "):
+            load_split(dataset, category, seed=42)
+        with pytest.raises(DataError, match=f"differs from .*: {category}: is synthetic: 3[0-9] "):
+            load_split(dataset, category, seed=42)  # from what was remembered
+        assert not load_split(replace(dataset, official=False), category, seed=42).official
+
+
+def test_one_synthetic_file_is_enough(tmp_path, monkeypatch):
+    write_synthetic(tmp_path, "mvtec", categories=["tile"], plan=TINY)
+    dataset = dataset_settings("mvtec", root=str(tmp_path))
+    for path in sorted(tmp_path.rglob("*.png"))[1:]:
+        with Image.open(path) as image:
+            pixels = np.asarray(image)
+        Image.fromarray(pixels).save(path)
+    published = as_published("mvtec", TINY)["tile"]._replace(synthetic=False)
+    monkeypatch.setitem(PUBLISHED["mvtec"], "tile", published)
+    with pytest.raises(DataError, match="tile: is synthetic: 1 of its files"):
+        load_split(dataset, "tile", seed=42)
+
+
+@pytest.mark.parametrize("name", ["mvtec", "visa"])
+def test_nothing_that_is_there_is_written_over(name, tmp_path):
+    write_synthetic(tmp_path, name, plan=TINY)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    with pytest.raises(DataError, match="is already there; remove it to make it anew"):
+        write_synthetic(tmp_path, name, plan=Plan(scale=0.01, side=16, seed=1))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()} == before

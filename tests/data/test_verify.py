@@ -101,6 +101,27 @@ def test_equal_pixels_in_different_files(copy):
     ]
 
 
+def test_equal_pixels_that_are_normal_and_anomalous(copy):
+    dataset = copy("btad")
+    root = Path(dataset.root)
+    with Image.open(root / "03/test/ok/0000.bmp") as image:
+        image.save(root / "03/test/ko/0001.bmp", dpi=(300, 300))
+    assert load_split(dataset, "03", seed=42)
+    assert [str(problem) for problem in verify(dataset, "03", seed=42).problems] == [
+        "03/test/ko/0001.bmp: is an anomalous image with the pixels of the normal image"
+        " 03/test/ok/0000.bmp"
+    ]
+
+
+def test_a_damaged_tiff_is_a_problem_and_no_end(copy):
+    dataset = unofficial(copy("mvtec"))
+    path = Path(dataset.root) / "bottle/train/good/x.tif"
+    path.write_bytes(b"II*\0\x08\0\0\0\0\0\0\0\0\0")  # no tag at all
+    problems = verify(dataset, "bottle", seed=42).problems
+    [rule] = [problem.rule for problem in problems if problem.file.endswith("x.tif")]
+    assert rule.startswith("cannot be decoded (")
+
+
 def test_elpv_passes(capsys):
     assert main(["verify", "dataset=elpv", "category=mono"]) == 0
     assert "1 of 1 categories passed" in capsys.readouterr().out

@@ -27,6 +27,12 @@ def _convert_all_to_png(root: Path) -> None:
 
 VISA_FAULTS = [
     Fault(
+        "two rows of one image, one without its mask",
+        "visa",
+        edit_csv(lambda lines: [*lines, f"cashew,test,anomaly,{ANOMALY},"]),
+        f"{ANOMALY}: occurs 2 times in split_csv/1cls.csv",
+    ),
+    Fault(
         "no split file",
         "visa",
         unlink("split_csv/1cls.csv"),

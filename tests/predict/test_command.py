@@ -99,6 +99,33 @@ def test_a_png_with_a_damaged_comment_is_a_row_and_no_end(arguments, images, tmp
     assert found["1.png"]["score"]
 
 
+OTHERS = {
+    "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n",
+    "gif": b"GIF89a\1\0\1\0\0\0\0,\0\0\0\0\1\0\1\0\0\2\1D\0;",
+    "avif": b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf\0\0\0\x08free",
+    # A TIFF of two images, the second without a size.
+    "tiff": b"II*\0\x08\0\0\0\7\0"
+    + b"".join(
+        tag.to_bytes(2, "little") + b"\4\0\1\0\0\0" + value.to_bytes(4, "little")
+        for tag, value in [(256, 1), (257, 1), (258, 8), (259, 1), (262, 1), (273, 8), (279, 1)]
+    )
+    + b"\x62\0\0\0\0\0\0\0\0\0",
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_is_no_image_of_these_formats_is_a_row_and_no_end(arguments, images, tmp_path, kind):
+    """Whatever it is called: it starts no other program, and the images after it are scored."""
+    (images / "0.png").write_bytes(OTHERS[kind])
+    assert main(arguments) == 1
+    found = {row["path"]: row for row in rows(tmp_path / "out")}
+    assert list(found) == sorted([*NAMES, BROKEN])
+    rule = "holds several images" if kind == "tiff" else "not an image: no PNG, JPEG, BMP, TIFF or"
+    assert found["0.png"]["error"].startswith(f"cannot be decoded ({rule}")
+    assert not found["0.png"]["score"]
+    assert found["1.png"]["score"]
+
+
 @pytest.mark.parametrize("place", ["out", "."])
 def test_what_the_command_wrote_is_not_scored_the_next_time(arguments, images, place):
     inside = [*arguments, f"out={images / place}"]

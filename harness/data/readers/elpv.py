@@ -11,9 +11,10 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
+from harness.atomic import DamagedError, read_regular
 from harness.config import DatasetConfig
 from harness.data.errors import DataError
-from harness.data.listing import ImageFile, Listing, Problem, stray, walk
+from harness.data.listing import ImageFile, Listing, Problem, shown, stray, walk
 from harness.data.split import NORMAL
 
 LABELS = "labels.csv"
@@ -53,16 +54,16 @@ def read_elpv(root: Path, category: str, *, dataset: DatasetConfig) -> Listing:
 def _labels(root: Path) -> tuple[dict[str, tuple[float, str]], str]:
     """Read `labels.csv` as {name: (probability, type)}, with the SHA-256 of what was read."""
     try:
-        data = (root / LABELS).read_bytes()
+        data = read_regular(root / LABELS)
         lines = data.decode().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, DamagedError) as error:
         raise DataError(f"{root / LABELS}: cannot be read ({error})") from error
     labels: dict[str, tuple[float, str]] = {}
     for number, line in enumerate(lines, start=1):
         try:
             name, probability, cell_type = line.split()
             if name in labels:
-                raise ValueError(f"{name} occurs twice")
+                raise ValueError(f"{shown(name)} occurs twice")
             labels[name] = (float(probability), cell_type)
         except ValueError as error:
             raise DataError(f"{root / LABELS}, line {number}: {error}") from error

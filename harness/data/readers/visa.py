@@ -10,9 +10,11 @@ import csv
 import hashlib
 import io
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from harness.atomic import read_regular
 from harness.config import DatasetConfig
 from harness.data.errors import DataError
 from harness.data.listing import (
@@ -23,6 +25,7 @@ from harness.data.listing import (
     Problem,
     is_image,
     no_masks,
+    shown,
     stem,
     stray,
     walk,
@@ -53,12 +56,17 @@ def read_visa(root: Path, category: str, *, dataset: DatasetConfig) -> Listing:
     if rows and not any(row.mask for row in rows):
         problems.append(no_masks(category))
     return Listing(
-        train=tuple(sorted(_image(row) for row in rows if row.split == "train")),
-        test=tuple(sorted(_image(row) for row in rows if row.split == "test")),
+        train=_images(row for row in rows if row.split == "train"),
+        test=_images(row for row in rows if row.split == "test"),
         problems=tuple(problems),
         files=files,
         documents={SPLIT_CSV: digest},
     )
+
+
+def _images(rows: Iterable[Row]) -> tuple[ImageFile, ...]:
+    # By name alone: of two rows of one image, one may have no mask.
+    return tuple(sorted(map(_image, rows), key=lambda image: image.name))
 
 
 def _image(row: Row) -> ImageFile:
@@ -84,13 +92,13 @@ def split_rows(root: Path) -> tuple[list[Row], str]:
     """
     path = root / SPLIT_CSV
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
         text = io.StringIO(data.decode("utf-8-sig"), newline="")
         header, *lines = csv.reader(text, strict=True)
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
         raise DataError(f"{path}: the split file cannot be read ({error})") from error
     if tuple(header) != HEADER:
-        got = ",".join(header).replace("\n", " ")
+        got = shown(",".join(header))
         raise DataError(f"{path}: its header must be {','.join(HEADER)}, got {got}")
     for number, line in enumerate(lines, start=2):
         rule = _wrong_form(line)
@@ -134,7 +142,7 @@ def _broken_rule(row: Row, *, masks: bool) -> str | None:
     if row.label == "anomaly" and masks and not row.mask:
         return NO_MASK
     if row.mask and stem(row.mask) != stem(row.image):
-        return f"has the mask of another image in {SPLIT_CSV}, {row.mask}"
+        return f"has the mask of another image in {SPLIT_CSV}, {shown(row.mask)}"
     return None
 
 
