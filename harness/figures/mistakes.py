@@ -13,6 +13,8 @@ from PIL import Image, ImageOps
 from harness.figures.svg import GREY, document, text
 from harness.record import Mistake
 
+# As images are read; Pillow knows formats that start other programs.
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _SIDE = 160
 _GAP = 8
 _CAPTION = 46
@@ -62,7 +64,7 @@ def _pair(mistake: Mistake, left: float, top: float) -> Iterator[str]:
 
 
 def _picture(mistake: Mistake) -> Image.Image:
-    with Image.open(mistake.path) as file:
+    with Image.open(mistake.path, formats=_FORMATS) as file:
         file.draft("RGB", (_SIDE, _SIDE))  # lets the JPEG decoder leave out what is too fine
         upright = ImageOps.exif_transpose(file).convert("RGB")
     return upright.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2)
