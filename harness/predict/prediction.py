@@ -41,7 +41,8 @@ class Prediction:
 
 def reason_of(error: ValueError | OSError, path: Path) -> str:
     """Return what an error says of an image, in one line and without the image's path."""
-    return shown(" ".join(str(error).removeprefix(f"{path}: ").split()))
+    told = str(error).removeprefix(f"{path}: ").removeprefix(f"{shown(str(path))}: ")
+    return shown(" ".join(told.split()))
 
 
 def check_quantile(quantile: float) -> None:
