@@ -80,8 +80,13 @@ def unseal(data: bytes, *, key: str) -> memoryview:
 
 def write_json(path: Path, content: Any, *, key: str) -> None:
     """Write what JSON can hold, with a checksum over it and its key, as `write_atomically` does."""
-    text = json.dumps({"checksum": _json_checksum(content, key), "content": content}, indent=0)
-    write_atomically(path, text.encode())
+    write_atomically(path, json_bytes(content, key=key))
+
+
+def json_bytes(content: Any, *, key: str) -> bytes:
+    """Return what `write_json` writes."""
+    kept = {"checksum": _json_checksum(content, key), "content": content}
+    return json.dumps(kept, indent=0).encode()
 
 
 def read_json(path: Path, *, key: str) -> Any:

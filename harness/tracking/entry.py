@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
+from harness.atomic import json_bytes, read_json, read_regular
+
 _FILE = "run.json"
 
 
@@ -56,9 +58,9 @@ class Entry:
 def write_entry(folder: Path, entry: Entry) -> None:
     """Write the entry into its folder, in one step that a loss of power does not undo."""
     part = folder / f".{_FILE}"
-    with part.open("w", encoding="utf-8") as file:
+    with part.open("wb") as file:
         # JSON keeps every bit of a float64: Python writes the shortest text that reads back to it.
-        file.write(json.dumps(asdict(entry), indent=1))
+        file.write(json_bytes(asdict(entry), key=_key(folder)))
         file.flush()
         os.fsync(file.fileno())
     part.replace(folder / _FILE)
@@ -70,9 +72,18 @@ def read_entry(folder: Path) -> Entry:
     Raises
     ------
     OSError, ValueError, TypeError
-        If it cannot be read, or is none.
+        If it cannot be read, is damaged, or is none.
     """
-    return Entry(**json.loads((folder / _FILE).read_text(encoding="utf-8")))
+    path = folder / _FILE
+    kept = json.loads(read_regular(path))
+    if "checksum" not in kept:  # written before there were checksums
+        return Entry(**kept)
+    return Entry(**read_json(path, key=_key(folder)))
+
+
+def _key(folder: Path) -> str:
+    # An entry is written, and removed, under a name that begins with a dot.
+    return f"entry {folder.name.lstrip('.')}"
 
 
 def entry_name(folder: Path) -> str:
@@ -97,7 +108,9 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     bool
         Whether the lock is held; always True where `wait` is.
     """
-    with path.open("a") as file:
+    # No link is followed, and no pipe waited for.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with open(os.open(path, flags, 0o666), "rb", buffering=0) as file:
         try:
             flock(file, LOCK_EX if wait else LOCK_EX | LOCK_NB)
         except BlockingIOError:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
+from harness.atomic import read_regular
 from harness.tracking.entry import Entry, read_entry, write_entry
 from harness.tracking.names import IDENTITY
 from harness.tracking.owner import HEARTBEAT, alive, this_process
@@ -20,6 +23,8 @@ from harness.tracking.owner import HEARTBEAT, alive, this_process
 log = logging.getLogger(__name__)
 
 _OWNER = "owner.json"
+# What an entry is called while it is written or removed.
+_PART = re.compile(r"\.\d+-[A-Z]+-[0-9a-f]*-[0-9a-f]{32}")
 
 
 class Spool:
@@ -60,10 +65,18 @@ class Spool:
         *others, last = self.folders
         for folder in others:
             try:
-                return _add(folder, entry, write)
+                return self._add(folder, entry, write)
             except OSError as error:
                 log.warning("%s cannot hold the results of %s: %s", folder, entry.name, error)
-        return _add(last, entry, write)
+        return self._add(last, entry, write)
+
+    def _add(self, folder: Path, entry: Entry, write: Callable[[Path], None]) -> Path:
+        if folder != self.folders[0]:
+            with suppress(FileExistsError):
+                folder.mkdir(mode=0o700)
+            if not _is_ours_alone(folder):
+                raise OSError(f"{folder} is not a folder that only this user may write to")
+        return _add(folder, entry, write)
 
     def __iter__(self) -> Iterator[Path]:
         """Yield the folder of each entry, the oldest first."""
@@ -83,15 +96,26 @@ class Spool:
         """Remove what processes that died left half-written."""
         for folder in self._own():
             for part in folder.glob(".*"):
-                if _abandoned(part):
+                if _PART.fullmatch(part.name) and _abandoned(part):
                     shutil.rmtree(part, ignore_errors=True)
 
     def _own(self) -> Iterator[Path]:
         """Yield the folders that are there and ours."""
-        for folder in self.folders:
-            # Somebody else may have made a folder of that name where everybody may write.
-            if folder.is_dir() and folder.stat().st_uid == os.getuid():
-                yield folder
+        first, *others = self.folders
+        if first.is_dir() and first.stat().st_uid == os.getuid():
+            yield first
+        # Somebody else may have made a folder or a link of that name where everybody may write.
+        yield from filter(_is_ours_alone, others)
+
+
+def _is_ours_alone(folder: Path) -> bool:
+    """Tell a folder, and no link to one, that belongs to this user and that no other may write."""
+    try:
+        status = folder.lstat()
+    except OSError:
+        return False
+    own = status.st_uid == os.getuid() and not status.st_mode & 0o022
+    return own and stat.S_ISDIR(status.st_mode)
 
 
 def artifacts(path: Path) -> Path:
@@ -132,7 +156,7 @@ def _label(status: str, identity: str) -> str:
 def _abandoned(part: Path) -> bool:
     """Tell whether the process that writes or removes an entry has died."""
     try:
-        tags = json.loads((part / _OWNER).read_text(encoding="utf-8"))
+        tags = json.loads(read_regular(part / _OWNER))
     except ValueError:
         tags = {}
     except OSError:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from harness.tracking import Known, StoreError
 from harness.tracking import write as write_module
-from harness.tracking.entry import read_entry
+from harness.tracking.entry import locked, read_entry
 from harness.tracking.owner import MACHINE, SLURM_JOB, process, started, this_process
+from harness.tracking.spool import Spool
 from harness.tracking.store import connect, experiment_id
-from harness.tracking.write import MlflowTracker
+from harness.tracking.tracker import OpenRun
+from harness.tracking.write import MlflowTracker, _entry
 
 KNOWN = Known("f" * 64, official=False, code="c" * 64)
 OTHER = Known("0" * 64, official=False, code="c" * 64)
@@ -259,6 +262,85 @@ def test_half_written_entries_of_dead_processes_are_removed(tracker, job, record
         os.utime(part, (0, 0))
         tracker.recover()
         assert not part.exists()
+
+
+def test_a_damaged_entry_is_told_and_never_sent(tracker, uri, job, record, down):
+    tracker.finish(tracker.start(job, KNOWN), record)
+    [folder] = spooled(tracker)
+    file = folder / "run.json"
+    whole = file.read_text()
+    value = repr(record.metrics["image_auroc"])
+    assert value in whole
+    file.write_text(whole.replace(value, f"1{value[1:]}"))
+    assert list(tracker._spool.find(KNOWN.identity)) == []
+    down.undo()
+    tracker.recover()
+    assert "its checksum does not fit" in tracker.waiting()
+    assert statuses(uri) == []
+    file.write_text(whole)
+    tracker.recover()
+    assert statuses(uri) == ["FINISHED"]
+
+
+def test_an_entry_of_before_there_were_checksums_is_sent(tracker, uri, job, record, down):
+    tracker.finish(tracker.start(job, KNOWN), record)
+    [folder] = spooled(tracker)
+    (folder / "run.json").write_text(json.dumps(asdict(read_entry(folder))))
+    down.undo()
+    tracker.recover()
+    assert statuses(uri) == ["FINISHED"]
+
+
+def test_nothing_is_removed_through_a_link_in_place_of_another_disk(tmp_path):
+    """The name of that folder can be told by anybody, where everybody may write."""
+    home = tmp_path / "home"
+    old = home / ".ssh"
+    old.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    spool = Spool(tmp_path / "spool")
+    spool.folders[1] = tmp_path / "linked"
+    spool.folders[1].symlink_to(home)
+    spool.sweep_up()
+    assert old.exists()
+    assert list(spool) == []
+    hidden = tmp_path / "spool" / ".hidden"  # nor what is none of ours in our own
+    hidden.mkdir(parents=True)
+    os.utime(hidden, (0, 0))
+    spool.sweep_up()
+    assert hidden.exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "writable by others"])
+def test_no_result_is_kept_where_others_may_write(tmp_path, job, record, kind):
+    spool = Spool(tmp_path / "full" / "spool")
+    (tmp_path / "full").touch()
+    spool.folders = [spool.folders[0], tmp_path / "theirs", tmp_path / "own"]
+    if kind == "link":
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "theirs").symlink_to(tmp_path / "elsewhere")
+    else:
+        (tmp_path / "theirs").mkdir()
+        (tmp_path / "theirs").chmod(0o777)
+    entry = _entry(OpenRun(job), "FINISHED", tags={})
+    where = spool.add(entry, lambda folder: None)
+    assert where.parent == tmp_path / "own"
+    assert (tmp_path / "own").stat().st_mode & 0o777 == 0o700
+    assert list(spool) == [where]
+    assert not list((tmp_path / "theirs").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_lock_makes_no_file_behind_a_link_and_waits_for_no_pipe(tmp_path, kind):
+    path = tmp_path / "lock"
+    if kind == "pipe":
+        os.mkfifo(path)
+        with locked(path) as held:
+            assert held
+        return
+    path.symlink_to(tmp_path / "target")
+    with pytest.raises(OSError, match="symbolic"), locked(path):
+        pass
+    assert not (tmp_path / "target").exists()
 
 
 def test_interrupted_run_waits_to_be_closed_if_the_store_is_away(tracker, uri, job, down):
