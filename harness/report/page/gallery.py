@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.atomic import read_regular
 from harness.report.table import ReportError
 from harness.show import from_cell, in_markup
 
@@ -104,7 +105,7 @@ def _card(picture: Picture) -> str:
 
 def _embedded(name: str, path: Path, picture: Picture) -> str:
     kind = {"picture": "image", "map": "anomaly map", "mask": "ground truth mask"}[name]
-    data = base64.b64encode(path.read_bytes()).decode()
+    data = base64.b64encode(read_regular(path)).decode()
     suffix = path.suffix.removeprefix(".")
     return (
         f'<img src="data:image/{suffix};base64,{data}" width="160" height="160"'
