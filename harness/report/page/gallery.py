@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.atomic import read_regular
 from harness.report.table import ReportError
 from harness.show import from_cell, in_markup
 
@@ -71,6 +70,8 @@ def _picture(line: dict[str, str], folder: Path) -> Picture:
             raise ReportError(
                 f"{folder / INDEX} must name pictures such as 00_map.webp, got {file!r}"
             )
+        if not (folder / file).is_file():
+            raise ReportError(f"{folder / file} is missing, or no regular file")
     return Picture(
         kind=cells["kind"],
         image=cells["image"],
@@ -105,7 +106,7 @@ def _card(picture: Picture) -> str:
 
 def _embedded(name: str, path: Path, picture: Picture) -> str:
     kind = {"picture": "image", "map": "anomaly map", "mask": "ground truth mask"}[name]
-    data = base64.b64encode(read_regular(path)).decode()
+    data = base64.b64encode(path.read_bytes()).decode()
     suffix = path.suffix.removeprefix(".")
     return (
         f'<img src="data:image/{suffix};base64,{data}" width="160" height="160"'
