@@ -225,6 +225,8 @@ class TrainedDetector:
     def _load(cls, folder: Path, trusted: Sequence[str]) -> Self:
         state = _read_state(folder)
         _check_names(state, trusted, folder=folder)
+        if not (folder / _ARRAYS).is_file():  # of a pipe one would wait for the end
+            raise ValueError(f"it has no {_ARRAYS}")
         if state["format"] != _WITHOUT_CHECKSUM:
             _check_arrays(folder / _ARRAYS, state["arrays_sha256"])
         from dfkde.state import Decoder

@@ -16,7 +16,7 @@ from harness.cache import main
 from harness.features.upkeep import Section
 from harness.outcome import Outcome, one_line, summary
 from harness.progress import Progress
-from harness.show import from_cell, is_formula, shown, to_cell
+from harness.show import csv_line, from_cell, is_formula, shown, to_cell
 from harness.work import _log_file
 from tests.names import NAMES
 
@@ -103,9 +103,20 @@ def test_any_name_survives_a_cell(text):
     cell = to_cell(text)
     assert from_cell(cell) == text
     assert not is_formula(cell) or cell.startswith("'")
-    file = io.StringIO(newline="")
-    csv.writer(file).writerow(["x", cell])
-    assert list(csv.reader(io.StringIO(file.getvalue(), newline=""))) == [["x", cell]]
+    line = csv_line(["x", cell])
+    assert list(csv.reader(io.StringIO(line, newline=""))) == [["x", cell]]
+    if not {";", "\t"} & {*cell}:
+        file = io.StringIO(newline="")
+        csv.writer(file).writerow(["x", cell])
+        assert line == file.getvalue()
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_cell_is_one_cell_where_lines_are_split_otherwise(separator):
+    line = csv_line([f'x{separator}=cmd "a"', "y"])
+    assert line == f'"x{separator}=cmd ""a""",y\r\n'
+    [cells] = csv.reader([line], delimiter=separator)
+    assert len(cells) == 1
 
 
 @pytest.mark.parametrize("number", [-0.5, 1e-300, -1e300, float("-inf"), float("nan"), 2.0**60])

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import csv
+import io
+import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from PIL import Image
 
 from dfkde import Backbone, TrainedDetector
+from harness.atomic import write_atomically
 from harness.crop import region
 from harness.data import read_image
 from harness.predict.images import HEATMAPS, image_files
 from harness.predict.prediction import QUANTILE, Prediction, check_quantile, reason_of
-from harness.show import is_formula, to_cell
+from harness.show import csv_line, is_formula, to_cell
 from harness.tracking import store_uri
 from harness.tracking.model import MODEL_FILE, detector_of, fetch_model
 
@@ -112,20 +115,51 @@ def run(settings: Settings, *, watch: Callable[[int, int], object]) -> Tally:
         read.
     """
     check_quantile(settings.quantile)
+    _check_out(settings)
     paths = image_files(settings.images, without=settings.out)
     predictor = _predictor(settings)
     tally = Tally(predictor.threshold(settings.quantile))
     settings.out.mkdir(parents=True, exist_ok=True)
     watch(0, len(paths))
-    with (settings.out / CSV).open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(COLUMNS)
+    with _open_to_write(settings.out / CSV) as file:
+        file.write(csv_line(COLUMNS))
         for path, prediction in _predictions(predictor, paths, settings):
             verdict = prediction.verdict(tally.threshold)
-            table.writerow(_row(path.relative_to(settings.images), prediction, verdict))
+            file.write(csv_line(_row(path.relative_to(settings.images), prediction, verdict)))
             tally.count(verdict)
             watch(tally.n_normal + tally.n_anomalous + tally.n_failed, len(paths))
     return tally
+
+
+def _check_out(settings: Settings) -> None:
+    """Refuse what cannot be written to, or only through a link to another place."""
+    out = settings.out
+    if any(os.path.lexists(place) and not place.is_dir() for place in (out, *out.parents)):
+        raise ValueError(f"out must be a folder, or a path where one can be made, got '{out}'")
+    table, drawn = out / CSV, out / HEATMAPS
+    if os.path.lexists(table) and not stat.S_ISREG(table.lstat().st_mode):
+        raise ValueError(_not_regular(table))
+    if settings.heatmaps and os.path.lexists(drawn) and not _is_own_folder(drawn):
+        raise ValueError(f"out must have a folder {HEATMAPS} that is no link, or none, got '{out}'")
+
+
+def _not_regular(path: Path) -> str:
+    return f"out must have a regular file {CSV}, no link, or none, got '{path}'"
+
+
+def _is_own_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _open_to_write(path: Path) -> TextIO:
+    """Open a text file for writing anew; no link is followed, and no pipe is waited for."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, mode=0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(_not_regular(path))
+    os.ftruncate(descriptor, 0)
+    return open(descriptor, "w", newline="", encoding="utf-8")
 
 
 def _predictor(settings: Settings) -> Predictor:
@@ -153,23 +187,37 @@ def _detector_folder(settings: Settings) -> Iterator[Path]:
 
 
 def _predictions(
-    predictor: Predictor, paths: list[Path], settings: Settings
+    predictor: Predictor, paths: dict[Path, str | None], settings: Settings
 ) -> Iterator[tuple[Path, Prediction]]:
-    found = predictor.predict(paths, maps=settings.heatmaps)
-    for path, prediction in zip(paths, found, strict=True):
-        target = settings.out / HEATMAPS / path.relative_to(settings.images)
-        yield path, _drawn(predictor, path, prediction, target=target)
+    images = [path for path, fault in paths.items() if fault is None]
+    found = predictor.predict(images, maps=settings.heatmaps)
+    for path, fault in paths.items():
+        prediction = next(found) if fault is None else Prediction(error=fault)
+        yield path, _drawn(predictor, path, prediction, settings=settings)
 
 
-def _drawn(predictor: Predictor, path: Path, prediction: Prediction, *, target: Path) -> Prediction:
+def _drawn(
+    predictor: Predictor, path: Path, prediction: Prediction, *, settings: Settings
+) -> Prediction:
     """Draw the heatmap of an image; one that cannot be drawn keeps its score, beside the error."""
     if prediction.anomaly_map is None:
         return prediction
     try:
+        target = _target(path.relative_to(settings.images), settings.out / HEATMAPS)
         _draw(predictor, path, prediction, target=target)
     except (ValueError, OSError) as error:
         return replace(prediction, error=f"no heatmap: {reason_of(error, path)}")
     return prediction
+
+
+def _target(path: Path, folder: Path) -> Path:
+    """Return where an image's heatmap goes; no folder on the way may be a link."""
+    # The suffix stays in the name: a.png and a.jpg are two images.
+    target = folder / path.with_name(f"{path.name}.png")
+    for place in (folder / part for part in path.parents):
+        if place.is_symlink():
+            raise ValueError(f"a folder of heatmaps must be no link, got '{place}'")
+    return target
 
 
 def _draw(predictor: Predictor, path: Path, prediction: Prediction, *, target: Path) -> None:
@@ -182,9 +230,9 @@ def _draw(predictor: Predictor, path: Path, prediction: Prediction, *, target: P
     map_values = predictor.detector.inputs["map_values"]
     drawn = image.copy()
     drawn[seen] = overlay(image[seen], prediction.anomaly_map, map_values=map_values)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays in the name: a.png and a.jpg are two images.
-    Image.fromarray(drawn).save(target.with_name(f"{target.name}.png"), compress_level=1)
+    content = io.BytesIO()
+    Image.fromarray(drawn).save(content, "PNG", compress_level=1)
+    write_atomically(target, content.getvalue())  # a link in its place is replaced
 
 
 def _row(path: Path, prediction: Prediction, verdict: str | None) -> list[str]:

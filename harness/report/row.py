@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from harness.record import OLDEST_SCHEMA, SCHEMA_VERSION, ImageScore, StoredRun
 from harness.report.table import ReportError
-from harness.show import from_cell, to_cell
+from harness.show import csv_line, from_cell, to_cell
 
 FINISHED, FAILED = "finished", "failed"
 
@@ -155,10 +154,7 @@ def to_csv(lines: Iterable[Iterable[str]]) -> str:
 
 
 def _csv_line(cells: Iterable[str]) -> str:
-    # The writer quotes the ends of lines that it writes itself: a lone carriage return must be.
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\r\n").writerow(map(to_cell, cells))
-    return text.getvalue().removesuffix("\r\n") + "\n"
+    return csv_line(map(to_cell, cells)).removesuffix("\r\n") + "\n"
 
 
 def read_rows(path: Path) -> list[Row]:

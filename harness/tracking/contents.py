@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import re
@@ -18,7 +17,7 @@ from harness.config import Job
 from harness.models import without_seed
 from harness.provenance import commit, machine, versions
 from harness.record import SCHEMA_VERSION, ImageScore, Record
-from harness.show import to_cell
+from harness.show import csv_line, to_cell
 from harness.tracking.names import (
     CODE,
     COUNTS,
@@ -180,7 +179,8 @@ def write_traceback(folder: Path, error: BaseException) -> None:
 def _write_scores(path: Path, scores: tuple[ImageScore, ...]) -> None:
     # repr() of a float64 reads back to the same bits.
     rows = [
-        (to_cell(s.image), to_cell(s.defect_type), int(s.anomalous), repr(s.score)) for s in scores
+        (to_cell(s.image), to_cell(s.defect_type), str(int(s.anomalous)), repr(s.score))
+        for s in scores
     ]
     with path.open("w", newline="", encoding="utf-8", errors="surrogatepass") as file:
-        csv.writer(file).writerows([ImageScore._fields, *rows])
+        file.writelines(map(csv_line, [ImageScore._fields, *rows]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dfkde.trust import TrustError, check_trusted
+from harness.atomic import read_regular
 from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
 from harness.outcome import one_line
 from harness.record import SCHEMA_VERSION, ImageScore, Record, StoredRun
@@ -109,8 +111,8 @@ def read_scores(run_id: str, uri: str | None = None) -> tuple[ImageScore, ...]:
         If there is no such run, or it has no scores.
     """
     path = connect_to_read(store_uri(uri)).download_artifacts(run_id, SCORES)
-    with open(path, newline="", encoding="utf-8", errors="surrogatepass") as file:
-        return tuple(map(_image_score, csv.DictReader(file)))
+    text = read_regular(Path(path)).decode(errors="surrogatepass")
+    return tuple(map(_image_score, csv.DictReader(io.StringIO(text, newline=""))))
 
 
 def read_job(run_id: str, uri: str | None = None, *, trusted: Sequence[str] = ()) -> Job:
@@ -143,7 +145,7 @@ def read_job(run_id: str, uri: str | None = None, *, trusted: Sequence[str] = ()
     client = connect_to_read(store_uri(uri))
     try:
         path = Path(client.download_artifacts(run_id, JOB))
-        job = _job(yaml.safe_load(path.read_text(encoding="utf-8")))
+        job = _job(yaml.safe_load(read_regular(path).decode()))
         factories = [job.model.factory, job.backbone.factory]
         check_trusted(factories, trusted, source=source, option="--trusted ")
     except TrustError:

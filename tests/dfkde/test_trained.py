@@ -214,6 +214,15 @@ def test_a_damaged_detector_is_told_in_one_line(tmp_path, change, message):
 
 
 @pytest.mark.parametrize("name", ["detector.json", "detector.safetensors"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path, name):
+    trained(KNN()).save(tmp_path)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=f"there is no detector in .*: it has no {name}"):
+        TrainedDetector.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["detector.json", "detector.safetensors"])
 @pytest.mark.parametrize("keep", [0, 5, 100])
 def test_a_detector_cut_short_is_told_in_one_line(tmp_path, name, keep):
     trained(KNN()).save(tmp_path)

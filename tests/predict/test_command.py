@@ -2,12 +2,14 @@
 
 import contextlib
 import csv
+import errno
 import os
 import pty
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +19,8 @@ from harness.config import ModelConfig
 from harness.fitting import fit
 from harness.predict import Predictor, trained
 from harness.predict.__main__ import _NAMES, main
-from harness.predict.command import _row
+from harness.predict.command import _open_to_write, _row
+from harness.predict.images import image_files
 from harness.predict.prediction import Prediction, reason_of
 from tests.predict.conftest import BROKEN, TRUSTED, environment, predict_command
 from tests.saved import rewrite, touching, with_class
@@ -278,12 +281,157 @@ def test_a_folder_without_images(arguments, tmp_path, capsys):
     assert "images must be a folder with image files" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "folder"])
+def test_the_table_is_a_file_and_no_way_to_another(arguments, tmp_path, capsys, kind):
+    out, other = tmp_path / "out", tmp_path / "other"
+    out.mkdir()
+    if kind == "link":
+        other.write_text("kept")
+    make = {"pipe": os.mkfifo, "folder": os.mkdir}.get(kind, lambda path: path.symlink_to(other))
+    make(out / "predictions.csv")
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == (
+        "error: out must have a regular file predictions.csv, no link, or none,"
+        f" got '{out / 'predictions.csv'}'\n"
+    )
+    assert not other.exists() or other.read_text() == "kept"
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_table_that_is_replaced_while_the_model_is_loaded(tmp_path, kind):
+    """What is opened is checked again."""
+    (tmp_path / "other").write_text("kept")
+    path = tmp_path / "predictions.csv"
+    path.symlink_to(tmp_path / "other") if kind == "link" else os.mkfifo(path)
+    with pytest.raises((ValueError, OSError)):
+        _open_to_write(path)
+    assert (tmp_path / "other").read_text() == "kept"
+
+
+def test_an_older_table_is_overwritten_to_its_end(arguments, images, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "predictions.csv").write_text("old,\n" * 1000)
+    main([*arguments, "heatmaps=false"])
+    assert [row["path"] for row in rows(tmp_path / "out")] == sorted([*NAMES, BROKEN])
+
+
+def test_heatmaps_are_not_written_through_links(arguments, images, tmp_path):
+    drawn, other = tmp_path / "out" / "heatmaps", tmp_path / "other"
+    drawn.mkdir(parents=True)
+    other.mkdir()
+    (other / "kept").write_text("kept")
+    (drawn / "below").symlink_to(other)
+    (drawn / "0.png.png").symlink_to(other / "kept")
+    os.mkfifo(drawn / "1.png.png")
+    (images / BROKEN).unlink()
+    assert main(arguments) == 0
+    found = {row["path"]: row for row in rows(tmp_path / "out")}
+    assert found["below/3.png"]["error"] == (
+        f"no heatmap: a folder of heatmaps must be no link, got '{drawn / 'below'}'"
+    )
+    assert found["below/3.png"]["score"]
+    assert found["0.png"]["error"] == found["1.png"]["error"] == ""
+    assert [path.name for path in other.iterdir()] == ["kept"]
+    assert (other / "kept").read_text() == "kept"
+    for name in NAMES[:3]:
+        assert (drawn / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert not (drawn / f"{name}.png").is_symlink()
+
+
+def test_a_linked_folder_of_heatmaps_is_refused(arguments, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "out" / "heatmaps").symlink_to(tmp_path / "other")
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == (
+        "error: out must have a folder heatmaps that is no link, or none,"
+        f" got '{tmp_path / 'out'}'\n"
+    )
+    assert not any((tmp_path / "other").iterdir())
+
+
+def test_out_itself_may_be_a_link(arguments, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "other")
+    assert main(arguments) == 1
+    assert {path.name for path in (tmp_path / "other").iterdir()} == {"heatmaps", "predictions.csv"}
+
+
+@pytest.mark.parametrize("out", ["file", "file/below", "dangling"])
+def test_out_is_no_file(arguments, tmp_path, capsys, out):
+    """Told before the model is looked for."""
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    assert main([*arguments, f"out={tmp_path / out}", "model=no_such_run"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: out must be a folder, or a path where one can be made, got '{tmp_path / out}'\n"
+    )
+
+
+def test_whatever_has_the_name_of_an_image_has_a_row(arguments, images, tmp_path):
+    os.mkfifo(images / "pipe.png")
+    (images / "device.png").symlink_to("/dev/zero")
+    (images / "dangling.png").symlink_to("nowhere")
+    (images / "linked.png").symlink_to("0.png")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(images / "0.png", tmp_path / "elsewhere" / "a.png")
+    (images / "linked").symlink_to(tmp_path / "elsewhere")
+    (images / "below" / "loop").symlink_to(images)
+    assert main([*arguments, "heatmaps=false"]) == 1
+    found = {row["path"]: row for row in rows(tmp_path / "out")}
+    errors = {
+        "pipe.png": "cannot be decoded (not a regular file)",
+        "device.png": "cannot be decoded (not a regular file)",
+        "dangling.png": "cannot be decoded (No such file or directory)",
+        "below/loop": "cannot be listed (it is a link to a folder that it lies in)",
+    }
+    scored = ["linked.png", "linked/a.png"]
+    assert list(found) == sorted([*NAMES, BROKEN, *errors, *scored], key=lambda n: n.split("/"))
+    assert {name: found[name]["error"] for name in errors} == errors
+    assert not any(found[name]["score"] for name in errors)
+    assert {found[name]["score"] for name in scored} == {found["0.png"]["score"]}
+
+
+def test_a_folder_that_cannot_be_listed_has_a_row(arguments, images, tmp_path, monkeypatch, capsys):
+    real = os.scandir
+
+    def refuse(path):  # root may list anything, so that chmod would not do
+        if Path(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr("harness.predict.images.os.scandir", refuse)
+    closed = images / "below"
+    assert main([*arguments, "heatmaps=false"]) == 1
+    found = {row["path"]: row for row in rows(tmp_path / "out")}
+    assert list(found) == sorted([*NAMES[:3], BROKEN, "below"])
+    assert found["below"]["error"] == "cannot be listed (Permission denied)"
+    capsys.readouterr()
+    closed = images
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == (
+        f"error: images must be a folder that can be listed, got '{images}'\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["._a.png", ".hidden.png", "@eaDir/a.png", "__MACOSX/a.png", ".thumbnails/a.png"]
+)
+def test_hidden_files_are_no_images(images, tmp_path, name):
+    (images / name).parent.mkdir(exist_ok=True)
+    shutil.copy(images / "0.png", images / name)
+    found = image_files(images, without=tmp_path / "out")
+    assert [path.relative_to(images).as_posix() for path in found] == sorted([*NAMES, BROKEN])
+
+
 DANGEROUS = {
     "=HYPERLINK(1).png": "./=HYPERLINK(1).png",
     "@a.png": "./@a.png",
     "-a.png": "./-a.png",
     "+b/a.png": "./+b/a.png",
     "\ttab.png": "./\ttab.png",
+    "x;=cmd|' C calc'!A0;.png": "x;=cmd|' C calc'!A0;.png",
+    "x\t=cmd.png": "x\t=cmd.png",
     "two\nlines,\r.png": "two\nlines,\r.png",
     "\x1b[2J.png": "\x1b[2J.png",
     "a\udcff.png": "a\\udcff.png",
@@ -298,6 +446,11 @@ def test_names_of_images_are_paths_and_no_formulas(arguments, images, tmp_path):
     assert main([*arguments, "heatmaps=false"]) == 1
     found = {row["path"]: row for row in rows(tmp_path / "out")}
     assert set(found) == {*NAMES, BROKEN, *DANGEROUS.values()}
+    content = (tmp_path / "out" / "predictions.csv").read_text(encoding="utf-8")
+    for separator in ";\t":  # of other programs and countries
+        cells = [line[0] for line in csv.reader(content.splitlines(), delimiter=separator) if line]
+        assert not any(cell.startswith("=") for cell in cells)
+        assert f"x{separator}=cmd" in "\n".join(cells)
     for name, written in DANGEROUS.items():
         assert found[written]["score"] == found["0.png"]["score"]
         if "\udcff" in name:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from dataclasses import asdict, replace
@@ -28,7 +29,7 @@ from harness.gallery.draw import EACH, SIZE, draw_gallery
 from harness.record import ImageScore
 from harness.report.page.gallery import read_gallery
 from harness.report.select import select
-from harness.report.table import read_table
+from harness.report.table import ReportError, read_table
 from harness.tracking import Known, open_tracker, read_job, read_runs
 from harness.tracking.store import connect
 
@@ -85,6 +86,19 @@ def test_pictures_maps_and_masks_are_small_images(
     assert min(best) >= max(worst)
     assert best == sorted(best, reverse=True)
     assert worst == sorted(worst)
+
+
+@pytest.mark.parametrize("pipe", [False, True])
+def test_a_picture_that_went_away_is_named(
+    job: Job, scores: tuple[ImageScore, ...], tmp_path: Path, pipe: bool
+) -> None:
+    draw_gallery(job, scores, tmp_path)
+    gone = read_gallery(tmp_path)[0].files["picture"]
+    gone.unlink()
+    if pipe:
+        os.mkfifo(gone)
+    with pytest.raises(ReportError, match=f"{gone.name} is missing, or no regular file"):
+        read_gallery(tmp_path)
 
 
 def test_without_a_localizer_there_are_pictures_alone(

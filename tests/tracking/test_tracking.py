@@ -327,6 +327,16 @@ def test_scores_of_any_name_read_back(uri, job, record):
     assert not any(is_formula(cell) and not cell.startswith("'") for cell in cells)
 
 
+def test_scores_are_quoted_for_programs_that_split_at_semicolons(uri, job, record):
+    [first, *rest] = record.scores
+    run = (tracker := MlflowTracker(uri)).start(job, KNOWN)
+    tracker.finish(run, replace(record, scores=(first._replace(image="x;=1.png"), *rest)))
+    path = Path(connect(uri).download_artifacts(run.run_id, "scores.csv"))
+    lines = path.read_bytes().split(b"\r\n")
+    assert lines[1].startswith(b'"x;=1.png",')
+    assert not any(b'"' in line for line in lines[2:])
+
+
 def test_an_entry_of_the_spool_is_named_in_one_line(uri, job, record, unreachable):
     tracker = MlflowTracker(uri)
     other = replace(job, category="a\x1b[2J\nerror: x", model=replace(job.model, name="m\u202e"))

@@ -70,6 +70,8 @@ def _picture(line: dict[str, str], folder: Path) -> Picture:
             raise ReportError(
                 f"{folder / INDEX} must name pictures such as 00_map.webp, got {file!r}"
             )
+        if not (folder / file).is_file():
+            raise ReportError(f"{folder / file} is missing, or no regular file")
     return Picture(
         kind=cells["kind"],
         image=cells["image"],
