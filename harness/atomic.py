@@ -7,6 +7,7 @@ Whoever changes a file on purpose can make a new checksum.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,7 +15,10 @@ import stat
 import uuid
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+"""How a filesystem says that it has no locks."""
 
 _LENGTH = hashlib.sha256().digest_size
 
@@ -41,22 +45,38 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
-def read_regular(path: Path) -> bytes:
-    """Read a file, and nothing that could keep us waiting: no pipe, no device.
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a file to read it, and nothing that could keep us waiting: no pipe, no device.
 
     Raises
     ------
     DamagedError
         If it is no regular file.
     OSError
-        If it cannot be read.
+        If it cannot be opened.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)  # `open` would leave that of a folder open
         raise DamagedError(f"{path} is no regular file")
-    with open(descriptor, "rb") as file:
-        return file.read()
+    return open(descriptor, "rb")
+
+
+def read_regular(path: Path) -> bytes:
+    """Read all of a file that `open_regular` opens.
+
+    Raises
+    ------
+    DamagedError
+        If it is no regular file, or larger than the memory.
+    OSError
+        If it cannot be read.
+    """
+    with open_regular(path) as file:
+        try:
+            return file.read()
+        except MemoryError as error:
+            raise DamagedError(f"{path} is larger than the memory") from error
 
 
 def seal(content: bytes, *, key: str) -> bytes:

@@ -22,6 +22,9 @@ from harness.data.listing import shown
 
 log = logging.getLogger(__name__)
 
+_VERSION = 3
+"""Raised by whatever changes which files count as sound, or what is seen of them."""
+
 Memory = dict[str, str]
 """By kind and name: a file's `stamp`, then the fields of its inspection, with spaces between."""
 
@@ -40,7 +43,11 @@ class InspectionCache:
     def __init__(self, root: Path, category: str) -> None:
         self._key = f"inspections of {category}"
         self._places = _places(root, category)
-        self._memories = [_load(place, self._key) for place in self._places]
+        loaded = [_load(place, self._key) for place in self._places]
+        self._memories = [memory for memory in loaded if memory]
+        for place, memory in zip(self._places, loaded, strict=True):
+            if memory is None and not self._memories:
+                log.warning("%s is damaged; the files are read again", shown(str(place)))
 
     def find(self, key: str, stamp: str) -> Inspection | None:
         """Return what is remembered of a file, or None if it is new or changed."""
@@ -60,25 +67,29 @@ class InspectionCache:
         }
         for place in self._places:
             with contextlib.suppress(OSError):
-                write_json(place, memory, key=self._key)
+                write_json(place, {"version": _VERSION, "files": memory}, key=self._key)
                 return
 
 
-def user_cache() -> Path:
-    """Return the user's cache folder for digests."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+def user_cache() -> Path | None:
+    """Return the user's cache folder for digests, or None for a user without a home directory."""
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        return None
     return Path(base) / "dfkde" / "digests"
 
 
 def _places(root: Path, category: str) -> list[Path]:
     root = root.resolve()
     key = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
-    own = user_cache() / key / f"{category}.json"
+    cache = user_cache()
+    own = [] if cache is None else [cache / key / f"{category}.json"]
     beside = root / ".dfkde"
     # A link could lead to a folder of somebody's that has a file of that name.
     if beside.is_symlink() or _not_ours_to_write(root):
-        return [own]
-    return [beside / f"{category}.json", own]
+        return own
+    return [beside / f"{category}.json", *own]
 
 
 def _not_ours_to_write(root: Path) -> bool:
@@ -88,15 +99,15 @@ def _not_ours_to_write(root: Path) -> bool:
     return installed or root.stat().st_mode & 0o222 == 0
 
 
-def _load(place: Path, key: str) -> Memory:
+def _load(place: Path, key: str) -> Memory | None:
+    """Return what a file remembers: nothing if it is absent or of another version; None: damage."""
     try:
-        return read_json(place, key=key)
+        kept = read_json(place, key=key)
     except DamagedError:
-        if not _has_no_checksum(place):
-            log.warning("%s is damaged; the files are read again", shown(str(place)))
+        return {} if _has_no_checksum(place) else None
     except OSError:
-        pass
-    return {}
+        return {}
+    return kept["files"] if kept.get("version") == _VERSION else {}
 
 
 def _has_no_checksum(place: Path) -> bool:

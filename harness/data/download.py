@@ -84,8 +84,10 @@ def download(url: str, target: Path, *, sha256: str, progress: Progress) -> None
         the next call), the disk is full, or the digest is wrong or there is no end (what came is
         deleted).
     """
-    if not url.startswith(("https://", "http://")):
+    if not url.lower().startswith(("https://", "http://")):
         raise DataError(f"url must start with https:// or http://, got '{shown(url)}'")
+    if " " in url or not url.isprintable():
+        raise DataError(f"url must hold no blank and no control character, got '{shown(url)}'")
     part = target.with_name(f"{target.name}.part")
     try:
         _receive_all(url, part, progress=progress)

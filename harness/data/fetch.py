@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+from harness.atomic import NO_LOCKS
 from harness.data.archives import Archive
 from harness.data.download import Progress, download, file_digest
 from harness.data.errors import DataError
 from harness.data.extract import extract
 from harness.data.listing import shown
 from harness.data.manifest import write_manifest
+
+log = logging.getLogger(__name__)
 
 
 def fetch(archive: Archive, root: Path, *, categories: list[str], progress: Progress) -> Path:
@@ -46,7 +50,7 @@ def fetch(archive: Archive, root: Path, *, categories: list[str], progress: Prog
         If any step fails; `root` then does not exist, and the same command goes on where the
         download stopped.
     """
-    root = root.expanduser().resolve()
+    root = root.resolve()
     try:
         if root.exists() and not (root.is_dir() and not any(root.iterdir())):
             raise DataError(f"'{root}' is already there; remove it to fetch it anew")
@@ -91,8 +95,13 @@ def _alone(root: Path) -> Iterator[None]:
     with open(os.open(lock, flags, 0o666), "rb", buffering=0) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise DataError(f"'{root}' is being fetched by another process") from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            rule = "no other process may fetch it meanwhile"
+            log.warning("%s cannot be locked (%s): %s", shown(str(root)), error.strerror, rule)
         yield
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
+import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from harness.atomic import DamagedError, read_regular
+from harness.atomic import DamagedError, open_regular
 from harness.data.errors import DataError
 from harness.data.listing import shown
 
@@ -21,8 +24,23 @@ from harness.data.listing import shown
 # which starts another program.
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 # As many pixels as Pillow warns above: RGB of 256 MiB, of which decoding needs a few times that.
-_MOST_PIXELS = 2**30 // 12
+MOST_PIXELS = 2**30 // 12
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF 6.0, section 15
+# What each EXIF orientation (EXIF 2.3, 4.6.4 A) asks for; 1 and any other number for nothing.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What Pillow warns of and we refuse, or read as upright: as `warnings.filters` holds it.
+_SILENCED = (
+    ("ignore", None, Image.DecompressionBombWarning, None, 0),
+    ("ignore", re.compile("(possibly )?corrupt EXIF data", re.IGNORECASE), UserWarning, None, 0),
+)
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 _TOO_DEEP = ("I", "F")
 
@@ -30,8 +48,8 @@ _TOO_DEEP = ("I", "F")
 def read_image(path: str | os.PathLike[str], digest: str | None = None) -> NDArray[np.uint8]:
     """Read an image as RGB.
 
-    The EXIF orientation is applied, grey is repeated over the channels, a palette is looked up, an
-    alpha channel is dropped, and of 16 bits the upper 8 are kept.
+    The EXIF orientation is applied where it can be read, grey is repeated over the channels, a
+    palette is looked up, an alpha channel is dropped, and of 16 bits the upper 8 are kept.
 
     Parameters
     ----------
@@ -145,7 +163,8 @@ def _naming(name: str | os.PathLike[str]) -> Iterator[None]:
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        return read_regular(path)
+        with open_regular(path) as file:
+            return file.read()
     except DamagedError as error:
         raise DataError("cannot be decoded (not a regular file)") from error
     except (OSError, MemoryError) as error:
@@ -160,8 +179,9 @@ def opened(data: bytes) -> Iterator[Image.Image]:
     ------
     DataError
         With the reason alone, if they are of no format in `_FORMATS`; hold several images, more
-        than 16 bits per channel or more than `_MOST_PIXELS` pixels; or cannot be decoded.
+        than 16 bits per channel or more than `MOST_PIXELS` pixels; or cannot be decoded.
     """
+    _silence()
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_header(image)
@@ -170,15 +190,23 @@ def opened(data: bytes) -> Iterator[Image.Image]:
         raise DataError(f"cannot be decoded ({_reason(error)})") from error
 
 
+def _silence() -> None:
+    """Ignore Pillow's warnings of what we tell ourselves, in the whole process.
+
+    Not by `catch_warnings`: images are decoded in threads, which share the filters.
+    """
+    for action, message, category, module, line in _SILENCED:
+        if (action, message, category, module, line) not in warnings.filters:
+            pattern = "" if message is None else message.pattern
+            warnings.filterwarnings("ignore", message=pattern, category=category)
+
+
 def _check_header(image: Image.Image) -> None:
     """Refuse, before a pixel is decoded, what is too large or has no single meaning."""
-    areas = [image.size]
-    if image.format == "TIFF":  # a tile may be larger than its image
+    _check_area(*image.size)
+    if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
-        areas.append((tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)))
-    for width, height in areas:
-        if width * height > _MOST_PIXELS:
-            raise ValueError(f"has {width}x{height} pixels, more than {_MOST_PIXELS:,}")
+        _check_tiles(image.size, tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0))
     # Not by `n_frames`: that of a TIFF follows a chain as long as the file likes.
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise ValueError("holds several images, not one")
@@ -186,9 +214,27 @@ def _check_header(image: Image.Image) -> None:
         raise ValueError(f"has pixels of mode {image.mode}, not of 8 or 16 bits")
 
 
+def _check_tiles(size: tuple[int, int], width: object, height: object) -> None:
+    """Refuse tiles that are too large, or too large together: they may reach beyond the image."""
+    if not isinstance(width, int) or not isinstance(height, int):
+        raise ValueError("has a tile whose size is no number")
+    _check_area(width, height)
+    n_tiles = math.prod(-(-a // max(b, 1)) for a, b in zip(size, (width, height), strict=True))
+    if n_tiles * width * height > 2 * MOST_PIXELS:  # those at the edges count in full
+        raise ValueError(f"has {n_tiles:,} tiles of {width}x{height} pixels, which are too many")
+
+
+def _check_area(width: int, height: int) -> None:
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"has {width}x{height} pixels, more than {MOST_PIXELS:,}")
+
+
 def decode_rgb(image: Image.Image) -> NDArray[np.uint8]:
     """Decode an opened image to (H, W, 3) uint8, as `read_image` says."""
-    image = ImageOps.exif_transpose(image)
+    return _rgb(displayed(image))
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode in _SIXTEEN_BIT:
         grey = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
@@ -200,10 +246,10 @@ def decode_rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 def decode_mask(image: Image.Image) -> NDArray[np.bool_]:
     """Decode an opened image to (H, W) bool, as `read_mask` says."""
-    image = ImageOps.exif_transpose(image)
+    image = displayed(image)
     if image.mode in ("1", "L", *_SIXTEEN_BIT):
         return np.asarray(image).astype(bool)
-    return np.any(decode_rgb(image), axis=2)
+    return np.any(_rgb(image), axis=2)
 
 
 def displayed_size(image: Image.Image, data: bytes) -> tuple[int, int]:
@@ -227,12 +273,30 @@ def orientation(image: Image.Image, data: bytes) -> int:
     Returns
     -------
     int
-        1 for upright, up to 8; any other number means nothing.
+        1 for upright, also where it means nothing or cannot be read; up to 8.
     """
-    if image.format == "PNG" and "exif" not in image.info and not _oriented_behind_pixels(data):
+    if image.format == "PNG" and "exif" not in image.info and _oriented_behind_pixels(data):
+        image.load()
+    return _stated_orientation(image)
+
+
+def _stated_orientation(image: Image.Image) -> int:
+    """Return the orientation that has been read of an image, loaded or not."""
+    try:
         # The base class's method: that of a PNG decodes it in search of metadata at its end.
-        return int(Image.Image.getexif(image).get(0x0112, 1))
-    return int(image.getexif().get(0x0112, 1))
+        stated = Image.Image.getexif(image).get(0x0112, 1)
+        return int(stated) if stated in _TURNS else 1
+    except MemoryError:
+        raise
+    except Exception:  # its pixels are sound, whatever is wrong with what is said of them
+        return 1
+
+
+def displayed(image: Image.Image) -> Image.Image:
+    """Decode an opened image and apply its EXIF orientation."""
+    image.load()
+    turn = _TURNS.get(_stated_orientation(image))
+    return image if turn is None else image.transpose(turn)
 
 
 def _oriented_behind_pixels(data: bytes) -> bool:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from harness.atomic import DamagedError, open_regular
 from harness.data.errors import DataError
 from harness.data.images import decode_mask, displayed_size, opened
 from harness.data.listing import stamp
@@ -51,15 +52,19 @@ def read_stamped(path: Path) -> tuple[str, bytes]:
     Raises
     ------
     DataError
-        With the reason alone, if it cannot be read or is empty.
+        With the reason alone, if it cannot be read, is empty or larger than the memory.
     """
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             # Before the bytes: a file written to meanwhile has another stamp the next time.
             status = os.fstat(stream.fileno())
             data = stream.read()
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})") from error
+    except DamagedError as error:
+        raise DataError("is not a regular file") from error
+    except MemoryError as error:
+        raise DataError("is larger than the memory") from error
     if not data:
         raise DataError("is empty (0 bytes)")
     return stamp(status), data

@@ -41,7 +41,8 @@ def changed_files(root: Path, category: str, *, seen: Mapping[str, Inspection]) 
     except (FileNotFoundError, NotADirectoryError):
         return []
     except DamagedError as error:
-        rule = "without it the files are not compared with their archive; `fetch` makes it anew"
+        rule = "remove that file to go on without the comparison with the archive"
+        rule += ", or remove the dataset and fetch it anew"
         raise DataError(f"'{shown(str(place))}' is damaged or has no checksum; {rule}") from error
     except OSError as error:
         raise DataError(f"'{shown(str(place))}' cannot be read ({error.strerror})") from error

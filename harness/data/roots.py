@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from harness.config import DatasetConfig
+from harness.data.archives import ARCHIVES
 from harness.data.errors import DataError
 from harness.data.readers.elpv import packaged_root
 
@@ -37,10 +38,23 @@ def dataset_root(dataset: DatasetConfig) -> Path:
 
 
 def usual_root(dataset: DatasetConfig) -> Path:
-    """Return where a dataset is expected, whether or not it is there."""
+    """Return where a dataset is expected, whether or not it is there.
+
+    Raises
+    ------
+    DataError
+        If the path starts with `~` and there is no such home directory.
+    """
     if dataset.root is not None:
-        return Path(dataset.root).expanduser()
-    return Path(os.environ.get(ROOT_VARIABLE) or "data") / dataset.name
+        return _expanded(dataset.root, setting="dataset.root")
+    return _expanded(os.environ.get(ROOT_VARIABLE) or "data", setting=ROOT_VARIABLE) / dataset.name
+
+
+def _expanded(path: str, *, setting: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{setting}='{path}' is in a home directory that is not known") from error
 
 
 def _how_to_fetch(dataset: DatasetConfig) -> str:
@@ -48,4 +62,6 @@ def _how_to_fetch(dataset: DatasetConfig) -> str:
         return "`pip install elpv-dataset` fetches it"
     if dataset.reader == "folder":
         return "it holds the folders of your own images"
+    if dataset.name not in ARCHIVES:
+        return f"`python -m harness.data fetch` fetches only {', '.join(ARCHIVES)}"
     return f"`python -m harness.data fetch dataset={dataset.name}` fetches it"

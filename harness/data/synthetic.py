@@ -9,6 +9,7 @@ that it is synthetic, so that the data are never taken for the published dataset
 from __future__ import annotations
 
 import csv
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from harness.data.errors import DataError
+from harness.data.images import MOST_PIXELS
 from harness.data.inspection import SYNTHETIC
 from harness.data.official import PUBLISHED, Published
 from harness.data.readers.visa import HEADER, SPLIT_CSV
@@ -31,6 +33,8 @@ _SINGLE_CHANNEL = frozenset({"grid", "screw", "zipper"})
 _FEWEST_TRAIN = 24
 _FEWEST_TEST = 4
 _FORMATS = {".png": "PNG", ".JPG": "JPEG", ".bmp": "BMP"}
+# A defect covers a pixel at least; no image has more pixels than can be read.
+_SIDES = (16, math.isqrt(MOST_PIXELS))
 _ELONGATION = {"spot": 1.0, "scratch": 6.0}
 
 
@@ -47,11 +51,25 @@ class Plan:
         Width and height of the images, in pixels.
     seed : int
         Determines every byte.
+
+    Raises
+    ------
+    DataError
+        If one of them is out of range.
     """
 
     scale: float = 0.02
     side: int = 64
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if not 0 <= self.scale < math.inf:
+            raise DataError(f"scale must be finite and at least 0, got {self.scale}")
+        if not _SIDES[0] <= self.side <= _SIDES[1]:
+            raise DataError(f"side must be from {_SIDES[0]} to {_SIDES[1]:,}, got {self.side}")
+        if self.seed < 0:
+            raise DataError(f"seed must be at least 0, got {self.seed}")
 
 
 class _Picture(NamedTuple):

@@ -14,10 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from harness.atomic import NO_LOCKS
 from harness.show import shown
-
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-"""How a filesystem says that it has no locks."""
 
 _UNWRITABLE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS),
@@ -119,7 +117,7 @@ def _lock(descriptor: int, *, wait: bool) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise
         warn_once(
             f"the feature cache cannot be locked ({error.strerror}): processes that extract the"

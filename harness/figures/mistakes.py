@@ -8,8 +8,9 @@ from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from harness.data.images import displayed
 from harness.figures.svg import GREY, document, text
 from harness.record import Mistake
 
@@ -66,7 +67,7 @@ def _pair(mistake: Mistake, left: float, top: float) -> Iterator[str]:
 def _picture(mistake: Mistake) -> Image.Image:
     with Image.open(mistake.path, formats=_FORMATS) as file:
         file.draft("RGB", (_SIDE, _SIDE))  # lets the JPEG decoder leave out what is too fine
-        upright = ImageOps.exif_transpose(file).convert("RGB")
+        upright = displayed(file).convert("RGB")
     return upright.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2)
 
 

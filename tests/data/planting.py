@@ -21,6 +21,12 @@ class Fault(NamedTuple):
     fatal: bool = True
 
 
+def huge(path: Path) -> None:
+    """Write a file of 1 TiB that takes no space; no memory holds it."""
+    with path.open("wb") as file:
+        file.truncate(2**40)
+
+
 def unlink(*names: str) -> Callable[[Path], None]:
     return lambda root: [(root / name).unlink() for name in names] and None
 

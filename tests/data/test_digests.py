@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from harness.atomic import write_json
-from harness.data import DataError, load_split, survey
+from harness.data import DataError, digests, load_split, survey
 from harness.data.inspection import Inspection, fingerprint
 from tests.data.small import CATEGORY, unofficial
 
@@ -120,7 +120,7 @@ def test_a_broken_memory_is_made_anew(copy, text, caplog):
     memory = Path(dataset.root) / ".dfkde/bottle.json"
     memory.write_text(text)
     assert load_split(dataset, "bottle", seed=42) == split
-    assert len(json.loads(memory.read_text())["content"]) == 24 + 4 + 5 + 5
+    assert len(json.loads(memory.read_text())["content"]["files"]) == 24 + 4 + 5 + 5
     assert caplog.messages == [f"{memory} is damaged; the files are read again"]
 
 
@@ -143,10 +143,11 @@ def test_no_other_digit_in_the_memory_goes_unnoticed(copy, field, caplog):
     split = load_split(dataset, "bottle", seed=42)
     memory = Path(dataset.root) / ".dfkde/bottle.json"
     kept = json.loads(memory.read_text())
-    name = next(iter(kept["content"]))
-    fields = kept["content"][name].split()
+    files = kept["content"]["files"]
+    name = next(iter(files))
+    fields = files[name].split()
     fields[field] = fields[field][:-1] + ("1" if fields[field][-1] == "0" else "0")
-    kept["content"][name] = " ".join(fields)
+    files[name] = " ".join(fields)
     memory.write_text(json.dumps(kept))
     assert load_split(dataset, "bottle", seed=42) == split
     assert len(caplog.messages) == 1
@@ -166,13 +167,65 @@ def test_a_memory_without_a_checksum_is_made_anew_in_silence(copy, monkeypatch, 
     memory = Path(dataset.root) / ".dfkde/bottle.json"
     files = {
         key: entry.rsplit(maxsplit=1)[0]
-        for key, entry in json.loads(memory.read_text())["content"].items()
+        for key, entry in json.loads(memory.read_text())["content"]["files"].items()
     }
     memory.write_text(json.dumps({"version": 2, "files": files}, indent=0))
     looked = _count_looks(monkeypatch)
     assert load_split(dataset, "bottle", seed=42) == split
     assert len(looked) == len(files)
     assert not caplog.messages
+
+
+@pytest.mark.parametrize("version", [None, 2, 999])
+def test_a_memory_of_another_version_is_made_anew_in_silence(copy, monkeypatch, caplog, version):
+    dataset = copy("mvtec")
+    split = load_split(dataset, "bottle", seed=42)
+    memory = Path(dataset.root) / ".dfkde/bottle.json"
+    kept = memory.read_text()
+    files = json.loads(kept)["content"]["files"]
+    other = files if version is None else {"version": version, "files": files}
+    write_json(memory, other, key="inspections of bottle")
+    looked = _count_looks(monkeypatch)
+    assert load_split(dataset, "bottle", seed=42) == split
+    assert len(looked) == len(files)
+    assert memory.read_text() == kept
+    assert not caplog.messages
+
+
+def test_a_damaged_memory_beside_read_only_data_is_told_once(copy, monkeypatch, caplog):
+    dataset = copy("mvtec")
+    root = Path(dataset.root)
+    memory = root / ".dfkde/bottle.json"
+    memory.parent.mkdir()
+    memory.write_text("damaged")
+    root.chmod(0o555)
+    monkeypatch.setattr(digests, "_not_ours_to_write", lambda root: False)
+    written = digests.write_json
+
+    def refuse(path, *content, **key):  # root may write anything, so that chmod would not do
+        if path == memory:
+            raise PermissionError(13, "Permission denied")
+        written(path, *content, **key)
+
+    monkeypatch.setattr(digests, "write_json", refuse)
+    split = load_split(dataset, "bottle", seed=42)
+    assert caplog.messages == [f"{memory} is damaged; the files are read again"]
+    caplog.clear()
+    looked = _count_looks(monkeypatch)
+    assert load_split(dataset, "bottle", seed=42) == split
+    assert looked == []
+    assert not caplog.messages
+
+
+def test_without_a_home_directory_it_works(copy, monkeypatch):
+    def unknown():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", unknown)
+    dataset = copy("mvtec")
+    assert load_split(dataset, "bottle", seed=42).official
+    assert (Path(dataset.root) / ".dfkde/bottle.json").is_file()
 
 
 def test_a_pipe_in_the_place_of_the_memory_is_not_waited_for(copy, caplog):

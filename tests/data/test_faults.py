@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from harness.data import DataError, load_split
+from harness.data import DataError, inspection, load_split
 from harness.data.settings import dataset_settings
 from tests.data.faults import FAULTS, TRAIN
+from tests.data.planting import huge
 from tests.data.small import CATEGORY, unofficial
 from tests.data.visa_faults import ANOMALY, VISA_FAULTS
 
@@ -48,16 +49,23 @@ def test_only_differences_can_be_run_as_unofficial(copy, fault):
         assert not load_split(dataset, CATEGORY[fault.layout], seed=42).official
 
 
+def test_a_file_larger_than_the_memory_is_named(copy):
+    dataset = copy("mvtec")
+    huge(Path(dataset.root) / "bottle/train/good/003.png")
+    with pytest.raises(DataError, match=r"train/good/003.png: is larger than the memory$"):
+        load_split(dataset, "bottle", seed=42)
+
+
 def test_an_unreadable_file_is_named(copy, monkeypatch):
     dataset = copy("mvtec")
-    opened = Path.open
+    opened = inspection.open_regular
 
-    def refuse(path, *mode, **settings):  # root may read anything, so that chmod would not do
+    def refuse(path):  # root may read anything, so that chmod would not do
         if path.name == "003.png" and "train" in path.parts:
             raise PermissionError(13, "Permission denied")
-        return opened(path, *mode, **settings)
+        return opened(path)
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(inspection, "open_regular", refuse)
     with pytest.raises(DataError, match=r"good/003.png: cannot be read \(Permission denied\)"):
         load_split(dataset, "bottle", seed=42)
 

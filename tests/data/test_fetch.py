@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.atomic import NO_LOCKS
 from harness.data import DataError, download, fetch, load_split
 from harness.data.__main__ import main
 from harness.data.archives import ARCHIVES, Archive
@@ -124,6 +127,18 @@ def test_only_the_web_is_asked(server, packed, tmp_path, url):
         fetch_to(archive_of(server, packed)._replace(url=url), tmp_path / "mvtec")
 
 
+@pytest.mark.parametrize("scheme", ["HTTP", "Http"])
+def test_the_scheme_may_be_written_in_capitals(server, packed, tmp_path, scheme):
+    archive = archive_of(server, packed)
+    fetch_to(archive._replace(url=archive.url.replace("http", scheme)), tmp_path / "mvtec")
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", "\n", "\x7f"])
+def test_an_address_with_a_blank_is_refused_at_once(tmp_path, blank):
+    rule = "url must hold no blank and no control character, got 'http://127"
+    assert rule in failure(tmp_path, f"http://127.0.0.1:9/a{blank}b/data.tar")
+
+
 def test_a_disk_too_small_is_noticed_before(server, packed, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")(10**6, 10**6 - 100, 100)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
@@ -184,6 +199,29 @@ def test_two_fetches_at_once(server, packed, tmp_path):
         fetch_to(archive, tmp_path / "mvtec")
 
 
+@pytest.mark.parametrize("number", sorted(NO_LOCKS))
+def test_without_locks_it_is_fetched_with_a_warning(
+    server, packed, tmp_path, number, monkeypatch, caplog
+):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    fetch_to(archive_of(server, packed), tmp_path / "mvtec")
+    [message] = caplog.messages
+    why = os.strerror(number)
+    assert message.endswith(f"cannot be locked ({why}): no other process may fetch it meanwhile")
+
+
+def test_another_failure_to_lock_is_told_as_it_is(server, packed, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(DataError, match=r"mvtec' cannot be made \(Input/output error\)$"):
+        fetch_to(archive_of(server, packed), tmp_path / "mvtec")
+
+
 def test_a_fetched_dataset_knows_its_archive(server, packed, tmp_path, copy):
     copy("mvtec")  # the small dataset passes for published
     root = fetch_to(archive_of(server, packed), tmp_path / "fetched/mvtec")
@@ -233,6 +271,10 @@ def test_a_damaged_list_of_what_came_out_of_the_archive_is_named(
     with pytest.raises(DataError) as caught:
         load_split(dataset, "bottle", seed=42)
     assert str(caught.value).startswith(f"'{manifest}' is damaged or has no checksum; ")
+    rule = (
+        "; remove that file to go on without the comparison with the archive, or remove the dataset"
+    )
+    assert str(caught.value).endswith(f"{rule} and fetch it anew")
     assert "\n" not in str(caught.value)
 
 

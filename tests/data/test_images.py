@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin, TiffImagePlugin, features
 
 from harness.data import DataError, image_size, read_image, read_mask
-from harness.data.inspection import inspect_image, inspect_mask
+from harness.data.inspection import inspect_image, inspect_mask, read_stamped
 from harness.features.decoding import decode
+from tests.data.planting import huge
 
 RGB = np.random.default_rng(0).integers(0, 256, size=(5, 7, 3), dtype=np.uint8)
 GREY = RGB[..., 0]
@@ -237,7 +238,6 @@ def bomb(width, height):
 
 @pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize("size", [(9460, 9460), (1, 90_000_000), (90_000_000, 1)])
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_too_many_pixels_are_refused_before_any_is_decoded(tmp_path, size, look):
     what = refusal(tmp_path / "bomb.png", bomb(*size), look)
     assert f"has {size[0]}x{size[1]} pixels, more than 89,478,485" in what
@@ -254,6 +254,30 @@ def test_a_tile_larger_than_any_image_is_refused(tmp_path, look):
     tiles = [(322, 2**16), (323, 2**15), (324, 8), (325, 256)]
     what = refusal(tmp_path / "tiles.tif", tiff(*GREY_TIFF[:5], *tiles), look)
     assert "has 65536x32768 pixels, more than" in what
+
+
+TILES = {"text": (2, 5, b"AAAA\0"), "floating": (12, 1, bytes(8))}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("name", TILES)
+def test_a_tile_size_that_is_no_number_is_refused(tmp_path, name, look):
+    """A text times a number would be a text of that many copies."""
+    kind, count, value = TILES[name]
+    plain = tiff(*GREY_TIFF, (322, 0), (323, 3 * 2**30))
+    field = struct.pack("<HHII", 322, 4, 1, 0)
+    assert plain.count(field) == 1
+    data = plain.replace(field, struct.pack("<HHII", 322, kind, count, len(plain))) + value
+    what = refusal(tmp_path / "tiles.tif", data, look)
+    assert "has a tile whose size is no number" in what
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_too_many_pixels_of_all_tiles_are_refused(tmp_path, look):
+    """Each within the limit: 16 tiles of 1x80,000,000 for an image of 16x16."""
+    sizes = [(322, 1), (323, 80_000_000), (324, 8), (325, 256)]
+    what = refusal(tmp_path / "tiles.tif", tiff(*GREY_TIFF[:5], *sizes), look)
+    assert "has 16 tiles of 1x80000000 pixels, which are too many" in what
 
 
 @pytest.mark.parametrize("look", LOOKS)
@@ -281,6 +305,90 @@ def test_a_pipe_is_not_waited_for(tmp_path, look):
     os.mkfifo(tmp_path / "image.png")
     with pytest.raises(DataError, match=r"image.png: cannot be decoded \(not a regular file\)"):
         LOOKS[look](tmp_path / "image.png")
+
+
+def test_a_pipe_is_not_waited_for_when_inspected_either(tmp_path):
+    os.mkfifo(tmp_path / "image.png")
+    with pytest.raises(DataError, match=r"^is not a regular file$"):
+        read_stamped(tmp_path / "image.png")
+
+
+@pytest.mark.parametrize("look", ["read_image", "read_mask", "image_size"])
+def test_a_file_larger_than_the_memory_is_told(tmp_path, look):
+    huge(tmp_path / "image.png")
+    with pytest.raises(DataError, match=r"image.png: cannot be decoded \(it needs more memory"):
+        LOOKS[look](tmp_path / "image.png")
+    with pytest.raises(DataError, match=r"^is larger than the memory$"):
+        read_stamped(tmp_path / "image.png")
+
+
+NO_EXIF = {
+    "text": b"no EXIF data at all",
+    "no TIFF": b"Exif\0\0XX*\0\0\0\0\x08",
+    "cut": b"Exif\0\0II*\0\x08\0\0\0\x09\0\x12\x01",
+    "an orientation in words": b"II*\0\x08\0\0\0\1\0\x12\1\2\0\2\0\0\x006\0\0\0\0\0\0\0",
+}
+
+
+def with_exif(form, exif, **options):
+    """Write an image with bytes in the place of its EXIF data."""
+    options |= {"lossless": True} if form == "WEBP" else {}
+    return saved(form, exif=exif, **options)
+
+
+@pytest.mark.parametrize("name", NO_EXIF)
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+def test_an_orientation_that_cannot_be_read_is_none(tmp_path, name, form):
+    (tmp_path / "image.png").write_bytes(with_exif(form, NO_EXIF[name]))
+    check_upright(tmp_path / "image.png")
+
+
+@pytest.mark.parametrize("name", NO_EXIF)
+@pytest.mark.parametrize("dpi", [None, (72, 72)])
+def test_an_orientation_of_a_jpeg_that_cannot_be_read_is_none(tmp_path, name, dpi):
+    options = {} if dpi is None else {"dpi": dpi}
+    exif = NO_EXIF[name]
+    exif = exif if exif.startswith(b"Exif\0\0") else b"Exif\0\0" + exif
+    (tmp_path / "image.jpg").write_bytes(with_exif("JPEG", exif, **options))
+    plain = np.asarray(Image.open(io.BytesIO(saved("JPEG"))))
+    check_upright(tmp_path / "image.jpg", plain)
+
+
+def test_a_profile_that_is_no_exif_is_no_orientation(tmp_path):
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Raw profile type exif", "\nexif\n 4\nzz")
+    (tmp_path / "image.png").write_bytes(saved("PNG", pnginfo=text))
+    check_upright(tmp_path / "image.png")
+
+
+def check_upright(path, pixels=RGB):
+    np.testing.assert_array_equal(read_image(path), pixels)
+    np.testing.assert_array_equal(decode(path.read_bytes(), path), pixels)
+    np.testing.assert_array_equal(read_mask(path), (pixels > 0).any(axis=2))
+    assert image_size(path) == pixels.shape[:2]
+    for inspect in (inspect_image, inspect_mask):
+        seen = inspect(path.read_bytes())
+        assert (seen.height, seen.width) == pixels.shape[:2]
+
+
+def test_pillow_warns_of_nothing_that_we_tell_ourselves(tmp_path):
+    (tmp_path / "bomb.png").write_bytes(bomb(9460, 9460))
+    (tmp_path / "exif.png").write_bytes(with_exif("PNG", NO_EXIF["cut"]))
+    code = """
+import sys
+from harness.data import DataError, read_image
+for name in sys.argv[1:]:
+    try:
+        read_image(name)
+    except DataError as error:
+        print(error)
+"""
+    names = [str(tmp_path / name) for name in ("bomb.png", "exif.png")]
+    command = [sys.executable, "-W", "error", "-c", code, *names]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "has 9460x9460 pixels, more than" in done.stdout
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
 
 
 def test_a_name_with_an_escape_sequence_is_written_out(tmp_path):

@@ -151,6 +151,20 @@ def test_own_folders_may_have_other_names_and_no_defect_folders(own):
     assert sum(sample.mask_path is not None for sample in split.test) == 3
 
 
+@pytest.mark.parametrize("other", [False, True])
+def test_an_image_that_is_called_a_mask_has_the_mask_of_its_own_name(own, other):
+    root = Path(own.root) / "bottle"
+    (root / "abnormal/spot/000.png").rename(root / "abnormal/spot/x_mask.png")
+    (root / "masks/spot/000_mask.png").rename(root / "masks/spot/x_mask.png")
+    if other:  # the older rule for an image beside it
+        (root / "abnormal/spot/001.png").rename(root / "abnormal/spot/y.png")
+        (root / "masks/spot/001_mask.png").rename(root / "masks/spot/y_mask.png")
+    masks = {s.name: s.mask_path for s in load_split(own, "bottle", seed=42).test}
+    assert masks["bottle/abnormal/spot/x_mask.png"] == root / "masks/spot/x_mask.png"
+    if other:
+        assert masks["bottle/abnormal/spot/y.png"] == root / "masks/spot/y_mask.png"
+
+
 def test_an_own_folder_without_normal_images(own):
     shutil.rmtree(Path(own.root) / "bottle/normal")
     with pytest.raises(DataError, match=r"holds a folder 'normal' of normal images"):
@@ -175,6 +189,24 @@ def test_a_missing_dataset_says_where_it_could_be(monkeypatch, tmp_path):
         "`python -m harness.data fetch dataset=btad`",
     ):
         assert part in str(caught.value)
+
+
+def test_only_what_can_be_fetched_is_said_to_be(tmp_path):
+    dataset = replace(dataset_settings("btad"), name="mine", root=str(tmp_path / "nowhere"))
+    with pytest.raises(DataError) as caught:
+        load_split(dataset, "01", seed=42)
+    assert str(caught.value).endswith(
+        "; `python -m harness.data fetch` fetches only mvtec, btad, visa"
+    )
+
+
+@pytest.mark.parametrize("setting", ["dataset.root", "DFKDE_DATA"])
+def test_a_home_directory_that_is_not_known_is_named(setting, monkeypatch):
+    root = "~no-such-user/x" if setting == "dataset.root" else None
+    monkeypatch.setenv("DFKDE_DATA", "~no-such-user/x")
+    rule = f"^{setting}='~no-such-user/x' is in a home directory that is not known$"
+    with pytest.raises(DataError, match=rule):
+        load_split(replace(dataset_settings("btad"), root=root), "01", seed=42)
 
 
 def test_the_root_is_found_in_order(copy, monkeypatch, tmp_path):

@@ -146,6 +146,23 @@ def test_an_unofficial_dataset_needs_no_published_one(copy):
         (["verify", "dataset=mvtec"], "MVTec AD is not at 'data/mvtec': set dataset.root=PATH, or"),
         (["verify", "dataset=mvtec", "category=botle"], "did you mean 'bottle'"),
         (["synthetic", "dataset=mvtec"], "dataset.root=PATH is missing"),
+        *[
+            (["synthetic", "dataset=mvtec", "dataset.root=x", f"{key}={value}"], rule)
+            for key, rule, values in [
+                ("side", "side must be from 16 to 9,459, got -?\\d+$", [0, -1, 200_000]),
+                ("scale", "scale must be finite and at least 0, got", ["nan", "inf", "-1"]),
+                ("seed", "seed must be at least 0, got -1", [-1]),
+            ]
+            for value in values
+        ],
+        (
+            ["verify", "dataset=mvtec", "dataset.root=~no-such-user/x"],
+            "in a home directory that is not",
+        ),
+        (
+            ["fetch", "dataset=mvtec", "dataset.root=~no-such-user/x"],
+            "dataset.root='~no-such-user/x' is in a",
+        ),
         (["synthetic", "dataset=elpv", "dataset.root=x"], "one of mvtec, btad, visa, got 'elpv'"),
     ],
 )
@@ -156,6 +173,7 @@ def test_errors_are_one_line(arguments, message, capsys, monkeypatch, tmp_path):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert re.search(message, error)
+    assert not list(tmp_path.iterdir())
 
 
 def test_usage(capsys):

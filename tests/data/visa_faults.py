@@ -17,6 +17,15 @@ from tests.data.planting import (
 
 ANOMALY = "cashew/Data/Images/Anomaly/000.JPG"
 
+MASK = "cashew/Data/Masks/Anomaly/000.png"
+
+
+def _second_image_of_a_mask(root: Path) -> None:
+    other = ANOMALY.replace(".JPG", ".png")
+    with Image.open(root / ANOMALY) as image:
+        image.save(root / other)
+    edit_csv(lambda lines: [*lines, f"cashew,test,anomaly,{other},{MASK}"])(root)
+
 
 def _convert_all_to_png(root: Path) -> None:
     for path in sorted((root / "cashew/Data/Images/Normal").iterdir()):
@@ -115,6 +124,18 @@ VISA_FAULTS = [
         "visa",
         edit_row("Anomaly/000.JPG", "Masks/Anomaly/000", "Masks/Anomaly/001"),
         "Anomaly/000.JPG: has the mask of another image in .*Masks/Anomaly/001.png",
+    ),
+    Fault(
+        "one mask of two images",
+        "visa",
+        _second_image_of_a_mask,
+        "cashew/Data/Masks/Anomaly/000.png: is the mask of 2 images in split_csv/1cls.csv",
+    ),
+    Fault(
+        "mask as image",
+        "visa",
+        edit_csv(lambda lines: [*lines, f"cashew,train,normal,{MASK},"]),
+        f"{MASK}: is both an image and a mask in split_csv/1cls.csv",
     ),
     Fault(
         "anomaly in train",

@@ -19,6 +19,7 @@ from harness.features.entries import array_from_bytes, array_to_bytes, entry_key
 from harness.features.recipe import graph_of
 from harness.features.store import POOLED, FeatureStore, Store
 from harness.features.upkeep import damaged, prune, sections
+from tests.data.planting import huge
 from tests.features.images import PLAIN, PlainEngine
 from tests.features.slow_process import SETTINGS, SIZE
 
@@ -124,6 +125,16 @@ def test_an_array_comes_back_as_it_was(shape):
     found = array_from_bytes(array_to_bytes(array), ndim=len(shape))
     np.testing.assert_array_equal(found, array)
     assert found.dtype == np.float32
+
+
+def test_an_entry_larger_than_the_memory_is_made_again(cache, samples, capsys):
+    path = entry(cache, samples[3])
+    huge(path)
+    with pytest.raises(DamagedError, match=r"is larger than the memory$"):
+        read_regular(path)
+    assert main(["--cache", str(cache), "verify"]) == 1
+    assert f"damaged: {path}" in capsys.readouterr().out
+    check_sound(cache, samples)
 
 
 def test_a_folder_or_a_pipe_is_no_regular_file(tmp_path):

@@ -118,6 +118,13 @@ def test_scores_that_separate_have_no_mistakes(samples):
     assert most_wrong(samples, apart, []) == ()
 
 
+def test_an_orientation_that_cannot_be_read_stops_no_picture(samples):
+    for sample in samples:
+        Image.new("RGB", (40, 30), 90).save(sample.path, exif=b"no EXIF data at all")
+    svg = draw_mistakes(most_wrong(samples, SCORES, []))
+    assert svg.count("<image") == 2
+
+
 @pytest.mark.parametrize("grids", [[], [np.eye(2)] * 4, [np.zeros((3, 2))] * 4])
 def test_picture_of_mistakes_holds_images_and_maps(samples, grids):
     svg = draw_mistakes(most_wrong(samples, SCORES, grids))

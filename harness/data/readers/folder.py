@@ -22,18 +22,20 @@ def read_folder(root: Path, category: str, *, dataset: DatasetConfig) -> Listing
     folder = _folder(root, category, normal_dir=dataset.normal_dir)
     files, problems = walk(root, folder)
     images: list[ImageFile] = []
-    masks: list[tuple[str, str]] = []
+    masks: list[str] = []
     for name in files:
         top, _, below = name.removeprefix(f"{folder}/").partition("/")
         if not is_image(name) or top not in _folders(dataset):
             problems.append(stray(name))
         elif top == dataset.mask_dir:
-            masks.append((f"{_defect_type(below)}/{stem(name).removesuffix('_mask')}", name))
+            masks.append(name)
         elif top == dataset.normal_dir:
             images.append(ImageFile(name, NORMAL, anomalous=False))
         else:
             images.append(ImageFile(name, _defect_type(below), anomalous=True))
-    paired, unpaired = pair_masks(images, masks, category=category)
+    keys = {f"{image.defect_type}/{stem(image.name)}" for image in images if image.anomalous}
+    keyed = [(_mask_key(name, f"{folder}/{dataset.mask_dir}/", keys), name) for name in masks]
+    paired, unpaired = pair_masks(images, keyed, category=category)
     return Listing(
         train=(),
         test=tuple(paired),
@@ -54,6 +56,12 @@ def _folder(root: Path, category: str, *, normal_dir: str) -> str:
 
 def _folders(dataset: DatasetConfig) -> tuple[str, str, str]:
     return dataset.normal_dir, dataset.abnormal_dir, dataset.mask_dir
+
+
+def _mask_key(name: str, top: str, keys: set[str]) -> str:
+    """Return the key of the image that a mask belongs to: of its exact name, if there is one."""
+    key = f"{_defect_type(name.removeprefix(top))}/{stem(name)}"
+    return key if key in keys else key.removesuffix("_mask")
 
 
 def _defect_type(below: str) -> str:

@@ -125,6 +125,12 @@ def _row_problems(rows: list[Row]) -> list[Problem]:
         for name, count in times.items()
         if count > 1
     ]
+    users = Counter(mask for _, mask in {(row.image, row.mask) for row in rows if row.mask})
+    for mask, count in users.items():
+        if count > 1:
+            problems.append(Problem(mask, f"is the mask of {count} images in {SPLIT_CSV}"))
+        if mask in times:
+            problems.append(Problem(mask, f"is both an image and a mask in {SPLIT_CSV}"))
     for row in rows:
         rule = _broken_rule(row, masks=masks)
         if rule is not None:
