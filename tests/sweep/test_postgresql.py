@@ -29,6 +29,7 @@ defaults:
 seed: 1
 image_size: 32
 backbone:
+  factory: tiny_backbone:build
   layers: ["1"]
 """
 
