@@ -30,7 +30,7 @@ from harness.tracking.names import (
     SECONDS,
     UNDEFINED,
 )
-from harness.tracking.store import connect_to_read, shown, store_uri
+from harness.tracking.store import connect_to_read, readable, store_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -88,7 +88,7 @@ def outdated(uri: str | None = None) -> str | None:
     number = f"more than {_MANY}" if len(found) > _MANY else str(len(found))
     schemas = ", ".join(sorted({run.data.tags[SCHEMA] for run in found}))
     return (
-        f"{shown(uri)} holds {number} runs of schema {schemas}; this version reads schema"
+        f"{readable(uri)} holds {number} runs of schema {schemas}; this version reads schema"
         f" {SCHEMA_VERSION}, whose identities differ: their jobs run again, and no table shows them"
     )
 

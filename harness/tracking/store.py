@@ -54,7 +54,7 @@ def store_uri(uri: str | None = None) -> str:
     return uri or f"{_SQLITE}{Path('runs').resolve() / 'mlflow.db'}"
 
 
-def shown(uri: str) -> str:
+def readable(uri: str) -> str:
     """Return a store's address as a person writes it: an SQLite file's path from here."""
     if not uri.startswith(_SQLITE):
         return uri
