@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 class Extractor(Protocol):
     """What features are extracted with."""
 
+    outdated: bool
+    """Whether the network turned out to be another one than its cached digests said."""
+
     @property
     def layers(self) -> Sequence[str]:
         """Names of the modules whose outputs are the features."""

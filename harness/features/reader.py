@@ -180,7 +180,7 @@ class FeatureReader:
     @property
     def outdated(self) -> bool:
         """Whether the network turned out to be another one than the recipe says."""
-        return bool(getattr(self._extractor, "outdated", False))
+        return self._extractor.outdated
 
     def forget(self) -> None:
         """Let go of the pooled features that are held in memory; the cache keeps its own."""

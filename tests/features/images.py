@@ -14,6 +14,7 @@ from harness.features.backbone_digests import Digests
 
 PLAIN = SimpleNamespace(
     code="",
+    outdated=False,
     digests=lambda shape: Digests("plain", "plain"),
     layers=("all",),
     mean=(0.0,) * 3,

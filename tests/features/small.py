@@ -19,6 +19,7 @@ class SmallExtractor(torch.nn.Module):
     """Convolutions with batch norms, and two layers on one grid."""
 
     code = ""
+    outdated = False
     layers = ("stem", "body")
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
