@@ -8,8 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from unicodedata import category
 
+from dfkde.backbones.presence import CHECKPOINTS, LITE, PARTS, TORCHVISION
 from dfkde.choices import check_localizer
-from harness.config import Config
+from harness.config import BackboneConfig, Config
 from harness.crop import check_center_crop
 from harness.features import LazyExtractor
 from harness.features.choice import check_numbers, input_shape, resolve_device
@@ -18,10 +19,15 @@ from harness.threads import available
 _SEEDS = 2**32
 """Seeds below it are those that numpy's and scikit-learn's generators take."""
 
-_COPIES = {"cpu": 3, "cuda": 1}
-"""How often at least the images of a batch are in memory at once, as float32: as they are given,
-normalised, and as the network's first layer returns them, which in usual networks are no fewer
-numbers. On a GPU only the first are in the memory of the machine."""
+_NUMBERS = {"cpu": 9, "cuda": 3}
+"""How many float32 numbers at least there are at once for each pixel of a batch: as the images are
+given, normalised, and as the network's first layer returns them, which in usual networks are no
+fewer. On a GPU only the first are in the memory of the machine."""
+
+_RESNET, _LITE = 16, 28
+"""Activations for each pixel that exist at once, of the networks that are known: the output of a
+ResNet's first convolution (64 channels at stride 2), and input and output of EfficientNet-Lite's
+first expansion (16 and 96 channels at stride 2)."""
 
 _PIXEL = 9
 """Bytes of a pixel in the pixel metrics at least: its anomaly score, and its ground truth."""
@@ -136,9 +142,12 @@ def _check_memory(config: Config, memory: float) -> None:
     """Refuse sizes of which a few arrays alone take more bytes than there are."""
     workers = config.features.workers or available()
     batch, channels, *sides = _shape(config)
-    inputs = _COPIES[resolve_device(config.features.device)] * batch * 4 * sides[0] * sides[1]
+    usual = _NUMBERS[resolve_device(config.features.device)]
+    # Threads may reach their peaks one after the other, so one counts in full.
+    numbers = (workers - 1) * usual + max(usual, _known_numbers(config))
     # Before it is cropped, a resized image has a byte for each number.
-    needed = workers * channels * max(inputs, config.image_size**2)
+    resized = workers * channels * config.image_size**2
+    needed = max(numbers * batch * 4 * sides[0] * sides[1], resized)
     if needed > memory:
         raise ValueError(
             f"image_size must be such that a batch fits into memory: with batches of {batch} and"
@@ -151,6 +160,24 @@ def _check_memory(config: Config, memory: float) -> None:
             "pixel_resolution must be such that an anomaly map fits into memory:"
             f" {_gb(_PIXEL * side**2)} are needed at least, and there are {_gb(memory)}; got {side}"
         )
+
+
+def _known_numbers(config: Config) -> float:
+    """Return what `_NUMBERS` is for a network that is known on a CPU: images and activations."""
+    backbone, features = config.backbone, config.features
+    if resolve_device(features.device) != "cpu":
+        return 0
+    activations = _activations(backbone)
+    return 3 + activations / (2 if features.precision == "bf16" else 1) if activations else 0
+
+
+def _activations(backbone: BackboneConfig) -> int:
+    if backbone.factory == TORCHVISION:
+        known = {architecture for architecture, _ in CHECKPOINTS}
+        return _RESNET if str(backbone.arguments.get("architecture")) in known else 0
+    # What lies behind the last layer asked for is not computed.
+    behind = {layer.partition(".")[0] for layer in backbone.layers} - set(PARTS[LITE][:3])
+    return _LITE if backbone.factory == LITE and behind else 0
 
 
 def _gb(n_bytes: float) -> str:
