@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from harness.atomic import DamagedError, open_regular
 from harness.data.errors import DataError
@@ -25,6 +25,11 @@ from harness.data.listing import shown
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 # As many pixels as Pillow warns above: RGB of 256 MiB, of which decoding needs a few times that.
 MOST_PIXELS = 2**30 // 12
+# Of a JPEG, each of which may visit every pixel: libtiff's limit. Encoders write a dozen.
+_MOST_SCANS = 100
+_SCAN, _END = 0xDA, 0xD9
+# What a segment follows: no byte of a scan (FF 00), no restart within one, no padding.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF 6.0, section 15
 # What each EXIF orientation (EXIF 2.3, 4.6.4 A) asks for; 1 and any other number for nothing.
 _TURNS = {
@@ -179,10 +184,12 @@ def opened(data: bytes) -> Iterator[Image.Image]:
     ------
     DataError
         With the reason alone, if they are of no format in `_FORMATS`; hold several images, more
-        than 16 bits per channel or more than `MOST_PIXELS` pixels; or cannot be decoded.
+        than 16 bits per channel, more than `MOST_PIXELS` pixels or `_MOST_SCANS` scans; or cannot
+        be decoded.
     """
     _silence()
     try:
+        _check_scans(data)
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_header(image)
             yield image
@@ -199,6 +206,20 @@ def _silence() -> None:
         if (action, message, category, module, line) not in warnings.filters:
             pattern = "" if message is None else message.pattern
             warnings.filterwarnings("ignore", message=pattern, category=category)
+
+
+def _check_scans(data: bytes) -> None:
+    """Refuse a JPEG that takes as long as thousands of images."""
+    # Few have so many even by chance, in the middle of other segments.
+    if data[:2] != b"\xff\xd8" or data.count(bytes((0xFF, _SCAN))) <= _MOST_SCANS:
+        return
+    scans, place = 0, 2
+    while (found := _MARKER.search(data, place)) and (kind := data[found.end() - 1]) != _END:
+        scans += kind == _SCAN
+        length = data[found.end() : found.end() + 2]
+        place = found.end() + int.from_bytes(length, "big")
+    if scans > _MOST_SCANS:
+        raise ValueError(f"has {scans:,} scans, more than {_MOST_SCANS}")
 
 
 def _check_header(image: Image.Image) -> None:
@@ -319,4 +340,9 @@ def _reason(error: Exception) -> str:
         return error.strerror
     if isinstance(error, UnidentifiedImageError):
         return "not an image: no PNG, JPEG, BMP, TIFF or WebP"
+    if "MAX_TEXT" in str(error):  # Pillow names its constants
+        one, all_ = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
+        return (
+            f"has a text or profile that unpacks to over {one:,} bytes, or texts of over {all_:,}"
+        )
     return shown(str(error).splitlines()[0]) if str(error) else type(error).__name__

@@ -248,6 +248,51 @@ def test_pixels_beyond_the_limit_of_pillow_are_refused(tmp_path, look):
     assert "cannot be decoded" in refusal(tmp_path / "bomb.png", bomb(2**31 - 1, 2**31 - 1), look)
 
 
+def progressive(*, again=0, comment=b"", behind=b""):
+    """Write a JPEG of which the last scan is there so many times more."""
+    data = saved("JPEG", Image.fromarray(GREY), progressive=True, comment=comment)
+    last = data.rfind(b"\xff\xda")
+    return data[:last] + data[last:-2] * (1 + again) + data[-2:] + behind
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_more_scans_than_any_encoder_writes_are_refused(tmp_path, look):
+    """A few bytes each, and each visits every pixel."""
+    n_scans = progressive().count(b"\xff\xda")
+    data = progressive(again=101 - n_scans)
+    assert "(has 101 scans, more than 100)" in refusal(tmp_path / "scans.jpg", data, look)
+    hidden = data.replace(b"\xff\xc2", b"\xff\x01\xff\xff\xff\xc2", 1)  # a mark without a length
+    assert "(has 101 scans, more than 100)" in refusal(tmp_path / "scans.jpg", hidden, look)
+    with pytest.raises(DataError, match=r"^cannot be decoded \(has 101 scans, more than 100\)$"):
+        inspect_image(data)
+
+
+def test_what_looks_like_many_scans_and_is_none_is_read(tmp_path):
+    alike = b"\xff\xda" * 200
+    path = tmp_path / "image.jpg"
+    path.write_bytes(progressive())
+    pixels = read_image(path)
+    n_scans = progressive().count(b"\xff\xda")
+    for options in ({"comment": alike}, {"behind": alike}):
+        path.write_bytes(progressive(**options))
+        np.testing.assert_array_equal(read_image(path), pixels)
+    path.write_bytes(progressive(again=100 - n_scans))
+    assert image_size(path) == read_image(path).shape[:2]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("count", [1, 65])
+def test_texts_larger_than_is_good_are_told_in_our_words(tmp_path, count, look):
+    size = 2**20 + 1 if count == 1 else 2**20
+    stream = io.BytesIO(saved("PNG")[:33])
+    stream.seek(33)
+    for _ in range(count):
+        PngImagePlugin.putchunk(stream, b"zTXt", b"x\0\0" + zlib.compress(bytes(size)))
+    data = stream.getvalue() + saved("PNG")[33:]
+    rule = "has a text or profile that unpacks to over 1,048,576 bytes, or texts of over 67,108,864"
+    assert rule in refusal(tmp_path / "text.png", data, look)
+
+
 @pytest.mark.parametrize("look", LOOKS)
 def test_a_tile_larger_than_any_image_is_refused(tmp_path, look):
     """It is decoded whole, for an image of 16 pixels."""
