@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 
+from harness.show import alike
+
 Categories = Mapping[str, Sequence[str]]
 """The categories of each dataset, by the dataset's name."""
 
@@ -76,7 +78,8 @@ def _unknown(name: str, categories: Categories) -> str:
     near = get_close_matches(name, every, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     datasets = ", ".join(categories)
-    return f"category={name!r} is not in dataset {datasets}{hint} {_choices(categories)}"
+    given = f"category={name!r}{alike(name, every)}"
+    return f"{given} is not in dataset {datasets}{hint} {_choices(categories)}"
 
 
 def _choices(categories: Categories) -> str:

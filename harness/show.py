@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterable
 from html import escape
+from unicodedata import normalize
 
 # Also as a full-width character, and behind spaces: programs differ in what they forgive.
 _FORMULA = re.compile(r"'*\s*[=+\-@\t\r\n＝＋－＠]")
@@ -32,6 +33,35 @@ def shown(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def alike(name: str, others: Iterable[str]) -> str:
+    r"""Say which other name looks the same and is not, for a message; nothing where none does.
+
+    Two names look the same if they are one in Unicode's compatible form (NFKC), or differ only
+    where one has an ASCII character and the other a Greek or Cyrillic one.
+
+    Examples
+    --------
+    >>> print("no folder 'bär'" + alike("bär", ["a", "b", "bär"]))
+    no folder 'bär' (which is 'bär', and not 'bär')
+    """
+    for other in others:
+        if other != name and _looks_like(other, name):
+            return f" (which is {name!a}, and not {other!a})"
+    return ""
+
+
+def _looks_like(one: str, other: str) -> bool:
+    if one.isascii() and other.isascii():
+        return False
+    one, other = normalize("NFKC", one), normalize("NFKC", other)
+    pairs = zip(one, other, strict=False)
+    return len(one) == len(other) and all(a == b or _is_shared(*sorted((a, b))) for a, b in pairs)
+
+
+def _is_shared(ascii_one: str, other: str) -> bool:
+    return ascii_one.isascii() and "\u0370" <= other <= "\u052f"
 
 
 def say(*lines: str, error: bool = False) -> None:

@@ -16,7 +16,7 @@ from harness.cache import main
 from harness.features.upkeep import Section
 from harness.outcome import Outcome, one_line, summary
 from harness.progress import Progress
-from harness.show import csv_line, from_cell, is_formula, shown, to_cell
+from harness.show import alike, csv_line, from_cell, is_formula, shown, to_cell
 from harness.work import _log_file
 from tests.names import NAMES
 
@@ -40,6 +40,29 @@ def test_what_is_shown_is_one_printable_line(text):
         assert written == text
     elif "\\" not in text:
         assert written.encode("latin-1", "backslashreplace").decode("unicode_escape") == text
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("\xfc", "u\u0308"),
+        ("\ufb01n", "fin"),
+        ("\u0430b", "ab"),
+        ("K", "\u212a"),
+        ("A1", "\u0391\uff11"),
+    ],
+)
+def test_names_that_look_the_same_are_told_apart(name, other):
+    for one, two in ((name, other), (other, name)):
+        assert alike(one, ["x", one, two]) == f" (which is {one!a}, and not {two!a})"
+        assert alike(one, [one]) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("ab", "ac"), ("\xfc", "x"), ("日本", "東京"), ("\u0430", "\u0430b")]
+)
+def test_names_that_can_be_told_apart_are_not_explained(name, other):
+    assert alike(name, [other]) == alike(other, [name]) == ""
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.data.errors import DataError
-from harness.show import shown
+from harness.show import alike, shown
 
 NO_MASK = "has no ground truth mask"
 """The rule that an anomalous image without a mask breaks, where the category has masks."""
@@ -123,7 +123,8 @@ def walk(root: Path, folder: str) -> tuple[dict[str, str], list[Problem]]:
         If the folder does not exist or one cannot be listed.
     """
     if not (root / folder).is_dir():
-        raise DataError(f"'{root}' has no folder '{folder}'; it holds {_holdings(root)}")
+        missing = f"'{folder}'{alike(folder, os.listdir(root))}"
+        raise DataError(f"'{root}' has no folder {missing}; it holds {_holdings(root)}")
     files: dict[str, str] = {}
     problems: list[Problem] = []
     for name, entry in _entries(root / folder, folder, depth=1):
@@ -227,8 +228,12 @@ def pair_masks(
         for name, count in used.items()
         if count > 1
     ]
-    unused = [name for name in by_key.values() if name not in used]
-    problems += [Problem(name, "is a mask without an anomalous image") for name in unused]
+    bare = [f"{i.defect_type}/{stem(i.name)}" for i in paired if i.anomalous and i.mask is None]
+    problems += [
+        Problem(name, f"is a mask without an anomalous image{alike(key, bare)}")
+        for key, name in by_key.items()
+        if name not in used
+    ]
     return paired, problems
 
 

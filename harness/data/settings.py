@@ -10,6 +10,7 @@ import yaml
 from harness.confdir import conf_dir
 from harness.config import DatasetConfig
 from harness.data.errors import DataError
+from harness.show import alike
 
 _NEEDED = ("name", "title", "reader", "categories")
 
@@ -47,5 +48,5 @@ def _settings_file(name: str) -> Path:
     known = sorted(path.stem for path in folder.glob("*.yaml"))
     if name not in known:
         choices = f"{', '.join(known)}, or the path of a .yaml file"
-        raise DataError(f"dataset must be one of {choices}, got '{name}'")
+        raise DataError(f"dataset must be one of {choices}, got '{name}'{alike(name, known)}")
     return folder / f"{name}.yaml"

@@ -21,6 +21,7 @@ from harness.data.official import PUBLISHED, differences
 from harness.data.protocol import split_normals
 from harness.data.readers import READERS
 from harness.data.roots import dataset_root
+from harness.show import alike
 
 _INSPECT: dict[str, Callable[[bytes], Inspection]] = {"image": inspect_image, "mask": inspect_mask}
 
@@ -103,7 +104,7 @@ def check_settings(dataset: DatasetConfig, category: str) -> None:
         nearest = difflib.get_close_matches(category, dataset.categories, n=1)
         hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
         rule = f"category must be one of {', '.join(dataset.categories)} for {dataset.title}"
-        raise DataError(f"{rule}, got '{category}'{hint}")
+        raise DataError(f"{rule}, got '{category}'{alike(category, dataset.categories)}{hint}")
 
 
 def _inspect_all(

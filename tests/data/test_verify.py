@@ -67,6 +67,55 @@ def test_names_of_files_are_shown_in_a_line_each(copy, capsys):
     assert second.count("\\x1b[2Ja\\nbottle: \\u202e_mask") == 2
 
 
+COMPOSED, DECOMPOSED = "\u00fcber", "u\u0308ber"
+APART = r"(which is '\xfcber', and not 'u\u0308ber')"
+
+
+def settings_of(folder, reader, *categories):
+    """Write the settings of a dataset, and return its `dataset=` and `dataset.root=`."""
+    path = folder / "mine.yaml"
+    lines = ["name: mine", "title: Mine", f"reader: {reader}", "official: false", "categories:"]
+    path.write_text("\n".join([*lines, *(f"- {name}" for name in categories)]), encoding="utf-8")
+    return [f"dataset={path}", f"dataset.root={folder}"]
+
+
+@pytest.mark.parametrize("reader", ["mvtec", "btad", "folder"])
+def test_a_folder_whose_name_only_looks_the_same_is_told_apart(tmp_path, reader, capsys):
+    (tmp_path / DECOMPOSED).mkdir()
+    assert main(["verify", *settings_of(tmp_path, reader, COMPOSED)]) == 1
+    assert APART in capsys.readouterr().out
+
+
+def test_a_category_whose_name_only_looks_the_same_is_told_apart(tmp_path, capsys):
+    dataset = settings_of(tmp_path, "mvtec", DECOMPOSED)
+    assert main(["verify", *dataset, f"category={COMPOSED}"]) == 1
+    out, err = capsys.readouterr()
+    assert f"got '{COMPOSED}' {APART}" in out + err
+
+
+def test_a_mask_whose_name_only_looks_the_same_is_told_apart(copy, capsys):
+    dataset = copy("mvtec")
+    image = min((Path(dataset.root) / "bottle/test").glob("[!g]*/*.png"))
+    mask = Path(str(image).replace("/test/", "/ground_truth/"))
+    image.rename(image.with_stem(DECOMPOSED))
+    mask.with_stem(f"{mask.stem}_mask").rename(mask.with_stem(f"{COMPOSED}_mask"))
+    main(["verify", "dataset=mvtec", "category=bottle", f"dataset.root={dataset.root}"])
+    kind = image.parent.name
+    hint = APART.replace("'\\xfc", f"'{kind}/\\xfc").replace("'u\\u", f"'{kind}/u\\u")
+    assert f"is a mask without an anomalous image {hint}" in capsys.readouterr().out
+
+
+def test_a_listed_image_whose_name_only_looks_the_same_is_told_apart(copy, capsys):
+    dataset = copy("visa")
+    root = Path(dataset.root)
+    (root / ANOMALY).rename((root / ANOMALY).with_stem(DECOMPOSED))
+    table = root / "split_csv/1cls.csv"
+    listed = str(Path(ANOMALY).with_stem(COMPOSED))
+    table.write_text(table.read_text().replace(ANOMALY, listed), encoding="utf-8")
+    main(["verify", "dataset=visa", "category=cashew", f"dataset.root={root}"])
+    assert f"but missing (which is {listed!a}, and not '" in capsys.readouterr().out
+
+
 def test_differences_pass_when_they_are_wanted(copy, capsys):
     dataset = copy("mvtec")
     (Path(dataset.root) / TRAIN).unlink()

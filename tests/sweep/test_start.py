@@ -356,6 +356,12 @@ def test_prediction_tells_missing_weights_at_once(tmp_path):
     assert not SLOW & imported
 
 
+def test_a_category_that_only_looks_the_same_is_told_apart():
+    dataset = replace(CONFIG.dataset, categories=["u\u0308ber"])
+    with pytest.raises(JobError, match=r"\(which is '\\xfcber', and not 'u\\u0308ber'\)"):
+        _check(replace(CONFIG, dataset=dataset, category="\u00fcber"))
+
+
 def test_categories_of_a_file_are_named_in_a_line():
     """Hydra prints the error as it is."""
     dataset = replace(CONFIG.dataset, categories=["bolt\x1b[2J\nerror: x", "\udcff"])

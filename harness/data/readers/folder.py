@@ -9,12 +9,14 @@ Where the root itself holds the normal images, it is the folder of the only cate
 
 from __future__ import annotations
 
+from os import listdir
 from pathlib import Path, PurePosixPath
 
 from harness.config import DatasetConfig
 from harness.data.errors import DataError
 from harness.data.listing import ImageFile, Listing, is_image, pair_masks, stem, stray, walk
 from harness.data.split import NORMAL
+from harness.show import alike
 
 
 def read_folder(root: Path, category: str, *, dataset: DatasetConfig) -> Listing:
@@ -51,7 +53,11 @@ def _folder(root: Path, category: str, *, normal_dir: str) -> str:
         if (root / folder / normal_dir).is_dir():
             return folder
     where = f"neither '{root / category}' nor '{root}'"
-    raise DataError(f"{where} holds a folder '{normal_dir}' of normal images (dataset.normal_dir)")
+    held = [name for place in (root / category, root) if place.is_dir() for name in listdir(place)]
+    hint = alike(normal_dir, held) or alike(category, held)
+    raise DataError(
+        f"{where} holds a folder '{normal_dir}' of normal images (dataset.normal_dir){hint}"
+    )
 
 
 def _folders(dataset: DatasetConfig) -> tuple[str, str, str]:

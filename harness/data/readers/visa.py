@@ -31,6 +31,7 @@ from harness.data.listing import (
     walk,
 )
 from harness.data.split import NORMAL
+from harness.show import alike
 
 SPLIT_CSV = "split_csv/1cls.csv"
 HEADER = ("object", "split", "label", "image", "mask")
@@ -155,7 +156,7 @@ def _broken_rule(row: Row, *, masks: bool) -> str | None:
 def _file_problems(rows: list[Row], files: Files) -> list[Problem]:
     listed = {name for row in rows for name in (row.image, row.mask) if name}
     problems = [
-        Problem(name, f"is named in {SPLIT_CSV} but missing")
+        Problem(name, f"is named in {SPLIT_CSV} but missing{alike(name, files.keys() - listed)}")
         for name in sorted(listed - files.keys())
     ]
     for name in files.keys() - listed:
