@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from harness.record import ImageScore, StoredRun
 from harness.report.check import check
 from harness.report.publish import publish
 from harness.report.results import TableResults, read_results
@@ -98,7 +100,7 @@ def _check(root: Path) -> int:
 
 
 def _publish(options: argparse.Namespace) -> int:
-    from harness.tracking import StoreError, outdated, read_runs, read_scores
+    from harness.tracking import StoreError, outdated, read_runs
 
     try:
         left_out = outdated(options.uri)
@@ -111,11 +113,20 @@ def _publish(options: argparse.Namespace) -> int:
         options.root,
         runs,
         only=options.only,
-        read_scores=lambda run: read_scores(run.run_id, options.uri),
+        read_scores=partial(_scores, uri=options.uri),
     )
     say(*notes, *(f"error: {refusal}" for refusal in refusals), error=True)
     say(f"wrote {options.root / 'results'} and {options.root / 'README.md'}")
     return 1 if refusals else 0
+
+
+def _scores(run: StoredRun, uri: str | None) -> tuple[ImageScore, ...]:
+    from harness.tracking import read_scores
+
+    try:
+        return read_scores(run.run_id, uri)
+    except ValueError as error:
+        raise ReportError(str(error)) from error
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -66,10 +66,11 @@ def publish(
         before = held[name]
         try:
             selection = select(tables[name], runs)
+            chosen = _with_scores(selection.runs, read_scores)
         except ReportError as error:
             refusals.append(str(error))
             continue
-        held[name] = results_of(tables[name], _with_scores(selection.runs, read_scores))
+        held[name] = results_of(tables[name], chosen)
         notes += [*selection.notes, *_gone(name, before, held[name])]
     _write(root, tables, held)
     return notes, refusals

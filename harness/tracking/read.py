@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from harness.atomic import read_regular
 from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
 from harness.outcome import one_line
 from harness.record import SCHEMA_VERSION, ImageScore, Record, StoredRun
-from harness.show import from_cell
+from harness.show import from_cell, shown
 from harness.tracking.names import (
     COUNTS,
     ERROR_CLASS,
@@ -37,8 +38,11 @@ if TYPE_CHECKING:
 
 _PAGE = 1000
 _UNREADABLE = (ValueError, TypeError, LookupError, RecursionError, OSError, yaml.YAMLError)
+_LONGEST = 40
 _MANY = 100
 """Runs that are counted: more take time to read."""
+
+log = logging.getLogger(__name__)
 
 
 def read_runs(uri: str | None = None) -> list[StoredRun]:
@@ -53,10 +57,20 @@ def read_runs(uri: str | None = None) -> list[StoredRun]:
     -------
     list of StoredRun
         Newest first; `read_scores` gives the scores of one of them. Runs of another schema are
-        left out, for their numbers may mean something else: see `outdated`.
+        left out, for their numbers may mean something else: see `outdated`. So is, with a warning,
+        a run that only says that it is of this schema.
     """
     client = connect_to_read(store_uri(uri))
-    return [stored(run) for run in _search(client, _experiments(client)) if _of_this_schema(run)]
+    found = filter(_of_this_schema, _search(client, _experiments(client)))
+    return [run for run in map(_readable, found) if run is not None]
+
+
+def _readable(run: Any) -> StoredRun | None:
+    try:
+        return stored(run)
+    except ValueError as error:
+        log.warning("left out: %s", shown(str(error)))
+        return None
 
 
 def _of_this_schema(run: Any) -> bool:
@@ -107,12 +121,21 @@ def read_scores(run_id: str, uri: str | None = None) -> tuple[ImageScore, ...]:
     ------
     StoreError
         If there is no store of that address.
-    mlflow.exceptions.MlflowException
-        If there is no such run, or it has no scores.
+    ValueError
+        If there is no such run, or it has no scores, or they cannot be read.
     """
-    path = connect_to_read(store_uri(uri)).download_artifacts(run_id, SCORES)
-    text = read_regular(Path(path)).decode(errors="surrogatepass")
-    return tuple(map(_image_score, csv.DictReader(io.StringIO(text, newline=""))))
+    from mlflow.exceptions import MlflowException
+
+    client = connect_to_read(store_uri(uri))
+    try:
+        path = client.download_artifacts(run_id, SCORES)
+        text = read_regular(Path(path)).decode(errors="surrogatepass")
+        scores = tuple(map(_image_score, csv.DictReader(io.StringIO(text, newline=""))))
+        if not scores:
+            raise ValueError("it holds none")
+        return scores
+    except (*_UNREADABLE, csv.Error, AttributeError, MlflowException) as error:
+        raise ValueError(f"{SCORES} of run {run_id} cannot be read: {one_line(error)}") from error
 
 
 def read_job(run_id: str, uri: str | None = None, *, trusted: Sequence[str] = ()) -> Job:
@@ -176,40 +199,73 @@ def _check_keys(kind: type[Any], values: Any, *, name: str) -> None:
 
 
 def stored(run: Any) -> StoredRun:
-    """Return an MLflow run as the report reads it."""
-    tags = run.data.tags
-    started = datetime.fromtimestamp(run.info.start_time / 1000, UTC)
+    """Return an MLflow run as the report reads it.
+
+    Raises
+    ------
+    ValueError
+        If it was not written by this project: in one line the run, and its tag or parameter.
+    """
     return StoredRun(
         run_id=run.info.run_id,
         status=run.info.status.lower(),
-        identity=tags.get(IDENTITY, ""),
+        identity=run.data.tags.get(IDENTITY, ""),
         record=_record(run),
-        error=_error(tags),
-        started=started.isoformat(timespec="seconds").replace("+00:00", "Z"),
-        commit=tags["commit"],
-        dirty=tags["dirty"] == "true",
-        versions=json.loads(tags["versions"]),
-        machine=json.loads(tags["machine"]),
+        error=_error(run),
+        started=_parsed(run, "start time", str(run.info.start_time), _moment),
+        commit=_tag(run, "commit"),
+        dirty=_tag(run, "dirty") == "true",
+        versions=_tag(run, "versions", _texts),
+        machine=_tag(run, "machine", _texts),
     )
 
 
-def _error(tags: dict[str, str]) -> str | None:
-    if ERROR_CLASS not in tags:
+def _tag(run: Any, name: str, parse: Callable[[str], Any] = str) -> Any:
+    return _parsed(run, f"tag {name}", run.data.tags.get(name), parse)
+
+
+def _parsed(run: Any, what: str, text: str | None, parse: Callable[[str], Any]) -> Any:
+    if text is None:
+        raise ValueError(f"run {run.info.run_id} has no {what}")
+    try:
+        return parse(text)
+    except (ValueError, OverflowError, RecursionError, OSError) as error:
+        raise ValueError(
+            f"run {run.info.run_id} has a {what} that cannot be read ({one_line(error)})"
+        ) from error
+
+
+def _moment(milliseconds: str) -> str:
+    started = datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
+    return started.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _texts(text: str) -> dict[str, str]:
+    values = json.loads(text)
+    if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
+        raise ValueError(f"must be a JSON object of texts, got {text[:_LONGEST]!r}")
+    return values
+
+
+def _error(run: Any) -> str | None:
+    if ERROR_CLASS not in run.data.tags:
         return None
-    return " ".join(f"{tags[ERROR_CLASS]}: {tags[ERROR_MESSAGE]}".split())
+    return " ".join(f"{_tag(run, ERROR_CLASS)}: {_tag(run, ERROR_MESSAGE)}".split())
 
 
 def _record(run: Any) -> Record:
     tags, params, metrics = run.data.tags, dict(run.data.params), run.data.metrics
-    n_train, n_normal, n_anomalous = (int(params.pop(name, 0)) for name in COUNTS.values())
+    n_train, n_normal, n_anomalous = (
+        _parsed(run, f"parameter {name}", params.pop(name, "0"), int) for name in COUNTS.values()
+    )
     return Record(
-        dataset=tags["dataset"],
-        category=tags["category"],
-        model=tags["model"],
-        backbone=tags["backbone"],
-        model_factory=tags["model_factory"],
-        backbone_factory=tags["backbone_factory"],
-        seed=int(tags["seed"]),
+        dataset=_tag(run, "dataset"),
+        category=_tag(run, "category"),
+        model=_tag(run, "model"),
+        backbone=_tag(run, "backbone"),
+        model_factory=_tag(run, "model_factory"),
+        backbone_factory=_tag(run, "backbone_factory"),
+        seed=_tag(run, "seed", int),
         settings=dict(sorted(params.items())),
         weights_digest=tags.get("weights_digest", ""),
         data_fingerprint=tags.get("data_fingerprint", ""),

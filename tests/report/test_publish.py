@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.record import SCHEMA_VERSION
+from harness.record import SCHEMA_VERSION, ImageScore, StoredRun
 from harness.report.__main__ import main
 from harness.report.check import check
 from harness.report.publish import publish
@@ -18,6 +18,7 @@ from harness.report.table import ReportError
 from tests.report.synthetic import (
     complete,
     failed,
+    maskless,
     record,
     run,
 )
@@ -173,3 +174,16 @@ def test_check_needs_neither_mlflow_nor_torch(published: Path) -> None:
 
 def test_the_readme_of_this_project_agrees_with_its_results() -> None:
     assert check(Path(__file__).parents[2]) == ""
+
+
+def test_scores_that_cannot_be_read_refuse_their_table_alone(checkout: Path) -> None:
+    def read(run: StoredRun) -> tuple[ImageScore, ...]:
+        if run.run_id == "r-cap":
+            raise ReportError("scores.csv of run r-cap cannot be read")
+        return run.record.scores
+
+    runs = [*complete(), run("m-mono", maskless("mono", 4))]
+    _, refusals = publish(checkout, runs, read_scores=read)
+    assert refusals == ["scores.csv of run r-cap cannot be read"]
+    assert read_results(checkout / "results", "cells_small").rows
+    assert not read_results(checkout / "results", "parts_tiny").rows

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
 from harness.code import CHANGED
 from harness.record import SCHEMA_VERSION
 from harness.report.__main__ import main as report
-from harness.tracking import Known, outdated, read_runs
+from harness.tracking import Known, outdated, read_runs, read_scores
 from harness.tracking import read as read_module
 from harness.tracking.store import connect, experiment_id
 from harness.tracking.write import MlflowTracker
 
 KNOWN = Known("f" * 64, official=False, code="c" * 64)
 EDITED = KNOWN._replace(code="d" * 64)
+CHECKOUT = Path(__file__).parent.parent / "report/checkout"
 OLD = str(SCHEMA_VERSION - 1)
 
 
@@ -139,3 +141,68 @@ def test_many_such_runs_are_not_counted(uri, monkeypatch):
     for _ in range(3):
         keep(uri, OLD)
     assert f"mlflow.db holds more than 2 runs of schema {OLD}; " in outdated(uri)
+
+
+FOREIGN = {
+    "commit": [None],
+    "dirty": [None],
+    "versions": [None, "{", "[" * 5000, "[1]", '{"numpy": 2}'],
+    "machine": [None, "no JSON\x1b[2J"],
+    "seed": [None, "one", "9" * 5000],
+    "dataset": [None],
+    "model_factory": [None],
+    "error.message": [None],
+}
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"), [(tag, value) for tag, values in FOREIGN.items() for value in values]
+)
+def test_a_run_that_only_says_it_is_of_this_schema_is_left_out(
+    uri, tracker, job, record, caplog, tag, value
+):
+    kept, changed = tracker.start(job, KNOWN), tracker.start(job, EDITED)
+    tracker.finish(kept, record)
+    tracker.finish(changed, record)
+    client = connect(uri)
+    if tag == "error.message":
+        client.set_tag(changed.run_id, "error.class", "ValueError")
+    client.set_tag(changed.run_id, tag, "" if value is None else value)
+    if value is None:
+        client.delete_tag(changed.run_id, tag)
+    assert [run.run_id for run in read_runs(uri)] == [kept.run_id]
+    [line] = caplog.messages
+    assert line.startswith(f"left out: run {changed.run_id} has ")
+    assert f" tag {tag}" in line
+    assert line.isprintable()
+
+
+def test_the_report_goes_on_without_a_foreign_run(uri, tracker, job, record, tmp_path, caplog):
+    tracker.finish(tracker.start(job, KNOWN), record)
+    keep(uri, str(SCHEMA_VERSION))
+    client = connect(uri)
+    client.log_param(found(uri)[0].info.run_id, "images.train", "many")
+    root = shutil.copytree(CHECKOUT, tmp_path / "checkout")
+    assert report(["--root", str(root), "--uri", uri]) == 0
+    [line] = caplog.messages
+    assert " has a parameter images.train that cannot be read (ValueError: invalid " in line
+
+
+HEADER = "image,defect_type,anomalous,score\n"
+
+
+@pytest.mark.parametrize(
+    "content", ["", HEADER, "image,score\na,1\n", f"{HEADER}a", f"{HEADER}a,b,1,x", f'{HEADER}"a']
+)
+def test_scores_that_cannot_be_read_are_told_in_a_line(uri, tracker, job, record, content):
+    run = tracker.start(job, KNOWN)
+    tracker.finish(run, record)
+    connect(uri).log_text(run.run_id, content, "scores.csv")
+    with pytest.raises(ValueError, match=rf"^scores.csv of run {run.run_id} cannot be read: "):
+        read_scores(run.run_id, uri)
+
+
+@pytest.mark.parametrize("run_id", ["0" * 32, "\x1b[2J", ".."])
+def test_scores_of_no_run_are_told_in_a_line(uri, run_id):
+    with pytest.raises(ValueError, match=r"^scores.csv of run .* cannot be read: "):
+        read_scores(run_id, uri)
