@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.report.row import Row, to_csv
-from harness.report.table import ReportError
+from harness.report.table import ReportError, reading
 from harness.show import from_cell
 
 _HEADER = ("table", "metric", "categories", "average", "low", "high")
@@ -61,9 +61,7 @@ def write_averages(averages: Iterable[Average]) -> str:
 
 def read_averages(path: Path) -> tuple[Average, ...]:
     """Read `averages.csv`."""
-    if not path.is_file():
-        raise ReportError(f"{path} is missing")
-    with path.open(encoding="utf-8", newline="") as file:
+    with reading(path, newline="") as file:
         reader = csv.reader(file)
         if tuple(next(reader, ())) != _HEADER:
             raise ReportError(f"{path} has not the columns {', '.join(_HEADER)}")

@@ -11,7 +11,7 @@ from harness.report.readme import fill
 from harness.report.results import TableResults, read_results
 from harness.report.row import scores_digest
 from harness.report.select import axis_value
-from harness.report.table import Cell, ReportError, Table, read_tables
+from harness.report.table import Cell, ReportError, Table, read_tables, reading
 
 
 def check(root: Path) -> str:
@@ -39,7 +39,8 @@ def check(root: Path) -> str:
         _check_averages(tables[name], results)
         if tables[name].headline:
             _check_scores(name, results)
-    readme = (root / "README.md").read_text(encoding="utf-8")
+    with reading(root / "README.md") as file:
+        readme = file.read()
     lines = difflib.unified_diff(
         readme.splitlines(keepends=True),
         fill(readme, markdowns(tables, held)).splitlines(keepends=True),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from harness.atomic import write_atomically
 from harness.record import ImageScore, StoredRun
 from harness.report.caption import caption
 from harness.report.grid import grid_of
@@ -13,7 +14,7 @@ from harness.report.markdown import markdown
 from harness.report.readme import fill
 from harness.report.results import TableResults, files_of, read_or_empty, results_of
 from harness.report.select import select
-from harness.report.table import Cell, ReportError, Table, read_tables
+from harness.report.table import Cell, ReportError, Table, read_tables, reading
 
 ReadScores = Callable[[StoredRun], tuple[ImageScore, ...]]
 """How the per-image scores of a selected run are read."""
@@ -97,12 +98,11 @@ def _gone(name: str, before: TableResults, after: TableResults) -> list[str]:
 
 def _write(root: Path, tables: Mapping[str, Table], held: Mapping[str, TableResults]) -> None:
     readme = root / "README.md"
-    filled = fill(readme.read_text(encoding="utf-8"), markdowns(tables, held))
+    with reading(readme) as file:
+        filled = fill(file.read(), markdowns(tables, held))
     for path, text in files_of(held).items():
-        target = root / "results" / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8", errors="surrogatepass", newline="\n")
-    readme.write_text(filled, encoding="utf-8", newline="\n")
+        write_atomically(root / "results" / path, text.encode(errors="surrogatepass"))
+    write_atomically(readme, filled.encode())
 
 
 def markdowns(tables: Mapping[str, Table], held: Mapping[str, TableResults]) -> dict[str, str]:

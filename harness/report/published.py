@@ -11,7 +11,7 @@ from harness.metrics.registry import METRICS
 from harness.report.grid import ABSENT, FAILED, INTERVAL, Grid, limits, number, signed
 from harness.report.markdown import code, markdown, text
 from harness.report.results import TableResults
-from harness.report.table import ReportError, Table
+from harness.report.table import ReportError, Table, reading
 
 AVERAGE = "Average"
 
@@ -42,30 +42,25 @@ class Source:
 def read_published(folder: Path) -> list[Source]:
     """Read `published.csv` and `published_sources.csv`, in the order of the sources."""
     values: dict[str, dict[tuple[str, str, str], float]] = {}
-    for line in _read(folder / "published.csv"):
-        key = (line["dataset"], line["category"], line["metric"])
-        values.setdefault(line["source"], {})[key] = float(line["value"])
-    sources = [
-        Source(
-            name=line["source"],
-            label=line["label"],
-            backbone=line["backbone"],
-            reference=line["reference"],
-            differences=line["differences"],
-            values=values.pop(line["source"], {}),
-        )
-        for line in _read(folder / "published_sources.csv")
-    ]
+    with reading(folder / "published.csv", newline="") as file:
+        for line in csv.DictReader(file):
+            key = (line["dataset"], line["category"], line["metric"])
+            values.setdefault(line["source"], {})[key] = float(line["value"])
+    with reading(folder / "published_sources.csv", newline="") as file:
+        sources = [
+            Source(
+                name=line["source"],
+                label=line["label"],
+                backbone=line["backbone"],
+                reference=line["reference"],
+                differences=line["differences"],
+                values=values.pop(line["source"], {}),
+            )
+            for line in csv.DictReader(file)
+        ]
     if values:
         raise ReportError(f"published_sources.csv has no line for {', '.join(values)}")
     return sources
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        raise ReportError(f"{path} is missing")
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def compare_published(

@@ -14,7 +14,7 @@ from harness.report.averages import Average, complete, mean, read_averages, writ
 from harness.report.protocol import INTERVAL_METRIC
 from harness.report.row import Row, check_schema, read_rows, row_of, write_rows
 from harness.report.scores import read_scores, write_scores
-from harness.report.table import Cell, ReportError, Table
+from harness.report.table import Cell, ReportError, Table, reading
 
 Limits = tuple[float, float]
 
@@ -143,11 +143,10 @@ def read_results(folder: Path, name: str) -> TableResults:
 
 
 def _read_environments(path: Path) -> Environments:
-    if not path.is_file():
-        raise ReportError(f"{path} is missing")
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    check_schema(content.get("schema"), path)
-    environments: Environments = content["environments"]
+    with reading(path) as file:
+        content: dict[str, Any] = json.load(file)
+        check_schema(content.get("schema"), path)
+        environments: Environments = dict(content["environments"])
     return environments
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from harness.record import OLDEST_SCHEMA, SCHEMA_VERSION, ImageScore, StoredRun
-from harness.report.table import ReportError
+from harness.report.table import ReportError, reading
 from harness.show import csv_line, from_cell, to_cell
 
 FINISHED, FAILED = "finished", "failed"
@@ -165,9 +165,7 @@ def read_rows(path: Path) -> list[Row]:
     ReportError
         The file is missing or is not one that `write_rows` wrote under a schema that is read.
     """
-    if not path.is_file():
-        raise ReportError(f"{path} is missing")
-    with path.open(encoding="utf-8", errors="surrogatepass", newline="") as file:
+    with reading(path, errors="surrogatepass", newline="") as file:
         reader = csv.DictReader(file)
         columns = tuple(name for name in reader.fieldnames or () if "." not in name)
         if columns not in (_PLAIN, _PLAIN_2):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.record import ImageScore
 from harness.report.row import to_csv
-from harness.report.table import ReportError
+from harness.report.table import ReportError, reading
 from harness.show import from_cell
 
 _HEADER = ("category", "image", "defect_type", "anomalous", "score")
@@ -29,10 +29,8 @@ def write_scores(scores: Scores) -> str:
 
 def read_scores(path: Path) -> dict[str, tuple[ImageScore, ...]]:
     """Read a scores file; an absent one is an error, as `--check` would find."""
-    if not path.is_file():
-        raise ReportError(f"{path} is missing")
     found: dict[str, list[ImageScore]] = {}
-    with path.open(encoding="utf-8", errors="surrogatepass", newline="") as file:
+    with reading(path, errors="surrogatepass", newline="") as file:
         reader = csv.reader(file)
         if tuple(next(reader, ())) != _HEADER:
             raise ReportError(f"{path} has not the columns {', '.join(_HEADER)}")

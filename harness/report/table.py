@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import yaml
 
+from harness.atomic import DamagedError, open_regular
 from harness.config import BackboneConfig
 
 GROUPS = ("dataset", "backbone", "model", "features")
@@ -17,6 +21,40 @@ GROUPS = ("dataset", "backbone", "model", "features")
 
 class ReportError(ValueError):
     """A table that cannot be made, and why, in one line."""
+
+
+_DAMAGES = (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, csv.Error)
+
+
+@contextmanager
+def reading(path: Path, *, errors: str = "strict", newline: str | None = None) -> Iterator[TextIO]:
+    """Open a text file and read it in the block; whatever is wrong with it names it.
+
+    Parameters
+    ----------
+    path : Path
+        A regular file, in UTF-8.
+    errors, newline
+        As `open` takes them.
+
+    Raises
+    ------
+    ReportError
+        If it is missing, is no regular file, or cannot be read and parsed.
+    """
+    try:
+        text = io.TextIOWrapper(open_regular(path), "utf-8", errors, newline)  # type: ignore[arg-type]
+        with text as file:
+            yield file
+    except ReportError:
+        raise
+    except FileNotFoundError:
+        raise ReportError(f"{path} is missing") from None
+    except DamagedError as error:
+        raise ReportError(str(error)) from None
+    except (*_DAMAGES, yaml.YAMLError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ReportError(f"{path} cannot be read ({reason})") from error
 
 
 class Cell(NamedTuple):
@@ -171,9 +209,11 @@ def read_table(conf: Path, name: str) -> Table:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ReportError(f"{path} is missing, a declared table needs it")
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    with reading(path) as file:
+        config = yaml.safe_load(file) or {}
+        if not isinstance(config, dict):
+            raise ReportError(f"{path} must hold keys and values, got {type(config).__name__}")
+        return config
 
 
 def _choices(config: Mapping[str, Any]) -> dict[str, str]:

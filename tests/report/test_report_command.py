@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,80 @@ def test_an_unknown_table_to_make_anew_is_named(published: Path) -> None:
 
     with pytest.raises(ReportError, match="no table demo; there are cells_small, parts_few"):
         publish(published, [], only=["demo"])
+
+
+FILES = (
+    "README.md",
+    "results/parts_tiny.csv",
+    "results/averages.csv",
+    "results/environment.json",
+    "results/scores/parts_tiny.csv",
+    "conf/experiment/parts_tiny.yaml",
+)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("command", [["--check"], ["html", "--output", "page.html"]])
+def test_a_pipe_is_not_waited_for(
+    published: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    command: list[str],
+) -> None:
+    monkeypatch.chdir(published)
+    (published / name).unlink()
+    os.mkfifo(published / name)
+    if name == "README.md" and command[0] == "html":  # which does not read it
+        assert main(command) == 0
+        return
+    assert main(command) == 1
+    assert f"{name} is no regular file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["README.md", "results/scores/parts_tiny.csv"])
+def test_a_pipe_is_not_written_to(checkout: Path, name: str) -> None:
+    from harness.report.publish import publish
+    from harness.report.table import ReportError
+    from tests.report.synthetic import complete
+
+    path = checkout / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    if name == "README.md":
+        with pytest.raises(ReportError, match=r"README.md is no regular file"):
+            publish(checkout, complete())
+    else:
+        publish(checkout, complete())
+        assert path.is_file()
+
+
+DAMAGES = {"no text": b"\xff\xfe", "zeros": bytes(100), "a cell more": None, "empty": b""}
+
+
+@pytest.mark.parametrize("name", FILES[1:])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_named_in_a_line(
+    published: Path, capsys: pytest.CaptureFixture[str], name: str, damage: str
+) -> None:
+    path = published / name
+    content = DAMAGES[damage]
+    path.write_bytes(path.read_bytes() + b"a,b\n" if content is None else content)
+    assert main(["--root", str(published), "--check"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    if damage != "empty":  # an experiment without a line sweeps nothing, and is told otherwise
+        assert Path(name).name in captured.err
+
+
+@pytest.mark.parametrize(
+    "content", ["source\n1", "dataset,category,metric,value,source\na,b,c,d,e"]
+)
+def test_damaged_published_numbers_are_named_in_a_line(
+    published: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    (published / "results/published.csv").write_text(content)
+    error = _error(["--root", str(published), "compare", "published"], capsys)
+    assert "results/published.csv cannot be read (" in error

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.report.table import ReportError
+from harness.atomic import read_regular
+from harness.report.table import ReportError, reading
 from harness.show import from_cell, in_markup
 
 INDEX = "index.csv"
@@ -53,9 +54,9 @@ class Picture:
 def read_gallery(folder: Path) -> list[Picture]:
     """Read the gallery of one category; one that was not made is empty."""
     index = folder / INDEX
-    if not index.is_file():
+    if not index.exists():
         return []
-    with index.open(encoding="utf-8", errors="surrogatepass", newline="") as file:
+    with reading(index, errors="surrogatepass", newline="") as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != COLUMNS:
             raise ReportError(f"{index} has not the columns {', '.join(COLUMNS)}")
@@ -106,7 +107,7 @@ def _card(picture: Picture) -> str:
 
 def _embedded(name: str, path: Path, picture: Picture) -> str:
     kind = {"picture": "image", "map": "anomaly map", "mask": "ground truth mask"}[name]
-    data = base64.b64encode(path.read_bytes()).decode()
+    data = base64.b64encode(read_regular(path)).decode()
     suffix = path.suffix.removeprefix(".")
     return (
         f'<img src="data:image/{suffix};base64,{data}" width="160" height="160"'
