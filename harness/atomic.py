@@ -23,6 +23,10 @@ NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUP
 _LENGTH = hashlib.sha256().digest_size
 
 
+LONGEST_NAME = 255 - len(f".{uuid.UUID(int=0).hex}.part")
+"""Bytes of a file's name that `write_atomically` can write on the usual filesystems."""
+
+
 class DamagedError(ValueError):
     """A file whose checksum does not fit its content, or the key that it is read for."""
 

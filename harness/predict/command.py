@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import stat
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 from PIL import Image
 
 from dfkde import Backbone, TrainedDetector
-from harness.atomic import write_atomically
+from harness.atomic import LONGEST_NAME, write_atomically
 from harness.crop import region
 from harness.data import read_image
 from harness.predict.images import HEATMAPS, image_files
@@ -207,17 +208,28 @@ def _drawn(
         _draw(predictor, path, prediction, target=target)
     except (ValueError, OSError) as error:
         return replace(prediction, error=f"no heatmap: {reason_of(error, path)}")
-    return prediction
+    if target.name.startswith(path.name):
+        return prediction
+    return replace(prediction, error=f"its name is too long for its heatmap, {target.name}")
 
 
 def _target(path: Path, folder: Path) -> Path:
     """Return where an image's heatmap goes; no folder on the way may be a link."""
-    # The suffix stays in the name: a.png and a.jpg are two images.
-    target = folder / path.with_name(f"{path.name}.png")
+    target = folder / path.with_name(_heatmap_name(path.name))
     for place in (folder / part for part in path.parents):
         if place.is_symlink():
             raise ValueError(f"a folder of heatmaps must be no link, got '{place}'")
     return target
+
+
+def _heatmap_name(name: str) -> str:
+    # The suffix stays in the name: a.png and a.jpg are two images.
+    whole, data = f"{name}.png", os.fsencode(name)
+    if len(os.fsencode(whole)) <= LONGEST_NAME:
+        return whole
+    # No other image's, whose heatmap has the ending of an image before its own.
+    ending = f".{hashlib.sha256(data).hexdigest()[:16]}.png"
+    return data[: LONGEST_NAME - len(ending)].decode(errors="ignore") + ending
 
 
 def _draw(predictor: Predictor, path: Path, prediction: Prediction, *, target: Path) -> None:

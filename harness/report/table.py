@@ -43,7 +43,7 @@ def reading(path: Path, *, errors: str = "strict", newline: str | None = None) -
         If it is missing, is no regular file, or cannot be read and parsed.
     """
     try:
-        text = io.TextIOWrapper(open_regular(path), "utf-8", errors, newline)  # type: ignore[arg-type]
+        text = io.TextIOWrapper(open_regular(path), "utf-8", errors, newline)
         with text as file:
             yield file
     except ReportError:

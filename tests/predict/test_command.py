@@ -90,6 +90,32 @@ def test_an_image_that_cannot_be_drawn_keeps_its_score(arguments, images, tmp_pa
     assert [found[name]["error"] for name in NAMES[:3]] == ["", "", ""]
 
 
+LONG = {
+    "a": f"{'a' * 251}.png",
+    "ü": f"{'ü' * 125}.png",
+    "part": f"{'b' * 213}.png",
+    "fits": f"{'c' * 209}.png",
+    "no UTF-8": os.fsdecode(b"\xff" * 251 + b".png"),
+}
+
+
+def test_the_heatmap_of_an_image_with_a_long_name_has_a_shorter_one(arguments, images, tmp_path):
+    (images / BROKEN).unlink()
+    for name in LONG.values():
+        shutil.copy(images / "0.png", images / name)
+    shutil.copy(images / "0.png", images / LONG["a"].replace("aa.", "ab."))  # alike at the start
+    assert main(arguments) == 0
+    drawn = {path.name for path in (tmp_path / "out/heatmaps").iterdir() if path.is_file()}
+    assert len(drawn) == 3 + len(LONG) + 1
+    assert f"{LONG['fits']}.png" in drawn
+    rule = "its name is too long for its heatmap, "
+    said = {row["error"].partition(rule)[2] for row in rows(tmp_path / "out")} - {""}
+    assert len(said) == len(LONG)
+    assert said <= drawn
+    assert main(arguments) == 0
+    assert {path.name for path in (tmp_path / "out/heatmaps").iterdir() if path.is_file()} == drawn
+
+
 def test_a_png_with_a_damaged_comment_is_a_row_and_no_end(arguments, images, tmp_path):
     """libspng would read it and Pillow refuses it: the command follows one of them throughout."""
     comment = b"\0\0\0\7tEXtab\0defg\0\0\0\0"
