@@ -5,6 +5,7 @@ Free of torch, hydra and mlflow. A failed job has a record too.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -61,6 +62,13 @@ class Mistake(NamedTuple):
     path: Path
     anomaly_map: NDArray[Any] | None
     covers: float = 1.0
+
+
+def finite(score: str) -> float:
+    """Read an anomaly score; no job gives one that is not finite."""
+    if not math.isfinite(value := float(score)):
+        raise ValueError(f"a score must be finite, got {score!r}")
+    return value
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.record import ImageScore
+from harness.record import ImageScore, finite
 from harness.report.row import to_csv
 from harness.report.table import ReportError, reading
 from harness.show import from_cell
@@ -36,6 +36,6 @@ def read_scores(path: Path) -> dict[str, tuple[ImageScore, ...]]:
             raise ReportError(f"{path} has not the columns {', '.join(_HEADER)}")
         for cells in reader:
             category, image, defect_type, anomalous, score = map(from_cell, cells)
-            line = ImageScore(image, defect_type, anomalous == "1", float(score))
+            line = ImageScore(image, defect_type, anomalous == "1", finite(score))
             found.setdefault(category, []).append(line)
     return {category: tuple(images) for category, images in found.items()}

@@ -99,7 +99,10 @@ def axis_value(table: Table, settings: Mapping[str, str]) -> str:
     if not table.axis:
         return ""
     given = settings.get(table.axis)
-    return next(value for value in table.values if _values(value) == _values(given))
+    for value in table.values:
+        if _values(value) == _values(given):
+            return value
+    raise ReportError(f"results/{table.name}.csv has a {table.axis} that is not declared")
 
 
 def _same_arguments(table: Table, settings: Mapping[str, str]) -> bool:

@@ -182,8 +182,25 @@ def read_table(conf: Path, name: str) -> Table:
     Raises
     ------
     ReportError
-        A file it needs is missing, or it sweeps what a table cannot show.
+        A file it needs is missing or damaged, or it sweeps what a table cannot show.
     """
+    try:
+        table = _declared(conf, name)
+        missing = set(GROUPS) - set(table.config)
+        _ = [table.choice(group) for group in GROUPS[:3]], table.expected("image_size")
+    except ReportError:
+        raise
+    except _DAMAGES as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ReportError(
+            f"{name}.yaml, or a file it needs, is no experiment ({reason})"
+        ) from error
+    if missing:
+        raise ReportError(f"{name}.yaml chooses no {', '.join(sorted(missing))}")
+    return table
+
+
+def _declared(conf: Path, name: str) -> Table:
     experiment, base = _load(conf / "experiment" / f"{name}.yaml"), _load(conf / "config.yaml")
     choices = _choices(base) | _choices(experiment)
     groups = {

@@ -18,7 +18,7 @@ from dfkde.trust import TrustError, check_trusted
 from harness.atomic import read_regular
 from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
 from harness.outcome import one_line
-from harness.record import SCHEMA_VERSION, ImageScore, Record, StoredRun
+from harness.record import SCHEMA_VERSION, ImageScore, Record, StoredRun, finite
 from harness.show import from_cell, shown
 from harness.tracking.names import (
     COUNTS,
@@ -285,7 +285,7 @@ def _prefixed(values: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 def _image_score(row: dict[str, str]) -> ImageScore:
     image, defect_type = from_cell(row["image"]), from_cell(row["defect_type"])
-    return ImageScore(image, defect_type, row["anomalous"] == "1", float(row["score"]))
+    return ImageScore(image, defect_type, row["anomalous"] == "1", finite(row["score"]))
 
 
 def _experiments(client: MlflowClient) -> list[str]:

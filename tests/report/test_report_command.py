@@ -131,3 +131,34 @@ def test_damaged_published_numbers_are_named_in_a_line(
     (published / "results/published.csv").write_text(content)
     error = _error(["--root", str(published), "compare", "published"], capsys)
     assert "results/published.csv cannot be read (" in error
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "problem"),
+    [
+        ("conf/config.yaml", "seed:", "sed:", "is no experiment (KeyError: 'seed')"),
+        ("conf/config.yaml", "features:", "feature:", "chooses no features"),
+        ("conf/config.yaml", "image_size:", "size:", "is no experiment (KeyError: "),
+        ("conf/dataset/parts.yaml", "title:", "titel:", "is no experiment (KeyError: 'title')"),
+        ("conf/model/dfkde.yaml", "name:", "nam:", "is no experiment (KeyError: 'name')"),
+        ("conf/backbone/tiny.yaml", "layers:", "layer:", "is no experiment (TypeError: "),
+        ("conf/experiment/parts_tiny.yaml", "sweeper:", "sweeper: 1 #", " cannot be read ("),
+    ],
+)
+def test_a_declaration_that_is_none_is_named_in_a_line(
+    published: Path, capsys: pytest.CaptureFixture[str], name: str, old: str, new: str, problem: str
+) -> None:
+    text = (published / name).read_text()
+    assert old in text
+    (published / name).write_text(text.replace(old, new))
+    assert problem in _error(["--root", str(published), "latex", "parts_tiny"], capsys)
+
+
+def test_scores_that_are_not_finite_are_refused(
+    published: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = published / "results/scores/parts_tiny.csv"
+    *lines, last = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, f"{last.rpartition(',')[0]},inf\n"]))
+    error = _error(["--root", str(published), "html"], capsys)
+    assert "parts_tiny.csv cannot be read (ValueError: a score must be finite, got 'inf')" in error

@@ -192,7 +192,16 @@ HEADER = "image,defect_type,anomalous,score\n"
 
 
 @pytest.mark.parametrize(
-    "content", ["", HEADER, "image,score\na,1\n", f"{HEADER}a", f"{HEADER}a,b,1,x", f'{HEADER}"a']
+    "content",
+    [
+        "",
+        HEADER,
+        "image,score\na,1\n",
+        f"{HEADER}a",
+        f"{HEADER}a,b,1,x",
+        f"{HEADER}a,b,1,nan",
+        f'{HEADER}"a',
+    ],
 )
 def test_scores_that_cannot_be_read_are_told_in_a_line(uri, tracker, job, record, content):
     run = tracker.start(job, KNOWN)
