@@ -23,6 +23,7 @@ class ReportError(ValueError):
     """A table that cannot be made, and why, in one line."""
 
 
+_CAPTIONED = ("image_size", "center_crop", "localizer")
 _DAMAGES = (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, csv.Error)
 
 
@@ -187,7 +188,8 @@ def read_table(conf: Path, name: str) -> Table:
     try:
         table = _declared(conf, name)
         missing = set(GROUPS) - set(table.config)
-        _ = [table.choice(group) for group in GROUPS[:3]], table.expected("image_size")
+        _ = [table.choice(group) for group in GROUPS[:3]]
+        missing |= set(_CAPTIONED) - set(table.config)
     except ReportError:
         raise
     except _DAMAGES as error:
@@ -196,7 +198,7 @@ def read_table(conf: Path, name: str) -> Table:
             f"{name}.yaml, or a file it needs, is no experiment ({reason})"
         ) from error
     if missing:
-        raise ReportError(f"{name}.yaml chooses no {', '.join(sorted(missing))}")
+        raise ReportError(f"{name}.yaml and config.yaml say no {', '.join(sorted(missing))}")
     return table
 
 

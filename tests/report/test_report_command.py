@@ -137,8 +137,9 @@ def test_damaged_published_numbers_are_named_in_a_line(
     ("name", "old", "new", "problem"),
     [
         ("conf/config.yaml", "seed:", "sed:", "is no experiment (KeyError: 'seed')"),
-        ("conf/config.yaml", "features:", "feature:", "chooses no features"),
-        ("conf/config.yaml", "image_size:", "size:", "is no experiment (KeyError: "),
+        ("conf/config.yaml", "features:", "feature:", " say no features"),
+        ("conf/config.yaml", "image_size:", "size:", " say no image_size"),
+        ("conf/config.yaml", "localizer:", "locale:", " say no localizer"),
         ("conf/dataset/parts.yaml", "title:", "titel:", "is no experiment (KeyError: 'title')"),
         ("conf/model/dfkde.yaml", "name:", "nam:", "is no experiment (KeyError: 'name')"),
         ("conf/backbone/tiny.yaml", "layers:", "layer:", "is no experiment (TypeError: "),
