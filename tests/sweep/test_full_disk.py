@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from harness.tracking.spool import Spool
+
 from harness.tracking.store import connect, spool_folder, store_uri
 from tests.sweep.conftest import as_process, numbers, start, statuses, wait_until
 

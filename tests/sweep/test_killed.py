@@ -11,9 +11,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-
-from harness.config import TrackingConfig
-from harness.tracking import open_tracker, read_runs, read_scores
 from harness.tracking.owner import (
     HEARTBEAT,
     HOST,
@@ -25,6 +22,9 @@ from harness.tracking.owner import (
     process,
     this_process,
 )
+
+from harness.config import TrackingConfig
+from harness.tracking import open_tracker, read_runs, read_scores
 from harness.tracking.store import connect, store_uri
 from tests.sweep.conftest import (
     LAUNCHERS,

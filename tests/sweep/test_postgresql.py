@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from harness.tracking.owner import PID
 
 from harness.tracking import read_runs, read_scores
-from harness.tracking.owner import PID
 from harness.tracking.store import connect, store_uri
 from tests.sweep import postgresql
 from tests.sweep.conftest import ROOT, as_process, numbers, runs, start, statuses, wait_until
