@@ -145,11 +145,9 @@ class _Work:
             if save_model:
                 _check_save_model(self.job, self.tracker, n_train=len(split.train))
             found = None if force else self.tracker.earlier(self.job, known)
-            return (
-                _not_run(self.job, found)
-                if found
-                else self._locked(split, known, force, save_model)
-            )
+            if found is not None:
+                return _not_run(self.job, found)
+            return self._locked(split, known, force=force, save_model=save_model)
         except Exception as error:
             return self._failed(error)
 

@@ -208,7 +208,7 @@ class MlflowTracker(Tracker):
                 raise OSError(f"{where} cannot hold the result ({error}): {rule}") from error
             run.closed = True
         # Sending may be broken off: it is taken up again from the outbox.
-        self._try(partial(push, folder, self._uri))
+        run.run_id = self._try(partial(push, folder, self._uri)) or run.run_id
 
     def _keep_or_close(self, run: OpenRun, entry: Entry, write: Callable[[Path], None]) -> None:
         """Keep the entry; where no disk can, close the run at least."""

@@ -84,14 +84,13 @@ def test_failed_job_keeps_class_message_and_traceback(uri, job):
         raise ValueError("two\nlines")
     except ValueError as error:
         tracker.fail(run, error)
-    assert run.run_id is None  # opened and closed at once
     failed = tracked(uri)
     assert failed.info.status == "FAILED"
     assert failed.data.tags["error.class"] == "ValueError"
     assert failed.data.tags["error.message"] == "two\nlines"
     [stored] = read_runs(uri)
     assert stored.error == "ValueError: two lines"
-    path = connect(uri).download_artifacts(failed.info.run_id, "traceback.txt")
+    path = connect(uri).download_artifacts(run.run_id, "traceback.txt")
     assert "test_tracking.py" in Path(path).read_text()
 
 
