@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from harness.config import FeaturesConfig, TrackingConfig
+from harness.secrets import with_secrets
 from harness.show import say
 from harness.tracking import StoreError, open_tracker, store_uri
 from harness.tracking.outbox import stores
@@ -89,7 +90,8 @@ def _ui(options: argparse.Namespace) -> int:
     for experiment in experiments:
         if experiment.name != "Default":
             say(f"{experiment.name}: {link(server, experiment.experiment_id)}")
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    command = [sys.executable, "-m", "mlflow", "ui"]
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = with_secrets(uri)  # not where `ps` shows it
     # Seven processes, a quarter of a GB each, that would wait for work of other kinds.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     sys.stdout.flush()

@@ -146,6 +146,12 @@ class Outbox:
         """Yield the folder of each entry, the oldest first."""
         yield from sorted(path for path in self._all() if _WHOLE.fullmatch(path.name))
 
+    def left_behind(self) -> Path | None:
+        """Return where an earlier version left results that nobody has moved here, or None."""
+        beside = self.folder.parent if self._address is None else self.folder.parent.parent
+        old = beside / ("spool" if self._address is None else "spool_of_servers")
+        return old if old.is_dir() and any(old.iterdir()) else None
+
     def find(self, identity: str) -> Iterator[Entry]:
         """Yield the entries of finished jobs of that identity, the newest first."""
         label = _label("FINISHED", identity)

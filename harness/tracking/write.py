@@ -151,13 +151,14 @@ class MlflowTracker(Tracker):
 
     def waiting(self) -> str | None:
         """Say which results the store could not take yet, or None."""
-        folders = list(self._outbox)
-        if not folders:
-            return None
-        where = self._outbox.folder
-        message = f"{len(folders)} results wait in {where} for {self._uri}; `{PUSH}` sends them"
-        refused = [why for path, why in self._refused.items() if path in folders]
-        return "\n".join([message, *refused])
+        folders, where, old = list(self._outbox), self._outbox.folder, self._outbox.left_behind()
+        lines = [why for path, why in self._refused.items() if path in folders]
+        if folders:
+            wait = f"{len(folders)} results wait in {where} for {self._uri}"
+            lines.insert(0, f"{wait}; `{PUSH}` sends them")
+        if old is not None:
+            lines.append(f"{old} holds results of an earlier version: move them into {where}")
+        return "\n".join(lines) or None
 
     def outdated(self) -> str | None:
         """Say which runs of another schema the store holds, or None."""

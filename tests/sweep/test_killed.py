@@ -19,6 +19,7 @@ from harness.tracking import open_tracker, read_runs, read_scores
 from harness.tracking.__main__ import main as tracking
 from harness.tracking.names import IDENTITY, LOCKS, PID
 from harness.tracking.store import connect, store_uri
+from harness.tracking.write import MlflowTracker
 from tests.sweep.conftest import (
     LAUNCHERS,
     as_process,
@@ -262,3 +263,22 @@ def test_fail_fast_stops_at_the_first_failure(client):
 def test_recovery_without_runs_changes_nothing(client):
     open_tracker(TrackingConfig(), "cache").recover()
     assert not runs(client)
+
+
+def test_a_job_holds_its_lock_until_its_run_is_closed(client, monkeypatch):
+    held = []
+
+    def look(method):
+        def wrapped(self, run, *arguments, **keywords):
+            method(self, run, *arguments, **keywords)
+            held.append(JobLocks(Path("runs/locks")).is_held(run.tags[IDENTITY]))
+
+        return wrapped
+
+    for name in ("finish", "fail"):
+        monkeypatch.setattr(MlflowTracker, name, look(getattr(MlflowTracker, name)))
+    assert in_process(*ONE).status == 0
+    assert in_process(*ONE, "seed=7", "model.params={n_components: 999}").status == 1
+    assert held == [True, True]
+    [name] = {run.data.tags[IDENTITY] for run in runs(client, seed="42")}
+    assert JobLocks(Path("runs/locks")).is_held(name) is False

@@ -15,6 +15,7 @@ from harness import locks
 from harness.locks import hold
 from harness.tracking import Known, StoreError
 from harness.tracking import write as write_module
+from harness.tracking.names import HOST, IDENTITY, LOCKS, PID
 from harness.tracking.outbox import Outbox, artifacts, read_entry
 from harness.tracking.store import connect, experiment_id
 from harness.tracking.tracker import OpenRun
@@ -330,3 +331,49 @@ def test_store_that_goes_away_while_results_are_sent_is_told(tracker, job, recor
     tracker.finish(tracker.start(job, KNOWN), record)
     with pytest.raises(StoreError, match="nobody answers"):
         tracker.recover()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_result_for_a_store_that_was_made_anew_is_sent_once(tracker, uri, job, record, again):
+    run = tracker.start(job, KNOWN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracker, "_try", lambda action: None)
+        tracker.finish(run, record)
+    connect(uri)._tracking_client.store._hard_delete_run(run.run_id)
+    if again:  # the process died after it had created the run
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("harness.tracking.push._log_values", lambda *_, **__: 1 / 0)
+            tracker.recover()
+        assert statuses(uri) == ["RUNNING"]
+    tracker.recover()
+    assert statuses(uri) == ["FINISHED"]
+    assert tracker.waiting() is None
+
+
+def test_results_of_an_earlier_version_are_named(tracker, uri, job, record, down):
+    tracker.finish(tracker.start(job, KNOWN), record)
+    [folder] = waiting(tracker)
+    old = tracker._outbox.folder.with_name("spool")
+    old.mkdir()
+    folder.rename(old / folder.name)
+    where = tracker._outbox.folder
+    assert tracker.waiting() == f"{old} holds results of an earlier version: move them into {where}"
+    (old / folder.name).rename(folder)
+    old.rmdir()
+    down.undo()
+    tracker.recover()
+    assert tracker.waiting() is None
+
+
+@pytest.mark.parametrize("name", [PID, HOST, IDENTITY, LOCKS, "commit", "dirty"])
+def test_a_run_that_lost_a_tag_stops_nothing(tracker, uri, job, record, name):
+    tracker.finish(tracker.start(job, KNOWN), record)
+    [run] = found(uri)
+    connect(uri).delete_tag(run.info.run_id, name)
+    left = tracker.start(job, OTHER)
+    connect(uri).delete_tag(left.run_id, name)
+    tracker.recover()
+    assert (tracker.earlier(job, KNOWN) is None) == (name == IDENTITY)
+    with tracker.lock(OTHER):
+        tracker.finish(tracker.start(job, OTHER), record)
+    assert statuses(uri).count("FINISHED") == 2
