@@ -7,7 +7,6 @@ Whoever changes a file on purpose can make a new checksum.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -16,9 +15,6 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
-
-NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
-"""How a filesystem says that it has no locks."""
 
 _LENGTH = hashlib.sha256().digest_size
 

@@ -12,7 +12,7 @@ from harness.show import say, shown
 
 Status = Literal["finished", "skipped", "busy", "failed", "stopped"]
 EXIT_BUSY = 75
-"""The exit status where others are at work on what is missing: `EX_TEMPFAIL`, try again."""
+"""The exit status where others compute what is missing: `EX_TEMPFAIL`, try again."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Outcome:
     job : str
         The job's name, as its run is named.
     status : {'finished', 'skipped', 'busy', 'failed', 'stopped'}
-        `skipped` where a run of the same job is finished, `busy` where one is at work elsewhere,
+        `skipped` where a run of the same job is finished, `busy` where one is running elsewhere,
         `stopped` where the sweep ended before the job.
     run_id : str, optional
         The MLflow run that holds the record.
@@ -60,7 +60,7 @@ def failures(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 
 def leave_if_busy(outcomes: Sequence[Outcome]) -> None:
-    """End the process with `EXIT_BUSY` where jobs are at work elsewhere, for they have no numbers.
+    """End the process with `EXIT_BUSY` where jobs are running elsewhere, for they have no numbers.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def leave_if_busy(outcomes: Sequence[Outcome]) -> None:
     """
     busy = sum(outcome.status == "busy" for outcome in outcomes)
     if busy:
-        message = f"{busy} of {len(outcomes)} jobs are at work in other processes"
+        message = f"{busy} of {len(outcomes)} jobs are running in other processes"
         say(f"{message}; the same command tells later what became of them", error=True)
         raise SystemExit(EXIT_BUSY)
 

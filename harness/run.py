@@ -60,10 +60,10 @@ def _task(cfg: DictConfig) -> Outcome:
     config: Config = OmegaConf.to_object(cfg)  # type: ignore[assignment]
     _check(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    task = Task(config.job(), config.tracking, folder, config.force, config.save_model)
+    task = Task(config.job(), config.tracking.public(), folder, config.force, config.save_model)
     progress = Progress(1)
     try:
-        with sweep_of(progress, config.tracking):
+        with sweep_of(progress, config.tracking, config.features.cache):
             outcome = perform(task, Stages(progress.stage))
     except StoreError as error:
         raise JobError(shown(str(error))) from None

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from html import escape
 from unicodedata import normalize
 
+from harness.secrets import masked
+
 # Also as a full-width character, and behind spaces: programs differ in what they forgive.
 _FORMULA = re.compile(r"'*\s*[=+\-@\t\r\n＝＋－＠]")
 _SPECIAL = re.compile('[",\r\n;\t]')
@@ -30,6 +32,7 @@ def shown(text: str) -> str:
     >>> print(shown("größe"), shown("a\nb\x1b[2J"))
     größe a\nb\x1b[2J
     """
+    text = masked(text)
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -22,7 +22,6 @@ from harness.stages import Stages
 from harness.tracking import (
     Earlier,
     Known,
-    NoTracker,
     OpenRun,
     StoreError,
     Tracker,
@@ -80,13 +79,14 @@ def perform(task: Task, stages: Stages | None = None) -> Outcome:
     ------
     Interrupted
         On SIGINT, SIGTERM or SIGHUP, once the run is closed as KILLED.
-    OSError
-        If no disk can hold the outcome.
     """
     with _log_file(task.folder), interruptible():
-        tracker = open_tracker(task.tracking)
         return run_job(
-            task.job, tracker, force=task.force, save_model=task.save_model, stages=stages
+            task.job,
+            open_tracker(task.tracking, task.job.features.cache),
+            force=task.force,
+            save_model=task.save_model,
+            stages=stages,
         )
 
 
@@ -98,7 +98,7 @@ def run_job(
     save_model: bool = False,
     stages: Stages | None = None,
 ) -> Outcome:
-    """Run one job, unless a run of it is finished or at work, and keep its record or its failure.
+    """Run one job, unless one is finished or running elsewhere, and keep its record or failure.
 
     Parameters
     ----------
@@ -144,19 +144,26 @@ class _Work:
             self.identity = known.identity
             if save_model:
                 _check_save_model(self.job, self.tracker, n_train=len(split.train))
-            found = self._begin(known, force=force)
-            return self._compute(split, save_model) if found is None else _not_run(self.job, found)
+            found = None if force else self.tracker.earlier(self.job, known)
+            if found is not None:
+                return _not_run(self.job, found)
+            return self._locked(split, known, force=force, save_model=save_model)
         except Exception as error:
             return self._failed(error)
 
-    def _begin(self, known: Known, *, force: bool) -> Earlier | None:
-        """Open a run, unless another one makes it needless."""
-        found = None if force else self.tracker.earlier(self.job, known)
-        if found is None:
+    def _locked(self, split: Split, known: Known, *, force: bool, save_model: bool) -> Outcome:
+        """Run the job while its lock keeps other processes from it."""
+        with self.tracker.lock(known) as found:
+            if found is None and not force:  # another process may have finished it just now
+                found = self.tracker.earlier(self.job, known)
+            if found is not None:
+                return _not_run(self.job, found)
             with deferred():
                 self.run = self.tracker.start(self.job, known)
-            found = None if force else self.tracker.rival(self.run)
-        return found
+            try:
+                return self._compute(split, save_model)
+            except Exception as error:
+                return self._failed(error)
 
     def _compute(self, split: Split, save_model: bool) -> Outcome:
         from harness.evaluate import measure
@@ -172,8 +179,7 @@ class _Work:
     def _failed(self, error: Exception) -> Outcome:
         log.info("%s failed", self.job, exc_info=error)
         if self.run is None:
-            with deferred():
-                self.run = self.tracker.start(self.job, None)
+            self.run = self.tracker.start(self.job, None)
         self.tracker.fail(self.run, error)
         return Outcome(str(self.job), "failed", self.run.run_id, reason=one_line(error))
 
@@ -191,7 +197,7 @@ def _known(job: Job) -> tuple[Split, Known]:
 def _check_save_model(job: Job, tracker: Tracker, *, n_train: int) -> None:
     from harness.holdout import check_holding_out
 
-    if isinstance(tracker, NoTracker):
+    if type(tracker) is Tracker:
         raise ValueError("save_model must be false where tracking.kind is none, got true")
     check_holding_out(job, n_train, setting="save_model must be false")
 
@@ -214,7 +220,7 @@ def _not_run(job: Job, found: Earlier) -> Outcome:
 
 
 @contextmanager
-def sweep_of(progress: Progress, tracking: TrackingConfig) -> Iterator[None]:
+def sweep_of(progress: Progress, tracking: TrackingConfig, cache: str | None) -> Iterator[None]:
     """Frame a sweep: before and after it, put right what crashed processes left in the store.
 
     Parameters
@@ -223,6 +229,8 @@ def sweep_of(progress: Progress, tracking: TrackingConfig) -> Iterator[None]:
         Shown while the sweep goes on.
     tracking : TrackingConfig
         Where the runs of its jobs are kept.
+    cache : str, optional
+        The feature cache.
 
     Raises
     ------
@@ -230,7 +238,7 @@ def sweep_of(progress: Progress, tracking: TrackingConfig) -> Iterator[None]:
         If there is no such store, or it cannot be reached at the start; at the end it only costs
         a warning.
     """
-    tracker = open_tracker(tracking)
+    tracker = open_tracker(tracking, cache)
     tracker.recover()
     outdated = tracker.outdated()
     if outdated:
@@ -240,7 +248,7 @@ def sweep_of(progress: Progress, tracking: TrackingConfig) -> Iterator[None]:
             yield
     finally:
         with suppress(StoreError):
-            tracker.recover(at_end=True)
+            tracker.recover()
         waiting = tracker.waiting()
         if waiting:
             say(*waiting.split("\n"), error=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import shutil
@@ -11,13 +10,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from harness.atomic import NO_LOCKS
 from harness.data.archives import Archive
 from harness.data.download import Progress, download, file_digest
 from harness.data.errors import DataError
 from harness.data.extract import extract
 from harness.data.listing import shown
 from harness.data.manifest import write_manifest
+from harness.locks import hold
 
 log = logging.getLogger(__name__)
 
@@ -89,19 +88,9 @@ def _file_name(url: str) -> str:
 @contextlib.contextmanager
 def _alone(root: Path) -> Iterator[None]:
     """Let one process at a time fetch into a folder."""
-    lock = root.parent / f".{root.name}.lock"
-    # Not truncated, and no link followed: it would be a file of somebody's.
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with open(os.open(lock, flags, 0o666), "rb", buffering=0) as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"'{root}' is being fetched by another process") from error
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            rule = "no other process may fetch it meanwhile"
-            log.warning("%s cannot be locked (%s): %s", shown(str(root)), error.strerror, rule)
+    with hold(root.parent / f".{root.name}.lock", patience=0) as alone:
+        if not alone:
+            raise DataError(f"'{root}' is being fetched by another process")
         yield
 
 

@@ -19,7 +19,8 @@ from typing import NamedTuple
 from dfkde.backbones.presence import checkpoint_file, weights_path
 from harness.atomic import DamagedError, read_json, write_json
 from harness.config import BackboneConfig
-from harness.features.claims import check_own, tell_unwritable, warn_once
+from harness.features.claims import check_own, tell_unwritable
+from harness.locks import warn_once
 
 _OURS = "dfkde.backbones."
 _SOURCES = ("dfkde.extractor", "dfkde.graph", "dfkde.backbones.loading")

@@ -7,15 +7,12 @@ something: what lies behind one is not the cache's own, and is left alone.
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
-import warnings
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from harness.atomic import NO_LOCKS
-from harness.show import shown
+from harness.locks import hold, warn_once
 
 _UNWRITABLE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS),
@@ -23,8 +20,6 @@ _UNWRITABLE = {
 }
 """How it says that one may not write there, or that something else is in the place of a file or
 folder of ours. A full disk is another matter: it ends the job."""
-
-_told: set[str] = set()
 
 
 @contextmanager
@@ -51,20 +46,13 @@ def claim(path: Path, *, wait: bool) -> Iterator[bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink():  # nobody claims through a link
         path.unlink(missing_ok=True)
-    # Neither waits, as to open a pipe for writing would, nor makes a file behind a link.
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o666)
-    try:
-        if not _lock(descriptor, wait=wait):
-            yield False
-            return
+    with hold(path, patience=math.inf if wait else 0) as mine:
         try:
-            yield True
+            yield mine
         finally:
-            with suppress(OSError):
-                path.unlink()
-    finally:
-        os.close(descriptor)
+            if mine:
+                with suppress(OSError):
+                    path.unlink()
 
 
 def check_own(path: Path, *, cache: Path) -> None:
@@ -102,26 +90,3 @@ def tell_unwritable(error: OSError, *, cache: Path) -> None:
         f" {error.filename!r}): what it lacks is computed, and kept for this process only",
         about=str(cache),
     )
-
-
-def warn_once(message: str, *, about: str) -> None:
-    """Warn, unless this process has warned of the same before."""
-    if about not in _told:
-        _told.add(about)
-        warnings.warn(shown(message), stacklevel=2)
-
-
-def _lock(descriptor: int, *, wait: bool) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        warn_once(
-            f"the feature cache cannot be locked ({error.strerror}): processes that extract the"
-            " same images at once each do all the work",
-            about="locks",
-        )
-    return True

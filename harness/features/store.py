@@ -27,9 +27,10 @@ from harness.atomic import (
     write_atomically,
     write_json,
 )
-from harness.features.claims import check_own, claim, link_to, tell_unwritable, warn_once
+from harness.features.claims import check_own, claim, link_to, tell_unwritable
 from harness.features.entries import array_from_bytes, array_to_bytes, entry_key
 from harness.features.recipe import Graph, Recipe
+from harness.locks import warn_once
 
 POOLED = "pooled"
 MAPS = "maps"

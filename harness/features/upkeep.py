@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.atomic import DamagedError, read_json, read_regular, unseal
-from harness.features.claims import claim, link_to, warn_once
+from harness.features.claims import claim, link_to
 from harness.features.entries import entry_key
+from harness.locks import warn_once
 from harness.show import shown
 
 _ABANDONED = 3600.0

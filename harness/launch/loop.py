@@ -9,7 +9,6 @@ from typing import Protocol
 
 from harness.outcome import Outcome, one_line
 from harness.signals import Interrupted, deferred, ending
-from harness.tracking import open_tracker
 from harness.work import Task
 
 
@@ -115,7 +114,4 @@ def _outcome(task: Task, pending: Pending) -> Outcome:
     except (Exception, Interrupted) as error:
         if isinstance(error, Interrupted) and ending():
             raise  # this process was interrupted, not the worker
-        if isinstance(error, WorkerDiedError) and error.process:
-            # Nobody else knows so early that its run is closed by nobody.
-            open_tracker(task.tracking).bury(error.process)
         return Outcome(str(task.job), "failed", reason=one_line(error))

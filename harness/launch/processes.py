@@ -18,7 +18,6 @@ from harness.launch.loop import Pending, WorkerDiedError
 from harness.outcome import Outcome
 from harness.stages import Stages
 from harness.threads import shared
-from harness.tracking.owner import process
 from harness.tracking.store import import_mlflow
 from harness.work import Task, perform
 
@@ -102,7 +101,6 @@ class _Worker:
         self.process = context.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
         self.process.start()
         theirs.close()
-        self._tags = process(self.process.pid or 0)
         self.idle = True
 
     def give(self, task: Task) -> None:
@@ -138,7 +136,7 @@ class _Worker:
         outcome, self._outcome = self._outcome, None
         if outcome is None:
             self.process.join()
-            raise WorkerDiedError(_end(self.process.exitcode or 0), self._tags)
+            raise WorkerDiedError(_end(self.process.exitcode or 0))
         self.idle = True
         return outcome
 

@@ -12,7 +12,6 @@ from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
 from harness.launch.queues import Queue
 from harness.outcome import Outcome
-from harness.tracking.owner import SLURM_JOB
 
 _LOOK = 10
 """Seconds between two looks at Slurm's queue, once it has been asked a few times."""
@@ -37,10 +36,6 @@ class SlurmQueue(Queue):
         setup = [_THREADS, *(parameters.get("setup") or [])]
         executor.update_parameters(**dict(parameters) | {"setup": setup})
         super().__init__(executor, size)
-
-    def process(self, job: Any) -> dict[str, str]:
-        """Return the job's number: on another machine its death is seen by nobody."""
-        return {SLURM_JOB: job.job_id}
 
     def interrupt(self, jobs: Sequence[Any]) -> None:
         """Cancel the jobs: Slurm sends SIGTERM, and SIGKILL after its KillWait."""

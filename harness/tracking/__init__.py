@@ -3,18 +3,18 @@
 The only package that imports mlflow, and only once a run is written or read.
 """
 
-from functools import cache
+from functools import lru_cache
+from pathlib import Path
 
 from harness.config import TrackingConfig
 from harness.tracking.read import outdated, read_job, read_runs, read_scores
-from harness.tracking.store import StoreError, store_uri
-from harness.tracking.tracker import Earlier, Known, NoTracker, OpenRun, Tracker
+from harness.tracking.store import StoreError, store_folder, store_uri
+from harness.tracking.tracker import Earlier, Known, OpenRun, Tracker
 from harness.tracking.write import MlflowTracker
 
 __all__ = [
     "Earlier",
     "Known",
-    "NoTracker",
     "OpenRun",
     "StoreError",
     "Tracker",
@@ -27,20 +27,29 @@ __all__ = [
 ]
 
 
-def open_tracker(config: TrackingConfig) -> Tracker:
+def open_tracker(config: TrackingConfig, cache: str | None) -> Tracker:
     """Return the tracker that `conf/tracking` names; the same one for equal settings.
+
+    Parameters
+    ----------
+    config : TrackingConfig
+        The store.
+    cache : str, optional
+        The feature cache, in which the locks of running jobs are if the store is a server.
 
     Raises
     ------
     StoreError
-        If `tracking.kind` is neither `mlflow` nor `none`.
+        If `tracking.kind` is neither `mlflow` nor `none`, or the address holds a password.
     """
     if config.kind == "mlflow":
-        return _mlflow_tracker(store_uri(config.uri))
+        uri = store_uri(config.uri)
+        folder = store_folder(uri) or (None if cache is None else Path(cache).resolve())
+        return _mlflow_tracker(uri, None if folder is None else folder / "locks")
     if config.kind == "none":
-        return NoTracker()
+        return Tracker()
     raise StoreError(f"tracking.kind must be one of mlflow, none; got {config.kind!r}")
 
 
 # One for each store and process: connecting takes longer than writing a run.
-_mlflow_tracker = cache(MlflowTracker)
+_mlflow_tracker = lru_cache(maxsize=None)(MlflowTracker)

@@ -7,35 +7,52 @@ import os
 import sys
 from collections.abc import Sequence
 
-from harness.config import TrackingConfig
+from harness.config import FeaturesConfig, TrackingConfig
+from harness.secrets import with_secrets
 from harness.show import say
 from harness.tracking import StoreError, open_tracker, store_uri
-from harness.tracking.store import connect_to_read, stores
+from harness.tracking.outbox import stores
+from harness.tracking.store import connect_to_read
 from harness.tracking.view import link
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     options = _parser().parse_args(arguments)
-    return _push(options) if options.command == "push" else _ui(options)
+    commands = {"push": _push, "close": _close, "ui": _ui}
+    try:
+        return commands[options.command](options)
+    except (StoreError, OSError) as error:
+        say(f"error: {error}", error=True)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m harness.tracking",
-        description="Send results that the tracking store could not take, or show the store.",
+        description="Send results that wait, close runs of processes that died, show the store.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     push = commands.add_parser("push", help="send what waits, each result to its store")
     push.add_argument("--uri", help="only what waits for this MLflow tracking URI")
+    close = commands.add_parser("close", help="list the open runs, and close those that are named")
+    close.add_argument("run", nargs="*", help="id of a run whose process is known to have ended")
     ui = commands.add_parser("ui", help="open MLflow's UI on this machine")
     ui.add_argument("--port", type=int, default=5000)
-    ui.add_argument("--uri", help="the MLflow tracking URI (default: this folder's store)")
+    for command in (close, ui):
+        command.add_argument("--uri", help="the MLflow tracking URI (default: this folder's store)")
+    for command in (push, close):
+        command.add_argument(
+            "--cache",
+            default=FeaturesConfig().cache,
+            help="the feature cache, for a server's locks",
+        )
     return parser
 
 
 def _push(options: argparse.Namespace) -> int:
-    left = [_send(uri) for uri in ([options.uri] if options.uri else stores())]
+    uris = [options.uri] if options.uri else stores()
+    left = [_send(uri, options.cache) for uri in uris]
     for waiting in filter(None, left):
         say(*waiting.split("\n"), error=True)
     if not any(left):
@@ -43,9 +60,9 @@ def _push(options: argparse.Namespace) -> int:
     return 1 if any(left) else 0
 
 
-def _send(uri: str) -> str | None:
+def _send(uri: str, cache: str) -> str | None:
     """Send what waits for a store, if anything does, and say what still waits."""
-    tracker = open_tracker(TrackingConfig(uri=uri))
+    tracker = open_tracker(TrackingConfig(uri=uri), cache)
     if tracker.waiting():
         try:
             tracker.recover()
@@ -54,18 +71,27 @@ def _send(uri: str) -> str | None:
     return tracker.waiting()
 
 
+def _close(options: argparse.Namespace) -> int:
+    uri = store_uri(options.uri)
+    connect_to_read(uri)
+    tracker = open_tracker(TrackingConfig(uri=uri), options.cache)
+    open_runs = tracker.close(options.run)
+    say(*(f"{run_id} {what}" for run_id, what in open_runs.items()))
+    left = [run_id for run_id in options.run if not open_runs.get(run_id, "").startswith("closed")]
+    for run_id in left:
+        say(f"error: {run_id} must be the id of an open run whose process has ended", error=True)
+    return 1 if left else 0
+
+
 def _ui(options: argparse.Namespace) -> int:
     """Print the links, then become the server, which does not return."""
     uri, server = store_uri(options.uri), f"http://127.0.0.1:{options.port}"
-    try:
-        experiments = connect_to_read(uri).search_experiments()
-    except StoreError as error:
-        say(f"error: {error}", error=True)
-        return 1
+    experiments = connect_to_read(uri).search_experiments()
     for experiment in experiments:
         if experiment.name != "Default":
             say(f"{experiment.name}: {link(server, experiment.experiment_id)}")
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    command = [sys.executable, "-m", "mlflow", "ui"]
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = with_secrets(uri)  # not where `ps` shows it
     # Seven processes, a quarter of a GB each, that would wait for work of other kinds.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     sys.stdout.flush()

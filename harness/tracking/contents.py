@@ -17,6 +17,7 @@ from harness.config import Job
 from harness.models import without_seed
 from harness.provenance import commit, machine, versions
 from harness.record import SCHEMA_VERSION, ImageScore, Record
+from harness.secrets import masked
 from harness.show import csv_line, to_cell
 from harness.tracking.names import (
     CODE,
@@ -124,7 +125,7 @@ def _storable(text: str) -> str:
     >>> print(_storable("a\0b\udcff"), _storable("x" * 9000)[5890:])
     a\x00b\udcff xxxxxxxxxx ... (9000 characters)
     """
-    text = text.encode(errors="backslashreplace").decode().replace("\0", r"\x00")
+    text = masked(text).encode(errors="backslashreplace").decode().replace("\0", r"\x00")
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ... ({len(text)} characters)"
 
 
@@ -172,7 +173,7 @@ def _drawn(draw: Callable[[], str], name: str) -> str | None:
 
 def write_traceback(folder: Path, error: BaseException) -> None:
     """Write the artifact of a failed job."""
-    text = "".join(traceback.format_exception(error))
+    text = masked("".join(traceback.format_exception(error)))
     (folder / "traceback.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
 
 

@@ -16,3 +16,9 @@ COUNTS = {
     "n_test_normal": "images.test_normal",
     "n_test_anomalous": "images.test_anomalous",
 }
+HOST = "process.host"
+PID = "process.pid"
+LOCKS = "process.locks"
+"""The folder in which the process that writes a run holds the job's lock."""
+ENTRY = "outbox.entry"
+"""The entry of an outbox that a run was created from."""

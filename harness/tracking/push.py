@@ -1,24 +1,29 @@
-"""From an entry of the spool to a run in MLflow; safe to break off and to repeat."""
+"""From an entry of the outbox to a run in MLflow; safe to break off and to repeat."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.tracking.entry import Entry, locked, name_run, read_entry
-from harness.tracking.names import ERROR_CLASS, ERROR_MESSAGE
-from harness.tracking.owner import this_process
-from harness.tracking.runs import same_job
-from harness.tracking.spool import artifacts, remove
+from harness.locks import hold
+from harness.secrets import with_secrets
+from harness.tracking.names import ENTRY, ERROR_CLASS, ERROR_MESSAGE
+from harness.tracking.outbox import (
+    Entry,
+    artifacts,
+    check_artifacts,
+    read_entry,
+    remove,
+)
 from harness.tracking.store import connect, experiment_id
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, RunInfo
+    from mlflow.entities import DatasetInput, Run, RunInfo
 
 
 def push(folder: Path, uri: str) -> str | None:
-    """Send an entry to the store and take it out of the spool.
+    """Send an entry to the store and take it out of the outbox.
 
     Parameters
     ----------
@@ -38,7 +43,7 @@ def push(folder: Path, uri: str) -> str | None:
         Whatever the store raises, or the entry's reading; the entry is still there.
     """
     try:
-        with locked(folder / "lock", wait=False) as held:
+        with hold(folder / "lock", patience=0) as held:
             if not held:
                 return None
             run_id = _send(folder, read_entry(folder), uri=uri)
@@ -51,10 +56,7 @@ def push(folder: Path, uri: str) -> str | None:
 
 
 def _send(folder: Path, entry: Entry, *, uri: str) -> str:
-    twin = _twin(entry, uri) if entry.unchecked else None
-    if twin is not None:
-        _drop(entry, uri)
-        return twin
+    check_artifacts(folder, entry)
     info = _opened(folder, entry, uri=uri)
     client = connect(uri)
     # Sent twice, an artifact replaces itself, and a value equal to the one there is no error.
@@ -66,42 +68,50 @@ def _send(folder: Path, entry: Entry, *, uri: str) -> str:
     return str(info.run_id)
 
 
-def _twin(entry: Entry, uri: str) -> str | None:
-    """Return a finished run of the same job: what was done meanwhile was done for nothing."""
-    found = same_job(uri, entry.experiment, tags=entry.job_tags)
-    finished = [run.info.run_id for run in found if run.info.status == "FINISHED"]
-    return next((run_id for run_id in finished if run_id != entry.run_id), None)
-
-
-def _drop(entry: Entry, uri: str) -> None:
-    if entry.run_id is not None:
-        connect(uri).delete_run(entry.run_id)
-
-
 def _opened(folder: Path, entry: Entry, *, uri: str) -> RunInfo:
     """Return what MLflow says of a run that takes the entry's values."""
-    client, experiment = connect(uri), experiment_id(uri, name=entry.experiment)
-    if entry.run_id is None:
-        # Should this process die now, the run left behind is recognised by its tags.
-        tags = entry.job_tags | this_process()
-        run = client.create_run(experiment, entry.started, tags, entry.name)
-        name_run(folder, entry, run_id=run.info.run_id)
-        return run.info
-    run = client.get_run(entry.run_id)
+    run = _existing(folder, entry, uri=uri)
+    if run is None:
+        return _create(folder, entry, uri=uri)
+    client, run_id = connect(uri), run.info.run_id
     if run.info.lifecycle_stage == "deleted":
-        client.restore_run(entry.run_id)
+        client.restore_run(run_id)
     if entry.status == "FINISHED":
-        # Another machine may have taken its process for dead, and closed it.
+        # Another process may have taken this one for dead, and closed its run.
         for name in {ERROR_CLASS, ERROR_MESSAGE} & run.data.tags.keys():
-            client.delete_tag(entry.run_id, name)
+            client.delete_tag(run_id, name)
     return run.info
+
+
+def _existing(folder: Path, entry: Entry, *, uri: str) -> Run | None:
+    """Return the run that was opened for the entry, if the store has it."""
+    from mlflow.exceptions import MlflowException
+
+    client = connect(uri)
+    if entry.run_id is not None:
+        try:
+            return client.get_run(entry.run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # else the store was made anew
+                raise
+    # A process may have died after it had created the run.
+    experiment = experiment_id(uri, name=entry.experiment)
+    found = client.search_runs([experiment], f"tags.`{ENTRY}` = '{folder.name}'", max_results=1)
+    return found[0] if found else None
+
+
+def _create(folder: Path, entry: Entry, *, uri: str) -> RunInfo:
+    experiment = experiment_id(uri, name=entry.experiment)
+    tags = entry.job_tags | {ENTRY: folder.name}
+    return connect(uri).create_run(experiment, entry.started, tags, entry.name).info
 
 
 def _log_artifacts(folder: Path, location: str, *, uri: str) -> None:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     # MLflow's client would read the whole run once more to learn where its artifacts go.
-    get_artifact_repository(location, tracking_uri=uri).log_artifacts(str(folder))
+    repository = get_artifact_repository(location, tracking_uri=with_secrets(uri))
+    repository.log_artifacts(str(folder))
 
 
 def _log_values(client: MlflowClient, run_id: str, *, entry: Entry) -> None:

@@ -10,9 +10,9 @@ from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote
 
-from harness.tracking.entry import locked
+from harness.locks import hold
+from harness.secrets import VARIABLE, with_secrets, without_secrets
 from harness.tracking.view import TAG, view
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 # Nor two lines for each run that a server takes; the summary names the runs.
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-# A server that does not answer must not hold up the sweep: the result goes to the spool.
+# A server that does not answer must not hold up the sweep: the result goes to the outbox.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -44,14 +44,26 @@ class StoreError(RuntimeError):
 def store_uri(uri: str | None = None) -> str:
     """Return the tracking URI: the given one, else the SQLite store of the working folder.
 
-    The path in it is absolute, so that a run knows its store from every folder.
+    The path in it is absolute, so that a run knows its store from every folder, and there is no
+    password in it: see `harness.secrets`.
+
+    Raises
+    ------
+    StoreError
+        If the given one holds a password that is not that of `MLFLOW_TRACKING_URI`.
 
     Examples
     --------
     >>> store_uri("http://127.0.0.1:5000")
     'http://127.0.0.1:5000'
     """
-    return uri or f"{_SQLITE}{Path('runs').resolve() / 'mlflow.db'}"
+    if not uri:
+        return f"{_SQLITE}{Path('runs').resolve() / 'mlflow.db'}"
+    address = without_secrets(uri)
+    if address != uri and uri != os.environ.get(VARIABLE):
+        rule = f"must hold no password, got {address} with one"
+        raise StoreError(f"tracking.uri {rule}; set {VARIABLE} to the whole of it")
+    return address
 
 
 def readable(uri: str) -> str:
@@ -79,11 +91,11 @@ def connect(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     if not uri.startswith(_SQLITE):
-        return MlflowClient(tracking_uri=uri)
+        return MlflowClient(tracking_uri=with_secrets(uri))
     path = _sqlite_file(uri)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Of several processes that find no store, one makes it: MLflow itself would let them race.
-    with locked(path.with_name(f"{path.name}.lock")):
+    with hold(path.with_name(f"{path.name}.lock")):
         if not path.exists():
             _make(path, artifacts=_artifacts(uri))
         client = MlflowClient(tracking_uri=uri)
@@ -140,25 +152,9 @@ def hurried(hurry: bool) -> Iterator[None]:
         os.environ.update(before)
 
 
-def spool_folder(uri: str) -> Path:
-    """Return where the results of a store's jobs wait if it cannot take them.
-
-    Every store has a folder of its own: what waits for a server is never sent to another store.
-    """
-    if uri.startswith(_SQLITE):
-        return _sqlite_file(uri).parent / "spool"
-    return _servers() / quote(uri, safe="")
-
-
-def stores() -> list[str]:
-    """Return the stores for which results may wait: this folder's own, and servers."""
-    named = [unquote(path.name) for path in _servers().glob("*")]
-    server = os.environ.get("MLFLOW_TRACKING_URI")
-    return list(dict.fromkeys([store_uri(), *([server] if server else []), *sorted(named)]))
-
-
-def _servers() -> Path:
-    return Path("runs").resolve() / "spool_of_servers"
+def store_folder(uri: str) -> Path | None:
+    """Return the folder of an SQLite store; None for a server."""
+    return _sqlite_file(uri).parent.resolve() if uri.startswith(_SQLITE) else None
 
 
 def _sqlite_file(uri: str) -> Path:

@@ -3,103 +3,96 @@
 from __future__ import annotations
 
 import logging
+import os
+import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness.code import CHANGED
 from harness.config import Job
+from harness.locks import JobLocks
 from harness.outcome import one_line
 from harness.record import Record
 from harness.show import shown
 from harness.signals import deferred, ending
 from harness.tracking import contents
-from harness.tracking.entry import Entry, entry_name
-from harness.tracking.names import ERROR_CLASS, ERROR_MESSAGE, SECONDS
-from harness.tracking.owner import (
-    HEARTBEAT,
+from harness.tracking.names import (
+    CODE,
+    ERROR_CLASS,
+    ERROR_MESSAGE,
     HOST,
+    IDENTITY,
+    LOCKS,
     PID,
-    Heartbeat,
-    alive,
-    is_this_process,
-    now,
-    this_process,
+    SECONDS,
 )
+from harness.tracking.outbox import Entry, Outbox, entry_name
 from harness.tracking.push import push
 from harness.tracking.read import outdated
-from harness.tracking.runs import close_dead, open_runs, same_cell, same_job
-from harness.tracking.spool import Spool
-from harness.tracking.store import StoreError, connect, experiment_id, hurried, spool_folder
-from harness.tracking.tracker import Attach, Earlier, Known, OpenRun
+from harness.tracking.store import StoreError, connect, experiment_id, hurried
+from harness.tracking.tracker import Attach, Earlier, Known, OpenRun, Tracker
 
 log = logging.getLogger(__name__)
 
 PUSH = "python -m harness.tracking push"
+_CELL = ("official", "model", "backbone", CODE)
+_PAGE = 1000
 _PAUSE = 30.0
 """Seconds for which a store that failed is not asked again: each try may wait for a timeout."""
 _AGAIN = 1.0
 """Seconds after which a store is asked once more, where it refused at once."""
-_SETTLE = 2.0
-"""Seconds within which a run that sees an older one of the same job is given up."""
 
 
-class MlflowTracker:
+class MlflowTracker(Tracker):
     """Writes runs to one MLflow store.
 
     Parameters
     ----------
     uri : str
-        The tracking URI.
+        The tracking URI, without secrets.
+    locks : Path, optional
+        The folder of the locks of running jobs.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, locks: Path | None = None) -> None:
         self._uri = uri
-        self._spool = Spool(spool_folder(uri))
+        self._locks = JobLocks(locks)
+        self._outbox = Outbox(uri)
         self._failed_at = float("-inf")
         self._refused: dict[Path, str] = {}
 
     def earlier(self, job: Job, known: Known) -> Earlier | None:
-        """Return the newest run of the job that is finished or at work, or None."""
+        """Return the newest finished run of the job, or None."""
         tags = contents.job_tags(job, known)
-        for waiting in self._spool.find(known.identity):
-            if same_cell(waiting.job_tags, tags):
-                where = f"waits in the spool for the store; `{PUSH}` sends it"
+        for waiting in self._outbox.find(known.identity):
+            if _same_cell(waiting.job_tags, tags):
+                where = f"waits in the outbox for the store; `{PUSH}` sends it"
                 reason = f"{_commit(waiting.job_tags)}, {where}"
                 return Earlier(None, _measured(waiting.metrics), reason)
-        runs = self._try(partial(same_job, self._uri, job.dataset.name, tags=tags)) or []
-        return _finished(runs) or next(map(_at_work, filter(_live, runs)), None)
+        for run in self._try(partial(self._same_job, job, tags, "FINISHED")) or []:
+            reason = f"run {run.info.run_id}, {_commit(run.data.tags)}"
+            return Earlier(run.info.run_id, _measured(run.data.metrics), reason)
+        return None
+
+    @contextmanager
+    def lock(self, known: Known) -> Iterator[Earlier | None]:
+        """Keep other processes from running the job in this block; yield what runs it already."""
+        with self._locks.hold(known.identity) as holder:
+            reason = f"running elsewhere, in {holder}"
+            yield None if holder is None else Earlier(None, {}, reason, busy=True)
 
     def start(self, job: Job, known: Known | None) -> OpenRun:
-        """Open a run; without the store, the result will wait in the spool."""
+        """Open a run; without the store, or without a known job, only when it is closed."""
         run = OpenRun(job, tags=contents.job_tags(job, known))
-        run.run_id = self._try(partial(self._create, run))
-        if run.run_id is not None:
-            run.heartbeat = Heartbeat(partial(self._beat, run.run_id))
+        if known is not None:
+            run.run_id = self._try(partial(self._create, run))
         return run
-
-    def rival(self, run: OpenRun) -> Earlier | None:
-        """Return the run of the same job for which this one was given up, or None.
-
-        Two processes may have begun a job at once, as neither saw the other's run. The older run
-        goes on: the younger sees it and gives way. One that stays had not seen the older.
-        """
-        end = time.monotonic() + _SETTLE
-        while True:
-            runs = self._try(partial(same_job, self._uri, run.job.dataset.name, tags=run.tags))
-            run.unchecked = runs is None
-            others = [other for other in runs or [] if other.info.run_id != run.run_id]
-            live = [other for other in others if _live(other)]
-            found = _finished(others) or next(map(_at_work, live), None)
-            if found is None:
-                return None
-            if not found.busy or _older(live, run) or time.monotonic() > end:
-                self._give_up(run)
-                return found
-            time.sleep(0.1)
 
     def finish(self, run: OpenRun, record: Record, *, attach: Attach | None = None) -> None:
         """Keep the record and what `attach` writes, and close the run as FINISHED."""
@@ -121,6 +114,7 @@ class MlflowTracker:
                 _attach(attach, folder)
 
         self._keep(run, entry, write)
+        self._try(partial(self._close_others, run))
 
     def fail(self, run: OpenRun, error: BaseException) -> None:
         """Keep the error and close the run as FAILED."""
@@ -128,25 +122,61 @@ class MlflowTracker:
             _entry(run, "FAILED", tags=contents.error_tags(error)),
             params=contents.planned(run.job),
         )
-        self._keep(run, entry, partial(contents.write_traceback, error=error))
+        self._keep_or_close(run, entry, partial(contents.write_traceback, error=error))
 
     def kill(self, run: OpenRun) -> None:
         """Close the run as KILLED, unless it is closed already."""
         if run.run_id is not None and not run.closed:
             tags = {ERROR_CLASS: "Interrupted", ERROR_MESSAGE: "the job was interrupted"}
-            self._keep(run, _entry(run, "KILLED", tags=tags), _nothing)
+            self._keep_or_close(run, _entry(run, "KILLED", tags=tags), _nothing)
 
-    def bury(self, process: Mapping[str, str]) -> None:
-        """Close the open runs of a process that has died, given tags that name it."""
-        self._try(partial(self._close_runs, lambda tags: process.items() <= tags.items()))
-
-    def recover(self, *, at_end: bool = False) -> None:
+    def recover(self) -> None:
         """Send what the store could not take, and close the runs of processes that died.
+
+        Raises
+        ------
+        StoreError
+            If the store cannot be reached, or the outbox is not this user's.
+        """
+        try:
+            with hurried(ending()):
+                connect(self._uri).search_experiments(max_results=1)
+                self._outbox.sweep_up()
+                self._refused = {}
+                for folder in self._outbox:
+                    self._push(folder)
+                self._close_dead()
+        except Exception as error:
+            raise StoreError(f"tracking.uri={self._uri}: {one_line(error)}") from error
+
+    def waiting(self) -> str | None:
+        """Say which results the store could not take yet, or None."""
+        folders, where, old = list(self._outbox), self._outbox.folder, self._outbox.left_behind()
+        lines = [why for path, why in self._refused.items() if path in folders]
+        if folders:
+            wait = f"{len(folders)} results wait in {where} for {self._uri}"
+            lines.insert(0, f"{wait}; `{PUSH}` sends them")
+        if old is not None:
+            lines.append(f"{old} holds results of an earlier version: move them into {where}")
+        return "\n".join(lines) or None
+
+    def outdated(self) -> str | None:
+        """Say which runs of another schema the store holds, or None."""
+        found: str | None = self._try(partial(outdated, self._uri))
+        return found
+
+    def close(self, run_ids: Collection[str]) -> dict[str, str]:
+        """Close open runs of which the caller knows that their processes have ended.
 
         Parameters
         ----------
-        at_end : bool
-            Whether this process itself has nothing at work any more.
+        run_ids : collection of str
+            Which ones.
+
+        Returns
+        -------
+        dict of str to str
+            What each open run is, by its id: closed, still running, or left open.
 
         Raises
         ------
@@ -154,38 +184,41 @@ class MlflowTracker:
             If the store cannot be reached.
         """
         try:
-            with hurried(ending()):
-                connect(self._uri).search_experiments(max_results=1)
-                self._spool.sweep_up()
-                self._refused = {}
-                for folder in self._spool:
-                    self._push(folder)
-                self._close_runs(partial(_dead, at_end=at_end))
+            return {run.info.run_id: self._close(run, run_ids) for run in open_runs(self._uri)}
         except Exception as error:
             raise StoreError(f"tracking.uri={self._uri}: {one_line(error)}") from error
 
-    def waiting(self) -> str | None:
-        """Say which results the store could not take yet, or None."""
-        folders = list(self._spool)
-        if not folders:
-            return None
-        where = ", ".join(sorted({str(folder.parent) for folder in folders}))
-        message = f"{len(folders)} results wait in {where} for {self._uri}; `{PUSH}` sends them"
-        refused = [why for path, why in self._refused.items() if path in folders]
-        return "\n".join([message, *refused])
-
-    def outdated(self) -> str | None:
-        """Say which runs of another schema the store holds, or None."""
-        found: str | None = self._try(partial(outdated, self._uri))
-        return found
+    def _close(self, run: Any, run_ids: Collection[str]) -> str:
+        tags = run.data.tags
+        what = f"{run.info.run_name}, {process_of(run)}"
+        if tags.get(LOCKS) == self._locks.id and self._locks.is_held(tags.get(IDENTITY, "")):
+            return f"still running: {what}"
+        if run.info.run_id not in run_ids:
+            return f"open: {what}"
+        _close_dead(self._uri, run)
+        return f"closed: {what}"
 
     def _keep(self, run: OpenRun, entry: Entry, write: Callable[[Path], None]) -> None:
-        """Write the entry to the spool, then try to send it from there."""
+        """Write the entry to the outbox, then try to send it from there."""
         with deferred():
-            folder = self._spool.add(entry, write)
-            run.close()
-        # Sending may be broken off: it is taken up again from the spool.
-        self._try(partial(push, folder, self._uri))
+            try:
+                folder = self._outbox.add(entry, write)
+            except OSError as error:
+                rule = "the same command does the job again"
+                where = self._outbox.folder
+                raise OSError(f"{where} cannot hold the result ({error}): {rule}") from error
+            run.closed = True
+        # Sending may be broken off: it is taken up again from the outbox.
+        run.run_id = self._try(partial(push, folder, self._uri)) or run.run_id
+
+    def _keep_or_close(self, run: OpenRun, entry: Entry, write: Callable[[Path], None]) -> None:
+        """Keep the entry; where no disk can, close the run at least."""
+        try:
+            self._keep(run, entry, write)
+        except OSError as error:
+            log.warning("%s", error)
+            if run.run_id is not None:
+                self._try(partial(_terminate, self._uri, run.run_id, entry.status, entry.tags))
 
     def _push(self, folder: Path) -> None:
         """Send an entry; one that the store refuses must not keep it from taking the others."""
@@ -219,27 +252,66 @@ class MlflowTracker:
     def _create(self, run: OpenRun) -> str:
         client = connect(self._uri)
         experiment = experiment_id(self._uri, name=run.job.dataset.name)
-        tags = run.tags | this_process()
+        process = {HOST: platform.node(), PID: str(os.getpid()), LOCKS: self._locks.id}
+        tags = run.tags | process
         return str(client.create_run(experiment, run.started, tags, str(run.job)).info.run_id)
 
-    def _give_up(self, run: OpenRun) -> None:
-        run.close()
-        if run.run_id is not None:
-            self._try(partial(connect(self._uri).delete_run, run.run_id))
+    def _same_job(self, job: Job, tags: Mapping[str, str], status: str) -> list[Any]:
+        """Return the runs of that status that may stand for a job with these tags, newest first.
 
-    def _beat(self, run_id: str) -> None:
-        connect(self._uri).set_tag(run_id, HEARTBEAT, now())
+        An equal identity means equal numbers from equal code; under another name, a table would
+        not accept them.
+        """
+        found = connect(self._uri).search_runs(
+            [experiment_id(self._uri, name=job.dataset.name)],
+            f"tags.{IDENTITY} = '{tags[IDENTITY]}' and attributes.status = '{status}'",
+            max_results=_PAGE,
+            order_by=["attributes.start_time DESC"],
+        )
+        return [run for run in found if _same_cell(run.data.tags, tags)]
 
-    def _close_runs(self, dead: Callable[[Mapping[str, str]], bool]) -> None:
-        for run in open_runs(self._uri):
-            tags = run.data.tags
-            if dead(tags):
-                died = f"process {tags[PID]} of {tags[HOST]} ended without closing the run"
-                close_dead(self._uri, run.info.run_id, died)
+    def _close_others(self, run: OpenRun) -> None:
+        """Close what is open of a job that is finished: who left it may never come back."""
+        for other in self._same_job(run.job, run.tags, "RUNNING"):
+            if other.info.run_id != run.run_id:
+                _close_dead(self._uri, other, f"; its job was finished as run {run.run_id}")
+
+    def _close_dead(self) -> None:
+        """Close the runs whose locks are free: their processes have ended."""
+        if self._locks.id:
+            for run in open_runs(self._uri):
+                tags = run.data.tags
+                ours = tags.get(LOCKS) == self._locks.id
+                if ours and self._locks.is_held(tags.get(IDENTITY, "")) is False:
+                    _close_dead(self._uri, run)
 
 
-def _dead(tags: Mapping[str, str], *, at_end: bool) -> bool:
-    return not alive(tags) or (at_end and is_this_process(tags))
+def open_runs(uri: str) -> list[Any]:
+    """Return the runs of this harness that are open."""
+    client = connect(uri)
+    experiments = [e.experiment_id for e in client.search_experiments(max_results=_PAGE)]
+    found = client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=_PAGE)
+    return [run for run in found if HOST in run.data.tags]
+
+
+def process_of(run: Any) -> str:
+    """Say which process has opened a run."""
+    return shown(f"process {run.data.tags.get(PID, '?')} of {run.data.tags.get(HOST, '?')}")
+
+
+def _close_dead(uri: str, run: Any, why: str = "") -> None:
+    """Close the run of a process that died as KILLED, unless it has been closed meanwhile."""
+    if connect(uri).get_run(run.info.run_id).info.status == "RUNNING":
+        message = f"{process_of(run)} ended without closing the run{why}"
+        tags = {ERROR_CLASS: "ProcessDied", ERROR_MESSAGE: message}
+        _terminate(uri, run.info.run_id, "KILLED", tags)
+
+
+def _terminate(uri: str, run_id: str, status: str, tags: Mapping[str, str]) -> None:
+    client = connect(uri)
+    for name, value in tags.items():
+        client.set_tag(run_id, name, value)
+    client.set_terminated(run_id, status)
 
 
 def _entry(run: OpenRun, status: str, *, tags: dict[str, str]) -> Entry:
@@ -252,7 +324,6 @@ def _entry(run: OpenRun, status: str, *, tags: dict[str, str]) -> Entry:
         ended=round(time.time() * 1000),
         job_tags=run.tags,
         tags=tags,
-        unchecked=run.unchecked and status == "FINISHED",
     )
 
 
@@ -274,34 +345,14 @@ def _attach(attach: Attach, folder: Path) -> None:
         shutil.rmtree(apart)
 
 
-def _finished(runs: list[Any]) -> Earlier | None:
-    """Tell of the newest finished run."""
-    for run in runs:
-        if run.info.status == "FINISHED":
-            reason = f"run {run.info.run_id}, {_commit(run.data.tags)}"
-            return Earlier(run.info.run_id, _measured(run.data.metrics), reason)
-    return None
+def _same_cell(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Tell whether the tags name one cell of a table, are equally official and of the same code."""
+    return one.get(CODE) != CHANGED and all(one.get(name) == other.get(name) for name in _CELL)
 
 
 def _commit(tags: Mapping[str, str]) -> str:
-    edited = ", uncommitted changes" if tags["dirty"] == "true" else ""
-    return f"commit {tags['commit'][:10]}{edited}"
-
-
-def _live(run: Any) -> bool:
-    return run.info.status == "RUNNING" and alive(run.data.tags)
-
-
-def _older(others: list[Any], run: OpenRun) -> bool:
-    """Tell whether one of the others is older than the run."""
-    own = (run.started, run.run_id or "")
-    return any((other.info.start_time, other.info.run_id) < own for other in others)
-
-
-def _at_work(run: Any) -> Earlier:
-    tags = run.data.tags
-    where = f"process {tags[PID]} of {tags[HOST]}"
-    return Earlier(run.info.run_id, {}, f"runs now as run {run.info.run_id}, {where}", busy=True)
+    edited = ", uncommitted changes" if tags.get("dirty") == "true" else ""
+    return f"commit {tags.get('commit', '?')[:10]}{edited}"
 
 
 def _measured(metrics: dict[str, float]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from harness.checks import check_settings
-from harness.config import Config, TrackingConfig
+from harness.config import Config
 from harness.launch import InProcess, LocalQueue, Pool, Processes, run_tasks
 from harness.outcome import Outcome
 from harness.progress import Progress
@@ -67,22 +67,22 @@ class HarnessLauncher(Launcher):
         configs = [self._config(overrides) for overrides in job_overrides]
         self._check(configs)
         tasks = [
-            Task(c.job(), c.tracking, self._folder / str(number), c.force, c.save_model)
+            Task(c.job(), c.tracking.public(), self._folder / str(number), c.force, c.save_model)
             for number, c in enumerate(configs, initial_job_idx)
         ]
         self.outcomes = [Outcome(str(task.job), "stopped") for task in tasks]
         try:
-            self._run(tasks, configs[0].tracking, fail_fast=configs[0].fail_fast)
+            self._run(tasks, configs[0])
         except StoreError as error:
             raise LaunchError(shown(str(error))) from None
         return [_returned(outcome) for outcome in self.outcomes]
 
-    def _run(self, tasks: Sequence[Task], tracking: TrackingConfig, *, fail_fast: bool) -> None:
+    def _run(self, tasks: Sequence[Task], config: Config) -> None:
         progress = Progress(len(tasks))
         with (
             closing(self.pool(progress)) as pool,
-            sweep_of(progress, tracking),
-            closing(run_tasks(tasks, pool, fail_fast=fail_fast)) as ends,
+            sweep_of(progress, config.tracking, config.features.cache),
+            closing(run_tasks(tasks, pool, fail_fast=config.fail_fast)) as ends,
         ):
             for number, outcome in ends:
                 self.outcomes[number] = outcome

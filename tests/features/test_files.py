@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness import locks
 from harness.atomic import write_atomically
-from harness.features import FeatureReader, claims
+from harness.features import FeatureReader
 from harness.features import reader as reader_module
 from harness.features.claims import claim
 from tests.features.images import PLAIN, PlainEngine
@@ -132,7 +133,7 @@ def test_a_filesystem_without_locks_is_warned_of_once(tmp_path, monkeypatch):
     def without(file, how):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(claims, "_told", set())
+    monkeypatch.setattr(locks, "_warned", set())
     monkeypatch.setattr("fcntl.flock", without)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness import locks
 from harness.atomic import DamagedError, read_json, read_regular, seal, write_json
 from harness.cache import main
-from harness.features import FeatureReader, claims
+from harness.features import FeatureReader
 from harness.features import reader as reader_module
 from harness.features.claims import claim
 from harness.features.entries import array_from_bytes, array_to_bytes, entry_key
@@ -29,7 +30,7 @@ OLD = (1000, 1000)
 @pytest.fixture(autouse=True)
 def _plain(monkeypatch):
     monkeypatch.setattr(reader_module, "build_engine", lambda *args, **settings: PlainEngine())
-    monkeypatch.setattr(claims, "_told", set())
+    monkeypatch.setattr(locks, "_warned", set())
 
 
 @pytest.fixture

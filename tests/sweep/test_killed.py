@@ -12,20 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from harness import locks
 from harness.config import TrackingConfig
+from harness.locks import JobLocks
 from harness.tracking import open_tracker, read_runs, read_scores
-from harness.tracking.owner import (
-    HEARTBEAT,
-    HOST,
-    MACHINE,
-    PID,
-    SLURM_JOB,
-    SLURM_RESTARTS,
-    STARTED,
-    process,
-    this_process,
-)
+from harness.tracking.__main__ import main as tracking
+from harness.tracking.names import IDENTITY, LOCKS, PID
 from harness.tracking.store import connect, store_uri
+from harness.tracking.write import MlflowTracker
 from tests.sweep.conftest import (
     LAUNCHERS,
     as_process,
@@ -38,7 +32,6 @@ from tests.sweep.conftest import (
 )
 
 TWELVE = ("-m", "dataset=visa", "category=glob(*)")
-HOST_TAGS = {HOST: "here", HEARTBEAT: "0"}
 ONE = ("dataset=btad", "category=01", "localizer=none")
 
 
@@ -109,8 +102,9 @@ def test_sweep_killed_at_ten_random_moments(empty_folder, launcher, pause, monke
     assert results(store_uri()) == expected
     assert statuses(client)["FINISHED"] == 12
     assert set(statuses(client)) <= {"FINISHED", "KILLED"}
-    # Half-written entries too, whose names begin with a dot.
-    assert not list((empty_folder / "runs" / "spool").iterdir())
+    # No half-written entries either, whose names begin with a dot.
+    outbox = empty_folder / "runs" / f"outbox-{os.getuid()}"
+    assert [path.name for path in outbox.iterdir()] in ([], [".lock"])
     assert as_process(*sweep).out.count(": skipped (run ") == 12
 
 
@@ -168,70 +162,94 @@ def test_submitted_jobs_outlive_the_process_that_submitted_them(client, pause):
     assert statuses(client) == {"FINISHED": 3}
 
 
-def leave_running(client, tags):
-    """A run of ONE's identity that is still open, as another process would have left it."""
+def leave_running(client, **tags):
+    """A run of ONE's identity that is still open, as a process that died would have left it."""
     assert in_process(*ONE).status == 0
-    [finished] = runs(client)
+    [finished] = [run for run in runs(client) if run.info.status == "FINISHED"]
     client.delete_run(finished.info.run_id)
     kept = {k: v for k, v in finished.data.tags.items() if not k.startswith("mlflow.")}
-    run = client.create_run(finished.info.experiment_id, tags=kept | tags)
+    run = client.create_run(finished.info.experiment_id, tags=kept | tags, run_name="left")
     return run.info.run_id
 
 
-def dead(**changes):
-    tags = this_process()
-    return tags | {PID: "999999999"} | changes
+def running_elsewhere(client, run_id):
+    """Hold the lock of a run's job, as another process does."""
+    return JobLocks(Path("runs/locks")).hold(client.get_run(run_id).data.tags[IDENTITY])
 
 
-def test_run_left_by_a_dead_process_is_done_again(client):
-    left = leave_running(client, dead())
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(locks, "_PATIENCE", 0.0)
+
+
+@pytest.mark.parametrize("lost", [None, "process.pid", "process.host"])
+def test_run_left_by_a_dead_process_is_done_again(client, lost):
+    left = leave_running(client)
+    if lost is not None:
+        client.delete_tag(left, lost)
     assert in_process(*ONE).status == 0
     assert client.get_run(left).info.status == "KILLED"
     assert "ended without closing the run" in client.get_run(left).data.tags["error.message"]
     assert statuses(client) == {"FINISHED": 1, "KILLED": 1}
 
 
-def test_number_of_a_process_given_again_does_not_pass_for_it(client):
-    left = leave_running(client, this_process() | {STARTED: "1"})
-    assert in_process(*ONE).status == 0
-    assert client.get_run(left).info.status == "KILLED"
-
-
 @pytest.mark.parametrize("mode", [(), ("-m",)], ids=["single", "sweep"])
-def test_run_at_work_is_left_alone_and_is_no_success(client, mode):
-    left = leave_running(client, HOST_TAGS | process(os.getppid()))
-    ended = in_process(*mode, *ONE)
-    assert f"busy: runs now as run {left}" in ended.out
-    assert "1 of 1 jobs are at work in other processes" in ended.err
+def test_running_job_is_left_alone_and_is_no_success(client, impatient, mode):
+    left = leave_running(client)
+    with running_elsewhere(client, left):
+        ended = in_process(*mode, *ONE)
+    assert f"busy: running elsewhere, in process {os.getpid()} of " in ended.out
+    assert "1 of 1 jobs are running in other processes" in ended.err
     assert ended.status == 75
     assert statuses(client) == {"RUNNING": 1}
 
 
-def test_run_that_this_process_has_not_closed_is_closed_at_the_end(client):
-    """As after an interruption in the middle of opening it."""
-    left = leave_running(client, this_process())
+def test_whether_a_process_lives_is_asked_of_no_other_source(client, impatient, monkeypatch):
+    """/proc may hide the processes of others, and clocks may differ by hours."""
+    read = Path.read_text
+    hidden = Path("/proc")
+
+    def refuse(path, *arguments, **keywords):
+        if path.is_relative_to(hidden) and "self" not in path.parts:
+            raise PermissionError(path)
+        return read(path, *arguments, **keywords)
+
+    left = leave_running(client, **{PID: "999999999", "process.heartbeat": "0"})
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with running_elsewhere(client, left):
+        assert in_process(*ONE, "seed=7").status == 0
+        assert client.get_run(left).info.status == "RUNNING"
     assert in_process(*ONE, "seed=7").status == 0
     assert client.get_run(left).info.status == "KILLED"
 
 
-@pytest.mark.parametrize(("age", "status"), [(30, "RUNNING"), (3600, "KILLED")])
-def test_run_of_another_machine_lives_by_its_heartbeat(client, age, status):
-    tags = dead(**{MACHINE: "another", HEARTBEAT: str(time.time() - age)})
-    left = leave_running(client, tags)
-    assert in_process(*ONE).status == (75 if status == "RUNNING" else 0)
-    assert client.get_run(left).info.status == status
+def test_run_of_another_machine_is_closed_when_its_job_is_finished_here(client):
+    """Nobody here can tell whether it lives: it has another folder of locks."""
+    left = leave_running(client, **{LOCKS: "another"})
+    assert in_process(*ONE, "seed=7").status == 0
+    assert client.get_run(left).info.status == "RUNNING"
+    assert in_process(*ONE).status == 0
+    [done] = [run for run in runs(client, seed="42") if run.info.status == "FINISHED"]
+    assert client.get_run(left).info.status == "KILLED"
+    message = client.get_run(left).data.tags["error.message"]
+    assert message.endswith(f"its job was finished as run {done.info.run_id}")
 
 
-@pytest.mark.parametrize(("restarts", "status"), [("0", "KILLED"), ("1", "RUNNING")])
-def test_job_that_slurm_starts_again_was_dead_on_the_other_machine(
-    client, monkeypatch, restarts, status
-):
-    beats = {MACHINE: "another", HEARTBEAT: str(time.time() - 30)}
-    left = leave_running(client, dead(**beats, **{SLURM_JOB: "12", SLURM_RESTARTS: restarts}))
-    monkeypatch.setenv("SLURM_JOB_ID", "12")
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    in_process(*ONE)
-    assert client.get_run(left).info.status == status
+def test_runs_that_nobody_here_can_judge_are_closed_by_name(client, impatient, capsys):
+    own = leave_running(client)
+    found = client.get_run(own)
+    elsewhere = {k: v for k, v in found.data.tags.items() if k != "mlflow.runName"}
+    tags = elsewhere | {LOCKS: "another"}
+    left = client.create_run(found.info.experiment_id, tags=tags, run_name="left").info.run_id
+    with running_elsewhere(client, own):
+        assert tracking(["close", left, own, "none"]) == 1
+    lines = capsys.readouterr()
+    assert f"{left} closed: left, process " in lines.out
+    assert f"{own} still running: left, process " in lines.out
+    assert lines.err.count("must be the id of an open run whose process has ended") == 2
+    assert tracking(["close"]) == 0
+    assert capsys.readouterr().out.startswith(f"{own} open: left, process ")
+    assert {client.get_run(i).info.status for i in (left, own)} == {"KILLED", "RUNNING"}
 
 
 def test_fail_fast_stops_at_the_first_failure(client):
@@ -243,5 +261,24 @@ def test_fail_fast_stops_at_the_first_failure(client):
 
 
 def test_recovery_without_runs_changes_nothing(client):
-    open_tracker(TrackingConfig()).recover()
+    open_tracker(TrackingConfig(), "cache").recover()
     assert not runs(client)
+
+
+def test_a_job_holds_its_lock_until_its_run_is_closed(client, monkeypatch):
+    held = []
+
+    def look(method):
+        def wrapped(self, run, *arguments, **keywords):
+            method(self, run, *arguments, **keywords)
+            held.append(JobLocks(Path("runs/locks")).is_held(run.tags[IDENTITY]))
+
+        return wrapped
+
+    for name in ("finish", "fail"):
+        monkeypatch.setattr(MlflowTracker, name, look(getattr(MlflowTracker, name)))
+    assert in_process(*ONE).status == 0
+    assert in_process(*ONE, "seed=7", "model.params={n_components: 999}").status == 1
+    assert held == [True, True]
+    [name] = {run.data.tags[IDENTITY] for run in runs(client, seed="42")}
+    assert JobLocks(Path("runs/locks")).is_held(name) is False

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.tracking import read_runs, read_scores
-from harness.tracking.owner import PID
+from harness.tracking.names import PID
 from harness.tracking.store import connect, store_uri
 from tests.sweep import postgresql
 from tests.sweep.conftest import ROOT, as_process, numbers, runs, start, statuses, wait_until
@@ -149,8 +149,8 @@ def test_nothing_is_lost_while_the_store_is_down(server, database, monkeypatch, 
 
     assert process.wait(500) == 0, Path("output.txt").read_text(encoding="utf-8")
     text = Path("output.txt").read_text(encoding="utf-8")
-    assert f"results wait in {spool()} for {server.uri}" in text, text
-    waiting = len(list(spool().iterdir()))
+    assert f"results wait in {outbox()} for {server.uri}" in text, text
+    waiting = len(entries())
     assert 1 <= waiting < N_NEXT
     assert push().returncode == 1
     refused = as_process(*sweep)
@@ -160,7 +160,7 @@ def test_nothing_is_lost_while_the_store_is_down(server, database, monkeypatch, 
     (server if victim == "server" else database).start()
     pushed = push()
     assert (pushed.returncode, pushed.stderr) == (0, "nothing waits\n")
-    assert not list(spool().iterdir())
+    assert not entries()
     assert statuses(client) == {"FINISHED": N_NEXT}
     assert numbers(client) == expected
     assert scores(server.uri) == scores(alone)
@@ -171,6 +171,10 @@ def test_nothing_is_lost_while_the_store_is_down(server, database, monkeypatch, 
     assert not os.path.exists(store_uri().removeprefix("sqlite:///"))
 
 
-def spool():
-    [folder] = Path("runs/spool_of_servers").resolve().iterdir()
+def outbox():
+    [folder] = Path(f"runs/outbox-{os.getuid()}").resolve().iterdir()
     return folder
+
+
+def entries():
+    return [path for path in outbox().iterdir() if path.is_dir()]

@@ -29,7 +29,7 @@ def found(uri):
 def tracker(uri):
     tracker = MlflowTracker(uri)
     yield tracker
-    shutil.rmtree(tracker._spool.folders[0], ignore_errors=True)
+    shutil.rmtree(tracker._outbox.folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -45,7 +45,6 @@ def test_the_newest_run_of_the_same_code_counts(tracker, uri, job, record):
     tracker.finish(first, record)
     assert tracker.earlier(job, EDITED) is None
     second = tracker.start(job, EDITED)
-    assert tracker.rival(second) is None
     tracker.finish(second, record)
     assert tracker.earlier(job, KNOWN).run_id == first.run_id
     assert tracker.earlier(job, EDITED).run_id == second.run_id
@@ -60,37 +59,25 @@ def test_run_without_the_tag_counts_for_none(tracker, uri, job, record):
     assert tracker.earlier(job, KNOWN) is None
 
 
-def test_result_in_the_spool_counts_for_its_code_alone(tracker, job, record, away):
+def test_result_in_the_outbox_counts_for_its_code_alone(tracker, job, record, away):
     tracker.finish(tracker.start(job, KNOWN), record)
     assert tracker.earlier(job, EDITED) is None
     reason = tracker.earlier(job, KNOWN).reason
     assert reason.startswith("commit ")
     assert reason.endswith(
-        ", waits in the spool for the store; `python -m harness.tracking push` sends it"
+        ", waits in the outbox for the store; `python -m harness.tracking push` sends it"
     )
 
 
-@pytest.mark.parametrize("known", [KNOWN, EDITED])
-def test_result_of_other_code_is_no_twin(tracker, uri, job, record, away, known):
-    run = tracker.start(job, KNOWN)
-    run.unchecked = True
-    tracker.finish(run, record)
-    away.undo()
-    other = MlflowTracker(uri)
-    other.finish(other.start(job, known), record)
-    tracker.recover()
-    assert len(found(uri)) == (1 if known == KNOWN else 2)
-
-
-@pytest.mark.parametrize("in_spool", [False, True])
+@pytest.mark.parametrize("waiting", [False, True])
 def test_run_whose_code_was_edited_meanwhile_counts_for_none(
-    tracker, uri, job, record, monkeypatch, in_spool
+    tracker, uri, job, record, monkeypatch, waiting
 ):
     monkeypatch.setattr("harness.tracking.contents.code_changed", lambda job: True)
     run = tracker.start(job, KNOWN)
     assert found(uri)[0].data.tags["code"] == KNOWN.code
     with pytest.MonkeyPatch.context() as patch:
-        if in_spool:
+        if waiting:
             patch.setattr(tracker, "_try", lambda action: None)
         tracker.finish(run, record)
         assert tracker.earlier(job, KNOWN) is None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,9 +21,8 @@ from harness.tracking import (
 )
 from harness.tracking import write as write_module
 from harness.tracking.__main__ import main
-from harness.tracking.owner import PID, STARTED, alive, started, this_process
-from harness.tracking.spool import Spool
-from harness.tracking.store import connect, experiment_id, stores
+from harness.tracking.outbox import stores
+from harness.tracking.store import connect, experiment_id
 from harness.tracking.write import MlflowTracker
 from tests.names import NAMES
 
@@ -50,7 +47,7 @@ def broken(*_, **__):
 def unreachable(monkeypatch):
     """A store that nobody reaches until the patch is undone."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("write", "push", "runs"):
+        for module in ("write", "push"):
             patch.setattr(f"harness.tracking.{module}.connect", broken)
         patch.setattr(write_module, "_AGAIN", 0.0)
         yield patch
@@ -156,9 +153,10 @@ def test_results_of_a_server_are_not_sent_to_another_store(
     monkeypatch.chdir(tmp_path)
     # Nobody listens on port 1, and there is nothing to wait for.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(write_module, "_AGAIN", 0.0)
     server = MlflowTracker("http://127.0.0.1:1")
     server.finish(server.start(job, KNOWN), record)
-    own = open_tracker(TrackingConfig())
+    own = open_tracker(TrackingConfig(), "cache")
     assert own.waiting() is own.earlier(job, KNOWN) is None
     assert stores()[-1] == "http://127.0.0.1:1"
     assert main(["push"]) == 1
@@ -208,35 +206,21 @@ def test_store_that_fails_is_not_asked_again_at_once(uri, job, record, unreachab
     tracker.recover()
 
 
-def test_spool_goes_to_another_disk_if_its_own_is_full(tmp_path, job, record, uri, unreachable):
+def test_result_that_no_disk_holds_is_no_result(tmp_path, job, record, uri):
+    """The job fails in one line; its open run is closed, and nothing stands for the job."""
     tracker = MlflowTracker(uri)
-    full = tmp_path / "full"
-    full.write_text("not a folder: nothing can be written into it")
-    tracker._spool = Spool(full / "spool")
-    tracker._spool.folders[1] = tmp_path / "other"
-    tracker.finish(tracker.start(job, KNOWN), record)
-    assert len(list((tmp_path / "other").iterdir())) == 1
-    unreachable.undo()
-    tracker.recover()
-    assert tracked(uri).info.status == "FINISHED"
-    assert tracker.waiting() is None
-
-
-def test_spool_without_any_disk_is_an_error(tmp_path, job, record, uri, unreachable):
-    tracker = MlflowTracker(uri)
-    (tmp_path / "full").touch()
-    tracker._spool.folders = [tmp_path / "full" / name for name in "abc"]
-    with pytest.raises(OSError, match="full"):
-        tracker.finish(tracker.start(job, KNOWN), record)
-
-
-def test_process_is_alive_and_its_child_dead_after_its_end():
-    assert alive(this_process())
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        tags = this_process() | {PID: str(child.pid), STARTED: started(child.pid)}
-        assert alive(tags)
-        child.communicate(b"\n")
-    assert not alive(tags)
+    run = tracker.start(job, KNOWN)
+    (tmp_path / "full").touch()  # no folder: nothing can be written into it
+    tracker._outbox.folder = tmp_path / "full" / "outbox"
+    with pytest.raises(OSError, match=r"cannot hold the result .* does the job again$") as caught:
+        tracker.finish(run, record)
+    tracker.fail(run, caught.value)
+    assert tracked(uri).info.status == "FAILED"
+    assert tracked(uri).data.tags["error.class"] == "OSError"
+    assert tracker.earlier(job, KNOWN) is None
+    other = tracker.start(replace(job, seed=7), OTHER)
+    tracker.kill(other)
+    assert connect(uri).get_run(other.run_id).info.status == "KILLED"
 
 
 def test_sqlite_store_writes_ahead(uri):
@@ -245,7 +229,7 @@ def test_sqlite_store_writes_ahead(uri):
 
 def test_tracking_none_keeps_nothing(job, record, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    tracker = open_tracker(TrackingConfig(kind="none"))
+    tracker = open_tracker(TrackingConfig(kind="none"), "cache")
     tracker.recover()
     run = tracker.start(job, KNOWN)
     tracker.finish(run, record)
@@ -255,7 +239,7 @@ def test_tracking_none_keeps_nothing(job, record, tmp_path, monkeypatch):
 
 def test_unknown_kind_of_tracking():
     with pytest.raises(StoreError, match=r"tracking.kind must be one of mlflow, none; got 'csv'"):
-        open_tracker(TrackingConfig(kind="csv"))
+        open_tracker(TrackingConfig(kind="csv"), "cache")
 
 
 def test_scores_are_written_in_full(uri, job, record):
@@ -337,7 +321,7 @@ def test_scores_are_quoted_for_programs_that_split_at_semicolons(uri, job, recor
     assert not any(b'"' in line for line in lines[2:])
 
 
-def test_an_entry_of_the_spool_is_named_in_one_line(uri, job, record, unreachable):
+def test_an_entry_of_the_outbox_is_named_in_one_line(uri, job, record, unreachable):
     tracker = MlflowTracker(uri)
     other = replace(job, category="a\x1b[2J\nerror: x", model=replace(job.model, name="m\u202e"))
     tracker.finish(tracker.start(other, KNOWN), record)

@@ -1,24 +1,25 @@
-"""What goes wrong with a store, its spool or its users costs no result, and makes none twice."""
+"""What goes wrong with a store, its outbox or its users costs no result, and makes none twice."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import shutil
-import threading
-import time
 from dataclasses import asdict, replace
 
 import pytest
 
+from harness import locks
+from harness.locks import hold
 from harness.tracking import Known, StoreError
 from harness.tracking import write as write_module
-from harness.tracking.entry import locked, read_entry
-from harness.tracking.owner import MACHINE, SLURM_JOB, process, started, this_process
-from harness.tracking.spool import Spool
+from harness.tracking.names import HOST, IDENTITY, LOCKS, PID
+from harness.tracking.outbox import Outbox, artifacts, read_entry
 from harness.tracking.store import connect, experiment_id
 from harness.tracking.tracker import OpenRun
-from harness.tracking.write import MlflowTracker, _entry
+from harness.tracking.write import MlflowTracker
 
 KNOWN = Known("f" * 64, official=False, code="c" * 64)
 OTHER = Known("0" * 64, official=False, code="c" * 64)
@@ -32,17 +33,16 @@ def statuses(uri):
     return sorted(run.info.status for run in found(uri))
 
 
-def spooled(tracker):
-    """The spool's folders, those in the making included."""
-    folder = tracker._spool.folders[0]
-    return list(folder.iterdir()) if folder.exists() else []
+def waiting(tracker):
+    """The folders in the outbox, those in the making included."""
+    return tracker._outbox._all()
 
 
 @pytest.fixture
-def tracker(uri):
-    tracker = MlflowTracker(uri)
+def tracker(uri, tmp_path):
+    tracker = MlflowTracker(uri, tmp_path / "locks")
     yield tracker
-    for folder in spooled(tracker):
+    for folder in waiting(tracker):
         shutil.rmtree(folder)
 
 
@@ -54,7 +54,7 @@ def down(monkeypatch):
         raise ConnectionError("nobody answers")
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("write", "push", "runs"):
+        for module in ("write", "push"):
             patch.setattr(f"harness.tracking.{module}.connect", broken)
         patch.setattr(write_module, "_AGAIN", 0.0)
         yield patch
@@ -75,7 +75,7 @@ def test_entry_that_is_refused_holds_up_no_other(tracker, uri, job, record, down
 
 def test_entry_that_cannot_be_read_holds_up_no_other(tracker, uri, job, record, down):
     tracker.finish(tracker.start(job, KNOWN), record)
-    [good] = spooled(tracker)
+    [good] = waiting(tracker)
     shutil.copytree(good, good.with_name("0" + good.name[1:]))
     (good.with_name("0" + good.name[1:]) / "run.json").write_text("")
     newest = good.with_name("9" + good.name[1:])
@@ -86,7 +86,7 @@ def test_entry_that_cannot_be_read_holds_up_no_other(tracker, uri, job, record, 
     tracker.recover()
     assert statuses(uri) == ["FINISHED"]
     assert [line.split(": ")[0] for line in tracker.waiting().splitlines()[1:]] == [
-        str(path) for path in sorted(spooled(tracker))
+        str(path) for path in sorted(waiting(tracker))
     ]
 
 
@@ -124,100 +124,40 @@ def test_run_under_another_name_or_of_other_data_hides_no_job(tracker, uri, job,
 
 
 def test_run_that_ends_while_it_is_taken_for_dead_stays_finished(tracker, uri, job, record):
-    run = tracker.start(job, KNOWN)
-    [seen] = found(uri)
-    tracker.finish(run, record)
+    with tracker.lock(KNOWN):
+        run = tracker.start(job, KNOWN)
+        [seen] = found(uri)
+        tracker.finish(run, record)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(write_module, "open_runs", lambda uri: [seen])
-        patch.setattr(write_module, "alive", lambda tags: False)
         tracker.recover()
     assert statuses(uri) == ["FINISHED"]
     assert "error.class" not in found(uri)[0].data.tags
 
 
 def test_run_closed_as_dead_that_finishes_after_all_tells_no_error(tracker, uri, job, record):
-    run = tracker.start(job, KNOWN)
-    tracker.recover(at_end=True)
+    with tracker.lock(KNOWN):
+        run = tracker.start(job, KNOWN)
+    tracker.recover()
     assert statuses(uri) == ["KILLED"]
     tracker.finish(run, record)
     assert statuses(uri) == ["FINISHED"]
     assert "error.class" not in found(uri)[0].data.tags
 
 
-def test_dead_worker_of_another_machine_is_buried_by_who_knows(tracker, uri, job):
-    run = tracker.start(job, KNOWN)
-    client = connect(uri)
-    for name, value in ((MACHINE, "another"), (SLURM_JOB, "12")):
-        client.set_tag(run.run_id, name, value)
-    tracker.recover()
-    tracker.bury({SLURM_JOB: "13"})
-    assert statuses(uri) == ["RUNNING"]
-    tracker.bury({SLURM_JOB: "12"})
-    assert statuses(uri) == ["KILLED"]
-
-
-def test_of_two_processes_that_begin_at_once_the_older_goes_on(tracker, uri, job, record):
-    first = tracker.start(job, KNOWN)
-    time.sleep(0.002)
-    second = tracker.start(job, KNOWN)
-    given_way = tracker.rival(second)
-    assert (given_way.run_id, given_way.busy) == (first.run_id, True)
-    assert tracker.rival(first) is None
-    assert [run.info.run_id for run in found(uri)] == [first.run_id]
-    late = tracker.start(job, KNOWN)
-    tracker.finish(first, record)
-    assert tracker.rival(late).reason.startswith(f"run {first.run_id}, commit ")
-    assert statuses(uri) == ["FINISHED"]
-
-
-def test_older_run_gives_way_to_one_that_did_not_see_it(tracker, uri, job, monkeypatch):
-    monkeypatch.setattr(write_module, "_SETTLE", 0.2)
-    older = tracker.start(job, KNOWN)
-    time.sleep(0.002)
-    younger = tracker.start(job, KNOWN)
-    assert tracker.rival(older).run_id == younger.run_id
-
-
-def test_older_run_waits_for_the_younger_to_give_way(tracker, uri, job):
-    older = tracker.start(job, KNOWN)
-    time.sleep(0.002)
-    younger = tracker.start(job, KNOWN)
-    thread = threading.Timer(0.3, lambda: tracker.rival(younger))
-    thread.start()
-    assert tracker.rival(older) is None
-    thread.join()
-
-
 def test_one_refusal_is_no_reason_to_compute_again(tracker, uri, job, record, monkeypatch):
     tracker.finish(tracker.start(job, KNOWN), record)
     monkeypatch.setattr(write_module, "_AGAIN", 0.01)
     refusals = [ConnectionError("once")]
-    ask = write_module.same_job
+    ask = write_module.experiment_id
 
-    def once(*arguments, **keywords):
+    def once(uri, *, name):
         if refusals:
             raise refusals.pop()
-        return ask(*arguments, **keywords)
+        return ask(uri, name=name)
 
-    monkeypatch.setattr(write_module, "same_job", once)
+    monkeypatch.setattr(write_module, "experiment_id", once)
     assert tracker.earlier(job, KNOWN).metrics == record.metrics
-
-
-@pytest.mark.parametrize("forced", [False, True])
-def test_job_computed_while_the_store_was_away_makes_no_second_run(
-    tracker, uri, job, record, down, forced
-):
-    run = tracker.start(job, KNOWN)
-    if not forced:
-        assert tracker.rival(run) is None
-    tracker.finish(run, record)
-    down.undo()
-    other = MlflowTracker(uri)
-    other._spool = type(other._spool)(tracker._spool.folders[0].with_name("elsewhere"))
-    other.finish(other.start(job, KNOWN), record)
-    tracker.recover()
-    assert statuses(uri) == ["FINISHED"] * (2 if forced else 1)
-    assert tracker.waiting() is None
 
 
 def test_figure_that_fails_costs_itself_only(tracker, uri, job, record, monkeypatch):
@@ -246,33 +186,69 @@ def test_attachment_that_fails_costs_itself_only(tracker, uri, job, record):
     assert "half" not in {file.path for file in connect(uri).list_artifacts(run.run_id)}
 
 
-@pytest.mark.parametrize("owner", ["dead", "alive", "none"])
-def test_half_written_entries_of_dead_processes_are_removed(tracker, job, record, down, owner):
+@pytest.mark.parametrize("writing", [False, True])
+def test_half_written_entries_are_removed_unless_somebody_writes(
+    tracker, job, record, down, writing
+):
     tracker.finish(tracker.start(job, KNOWN), record)
-    [whole] = spooled(tracker)
+    [whole] = waiting(tracker)
     part = whole.rename(whole.with_name(f".{whole.name}"))
-    tags = this_process() | ({"process.pid": "999999999"} if owner == "dead" else {})
-    (part / "owner.json").write_text(str(tags).replace("'", '"'))
-    if owner == "none":
-        (part / "owner.json").unlink()
+    down.undo()
+    with hold(tracker._outbox.folder / ".lock") if writing else contextlib.nullcontext():
+        tracker.recover()
+    assert part.exists() == writing
+
+
+def test_half_written_entries_stay_where_no_lock_tells_who_writes(
+    tracker, job, record, down, monkeypatch
+):
+    tracker.finish(tracker.start(job, KNOWN), record)
+    [whole] = waiting(tracker)
+    part = whole.rename(whole.with_name(f".{whole.name}"))
+    down.undo()
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    monkeypatch.setattr(locks, "_warned", {"locks"})
+    tracker.recover()
+    assert part.exists()
+
+
+@pytest.mark.parametrize("change", ["differs", "missing", "added"])
+def test_an_artifact_that_was_damaged_while_it_waited_is_never_sent(
+    tracker, uri, job, record, down, change
+):
+    tracker.finish(tracker.start(job, KNOWN), record)
+    [folder] = waiting(tracker)
+    scores = artifacts(folder) / "scores.csv"
+    whole = scores.read_bytes()
+    if change == "differs":
+        scores.write_bytes(whole.replace(b"0.3", b"0.4"))
+    elif change == "missing":
+        scores.unlink()
+    else:
+        (artifacts(folder) / "more.txt").touch()
     down.undo()
     tracker.recover()
-    assert part.exists() == (owner != "dead")
-    if owner == "none":
-        os.utime(part, (0, 0))
-        tracker.recover()
-        assert not part.exists()
+    assert "is not as it was written" in tracker.waiting()
+    assert statuses(uri) == []
+    scores.write_bytes(whole)
+    (artifacts(folder) / "more.txt").unlink(missing_ok=True)
+    tracker.recover()
+    assert statuses(uri) == ["FINISHED"]
 
 
 def test_a_damaged_entry_is_told_and_never_sent(tracker, uri, job, record, down):
     tracker.finish(tracker.start(job, KNOWN), record)
-    [folder] = spooled(tracker)
+    [folder] = waiting(tracker)
     file = folder / "run.json"
     whole = file.read_text()
     value = repr(record.metrics["image_auroc"])
     assert value in whole
     file.write_text(whole.replace(value, f"1{value[1:]}"))
-    assert list(tracker._spool.find(KNOWN.identity)) == []
+    assert list(tracker._outbox.find(KNOWN.identity)) == []
     down.undo()
     tracker.recover()
     assert "its checksum does not fit" in tracker.waiting()
@@ -284,63 +260,59 @@ def test_a_damaged_entry_is_told_and_never_sent(tracker, uri, job, record, down)
 
 def test_an_entry_of_before_there_were_checksums_is_sent(tracker, uri, job, record, down):
     tracker.finish(tracker.start(job, KNOWN), record)
-    [folder] = spooled(tracker)
-    (folder / "run.json").write_text(json.dumps(asdict(read_entry(folder))))
+    [folder] = waiting(tracker)
+    old = asdict(read_entry(folder)) | {"unchecked": False}
+    del old["artifacts"]
+    (folder / "run.json").write_text(json.dumps(old))
     down.undo()
     tracker.recover()
     assert statuses(uri) == ["FINISHED"]
 
 
-def test_nothing_is_removed_through_a_link_in_place_of_another_disk(tmp_path):
-    """The name of that folder can be told by anybody, where everybody may write."""
+def test_the_outbox_is_made_for_this_user_alone(tmp_path, job, record, uri):
+    outbox = Outbox(f"sqlite:///{tmp_path}/mlflow.db")
+    outbox.add(write_module._entry(OpenRun(job), "FINISHED", tags={}), lambda folder: None)
+    assert outbox.folder == tmp_path / f"outbox-{os.getuid()}"
+    assert outbox.folder.stat().st_mode & 0o777 == 0o700
+    assert len(list(outbox)) == 1
+
+
+@pytest.mark.parametrize("kind", ["a link", "open to others", "a file"])
+def test_an_outbox_that_is_not_this_users_alone_is_refused(tmp_path, job, kind):
+    """Whoever can make it first could take results, or have files behind a link removed."""
     home = tmp_path / "home"
-    old = home / ".ssh"
-    old.mkdir(parents=True)
-    os.utime(old, (0, 0))
-    spool = Spool(tmp_path / "spool")
-    spool.folders[1] = tmp_path / "linked"
-    spool.folders[1].symlink_to(home)
-    spool.sweep_up()
-    assert old.exists()
-    assert list(spool) == []
-    hidden = tmp_path / "spool" / ".hidden"  # nor what is none of ours in our own
-    hidden.mkdir(parents=True)
-    os.utime(hidden, (0, 0))
-    spool.sweep_up()
-    assert hidden.exists()
-
-
-@pytest.mark.parametrize("kind", ["link", "writable by others"])
-def test_no_result_is_kept_where_others_may_write(tmp_path, job, record, kind):
-    spool = Spool(tmp_path / "full" / "spool")
-    (tmp_path / "full").touch()
-    spool.folders = [spool.folders[0], tmp_path / "theirs", tmp_path / "own"]
-    if kind == "link":
-        (tmp_path / "elsewhere").mkdir()
-        (tmp_path / "theirs").symlink_to(tmp_path / "elsewhere")
+    part = home / f".1-FINISHED--{'0' * 32}"
+    part.mkdir(parents=True)
+    tracker = MlflowTracker(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    connect(tracker._uri)
+    folder = tracker._outbox.folder
+    if kind == "a link":
+        folder.symlink_to(home)
+    elif kind == "a file":
+        folder.touch()
     else:
-        (tmp_path / "theirs").mkdir()
-        (tmp_path / "theirs").chmod(0o777)
-    entry = _entry(OpenRun(job), "FINISHED", tags={})
-    where = spool.add(entry, lambda folder: None)
-    assert where.parent == tmp_path / "own"
-    assert (tmp_path / "own").stat().st_mode & 0o777 == 0o700
-    assert list(spool) == [where]
-    assert not list((tmp_path / "theirs").iterdir())
+        folder.mkdir()
+        folder.chmod(0o755)
+    if kind != "a file":  # nothing of a file is read; nothing can be written to it either
+        with pytest.raises(
+            StoreError, match=r"outbox-\d+ must be a folder of user \d+ that nobody"
+        ):
+            tracker.recover()
+    with pytest.raises(PermissionError, match="that nobody else may enter"):
+        tracker._outbox.add(write_module._entry(OpenRun(job), "KILLED", tags={}), lambda f: None)
+    assert part.exists()
 
 
-@pytest.mark.parametrize("kind", ["link", "pipe"])
-def test_a_lock_makes_no_file_behind_a_link_and_waits_for_no_pipe(tmp_path, kind):
-    path = tmp_path / "lock"
-    if kind == "pipe":
-        os.mkfifo(path)
-        with locked(path) as held:
-            assert held
-        return
-    path.symlink_to(tmp_path / "target")
-    with pytest.raises(OSError, match="symbolic"), locked(path):
-        pass
-    assert not (tmp_path / "target").exists()
+def test_what_is_none_of_ours_in_the_outbox_stays(tracker, job, record, down):
+    tracker.finish(tracker.start(job, KNOWN), record)
+    hidden = tracker._outbox.folder / ".hidden"
+    hidden.mkdir()
+    (tracker._outbox.folder / f".2-FINISHED--{'0' * 32}").symlink_to(hidden)
+    down.undo()
+    tracker.recover()
+    assert [path.name for path in waiting(tracker)] == [".hidden"]
+    assert tracker.waiting() is None
+    hidden.rmdir()
 
 
 def test_interrupted_run_waits_to_be_closed_if_the_store_is_away(tracker, uri, job, down):
@@ -349,7 +321,7 @@ def test_interrupted_run_waits_to_be_closed_if_the_store_is_away(tracker, uri, j
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tracker, "_try", lambda action: None)
         tracker.kill(run)
-    [folder] = spooled(tracker)
+    [folder] = waiting(tracker)
     assert read_entry(folder).status == "KILLED"
     tracker.recover()
     assert statuses(uri) == ["KILLED"]
@@ -361,10 +333,47 @@ def test_store_that_goes_away_while_results_are_sent_is_told(tracker, job, recor
         tracker.recover()
 
 
-def test_process_that_ends_while_it_is_looked_at_is_gone(monkeypatch):
-    def ended(*_, **__):
-        raise ProcessLookupError
+@pytest.mark.parametrize("again", [False, True])
+def test_result_for_a_store_that_was_made_anew_is_sent_once(tracker, uri, job, record, again):
+    run = tracker.start(job, KNOWN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracker, "_try", lambda action: None)
+        tracker.finish(run, record)
+    connect(uri)._tracking_client.store._hard_delete_run(run.run_id)
+    if again:  # the process died after it had created the run
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("harness.tracking.push._log_values", lambda *_, **__: 1 / 0)
+            tracker.recover()
+        assert statuses(uri) == ["RUNNING"]
+    tracker.recover()
+    assert statuses(uri) == ["FINISHED"]
+    assert tracker.waiting() is None
 
-    assert process(os.getpid())["process.started"] == started(os.getpid())
-    monkeypatch.setattr("pathlib.Path.read_text", ended)
-    assert started(os.getpid()) is None
+
+def test_results_of_an_earlier_version_are_named(tracker, uri, job, record, down):
+    tracker.finish(tracker.start(job, KNOWN), record)
+    [folder] = waiting(tracker)
+    old = tracker._outbox.folder.with_name("spool")
+    old.mkdir()
+    folder.rename(old / folder.name)
+    where = tracker._outbox.folder
+    assert tracker.waiting() == f"{old} holds results of an earlier version: move them into {where}"
+    (old / folder.name).rename(folder)
+    old.rmdir()
+    down.undo()
+    tracker.recover()
+    assert tracker.waiting() is None
+
+
+@pytest.mark.parametrize("name", [PID, HOST, IDENTITY, LOCKS, "commit", "dirty"])
+def test_a_run_that_lost_a_tag_stops_nothing(tracker, uri, job, record, name):
+    tracker.finish(tracker.start(job, KNOWN), record)
+    [run] = found(uri)
+    connect(uri).delete_tag(run.info.run_id, name)
+    left = tracker.start(job, OTHER)
+    connect(uri).delete_tag(left.run_id, name)
+    tracker.recover()
+    assert (tracker.earlier(job, KNOWN) is None) == (name == IDENTITY)
+    with tracker.lock(OTHER):
+        tracker.finish(tracker.start(job, OTHER), record)
+    assert statuses(uri).count("FINISHED") == 2

@@ -1,0 +1,213 @@
+"""Locks on files: the system frees a lock when the process that holds it ends, however it ends."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import math
+import os
+import platform
+import re
+import time
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+
+from harness.atomic import read_regular, write_atomically
+from harness.show import shown
+
+NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+"""How a filesystem says that it has no locks."""
+
+_POLL = 0.05
+_PATIENCE = 1.0
+"""Seconds for which a job asks for its lock: another process may just be looking at it."""
+_PATIENCE_REQUEUED = 120.0
+"""Seconds for which a job that Slurm has started again asks: a file server may take a minute and
+a half to learn that the node that held the lock is dead."""
+
+_ID = re.compile(r"[0-9a-f]{32}")
+# How a mount's place is written that holds a space or a backslash.
+_OCTAL = re.compile(r"\\([0-7]{3})")
+# Locks of these are known to one machine only.
+_LOCAL_OPTIONS = frozenset({"nolock", "localflock", "local_lock=flock", "local_lock=all"})
+_LOCAL_TYPES = frozenset({"fuse.sshfs", "fuse.rclone", "fuse.s3fs", "fuse.gcsfuse"})
+
+_warned: set[str] = set()
+
+
+@contextmanager
+def hold(path: Path, *, patience: float = math.inf) -> Iterator[bool]:
+    """Hold a lock on a file against other processes and other threads.
+
+    No link is followed and no pipe waited for. The lock ends with the block or with the process.
+    Where the filesystem has no locks everyone gets the lock, with a warning.
+
+    Parameters
+    ----------
+    path : Path
+        The file; it is made if need be, and stays.
+    patience : float
+        Seconds for which to wait while another holds the lock.
+
+    Yields
+    ------
+    bool
+        Whether the lock is held.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened or locked.
+    """
+    descriptor = _open(path)
+    try:
+        yield _lock(descriptor, path, patience)
+    finally:
+        os.close(descriptor)
+
+
+def warn_once(message: str, *, about: str) -> None:
+    """Warn, unless this process has warned of the same before."""
+    if about not in _warned:
+        _warned.add(about)
+        warnings.warn(shown(message), stacklevel=2)
+
+
+class JobLocks:
+    """The locks of running jobs, a file for each identity, which is never removed.
+
+    A process that dies frees its lock, so that a run that is open in the store while its lock is
+    free belongs to a dead process. Only who sees the same folder may conclude so.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where the files lie; without one, nobody is kept from anything.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    @cached_property
+    def id(self) -> str:
+        """Tell this folder from every other one; empty where its locks tell nothing.
+
+        A random number, made once, and the file that holds it: a copy of the folder is another.
+        """
+        if self._folder is None:
+            return ""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            return _folder_id(self._folder) if _has_real_locks(self._folder) else ""
+        except OSError as error:
+            rule = "a job that runs in another process is not noticed"
+            warn_once(f"{self._folder} cannot hold locks ({error.strerror}): {rule}", about="locks")
+            return ""
+
+    @contextmanager
+    def hold(self, name: str) -> Iterator[str | None]:
+        """Hold a job's lock.
+
+        Parameters
+        ----------
+        name : str
+            The job's identity.
+
+        Yields
+        ------
+        str or None
+            None if the lock is held, or cannot be; else which process holds it.
+        """
+        if self._folder is None or not self.id:
+            yield None
+            return
+        path = self._folder / name
+        requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+        with hold(path, patience=_PATIENCE_REQUEUED if requeued else _PATIENCE) as held:
+            if held:
+                with suppress(OSError):  # on a full disk the lock holds all the same
+                    path.write_text(f"process {os.getpid()} of {platform.node()}")
+            yield None if held else _holder(path)
+
+    def is_held(self, name: str) -> bool | None:
+        """Tell whether a process holds a job's lock; None where that cannot be told from here."""
+        if self._folder is None or not self.id or not (self._folder / name).is_file():
+            return None
+        with suppress(OSError), hold(self._folder / name, patience=0) as held:
+            return not held
+        return None
+
+
+def _open(path: Path) -> int:
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        if not path.exists():
+            raise
+        return os.open(path, flags | os.O_RDONLY)  # another user's
+
+
+def _lock(descriptor: int, path: Path, patience: float) -> bool:
+    end = time.monotonic() + patience
+    mode = fcntl.LOCK_EX | (0 if patience == math.inf else fcntl.LOCK_NB)
+    while True:
+        try:
+            fcntl.flock(descriptor, mode)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(_POLL)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            rule = "processes that do the same work at once each do all of it"
+            warn_once(f"{path.parent} has no locks ({error.strerror}): {rule}", about="locks")
+            return True
+        else:
+            return True
+
+
+def _holder(path: Path) -> str:
+    try:
+        return shown(read_regular(path).decode(errors="replace")[:100])
+    except (OSError, ValueError):
+        return "another process"
+
+
+def _folder_id(folder: Path) -> str:
+    path = folder / "id"
+    with hold(folder / "id.lock"):
+        if not path.exists():
+            write_atomically(path, uuid.uuid4().hex.encode())
+        text = read_regular(path).decode(errors="replace")
+        return f"{text}-{path.stat().st_ino}" if _ID.fullmatch(text) else ""
+
+
+def _has_real_locks(folder: Path) -> bool:
+    """Tell whether a lock keeps others out, those on other machines as well."""
+    path = folder / "id.lock"
+    with hold(path), hold(path, patience=0) as again:
+        return not again and not _known_to_one_machine(folder)
+
+
+def _known_to_one_machine(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
+    """Tell whether the folder's mount is of a kind that shares files, but no locks."""
+    try:
+        lines = mounts.read_text(errors="replace").splitlines()
+    except OSError:  # not Linux
+        return False
+    inside = folder.resolve()
+    kinds = [line.split()[1:4] for line in lines]
+    # The last mount of the deepest place is the one in force.
+    found = [(len(place), kind, options) for place, kind, options in kinds if _below(inside, place)]
+    _, kind, options = max(reversed(found), key=lambda one: one[0], default=(0, "", ""))
+    return kind in _LOCAL_TYPES or not _LOCAL_OPTIONS.isdisjoint(options.split(","))
+
+
+def _below(path: Path, place: str) -> bool:
+    return path.is_relative_to(_OCTAL.sub(lambda code: chr(int(code[1], 8)), place))

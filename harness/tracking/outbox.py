@@ -1,0 +1,295 @@
+"""The outbox: ended runs on the local disk until the tracking store has them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import stat
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import file_digest, sha256
+from pathlib import Path
+
+from harness.atomic import DamagedError, json_bytes, read_json, read_regular, write_atomically
+from harness.locks import hold
+from harness.secrets import VARIABLE
+from harness.show import shown
+from harness.tracking.names import IDENTITY
+from harness.tracking.store import store_folder, store_uri
+
+_FILE = "run.json"
+_LOCK = ".lock"
+_ADDRESS = ".address"
+_WHOLE = re.compile(r"\d+-[A-Z]+-[0-9a-f]*-[0-9a-f]{32}")
+"""How an entry's folder is called."""
+_PART = re.compile(r"\." + _WHOLE.pattern)
+"""How it is called while it is written or removed."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An ended run as MLflow will hold it, except for its artifacts.
+
+    Attributes
+    ----------
+    experiment, name : str
+        MLflow's names of experiment and run.
+    run_id : str, optional
+        The run opened when the job started; None if there was none.
+    status : str
+        `FINISHED`, `FAILED` or `KILLED`.
+    started, ended : int
+        Milliseconds since 1970.
+    job_tags : dict of str to str
+        What was known when the job started; set when the run is opened.
+    tags, params : dict of str to str
+        What is known at its end.
+    metrics : dict of str to float
+        By MLflow's name.
+    source : dict of str to str
+        The data the job read, as MLflow describes a dataset; empty where it read none.
+    artifacts : dict of str to str
+        The SHA-256 of each artifact, by its path.
+    """
+
+    experiment: str
+    name: str
+    run_id: str | None
+    status: str
+    started: int
+    ended: int
+    job_tags: dict[str, str]
+    tags: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    source: dict[str, str] = field(default_factory=dict)
+    artifacts: dict[str, str] = field(default_factory=dict)
+
+
+class Outbox:
+    """A queue of entries, one folder each; several processes of one user may use it at once.
+
+    Parameters
+    ----------
+    uri : str
+        The store that they are for. What waits for one store is never sent to another.
+
+    Attributes
+    ----------
+    folder : Path
+        Where entries lie, beside an SQLite store or below `runs`: a folder of this user, which
+        nobody else may enter.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.folder = _folder(uri)
+        self._address = None if store_folder(uri) else uri
+
+    def open(self) -> None:
+        """Make the folder if need be, and see that it is this user's alone.
+
+        Raises
+        ------
+        OSError
+            If it cannot be made, or is not.
+        """
+        folders = [self.folder] if self._address is None else [self.folder.parent, self.folder]
+        for folder in folders:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                folder.mkdir(mode=0o700)
+            _check_own(folder)
+        if self._address is not None and not (self.folder / _ADDRESS).exists():
+            write_atomically(self.folder / _ADDRESS, self._address.encode())
+
+    def add(self, entry: Entry, write: Callable[[Path], None]) -> Path:
+        """Write an entry with its artifacts; it is there wholly or not at all.
+
+        Parameters
+        ----------
+        entry : Entry
+            The run.
+        write : callable
+            Writes the artifacts into the folder it is given.
+
+        Returns
+        -------
+        Path
+            The entry's folder.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        self.open()
+        # Names sort by time; the unique end keeps two processes apart.
+        label = _label(entry.status, entry.job_tags.get(IDENTITY, ""))
+        path = self.folder / f"{entry.ended}{label}{uuid.uuid4().hex}"
+        part = path.with_name(f".{path.name}")
+        try:
+            with hold(self.folder / _LOCK):  # which tells `sweep_up` that somebody is writing
+                artifacts(part).mkdir(parents=True)
+                write(artifacts(part))
+                write_entry(part, replace(entry, artifacts=_digests(artifacts(part))))
+                part.rename(path)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        return path
+
+    def __iter__(self) -> Iterator[Path]:
+        """Yield the folder of each entry, the oldest first."""
+        yield from sorted(path for path in self._all() if _WHOLE.fullmatch(path.name))
+
+    def left_behind(self) -> Path | None:
+        """Return where an earlier version left results that nobody has moved here, or None."""
+        beside = self.folder.parent if self._address is None else self.folder.parent.parent
+        old = beside / ("spool" if self._address is None else "spool_of_servers")
+        return old if old.is_dir() and any(old.iterdir()) else None
+
+    def find(self, identity: str) -> Iterator[Entry]:
+        """Yield the entries of finished jobs of that identity, the newest first."""
+        label = _label("FINISHED", identity)
+        for path in reversed([path for path in self if label in path.name]):
+            # Pushed meanwhile, or not to be read: then it tells of no finished job.
+            with suppress(OSError, ValueError, TypeError):
+                yield read_entry(path)
+
+    def sweep_up(self) -> None:
+        """Remove what processes that died left half-written, or half-removed."""
+        lock = self.folder / _LOCK
+        parts = [path for path in self._all() if _PART.fullmatch(path.name)]
+        if not parts:
+            return
+        with hold(lock, patience=0) as alone, hold(lock, patience=0) as again:
+            if alone and not again:  # twice where there are no locks
+                for part in parts:
+                    shutil.rmtree(part, ignore_errors=True)
+
+    def _all(self) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        self.open()
+        return [path for path in self.folder.iterdir() if not path.is_symlink() and path.is_dir()]
+
+
+def stores() -> list[str]:
+    """Return the stores for which results may wait: this folder's own, and servers.
+
+    Raises
+    ------
+    OSError
+        If the folder of what waits for servers is not this user's alone.
+    """
+    server, own = os.environ.get(VARIABLE), Path("runs").resolve() / _name()
+    if own.is_dir():
+        _check_own(own)
+    waiting = [read_regular(path).decode() for path in sorted(own.glob(f"*/{_ADDRESS}"))]
+    return list(dict.fromkeys([store_uri(), *([store_uri(server)] if server else []), *waiting]))
+
+
+def write_entry(folder: Path, entry: Entry) -> None:
+    """Write the entry into its folder, in one step that a loss of power does not undo."""
+    part = folder / f".{_FILE}"
+    with part.open("wb") as file:
+        # JSON keeps every bit of a float64: Python writes the shortest text that reads back to it.
+        file.write(json_bytes(asdict(entry), key=_key(folder)))
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(folder / _FILE)
+
+
+def read_entry(folder: Path) -> Entry:
+    """Return the entry of a folder.
+
+    Raises
+    ------
+    OSError, ValueError, TypeError
+        If it cannot be read, is damaged, or is none.
+    """
+    path = folder / _FILE
+    kept = json.loads(read_regular(path))
+    if "checksum" in kept:  # else written before there were checksums
+        kept = read_json(path, key=_key(folder))
+    kept.pop("unchecked", None)  # an earlier version's
+    return Entry(**kept)
+
+
+def check_artifacts(folder: Path, entry: Entry) -> None:
+    """Refuse artifacts that are not as they were written.
+
+    Raises
+    ------
+    DamagedError
+        If a file differs, is missing or was added.
+    """
+    found = _digests(artifacts(folder))
+    if entry.artifacts and found != entry.artifacts:
+        differing = sorted(name for name, _ in found.items() ^ entry.artifacts.items())
+        raise DamagedError(f"{artifacts(folder) / differing[0]} is not as it was written")
+
+
+def entry_name(folder: Path) -> str:
+    """Return the run's name; of an entry that cannot be read, its folder."""
+    try:
+        return read_entry(folder).name
+    except (OSError, ValueError, TypeError):
+        return str(folder)
+
+
+def artifacts(folder: Path) -> Path:
+    """Return where an entry's artifacts lie."""
+    return folder / "artifacts"
+
+
+def remove(folder: Path) -> None:
+    """Take an entry out."""
+    # Renamed first, so that no one sees half of it.
+    gone = folder.with_name(f".{folder.name}")
+    folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _folder(uri: str) -> Path:
+    beside = store_folder(uri)
+    if beside is not None:
+        return beside / _name()
+    return Path("runs").resolve() / _name() / sha256(uri.encode()).hexdigest()[:16]
+
+
+def _name() -> str:
+    return f"outbox-{os.getuid()}"
+
+
+def _check_own(folder: Path) -> None:
+    found = folder.lstat()
+    own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    if not own or found.st_mode & 0o077:
+        rule = f"must be a folder of user {os.getuid()} that nobody else may enter (chmod 700)"
+        kind = f"mode {stat.filemode(found.st_mode)} of user {found.st_uid}"
+        raise PermissionError(shown(f"{folder} {rule}, got {kind}"))
+
+
+def _label(status: str, identity: str) -> str:
+    """Return the part of an entry's name by which it is found without being read."""
+    return f"-{status}-{identity}-"
+
+
+def _key(folder: Path) -> str:
+    # An entry is written, and removed, under a name that begins with a dot.
+    return f"entry {folder.name.lstrip('.')}"
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): _digest(path) for path in files}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,82 @@
+"""A password of the store reaches no terminal, no file and no other machine."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from tests.sweep.conftest import as_process, in_process
+from tests.sweep.postgresql import Server
+
+SECRET = "p4ssw0rd"
+JOB = ("dataset=btad", "category=01", "localizer=none")
+
+
+def see_nothing(ended):
+    assert SECRET not in ended.out + ended.err
+    for path in Path().rglob("*"):
+        assert SECRET not in path.name
+        if path.is_file():
+            assert SECRET.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("mode", [(), ("-m",)], ids=["single", "sweep"])
+def test_a_password_that_is_typed_is_refused(folder, mode):
+    address = f"tracking.uri=postgresql://me:{SECRET}@host/runs"
+    ended = in_process(*mode, *JOB, address)
+    assert ended.status == 1
+    assert "tracking.uri must hold no password, got postgresql://me@host/runs with one" in ended.err
+    see_nothing(ended)
+
+
+@pytest.mark.parametrize("mode", [(), ("-m",)], ids=["single", "sweep"])
+def test_a_server_that_cannot_be_reached_is_named_without(folder, monkeypatch, mode):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{SECRET}@127.0.0.1:1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    ended = in_process(*mode, *JOB, "tracking=server")
+    assert ended.status == 1
+    assert "tracking.uri=http://127.0.0.1:1: " in ended.err
+    see_nothing(ended)
+
+
+def test_tasks_for_other_processes_hold_none(folder, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{SECRET}@127.0.0.1:1")
+    handed = []
+
+    def run_tasks(tasks, *_, **__):
+        handed.extend(tasks)
+        yield from ()
+
+    monkeypatch.setattr("hydra_plugins.harness_launcher.harness_launcher.run_tasks", run_tasks)
+    monkeypatch.setattr(
+        "hydra_plugins.harness_launcher.harness_launcher.sweep_of", lambda *_: nullcontext()
+    )
+    in_process("-m", *JOB, "tracking=server")
+    assert handed
+    assert SECRET.encode() not in pickle.dumps(handed)
+
+
+@pytest.mark.slow
+def test_a_sweep_into_a_server_writes_none(empty_folder, monkeypatch):
+    server = Server(f"sqlite:///{empty_folder}/server.db", empty_folder / "server")
+    address = server.uri.replace("http://", f"http://me:{SECRET}@")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    server.start()
+    try:
+        ended = as_process("-m", *JOB, "tracking=server", "seed=1,2", "hydra/launcher=joblib")
+        assert ended.status == 0, ended.out + ended.err
+    finally:
+        server.stop()
+    see_nothing(ended)
+    refused = as_process("-m", *JOB, "tracking=server", "seed=3")
+    assert refused.status == 1
+    see_nothing(refused)
+    push = subprocess.run(
+        [sys.executable, "-m", "harness.tracking", "push"], capture_output=True, text=True
+    )
+    assert (push.returncode, push.stderr) == (0, "nothing waits\n")
