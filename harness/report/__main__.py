@@ -109,16 +109,16 @@ def _publish(options: argparse.Namespace) -> int:
     try:
         left_out = outdated(options.uri)
         runs = read_runs(options.uri)
+        if left_out:
+            say(left_out, error=True)
+        notes, refusals = publish(
+            options.root,
+            runs,
+            only=options.only,
+            read_scores=lambda run: read_scores(run.run_id, options.uri),
+        )
     except StoreError as error:
         raise ReportError(str(error)) from None
-    if left_out:
-        say(left_out, error=True)
-    notes, refusals = publish(
-        options.root,
-        runs,
-        only=options.only,
-        read_scores=lambda run: read_scores(run.run_id, options.uri),
-    )
     say(*notes, *(f"error: {refusal}" for refusal in refusals), error=True)
     say(f"wrote {options.root / 'results'} and {options.root / 'README.md'}")
     return 1 if refusals else 0

@@ -30,7 +30,7 @@ from harness.tracking.names import (
     SECONDS,
     UNDEFINED,
 )
-from harness.tracking.store import connect_to_read, readable, store_uri
+from harness.tracking.store import StoreError, connect_to_read, readable, reading, store_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -54,9 +54,15 @@ def read_runs(uri: str | None = None) -> list[StoredRun]:
     list of StoredRun
         Newest first; `read_scores` gives the scores of one of them. Runs of another schema are
         left out, for their numbers may mean something else: see `outdated`.
+
+    Raises
+    ------
+    StoreError
+        If the store is not there or cannot be read.
     """
-    client = connect_to_read(store_uri(uri))
-    return [stored(run) for run in _search(client, _experiments(client)) if _of_this_schema(run)]
+    with reading(store_uri(uri)) as client:
+        found = _search(client, _experiments(client))
+        return [stored(run) for run in found if _of_this_schema(run)]
 
 
 def _of_this_schema(run: Any) -> bool:
@@ -74,15 +80,15 @@ def outdated(uri: str | None = None) -> str | None:
     Raises
     ------
     StoreError
-        If there is no store of that address.
+        If the store is not there or cannot be read.
     """
     uri = store_uri(uri)
-    client = connect_to_read(uri)
-    found = client.search_runs(
-        _experiments(client),
-        f"attributes.status = 'FINISHED' and tags.{SCHEMA} != '{SCHEMA_VERSION}'",
-        max_results=_MANY + 1,
-    )
+    with reading(uri) as client:
+        found = client.search_runs(
+            _experiments(client),
+            f"attributes.status = 'FINISHED' and tags.{SCHEMA} != '{SCHEMA_VERSION}'",
+            max_results=_MANY + 1,
+        )
     if not found:
         return None
     number = f"more than {_MANY}" if len(found) > _MANY else str(len(found))
@@ -106,13 +112,17 @@ def read_scores(run_id: str, uri: str | None = None) -> tuple[ImageScore, ...]:
     Raises
     ------
     StoreError
-        If there is no store of that address.
-    mlflow.exceptions.MlflowException
-        If there is no such run, or it has no scores.
+        If the store is not there or cannot be read, there is no such run, or it has no scores.
     """
-    path = connect_to_read(store_uri(uri)).download_artifacts(run_id, SCORES)
-    text = read_regular(Path(path)).decode(errors="surrogatepass")
-    return tuple(map(_image_score, csv.DictReader(io.StringIO(text, newline=""))))
+    from mlflow.exceptions import MlflowException
+
+    client = connect_to_read(store_uri(uri))
+    try:
+        path = Path(client.download_artifacts(run_id, SCORES))
+        text = read_regular(path).decode(errors="surrogatepass")
+        return tuple(map(_image_score, csv.DictReader(io.StringIO(text, newline=""))))
+    except (*_UNREADABLE, MlflowException) as error:
+        raise StoreError(f"{SCORES} of run {run_id} cannot be read: {one_line(error)}") from error
 
 
 def read_job(run_id: str, uri: str | None = None, *, trusted: Sequence[str] = ()) -> Job:
@@ -137,7 +147,7 @@ def read_job(run_id: str, uri: str | None = None, *, trusted: Sequence[str] = ()
     ValueError
         If there is no such run, or it holds no job, or one with keys that are not known here.
     StoreError
-        If there is no store of that address.
+        If the store is not there or cannot be read.
     """
     from mlflow.exceptions import MlflowException
 
