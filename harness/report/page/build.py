@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 
+from harness.charts import histogram, learning_curve, roc_chart
 from harness.record import ImageScore
 from harness.report.caption import caption
 from harness.report.grid import grid_of, number
 from harness.report.markdown import code
 from harness.report.page.bars import auroc_bars
-from harness.report.page.charts import histogram, learning_curve, roc_chart
 from harness.report.page.gallery import gallery_html, read_gallery
 from harness.report.page.table import inline, table_html
 from harness.report.protocol import INTERVAL_METRIC
@@ -122,9 +122,10 @@ def _category(table: Table, row: Row, scores: tuple[ImageScore, ...], *, picture
     )
     return (
         f"<details><summary><b>{in_markup(row.category)}</b>{auroc}</summary>"
-        f'<div class="charts"><figure>{roc_chart(name, scores)}<figcaption>ROC curve</figcaption>'
-        f"</figure><figure>{histogram(name, scores)}<figcaption>Images by anomaly score, normal"
-        " and by defect type; the axis is logarithmic far from the normal images</figcaption>"
+        f'<div class="charts"><figure>{roc_chart(name, scores).svg}<figcaption>ROC curve'
+        f"</figcaption></figure><figure>{histogram(name, scores).svg}<figcaption>"
+        "Images by anomaly score, normal and by defect type; the axis is logarithmic far from the"
+        " normal images</figcaption>"
         f"</figure></div>{gallery_html(read_gallery(pictures))}"
         f'<p class="caption">{inline(trace)}</p></details>'
     )
@@ -139,7 +140,7 @@ def _curves(table: Table, rows: Iterable[Row]) -> str:
     if not points:
         return ""
     title = f"Image AUROC of {table.title} over {table.axis}"
-    chart = learning_curve(title, table.axis, points)
+    chart = learning_curve(title, table.axis, points).svg
     caption = f"<figcaption>{in_markup(title)}</figcaption>"
     return f'<div class="charts"><figure>{chart}{caption}</figure></div>'
 
