@@ -113,8 +113,8 @@ def test_most_wrong_images(samples):
     assert (alarm.image, miss.image) == (SCORES[1], SCORES[2])
     assert alarm.path == samples[1].path
     assert miss.anomaly_map is grids[2]
-    assert alarm.note == "false alarm: above 1 of 2 anomalous"
-    assert miss.note == "missed: below 1 of 2 normal"
+    assert alarm.note == "false alarm: 1 of 2 anomalous images score no higher"
+    assert miss.note == "miss: 1 of 2 normal images score no lower"
 
 
 def test_scores_that_separate_have_no_mistakes(samples):

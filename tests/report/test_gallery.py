@@ -25,7 +25,8 @@ from harness.config import (
 from harness.data import DataError, load_split
 from harness.evaluate import evaluate
 from harness.gallery import __main__ as command
-from harness.gallery.draw import EACH, SIZE, draw_gallery
+from harness.gallery.draw import SIZE, draw_gallery
+from harness.mistakes import EACH
 from harness.record import ImageScore
 from harness.report.page.gallery import read_gallery
 from harness.report.row import scores_digest
