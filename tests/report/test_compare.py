@@ -172,11 +172,13 @@ def test_scores_that_no_row_stands_behind_are_refused(
     rows = published / "results" / "parts_tiny.csv"
     lines = rows.read_text().splitlines(keepends=True)
     rows.write_text("".join(line for line in lines if ",cap," not in line))
-    assert main(["--root", str(published), "compare", "parts_tiny", "parts_tiny"]) == 1
-    assert capsys.readouterr().err == (
-        "error: results/scores/parts_tiny.csv has scores of cap, of which results/parts_tiny.csv"
-        " has no finished row\n"
-    )
+    output = str(published / "page.html")
+    for command in (["compare", "parts_tiny", "parts_tiny"], ["html", "--output", output]):
+        assert main(["--root", str(published), *command]) == 1
+        assert capsys.readouterr().err == (
+            "error: results/scores/parts_tiny.csv has scores of cap, of which"
+            " results/parts_tiny.csv has no finished row\n"
+        )
 
 
 def test_scores_that_do_not_give_the_numbers_of_their_row_are_refused(published: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from harness.report.page.table import inline, table_html
 from harness.report.protocol import INTERVAL_METRIC
 from harness.report.results import TableResults
 from harness.report.row import Row
+from harness.report.scores import backed_scores
 from harness.report.table import Table
 from harness.show import in_markup
 
@@ -101,17 +102,18 @@ def _section(table: Table, results: TableResults, *, pictures: Path) -> str:
     if table.headline:
         parts += ["<h3>Image AUROC and 95 % interval by category</h3>", auroc_bars(results.rows)]
         parts += ["<h3>Categories</h3>"]
+        scores = backed_scores(table.name, results.rows, results.scores)
         parts += [
-            _category(table, row, results.scores[row.category], pictures=pictures / row.category)
+            _category(table, row, scores[row.category], pictures=pictures / row.category)
             for row in results.rows
-            if row.category in results.scores
+            if row.finished
         ]
     elif table.axis:
         parts.append(_curves(table, results.rows))
     return "".join([*parts, "</section>\n"])
 
 
-def _category(table: Table, row: Row, scores: tuple[ImageScore, ...], *, pictures: Path) -> str:
+def _category(table: Table, row: Row, scores: Sequence[ImageScore], *, pictures: Path) -> str:
     name = f"{table.title} {row.category}"
     value = row.metric.get(INTERVAL_METRIC)
     auroc = "" if value is None else f"<span>image AUROC {number(value)}</span>"
