@@ -42,23 +42,31 @@ def most_wrong(
     return tuple(
         Mistake(
             image,
-            note,
+            f"{kind.replace('_', ' ')}: {note}",
             path=test[place[image.image]].path,
             anomaly_map=grids[place[image.image]] if grids else None,
             covers=covers,
         )
-        for image, note in _chosen(scores)
+        for kind, image, note in wrong_side(scores)
     )
 
 
-def _chosen(scores: Sequence[ImageScore]) -> Iterator[tuple[ImageScore, str]]:
+def wrong_side(scores: Sequence[ImageScore]) -> Iterator[tuple[str, ImageScore, str]]:
+    """Choose images on the wrong side of some image of the other kind, the farthest first.
+
+    Yields
+    ------
+    tuple of str, ImageScore and str
+        `false_alarm` or `miss`, the image, and how many images it is on the wrong side of.
+    """
     normal = sorted((s for s in scores if not s.anomalous), key=lambda s: -s.score)
     anomalous = sorted((s for s in scores if s.anomalous), key=lambda s: s.score)
     for image in normal[:EACH]:
         below = sum(other.score <= image.score for other in anomalous)
         if below:
-            yield image, f"false alarm: above {below} of {len(anomalous)} anomalous"
+            note = f"{below} of {len(anomalous)} anomalous images score no higher"
+            yield "false_alarm", image, note
     for image in anomalous[:EACH]:
         above = sum(other.score >= image.score for other in normal)
         if above:
-            yield image, f"missed: below {above} of {len(normal)} normal"
+            yield "miss", image, f"{above} of {len(normal)} normal images score no lower"

@@ -21,10 +21,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from IPython.display import HTML, Markdown, display
 
+from harness.charts import histogram, roc_chart
 from harness.report.caption import caption
 from harness.report.grid import grid_of
 from harness.report.markdown import markdown
-from harness.report.page.charts import histogram, roc_chart
 from harness.report.paired import compare
 from harness.report.results import read_results
 from harness.report.table import read_tables
@@ -64,7 +64,7 @@ print(results.environments[row.environment])
 # %%
 category, scores = next(iter(results.scores.items()))
 style = "<style>svg {max-width: 26em; font-size: 12px} .curve {fill: none; stroke: #26b}</style>"
-display(HTML(style + roc_chart(category, scores) + histogram(category, scores)))
+display(HTML(style + roc_chart(category, scores).svg + histogram(category, scores).svg))
 
 # %%
 figure, axis = plt.subplots(figsize=(6, 0.4 * len(results.rows) + 1))

@@ -113,7 +113,7 @@ def test_a_sign_counts(job, project):
         "dfkde/baselines.py",
         "dfkde/trained.py",
         "dfkde/backbones/timm.py",
-        "harness/figures/curves.py",
+        "harness/charts.py",
         "harness/gallery/draw.py",
         "harness/metrics/__init__.py",
         "harness/predict/predictor.py",

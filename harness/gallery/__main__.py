@@ -10,6 +10,7 @@ from pathlib import Path
 from harness.gallery.draw import draw_gallery
 from harness.record import ImageScore
 from harness.report.results import read_or_empty
+from harness.report.scores import backed_scores
 from harness.report.table import ReportError, read_tables
 from harness.show import say
 from harness.tracking import StoreError, read_job
@@ -28,14 +29,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _draw_tables(options: argparse.Namespace) -> int:
     """Draw the categories of all tables that are asked for; return how many could not be drawn."""
     failed = 0
-    for name, table in read_tables(options.root / "conf").items():
-        if table.headline and (not options.tables or name in options.tables):
-            results = read_or_empty(options.root / "results", name)
-            for row in results.rows:
-                if row.finished:
-                    scores = results.scores[row.category]
-                    folder = options.output / name / row.category
-                    failed += not _draw(row.run_id, scores, folder=folder, options=options)
+    tables = {n: t for n, t in read_tables(options.root / "conf").items() if t.headline}
+    unknown = sorted(set(options.tables) - set(tables))
+    if unknown:
+        raise ReportError(f"no table {', '.join(unknown)} to draw; there are {', '.join(tables)}")
+    for name in options.tables or tables:
+        results = read_or_empty(options.root / "results", name)
+        scores = backed_scores(name, results.rows, results.scores)
+        for row in results.rows:
+            if row.finished:
+                folder = options.output / name / row.category
+                failed += not _draw(
+                    row.run_id, scores[row.category], folder=folder, options=options
+                )
     return failed
 
 
@@ -45,7 +51,7 @@ def _draw(
     try:
         job = read_job(run_id, options.uri, trusted=options.trusted)
         shown = draw_gallery(job, scores, folder)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         say(f"error: {error}", error=True)
         return False
     say(f"{job}: {shown} images in {folder}")

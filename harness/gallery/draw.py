@@ -18,15 +18,13 @@ from harness.data import Sample, read_image, read_mask
 from harness.fitting import Fitted, fit
 from harness.localize import anomaly_grids, gt_mask_of
 from harness.metrics import pixel_auroc
+from harness.mistakes import EACH, wrong_side
 from harness.record import ImageScore
 from harness.report.page.gallery import COLUMNS, INDEX
 from harness.report.row import to_csv
 
 SIZE = 160
 """Side of a picture, in pixels."""
-
-EACH = 3
-"""Pictures of a kind, at most."""
 
 
 class Shown(NamedTuple):
@@ -94,7 +92,8 @@ def draw_gallery(job: Job, scores: Sequence[ImageScore], folder: Path) -> int:
     fitted = fit(job)
     maps = _maps(fitted)
     samples = {sample.name: sample for sample in fitted.split.test}
-    shown = [*_mistakes(scores, samples), *_localisations(scores, samples, maps=maps)]
+    shown = [Shown(kind, samples[i.image], i.score, note) for kind, i, note in wrong_side(scores)]
+    shown += _localisations(scores, samples, maps=maps)
     folder.mkdir(parents=True, exist_ok=True)
     lines = [COLUMNS, *(_line(entry, maps, folder / f"{k:02}") for k, entry in enumerate(shown))]
     index = folder / INDEX
@@ -120,22 +119,6 @@ def _maps(fitted: Fitted) -> Maps:
         if gt_mask.any() and not gt_mask.all():
             auroc[sample.name] = pixel_auroc([gt_mask], [render(grid, size=gt_mask.shape)])
     return Maps(of, auroc, seen)
-
-
-def _mistakes(scores: Sequence[ImageScore], samples: dict[str, Sample]) -> Iterator[Shown]:
-    """Choose images on the wrong side of some image of the other kind, the farthest first."""
-    normal = sorted((s for s in scores if not s.anomalous), key=lambda s: -s.score)
-    anomalous = sorted((s for s in scores if s.anomalous), key=lambda s: s.score)
-    for image in normal[:EACH]:
-        below = sum(other.score <= image.score for other in anomalous)
-        if below:
-            note = f"{below} of {len(anomalous)} anomalous images score no higher"
-            yield Shown("false_alarm", samples[image.image], image.score, note)
-    for image in anomalous[:EACH]:
-        above = sum(other.score >= image.score for other in normal)
-        if above:
-            note = f"{above} of {len(normal)} normal images score no lower"
-            yield Shown("miss", samples[image.image], image.score, note)
 
 
 def _localisations(

@@ -23,7 +23,8 @@ examples:
   python -m harness.report                       write results/ and the README's tables
   python -m harness.report --check               fail when they disagree
   python -m harness.report compare published     published numbers beside ours
-  python -m harness.report compare TABLE TABLE   two models or backbones, on the same images
+  python -m harness.report compare TABLE TABLE   two models or backbones, on the same images;
+                                                 of more, mean ranks over their categories
   python -m harness.report latex TABLE           a table for a paper
   python -m harness.report html                  everything as one page, runs/report.html
 """
@@ -67,8 +68,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("compare", help="compare with published numbers, or two tables")
-    parser.add_argument("tables", nargs="+", metavar="TABLE", help="`published`, or two tables")
+    parser = commands.add_parser("compare", help="compare with published numbers, or tables")
+    parser.add_argument(
+        "tables",
+        nargs="+",
+        metavar="TABLE",
+        help="`published`, or two tables for differences, or more for mean ranks",
+    )
     parser.set_defaults(run=_compare)
 
 
@@ -105,16 +111,16 @@ def _publish(options: argparse.Namespace) -> int:
     try:
         left_out = outdated(options.uri)
         runs = read_runs(options.uri)
+        if left_out:
+            say(left_out, error=True)
+        notes, refusals = publish(
+            options.root,
+            runs,
+            only=options.only,
+            read_scores=partial(_scores, uri=options.uri),
+        )
     except StoreError as error:
         raise ReportError(str(error)) from None
-    if left_out:
-        say(left_out, error=True)
-    notes, refusals = publish(
-        options.root,
-        runs,
-        only=options.only,
-        read_scores=partial(_scores, uri=options.uri),
-    )
     say(*notes, *(f"error: {refusal}" for refusal in refusals), error=True)
     say(f"wrote {options.root / 'results'} and {options.root / 'README.md'}")
     return 1 if refusals else 0
@@ -130,7 +136,7 @@ def _scores(run: StoredRun, uri: str | None) -> tuple[ImageScore, ...]:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from harness.report.paired import compare
+    from harness.report.paired import compare, rank
     from harness.report.published import compare_published, read_published
 
     if options.tables == ["published"]:
@@ -138,10 +144,10 @@ def _compare(options: argparse.Namespace) -> int:
         held = {name: read_results(options.root / "results", name) for name in tables}
         _tell(compare_published(tables, held, read_published(options.root / "results")))
         return 0
-    if len(options.tables) != 2:
-        raise ReportError(f"compare takes `published` or two tables, got {len(options.tables)}")
-    first, second = (held_table(options.root, name) for name in options.tables)
-    _tell(compare(first, second))
+    if len(options.tables) < 2:
+        raise ReportError("compare takes `published` or at least two tables, got 1")
+    chosen = [held_table(options.root, name) for name in options.tables]
+    _tell(compare(*chosen) if len(chosen) == 2 else rank(chosen))
     return 0
 
 

@@ -30,6 +30,8 @@ Metric = Callable[[Integers, Integers], Floats]
 
 _BLOCK = 1 << 20
 """Counts held at a time, so that memory does not grow with the number of resamples."""
+_DIGITS = 12
+"""Of a probability: more than any number of resamples can tell."""
 
 
 @dataclass(frozen=True)
@@ -189,21 +191,73 @@ def mean_of(cells: Sequence[Resampled]) -> Resampled:
 
 
 def interval(of: Resampled, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
-    """Compute the BCa interval of a metric; None where no resample differs from any other."""
+    """Compute the BCa interval of a metric; None where no resample differs from any other.
+
+    The upper limit is the lower one of the distribution turned around, so that two models that
+    change places give the same interval with the other sign.
+    """
     ordered = np.sort(of.resamples)
     if ordered[0] == ordered[-1]:
         return None
-    normal, tail = NormalDist(), (1 - confidence) / 2
-    below = (np.sum(ordered < of.value) + np.sum(ordered <= of.value)) / 2
+    correction, z = _correction(of), NormalDist().inv_cdf((1 - confidence) / 2)
+    low = _position(_level(z, *correction), len(ordered))
+    high = _position(_level(z, *(-number for number in correction)), len(ordered))
+    return float(ordered[low]), float(ordered[-1 - high])
+
+
+def p_value(of: Resampled) -> float:
+    """Compute the two-sided p value of 0: the smallest alpha whose BCa interval excludes 0.
+
+    `interval` is inverted in closed form: Efron & Tibshirani, "An Introduction to the Bootstrap"
+    (1993), equation 14.10, solved for alpha; Efron & Narasimhan, "The automatic construction of
+    bootstrap confidence intervals", JCGS 29 (2020), on such levels. So p < 0.05 exactly where the
+    95 % interval excludes 0.
+
+    Parameters
+    ----------
+    of : Resampled
+        A difference.
+
+    Returns
+    -------
+    float
+        From 2 / (resamples + 1), below which resamples tell nothing, to 1; and 1 where no resample
+        differs from any other, for there is no interval then.
+    """
+    n = len(of.resamples)
+    if of.resamples.min() == of.resamples.max():
+        return 1.0
+    bias, acceleration = _correction(of)
+    not_above, not_below = int((of.resamples <= 0).sum()), int((of.resamples >= 0).sum())
+    tail = min(_tail(not_above / n, bias, acceleration), _tail(not_below / n, -bias, -acceleration))
+    return min(max(2 * tail, 2 / (n + 1)), 1.0)
+
+
+def _correction(of: Resampled) -> tuple[float, float]:
+    """Compute bias and acceleration."""
+    n = len(of.resamples)
+    below = (np.sum(of.resamples < of.value) + np.sum(of.resamples <= of.value)) / 2
     # Half a resample away from either end, so that the correction stays finite.
-    share = min(max(float(below), 0.5), len(ordered) - 0.5) / len(ordered)
-    bias, acceleration = normal.inv_cdf(share), _acceleration(of.left_out)
-    limits = []
-    for probability in (tail, 1 - tail):
-        shift = bias + normal.inv_cdf(probability)
-        level = normal.cdf(bias + shift / (1 - acceleration * shift))
-        limits.append(float(ordered[_position(level, len(ordered))]))
-    return limits[0], limits[1]
+    share = min(max(float(below), 0.5), n - 0.5) / n
+    return NormalDist().inv_cdf(share), _acceleration(of.left_out)
+
+
+def _level(z: float, bias: float, acceleration: float) -> float:
+    """Find at which level of the resamples the limit lies that has the normal quantile z."""
+    shift = bias + z
+    # 0.025 through the normal distribution and back would be a little more or less.
+    return round(NormalDist().cdf(bias + shift / (1 - acceleration * shift)), _DIGITS)
+
+
+def _tail(share: float, bias: float, acceleration: float) -> float:
+    """Find the probability whose `_level` is a share of the resamples."""
+    if share in (0, 1):
+        return share
+    shift = NormalDist().inv_cdf(share) - bias
+    straight = 1 + acceleration * shift
+    if straight <= 0:  # no level is as far away as that
+        return float(shift > 0)
+    return round(NormalDist().cdf(shift / straight - bias), _DIGITS)
 
 
 def _position(level: float, n: int) -> int:

@@ -1,4 +1,4 @@
-"""Two tables of one dataset compared on the same test images."""
+"""Tables of one dataset compared on the same test images: two in differences, more in ranks."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from harness.record import ImageScore
 from harness.report import bootstrap
 from harness.report.bootstrap import Resampled
 from harness.report.grid import ABSENT, Grid, number, signed
-from harness.report.markdown import markdown
+from harness.report.markdown import markdown, text
 from harness.report.protocol import INTERVAL_METRIC, RESAMPLES
 from harness.report.results import TableResults
+from harness.report.scores import Scores, backed_scores
 from harness.report.table import ReportError, Table
 
 Held = tuple[Table, TableResults]
+FEWEST = 6
+"""Categories for Friedman's test, whose distribution under no difference is an approximation."""
+_TITLE = f"## {METRICS[INTERVAL_METRIC].display}\n\n"
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def compare(first: Held, second: Held) -> str:
     pairs = pair_up(first, second)
     names = (first[0].name, second[0].name)
     body = []
-    raw = [two_sided(pair.difference.resamples) for pair in pairs]
+    raw = [bootstrap.p_value(pair.difference) for pair in pairs]
     for pair, p, corrected in zip(pairs, raw, holm(raw), strict=True):
         body.append((pair.category, *_cells(pair), _p(p), _p(corrected)))
     mean = Pair(
@@ -63,55 +67,65 @@ def compare(first: Held, second: Held) -> str:
         bootstrap.mean_of([pair.second for pair in pairs]),
         bootstrap.mean_of([pair.difference for pair in pairs]),
     )
-    overall = _p(two_sided(mean.difference.resamples))
+    overall = _p(bootstrap.p_value(mean.difference))
     header = ("Category", *names, "difference", "95 % interval", "p", "p, Holm")
     grid = Grid(header, tuple(body), ("Average", *_cells(mean), overall, ABSENT))
-    return f"## {METRICS[INTERVAL_METRIC].display}\n\n" + markdown(grid, _caption(pairs))
+    return _TITLE + markdown(grid, _caption(pairs, first[0].categories))
 
 
 def pair_up(first: Held, second: Held) -> list[Pair]:
     """Resample the image AUROC of the categories that both tables have, by the same images."""
-    dataset = first[0].choice("dataset")
-    if second[0].choice("dataset") != dataset:
-        raise ReportError(f"{first[0].name} and {second[0].name} are of different datasets")
-    shared = [c for c in first[0].categories if c in first[1].scores and c in second[1].scores]
-    if not shared:
-        raise ReportError(f"{first[0].name} and {second[0].name} share no finished category")
-    return [
-        _pair(f"{dataset}/{category}", (first[1].scores[category], second[1].scores[category]))
-        for category in shared
-    ]
+    return [_pair(key, scores) for key, scores in _aligned([first, second]).items()]
 
 
-def _pair(key: str, scores: tuple[Sequence[ImageScore], Sequence[ImageScore]]) -> Pair:
-    ordered = [sorted(images, key=lambda image: image.image) for images in scores]
-    tested = [[(image.image, image.anomalous) for image in images] for images in ordered]
-    if tested[0] != tested[1]:
-        raise ReportError(f"the test images of {key} are not the same in both tables")
-    one, other = (
-        bootstrap.resample(
-            bootstrap.images_of([i.anomalous for i in images], [i.score for i in images]),
-            bootstrap.auroc,
-            key=key,
+def _aligned(held: Sequence[Held]) -> dict[str, list[list[ImageScore]]]:
+    """Gather the scores of the categories that all tables have, in one order of the images."""
+    scores, table = [_scores(one) for one in held], held[0][0]
+    dataset, names = table.choice("dataset"), " and ".join(table.name for table, _ in held)
+    if any(other.choice("dataset") != dataset for other, _ in held):
+        raise ReportError(f"{names} are of different datasets")
+    found = {}
+    for category in table.categories:
+        if all(category in one for one in scores):
+            ordered = [sorted(one[category], key=lambda image: image.image) for one in scores]
+            tested = [[(image.image, image.anomalous) for image in one] for one in ordered]
+            if any(one != tested[0] for one in tested):
+                raise ReportError(
+                    f"the test images of {dataset}/{category} are not the same in {names}"
+                )
+            found[f"{dataset}/{category}"] = ordered
+    if not found:
+        raise ReportError(f"{names} share no finished category")
+    return found
+
+
+def _scores(held: Held) -> Scores:
+    table, results = held
+    if not table.headline:
+        raise ReportError(
+            f"{table.name} is over several seeds or settings: it keeps no scores to compare"
         )
-        for images in ordered
-    )
+    return backed_scores(table.name, results.rows, results.scores)
+
+
+def _pair(key: str, scores: Sequence[Sequence[ImageScore]]) -> Pair:
+    try:
+        one, other = (
+            bootstrap.resample(
+                bootstrap.images_of([i.anomalous for i in images], [i.score for i in images]),
+                bootstrap.auroc,
+                key=key,
+            )
+            for images in scores
+        )
+    except ValueError as error:
+        raise ReportError(f"{key}: {error}") from None
     difference = Resampled(
         other.value - one.value,
         other.resamples - one.resamples,
         tuple(b - a for a, b in zip(one.left_out, other.left_out, strict=True)),
     )
     return Pair(key.partition("/")[2], one, other, difference)
-
-
-def two_sided(differences: bootstrap.Floats) -> float:
-    """Compute the bootstrap p value of "no difference".
-
-    Twice the share of resamples on the rarer side of zero, the test set itself counted as one
-    resample, so that it is never 0.
-    """
-    rarer = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
-    return min(1.0, 2 * (rarer + 1) / (len(differences) + 1))
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -139,24 +153,107 @@ def wilcoxon(differences: Sequence[float]) -> float:
     return float(stats.wilcoxon(differences).pvalue)
 
 
+def rank(held: Sequence[Held]) -> str:
+    """Compare three tables or more by their mean ranks over all categories, as Markdown.
+
+    Parameters
+    ----------
+    held : sequence of tuple of Table and TableResults
+        The tables.
+
+    Raises
+    ------
+    ReportError
+        A table lacks a category, there are fewer than 6, or as in `compare`.
+    """
+    categories, names = held[0][0].categories, [table.name for table, _ in held]
+    if len(categories) < FEWEST:
+        raise ReportError(
+            f"Friedman's test needs at least {FEWEST} categories, {names[0]} has {len(categories)}"
+        )
+    _aligned(held)
+    values = np.array([_values(table, results) for table, results in held]).T
+    body = tuple(
+        (category, *_best_bold(line)) for category, line in zip(categories, values, strict=True)
+    )
+    ranks, statistic, p = friedman(values)
+    grid = Grid(("Category", *names), body, ("Mean rank", *(f"{mean:.2f}" for mean in ranks)))
+    caption = (
+        "Mean rank: over categories, 1 for the highest; equal ones share the mean of their ranks."
+        f" Friedman's test of no difference: chi² = {statistic:.3f} with {len(held) - 1} degrees of"
+        f" freedom, {_p_is(p)}, n = {len(categories)}."
+    )
+    return _TITLE + markdown(grid, caption)
+
+
+def _values(table: Table, results: TableResults) -> list[float]:
+    """Read the metric of every category of a table."""
+    found = {row.category: row.metric.get(INTERVAL_METRIC) for row in results.rows}
+    values = [found.get(category) for category in table.categories]
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        lacking = [c for c, value in zip(table.categories, values, strict=True) if value is None]
+        raise ReportError(
+            f"ranks need every category: {table.name} has no {INTERVAL_METRIC} of"
+            f" {', '.join(lacking)}"
+        )
+    return known
+
+
+def friedman(values: bootstrap.Floats) -> tuple[list[float], float, float]:
+    """Rank models over categories: Demsar, JMLR 7 (2006), section 3.2.2, corrected for ties.
+
+    Parameters
+    ----------
+    values : array of float, shape (categories, models)
+        The higher, the better.
+
+    Returns
+    -------
+    ranks : list of float
+        The mean rank of each model, 1 for the highest.
+    statistic, p : float
+        Friedman's test; 0 and 1 where no category tells any two models apart.
+    """
+    from scipy import stats
+
+    ranks = stats.rankdata(-values, axis=1)
+    tied = bool((ranks == ranks[:, :1]).all())
+    statistic, p = (0.0, 1.0) if tied else stats.friedmanchisquare(*values.T)
+    return ranks.mean(axis=0).tolist(), float(statistic), float(p)
+
+
 def _cells(pair: Pair) -> tuple[str, ...]:
-    values = [number(pair.first.value), number(pair.second.value)]
-    best = max(values)
-    shown = [f"**{v}**" if v == best and values[0] != values[1] else v for v in values]
     span = bootstrap.interval(pair.difference)
     ends = " to ".join(signed(end) for end in span) if span else ABSENT
-    return (*shown, signed(pair.difference.value), ends)
+    values = _best_bold([pair.first.value, pair.second.value])
+    return (*values, signed(pair.difference.value), ends)
+
+
+def _best_bold(values: Sequence[float]) -> list[str]:
+    """Write values, those in bold that are written as the highest is, unless all are."""
+    written = [number(value) for value in values]
+    best = max(written) if len(set(written)) > 1 else None
+    return [f"**{value}**" if value == best else value for value in written]
 
 
 def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else number(value)
 
 
-def _caption(pairs: Sequence[Pair]) -> str:
+def _p_is(value: float) -> str:
+    return f"p {_p(value)}" if value < 0.001 else f"p = {_p(value)}"
+
+
+def _caption(pairs: Sequence[Pair], categories: Sequence[str]) -> str:
+    compared = [pair.category for pair in pairs]
+    left_out = [text(category) for category in categories if category not in compared]
     p = wilcoxon([pair.difference.value for pair in pairs])
     return (
-        "Difference: second minus first. Intervals and p: paired BCa bootstrap,"
+        "Difference: second minus first. Intervals: paired BCa bootstrap,"
         f" {RESAMPLES:,} resamples of the test images, the same ones for both, normal and"
-        " anomalous apart. p, Holm: corrected for the number of categories. Over"
-        f" categories, Wilcoxon's signed-rank test: p = {number(p)}, n = {len(pairs)}."
+        " anomalous apart. p: of no difference, the level at which that interval begins to exclude"
+        " it. p, Holm: corrected for the number of categories. Over"
+        f" categories, Wilcoxon's signed-rank test: {_p_is(p)}, n = {len(pairs)}."
+        + (f" Left out, not finished in both: {', '.join(left_out)}." if left_out else "")
     )

@@ -155,7 +155,7 @@ def write_record(folder: Path, job: Job, *, record: Record) -> None:
 
 def figures(record: Record) -> dict[str, str]:
     """Draw the figures of a finished job, by file name; a fault costs the figure only."""
-    from harness.figures import draw_curves, draw_mistakes
+    from harness.charts import draw_curves, draw_mistakes
 
     drawn = {"curves.svg": _drawn(lambda: draw_curves(record), "curves")}
     if record.mistakes:

@@ -31,7 +31,7 @@ from harness.tracking.names import (
     SECONDS,
     UNDEFINED,
 )
-from harness.tracking.store import connect_to_read, readable, store_uri
+from harness.tracking.store import connect_to_read, readable, reading, store_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -59,10 +59,15 @@ def read_runs(uri: str | None = None) -> list[StoredRun]:
         Newest first; `read_scores` gives the scores of one of them. Runs of another schema are
         left out, for their numbers may mean something else: see `outdated`. So is, with a warning,
         a run that only says that it is of this schema.
+
+    Raises
+    ------
+    StoreError
+        If the store is not there or cannot be read.
     """
-    client = connect_to_read(store_uri(uri))
-    found = filter(_of_this_schema, _search(client, _experiments(client)))
-    return [run for run in map(_readable, found) if run is not None]
+    with reading(store_uri(uri)) as client:
+        found = filter(_of_this_schema, _search(client, _experiments(client)))
+        return [run for run in map(_readable, found) if run is not None]
 
 
 def _readable(run: Any) -> StoredRun | None:
@@ -88,15 +93,15 @@ def outdated(uri: str | None = None) -> str | None:
     Raises
     ------
     StoreError
-        If there is no store of that address.
+        If the store is not there or cannot be read.
     """
     uri = store_uri(uri)
-    client = connect_to_read(uri)
-    found = client.search_runs(
-        _experiments(client),
-        f"attributes.status = 'FINISHED' and tags.{SCHEMA} != '{SCHEMA_VERSION}'",
-        max_results=_MANY + 1,
-    )
+    with reading(uri) as client:
+        found = client.search_runs(
+            _experiments(client),
+            f"attributes.status = 'FINISHED' and tags.{SCHEMA} != '{SCHEMA_VERSION}'",
+            max_results=_MANY + 1,
+        )
     if not found:
         return None
     number = f"more than {_MANY}" if len(found) > _MANY else str(len(found))
@@ -120,7 +125,7 @@ def read_scores(run_id: str, uri: str | None = None) -> tuple[ImageScore, ...]:
     Raises
     ------
     StoreError
-        If there is no store of that address.
+        If the store is not there or cannot be read.
     ValueError
         If there is no such run, or it has no scores, or they cannot be read.
     """
@@ -160,7 +165,7 @@ def read_job(run_id: str, uri: str | None = None, *, trusted: Sequence[str] = ()
     ValueError
         If there is no such run, or it holds no job, or one with keys that are not known here.
     StoreError
-        If there is no store of that address.
+        If the store is not there or cannot be read.
     """
     from mlflow.exceptions import MlflowException
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sqlite3
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.locks import hold
+from harness.outcome import one_line
 from harness.secrets import VARIABLE, with_secrets, without_secrets
 from harness.tracking.view import TAG, view
 
@@ -24,6 +26,8 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 # A bar for each small file would drown what the report says.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+# What it logs with a traceback it raises too.
+logging.getLogger("mlflow.store.db.utils").addFilter(lambda record: not record.exc_info)
 # Nor two lines for each run that a server takes; the summary names the runs.
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 # A server that does not answer must not hold up the sweep: the result goes to the outbox.
@@ -103,20 +107,49 @@ def connect(uri: str) -> MlflowClient:
     return client
 
 
-def connect_to_read(uri: str) -> MlflowClient:
-    """Return a client of a store that is there; reading makes none.
+@contextmanager
+def reading(uri: str) -> Iterator[MlflowClient]:
+    """Give a client of a store that is there, in a block that reads; reading makes no store.
 
     Raises
     ------
     StoreError
-        If there is no SQLite store of that path.
+        If there is no store of that address, or anything fails in the block: the server is away,
+        the file is damaged or that of another version of MLflow.
     """
-    if uri.startswith(_SQLITE) and not _sqlite_file(uri).exists():
+    try:
+        if uri.startswith(_SQLITE):
+            _check_file(uri)
+        yield connect(uri)
+    except StoreError:
+        raise
+    except Exception as error:
+        raise StoreError(f"tracking.uri={uri}: {one_line(error)}") from error
+
+
+def connect_to_read(uri: str) -> MlflowClient:
+    """Return a client of a store that is there and answers.
+
+    Raises
+    ------
+    StoreError
+        As `reading`.
+    """
+    with reading(uri) as client:
+        client.search_experiments(max_results=1)
+        return client
+
+
+def _check_file(uri: str) -> None:
+    """Refuse a file that is no store: MLflow would make one of it, or try to for minutes."""
+    path = _sqlite_file(uri)
+    if not path.exists():
         raise StoreError(
             f"tracking.uri must name a store that exists, got {uri};"
             " `python -m harness.run` makes one in the folder `runs`"
         )
-    return connect(uri)
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        connection.execute("SELECT version_num FROM alembic_version").fetchall()
 
 
 @cache

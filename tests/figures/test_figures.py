@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from harness.charts import WIDTH, draw_curves, draw_mistakes
 from harness.data.split import Sample
-from harness.figures import draw_curves, draw_mistakes
-from harness.figures.svg import Axes, round_ticks
 from harness.mistakes import most_wrong
 from harness.record import ImageScore, Record
+from harness.scale import nice_ticks
 from harness.show import shown
 from tests.names import NAMES
 
@@ -52,29 +52,33 @@ def words(svg):
 def polylines(svg):
     return [
         np.array([pair.split(",") for pair in points.split()], dtype=float)
-        for points in re.findall(r"polyline points='([^']*)'", svg)
+        for points in re.findall(r'polyline class="curve" points="([^"]*)"', svg)
     ]
 
 
 def test_curves_go_through_the_points_of_the_scores():
     svg = draw_curves(record(image_auroc=0.75))
-    _, roc, _, precision_recall = polylines(svg)
+    roc, precision_recall = polylines(svg)
     # By hand: thresholds 5, 4, 3, 1 give (fpr, tpr) and (recall, precision).
-    axes = Axes(55, 50, 220, 220)
     expected = [(0, 0), (0, 0.5), (0.5, 0.5), (0.5, 1), (1, 1)]
-    assert roc == pytest.approx(np.array([(axes.x(a), axes.y(b)) for a, b in expected]), abs=0.1)
-    axes = Axes(345, 50, 220, 220)
+    assert roc == pytest.approx(np.array([(40 + 290 * a, 300 - 290 * b) for a, b in expected]))
     for recall, precision in [(0.5, 1), (0.5, 0.5), (1, 2 / 3), (1, 0.5)]:
-        point = axes.x(recall), axes.y(precision)
+        point = 40 + 290 * recall, 300 - 290 * precision
         assert np.abs(precision_recall - point).max(axis=1).min() < 0.1
+    # Chance: the diagonal, and the share of anomalous images.
+    chance = re.findall(r'class="chance" x1="40.0" y1="([^"]*)" x2="330.0" y2="([^"]*)"', svg)
+    assert chance == [("300.0", "10.0"), ("155.0", "155.0")]
+    assert re.findall(r"<g transform='translate\((\d+) 52\)'", svg) == ["0", "360", "720"]
+    assert f"width='{3 * WIDTH}'" in svg
     assert "ROC: Image AUROC 0.750" in words(svg)
     assert {"good (2)", "cut & tear (2)"} <= set(words(svg))
 
 
-def test_scores_of_one_kind_have_no_curves():
-    svg = draw_curves(record(SCORES[:2]))
+@pytest.mark.parametrize(("scores", "name"), [(SCORES[:2], "good"), (SCORES[2:], "cut & tear")])
+def test_scores_of_one_kind_have_no_curves(scores, name):
+    svg = draw_curves(record(scores))
     assert not polylines(svg)
-    assert "good (2)" in words(svg)
+    assert f"{name} (2)" in words(svg)
 
 
 def test_equal_scores_are_drawn():
@@ -84,7 +88,7 @@ def test_equal_scores_are_drawn():
 
 @pytest.mark.parametrize("limits", [(0, 1), (-3.2, 47), (1e-7, 3e-7), (-5e6, 1e3), (9.9, 10.0)])
 def test_ticks_are_round_and_inside(limits):
-    ticks = round_ticks(*limits)
+    ticks = nice_ticks(*limits)
     assert 2 <= len(ticks) <= 7
     slack = 1e-9 * (limits[1] - limits[0])
     assert all(limits[0] - slack <= tick <= limits[1] + slack for tick in ticks)
@@ -109,8 +113,8 @@ def test_most_wrong_images(samples):
     assert (alarm.image, miss.image) == (SCORES[1], SCORES[2])
     assert alarm.path == samples[1].path
     assert miss.anomaly_map is grids[2]
-    assert alarm.note == "false alarm: above 1 of 2 anomalous"
-    assert miss.note == "missed: below 1 of 2 normal"
+    assert alarm.note == "false alarm: 1 of 2 anomalous images score no higher"
+    assert miss.note == "miss: 1 of 2 normal images score no lower"
 
 
 def test_scores_that_separate_have_no_mistakes(samples):

@@ -6,7 +6,15 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from harness.report import bootstrap
-from harness.report.bootstrap import Images, images_of, interval, mean_of, resample
+from harness.report.bootstrap import (
+    Images,
+    Resampled,
+    images_of,
+    interval,
+    mean_of,
+    p_value,
+    resample,
+)
 from harness.report.intervals import cell_limits, resample_cell
 from tests.report.synthetic import scores
 
@@ -99,6 +107,135 @@ def test_an_average_is_narrower_as_independent_categories_are() -> None:
     low, high = interval(cells[0]) or (0, 0)
     average_low, average_high = interval(mean_of(cells)) or (0, 0)
     assert (high - low) / (average_high - average_low) == pytest.approx(4, rel=0.15)
+
+
+def _excludes(span: tuple[float, float] | None) -> bool:
+    return span is not None and not span[0] <= 0 <= span[1]
+
+
+def _difference(seed: int) -> Resampled:
+    """The paired difference of two simulated models, now and then with ties or few images."""
+    rng = np.random.default_rng(seed)
+    n_normal, n_anomalous = rng.integers(5, 40, size=2)
+    labels = np.arange(n_normal + n_anomalous) >= n_normal
+    shared = rng.normal(size=len(labels))
+    one, two = (
+        resample(
+            images_of(labels, (shared + effect * labels + rng.normal(size=len(labels))).round(d)),
+            bootstrap.auroc,
+            key="a",
+            n=999,
+        )
+        for effect, d in ((1.5, 9), (1.5 + rng.normal(0.6, 0.6), 9 if seed % 2 else 0))
+    )
+    return Resampled(
+        two.value - one.value,
+        two.resamples - one.resamples,
+        tuple(b - a for a, b in zip(one.left_out, two.left_out, strict=True)),
+    )
+
+
+def _naive_p(of: Resampled) -> float:
+    """Search the smallest alpha whose interval excludes 0, from small to large."""
+    alphas = np.linspace(2 / (len(of.resamples) + 1), 1, 2000, endpoint=False)
+    return next((a for a in alphas.tolist() if _excludes(interval(of, 1 - a))), 1.0)
+
+
+def test_p_is_below_alpha_exactly_where_the_interval_excludes_zero() -> None:
+    differences = [_difference(seed) for seed in range(150)]
+    p = [p_value(of) for of in differences]
+    for alpha in (0.01, 0.05, 0.1, 0.5):
+        excluded = [_excludes(interval(of, 1 - alpha)) for of in differences]
+        assert excluded == [value < alpha for value in p]
+        assert 2 < sum(excluded) < 148
+
+
+def test_p_agrees_with_a_search_over_levels() -> None:
+    for seed in range(8):
+        of = _difference(seed)
+        assert p_value(of) == pytest.approx(_naive_p(of), abs=1 / 2000)
+
+
+def test_p_agrees_with_intervals_of_scipy() -> None:
+    """Of a mean: the jackknife of SciPy, and its interpolated quantiles, on its own resamples."""
+    rng = np.random.default_rng(3)
+    sample = rng.exponential(size=40) - 0.75
+    n, count = len(sample), 4999
+    first = stats.bootstrap(
+        (sample,), np.mean, method="BCa", n_resamples=count, rng=1, vectorized=True
+    )
+    left_out = (sample.sum() - sample) / (n - 1)
+    of = Resampled(float(sample.mean()), first.bootstrap_distribution, (left_out,))
+
+    def theirs(alpha: float) -> tuple[float, float]:
+        low, high = stats.bootstrap(
+            (sample,), np.mean, method="BCa", n_resamples=0, bootstrap_result=first,
+            confidence_level=1 - alpha, vectorized=True,
+        ).confidence_interval  # fmt: skip
+        return low, high
+
+    p = p_value(of)
+    assert 0.005 < p < 0.5
+    assert not _excludes(theirs(p - 0.002))
+    assert _excludes(theirs(p + 0.002))
+
+
+SYMMETRIC = (np.array([-1.0, 1.0]),)
+"""Images whose influence gives no acceleration."""
+
+
+@pytest.mark.parametrize("below", [249, 250, 251])
+def test_p_on_the_edge_worked_by_hand(below: int) -> None:
+    # No bias, no acceleration: plain percentiles, of 10,000 resamples the 250th from either end.
+    resamples = np.arange(10_000.0) - below + 1
+    of = Resampled(float(np.median(resamples)), resamples, SYMMETRIC)
+    turned = Resampled(-of.value, -resamples, SYMMETRIC)
+    assert p_value(of) == p_value(turned) == pytest.approx(2 * below / 10_000, abs=1e-15)
+    assert interval(of) == (250.0 - below, 9_751.0 - below)
+    assert interval(turned) == (below - 9_751.0, below - 250.0)
+    assert _excludes(interval(of)) == (p_value(of) < 0.05) == (below < 250)
+
+
+def test_p_with_bias_and_acceleration_worked_by_hand() -> None:
+    # 40 of 100 resamples are below the value; the influences 2 / 3, 2 / 3, -4 / 3 have the cubes'
+    # sum -16 / 9 and the squares' 24 / 9. 8 of 100 are not above 0.
+    bias, acceleration = stats.norm.ppf(0.4), -16 / 9 / (6 * (24 / 9) ** 1.5)
+    resamples = np.arange(100.0) - 7
+    of = Resampled(32.5, resamples, (np.array([0.0, 0.0, 3.0]),))
+    shift = stats.norm.ppf(0.08) - bias
+    tail = stats.norm.cdf(shift / (1 + acceleration * shift) - bias)
+    assert p_value(of) == pytest.approx(2 * tail, abs=1e-9)
+
+
+def test_p_is_never_zero_and_one_where_nothing_is_told() -> None:
+    assert p_value(Resampled(1.0, np.linspace(0.5, 1.5, 99), SYMMETRIC)) == pytest.approx(0.02)
+    for constant in (0.0, 0.3):
+        alike = Resampled(constant, np.full(99, constant), SYMMETRIC)
+        assert interval(alike) is None
+        assert p_value(alike) == 1.0
+    ties = Resampled(0.0, np.repeat([-1.0, 0.0, 1.0], 33), SYMMETRIC)
+    assert p_value(ties) == 1.0
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("of_zero", [0.01, 0.5, 0.99])
+def test_p_where_bias_and_acceleration_are_the_largest(sign: int, of_zero: float) -> None:
+    """One image decides all, and no resample is as large as the value: past the formula's pole."""
+    left_out = (np.append(np.zeros(999), -sign * 1e6),)
+    resamples = np.linspace(-of_zero, 1 - of_zero, 10_000).clip(0)
+    of = Resampled(sign * 2.0, sign * resamples, left_out)
+    low, high = interval(of) or (1, 0)
+    assert low <= high
+    assert _excludes((low, high)) == (p_value(of) < 0.05)
+    assert p_value(of) == 2 / 10_001
+
+
+def test_p_is_uniform_where_nothing_differs() -> None:
+    # Resamples around an observed difference that itself varies around zero.
+    rng = np.random.default_rng(0)
+    observed = rng.normal(size=400)
+    p = [p_value(Resampled(float(d), rng.normal(d, 1, size=2000), SYMMETRIC)) for d in observed]
+    assert stats.kstest(p, "uniform").pvalue > 1e-3
 
 
 def test_separated_scores_have_a_lower_limit_from_their_number() -> None:

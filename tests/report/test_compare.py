@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,15 +8,32 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from harness.record import ImageScore
 from harness.report.__main__ import held_table, main
 from harness.report.bootstrap import auroc, images_of, resample
-from harness.report.paired import compare, holm, pair_up, two_sided, wilcoxon
+from harness.report.paired import FEWEST, Held, compare, friedman, holm, pair_up, rank, wilcoxon
 from harness.report.published import compare_published, read_published
-from harness.report.results import TableResults
+from harness.report.results import TableResults, read_results
+from harness.report.row import scores_digest
+from harness.report.scores import check_scores, write_scores
 from harness.report.table import ReportError, read_tables
-from tests.report.synthetic import scores
+from tests.report.synthetic import metrics, scores
 
 ROOT = Path(__file__).parents[2]
+
+
+def _backed(results: TableResults, scored: dict[str, tuple[ImageScore, ...]]) -> TableResults:
+    """Results with other scores, behind which their rows stand."""
+    rows = tuple(
+        replace(
+            row,
+            metric=metrics(scored[row.category]),
+            scores_digest=scores_digest(scored[row.category]),
+        )
+        for row in results.rows
+        if row.category in scored
+    )
+    return replace(results, rows=rows, scores=scored)
 
 
 def _other(results: TableResults) -> TableResults:
@@ -27,7 +45,7 @@ def _other(results: TableResults) -> TableResults:
         )
         for draw, (category, images) in enumerate(results.scores.items())
     }
-    return replace(results, scores=scored)
+    return _backed(results, scored)
 
 
 def test_a_pair_is_resampled_by_the_same_images(published: Path) -> None:
@@ -58,7 +76,7 @@ def test_the_better_value_is_bold(published: Path, capsys: pytest.CaptureFixture
         category: tuple(i._replace(score=i.score + 5 * i.anomalous) for i in images)
         for category, images in other.scores.items()
     }
-    text = compare((table, results), (table, replace(other, scores=shifted)))
+    text = compare((table, results), (table, _backed(other, shifted)))
     bolt = next(line for line in text.splitlines() if line.startswith("| bolt"))
     assert bolt.startswith("| bolt | 0.775 | **")
     assert main(["--root", str(published), "compare", "parts_tiny", "parts_tiny"]) == 0
@@ -67,11 +85,11 @@ def test_the_better_value_is_bold(published: Path, capsys: pytest.CaptureFixture
 
 def test_other_test_images_cannot_be_compared(published: Path) -> None:
     table, results = held_table(published, "parts_tiny")
-    fewer = replace(results, scores={"bolt": results.scores["bolt"][1:]})
+    fewer = _backed(results, {"bolt": results.scores["bolt"][1:]})
     with pytest.raises(ReportError, match="test images of parts/bolt are not the same"):
         compare((table, results), (table, fewer))
     with pytest.raises(ReportError, match="share no finished category"):
-        compare((table, results), (table, replace(results, scores={})))
+        compare((table, results), (table, TableResults()))
     with pytest.raises(ReportError, match="of different datasets"):
         compare((table, results), held_table(published, "cells_small"))
 
@@ -89,12 +107,115 @@ def test_wilcoxon_counts_signs_exactly_in_a_small_case() -> None:
     assert wilcoxon([0.0, 0.0]) == 1.0
 
 
-def test_bootstrap_p_is_uniform_where_nothing_differs() -> None:
-    # Differences of resamples around an observed difference that itself varies around zero.
-    rng = np.random.default_rng(0)
-    p = [two_sided(rng.normal(rng.normal(), 1, size=2000)) for _ in range(400)]
-    assert stats.kstest(p, "uniform").pvalue > 1e-3
-    assert two_sided(np.ones(99)) == pytest.approx(0.02)
+def _many(published: Path, draws: Sequence[int]) -> list[Held]:
+    """Tables of six categories, each under a model of its own, the same images in all."""
+    table, results = held_table(published, "parts_tiny")
+    names = tuple("abcdef")
+    found = []
+    for draw in draws:
+        rows = tuple(replace(results.rows[0], category=name) for name in names)
+        scored = {name: scores(draw * len(names) + i) for i, name in enumerate(names)}
+        declared = replace(table, name=f"model{draw}", categories=names)
+        found.append((declared, _backed(replace(results, rows=rows), scored)))
+    return found
+
+
+def test_more_than_two_tables_are_ranked_over_their_categories(published: Path) -> None:
+    held = _many(published, [1, 2, 3, 4])
+    values = np.array([[row.metric["image_auroc"] for row in r.rows] for _, r in held])
+    expected = stats.rankdata(-values, axis=0).mean(axis=1)
+    test = stats.friedmanchisquare(*values)
+    text = rank(held)
+    last = next(line for line in text.splitlines() if line.startswith("| **Mean rank**"))
+    assert last == f"| **Mean rank** | {' | '.join(f'{mean:.2f}' for mean in expected)} |"
+    assert f"chi² = {test.statistic:.3f} with 3 degrees of freedom, p = {test.pvalue:.3f}" in text
+    assert text.count("**") == 2 * (FEWEST + 1)  # one best value in each line, and the last title
+
+
+def test_friedman_on_a_case_with_ties_worked_by_hand() -> None:
+    values = np.array([[0.9, 0.8, 0.7], [0.9, 0.9, 0.7], [0.9, 0.8, 0.8], [0.6, 0.6, 0.6]])
+    ranks, statistic, p = friedman(values)
+    # Ranks 1 2 3, 1.5 1.5 3, 1 2.5 2.5, 2 2 2: sums 5.5, 8, 10.5 about 8, so that
+    # 12 / (4 * 3 * 4) * (2.5 ** 2 + 2.5 ** 2) = 3.125, over 1 - (6 + 6 + 24) / (4 * 3 * 8) = 0.625.
+    assert ranks == [5.5 / 4, 2.0, 10.5 / 4]
+    assert statistic == pytest.approx(3.125 / 0.625)
+    assert p == pytest.approx(np.exp(-statistic / 2))  # chi squared of 2 degrees of freedom
+    assert friedman(np.ones((6, 3))) == ([2.0, 2.0, 2.0], 0.0, 1.0)
+
+
+def test_ranks_are_refused_in_one_line(published: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--root", str(published), "compare", *["parts_tiny"] * 3]) == 1
+    said = capsys.readouterr().err
+    assert said == "error: Friedman's test needs at least 6 categories, parts_tiny has 3\n"
+    held = _many(published, [1, 2, 3])
+    table, results = held[1]
+    kept = {name: scored for name, scored in results.scores.items() if name not in "be"}
+    held[1] = (table, _backed(results, kept))
+    with pytest.raises(ReportError, match=r"model2 has no image_auroc of b, e$"):
+        rank(held)
+    fewer = {name: scored[1:] for name, scored in results.scores.items()}
+    with pytest.raises(ReportError, match="test images of parts/a are not the same in model1"):
+        rank([held[0], held[2], (table, _backed(results, fewer))])
+
+
+def test_categories_that_one_table_lacks_are_named(published: Path) -> None:
+    table, results = held_table(published, "parts_tiny")
+    fewer = _backed(results, {"bolt": results.scores["bolt"], "01": results.scores["01"]})
+    assert "n = 2. Left out, not finished in both: cap." in compare(
+        (table, results), (table, fewer)
+    )
+
+
+def test_scores_that_no_row_stands_behind_are_refused(
+    published: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = published / "results" / "parts_tiny.csv"
+    lines = rows.read_text().splitlines(keepends=True)
+    rows.write_text("".join(line for line in lines if ",cap," not in line))
+    output = str(published / "page.html")
+    for command in (["compare", "parts_tiny", "parts_tiny"], ["html", "--output", output]):
+        assert main(["--root", str(published), *command]) == 1
+        assert capsys.readouterr().err == (
+            "error: results/scores/parts_tiny.csv has scores of cap, of which"
+            " results/parts_tiny.csv has no finished row\n"
+        )
+
+
+def test_scores_that_do_not_give_the_numbers_of_their_row_are_refused(published: Path) -> None:
+    results = read_results(published / "results", "parts_tiny")
+    row, whole = results.rows[0], results.scores["bolt"]
+    check_scores(row, whole)
+    with pytest.raises(
+        ReportError,
+        match=r"scores of parts/bolt give image_auroc 0\.\d+, the row of run r-bolt has 0\.775$",
+    ):
+        check_scores(row, whole[1:])
+    # An order of the images that changes no metric.
+    with pytest.raises(ReportError, match="scores of parts/bolt are not those of run r-bolt"):
+        check_scores(row, whole[::-1])
+    with pytest.raises(ReportError, match="scores of parts/bolt are not those of run r-bolt"):
+        check_scores(row, ())
+    with pytest.raises(ReportError, match="are none: scores must be finite, got nan"):
+        check_scores(row, [image._replace(score=float("nan")) for image in whole])
+
+
+@pytest.mark.parametrize("line", ["bolt,a.png,good,0", "bolt,a.png,good,no,1", "bolt,a,good,0,x"])
+def test_a_line_that_holds_no_score_is_named(published: Path, line: str) -> None:
+    path = published / "results" / "scores" / "parts_tiny.csv"
+    path.write_text(write_scores({}) + line + "\n")
+    with pytest.raises(ReportError, match=r"parts_tiny.csv:2 is no line of scores"):
+        read_results(published / "results", "parts_tiny")
+
+
+def test_what_cannot_be_resampled_is_told(published: Path) -> None:
+    table, results = held_table(published, "parts_tiny")
+    one = tuple(i for i in results.scores["bolt"] if i.anomalous or i.image.endswith("000.png"))
+    held = (table, _backed(results, {"bolt": one}))
+    with pytest.raises(ReportError, match="parts/bolt: an interval needs at least 2 normal images"):
+        compare(held, held)
+    few = held_table(published, "parts_few")
+    with pytest.raises(ReportError, match="parts_few is over several seeds or settings"):
+        compare(few, few)
 
 
 def test_published_numbers_have_the_averages_that_were_published() -> None:

@@ -25,9 +25,11 @@ from harness.config import (
 from harness.data import DataError, load_split
 from harness.evaluate import evaluate
 from harness.gallery import __main__ as command
-from harness.gallery.draw import EACH, SIZE, draw_gallery
+from harness.gallery.draw import SIZE, draw_gallery
+from harness.mistakes import EACH
 from harness.record import ImageScore
 from harness.report.page.gallery import read_gallery
+from harness.report.row import scores_digest
 from harness.report.select import select
 from harness.report.table import ReportError, read_table
 from harness.tracking import Known, open_tracker, read_job, read_runs
@@ -162,7 +164,8 @@ def _draw(
     runs: dict[str, str],
     *options: str,
 ) -> int:
-    rows = [SimpleNamespace(finished=True, run_id=r, category=c) for c, r in runs.items()]
+    held = {"dataset": "parts", "metric": {}, "scores_digest": scores_digest(scores)}
+    rows = [SimpleNamespace(finished=True, run_id=r, category=c, **held) for c, r in runs.items()]
     results = SimpleNamespace(rows=rows, scores=dict.fromkeys(runs, scores))
     tables = {"parts": SimpleNamespace(headline=True)}
     monkeypatch.setattr(command, "read_tables", lambda conf: tables)
@@ -206,6 +209,30 @@ def test_a_model_and_a_backbone_that_need_trust_are_told_at_once(
     assert "asks for 'tests.centroid:Centroid', 'tests.tiny:build', no model" in said
     names = re.findall(r"--trusted (\S+) (\S+) on", said)[0]
     assert draw(runs, *options, "--trusted", *names) == 0
+
+
+def test_tables_and_scores_that_are_not_there_are_told(
+    published: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = ["--root", str(published)]
+    assert command.main(["parts_few", "parts_tiny", *root]) == 1
+    assert capsys.readouterr().err == (
+        "error: no table parts_few to draw; there are cells_small, parts_tiny, parts_wide\n"
+    )
+    (published / "results" / "scores" / "parts_tiny.csv").unlink()
+    assert command.main(["parts_tiny", *root]) == 1
+    assert capsys.readouterr().err.startswith("error: results/scores/parts_tiny.csv: the scores of")
+
+
+def test_a_place_that_takes_no_pictures_is_told(
+    job: Job, uri: str, draw: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").write_text("a file")
+    runs = {"bottle": _stored(uri, asdict(job))}
+    assert draw(runs, "--uri", uri, "--output", str(tmp_path / "out"), "--trusted", TINY) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert str(tmp_path / "out") in line
 
 
 @pytest.mark.parametrize(

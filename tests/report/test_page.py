@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import auc
 
+from harness.charts import histogram, learning_curve, roc_chart
 from harness.report.__main__ import main
 from harness.report.grid import Grid
 from harness.report.page.bars import auroc_bars
-from harness.report.page.charts import histogram, learning_curve, roc_chart
 from harness.report.page.gallery import COLUMNS, INDEX, read_gallery
-from harness.report.page.scale import Scale, bend_around, bent_ticks
 from harness.report.page.table import table_html
 from harness.report.results import read_results
 from harness.report.table import ReportError
+from harness.scale import Scale, bend_around, bent_ticks
 from tests.report.synthetic import metrics, scores
 
 LARGEST = 5_000_000
@@ -28,7 +28,7 @@ LARGEST = 5_000_000
 
 def test_roc_curve_is_drawn_with_its_area() -> None:
     images = scores(1)
-    points = re.search(r'polyline class="curve" points="([^"]*)"', roc_chart("bolt", images))
+    points = re.search(r'polyline class="curve" points="([^"]*)"', roc_chart("bolt", images).body)
     assert points is not None
     x, y = np.array([pair.split(",") for pair in points[1].split()], dtype=float).T
     area = auc((x - 40) / 290, (300 - y) / 290)
@@ -36,7 +36,7 @@ def test_roc_curve_is_drawn_with_its_area() -> None:
 
 
 def test_histogram_counts_every_image_once() -> None:
-    drawn = histogram("bolt", scores(1))
+    drawn = histogram("bolt", scores(1)).body
     assert re.findall(r">(\w+) \((\d+)\)</text>", drawn) == [
         ("good", "12"),
         ("bent", "10"),
@@ -47,7 +47,7 @@ def test_histogram_counts_every_image_once() -> None:
 
 
 def test_histogram_of_equal_scores_is_drawn() -> None:
-    drawn = histogram("bolt", [image._replace(score=3.0) for image in scores(1)])
+    drawn = histogram("bolt", [image._replace(score=3.0) for image in scores(1)]).body
     assert "nan" not in drawn
     assert drawn.count("<rect") == 3
 
@@ -80,7 +80,7 @@ def test_bars_start_at_chance_on_either_side(swept: Path) -> None:
 def test_learning_curve_has_a_line_for_each_category_and_labels_apart() -> None:
     drawn = learning_curve(
         "t", "n_train", {"bolt": {4: [0.8, 0.9], 8: [0.9]}, "cap": {4: [0.8], 8: [0.9]}}
-    )
+    ).svg
     assert drawn.count("<polyline") == 2
     heights = [float(y) for y in re.findall(r'class="series\d" x="288" y="([\d.]+)"', drawn)]
     assert abs(heights[0] - heights[1]) >= 12
@@ -93,8 +93,8 @@ def test_text_from_files_is_escaped() -> None:
     assert "<b>x" not in drawn
     assert "&lt;b&gt;x&lt;/b&gt;" in drawn
     assert "<code>&lt;i&gt;</code> &amp; more" in drawn
-    assert "<svg" in roc_chart('"><script>', scores(1))
-    assert "<script>" not in roc_chart('"><script>', scores(1))
+    assert "<svg" in roc_chart('"><script>', scores(1)).svg
+    assert "<script>" not in roc_chart('"><script>', scores(1)).svg
 
 
 def _gallery(folder: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -152,12 +153,22 @@ def test_rows_of_schema_2_are_read_without_their_factories(published: Path) -> N
     assert check(published) == ""
 
 
-def test_check_finds_an_edited_score(published: Path) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        (r",1,3\.", ",1,-3.", r"bolt give image_auroc 0\.\d+, the row of run r-bolt has 0\.775"),
+        (r"(bolt.*,1,3\.\d+)", r"\g<1>5", "bolt are not those of run r-bolt"),
+        ("01,", "10,", "has scores of 10, of which results/parts_tiny.csv has no finished row"),
+        ("\n01.*", "", "the scores of parts/01 are not those of run r-01"),
+    ],
+    ids=["other metrics", "same metrics", "of no row", "missing"],
+)
+def test_check_finds_scores_that_are_not_those_of_their_rows(
+    published: Path, old: str, new: str, problem: str
+) -> None:
     path = published / "results" / "scores" / "parts_tiny.csv"
-    lines = path.read_text().splitlines()
-    lines[1] = lines[1] + "1"
-    path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(ReportError, match="the scores of bolt are not those of its run"):
+    path.write_text(re.sub(old, new, path.read_text()))
+    with pytest.raises(ReportError, match=f"results/scores/parts_tiny.csv.*{problem}"):
         check(published)
 
 

@@ -27,7 +27,7 @@ def test_latex_prints_the_named_tables(published: Path, capsys: pytest.CaptureFi
     ("command", "problem"),
     [
         (["latex", "part"], "no table 'part'; there are cells_small, parts_few, parts_tiny"),
-        (["compare", "parts_tiny"], "compare takes `published` or two tables, got 1"),
+        (["compare", "parts_tiny"], "compare takes `published` or at least two tables, got 1"),
         (["compare", "published"], "published.csv is missing"),
     ],
 )

@@ -6,17 +6,21 @@ import json
 import re
 import sqlite3
 from contextlib import closing
+from functools import partial
+from pathlib import Path
 
 import pytest
 
+from harness.gallery.__main__ import main as gallery
 from harness.metrics.registry import HEADLINE
 from harness.report.__main__ import main as report
-from harness.tracking import StoreError, read_job, read_runs, read_scores
+from harness.tracking import StoreError, outdated, read_job, read_runs, read_scores
 from harness.tracking.__main__ import main as tracking
 from harness.tracking.model import fetch_model
 from harness.tracking.store import connect, experiment_id
 from harness.tracking.view import TAG, link
 
+ROOT = Path(__file__).parents[2]
 RULE = "tracking.uri must name a store that exists, got sqlite:///"
 
 
@@ -44,6 +48,122 @@ def test_commands_that_read_tell_it_in_one_line(missing, tmp_path, command, caps
     assert command(missing) == 1
     assert capsys.readouterr().err.startswith(f"error: {RULE}{tmp_path}")
     assert not list(tmp_path.iterdir())
+
+
+def _damage(path: Path, *, at: int) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:at] + b"x" * (len(content) - at))
+
+
+def _execute(path: Path, statement: str) -> None:
+    with closing(sqlite3.connect(path)) as store, store:
+        store.execute(statement)
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _foreign(path: Path) -> None:
+    path.unlink()
+    _execute(path, "CREATE TABLE own (word TEXT)")
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+BROKEN = {
+    "header": (partial(_damage, at=0), "DatabaseError: file is not a database"),
+    "pages": (partial(_damage, at=8192), "DatabaseError: database disk image is malformed"),
+    "empty": (_empty, "OperationalError: no such table: alembic_version"),
+    "foreign": (_foreign, "OperationalError: no such table: alembic_version"),
+    "folder": (_folder, "OperationalError: "),
+    "newer": (
+        partial(_execute, statement="UPDATE alembic_version SET version_num = 'ffffffffffff'"),
+        "MlflowException: Detected out-of-date database schema (found version ffffffffffff",
+    ),
+    "lacks a table": (
+        partial(_execute, statement="DROP TABLE experiments"),
+        "MlflowException: (sqlite3.OperationalError) no such ",
+    ),
+}
+
+
+@pytest.fixture
+def broken(request, uri, tmp_path):
+    """The address of a store that nobody can read, and what is said of it."""
+    path = tmp_path / "mlflow.db"
+    with (
+        closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as whole,
+        closing(sqlite3.connect(path)) as copy,
+    ):
+        whole.backup(copy)
+    harm, said = BROKEN[request.param]
+    harm(path)
+    return f"sqlite:///{path}", said
+
+
+@pytest.fixture
+def away(monkeypatch):
+    """The address of a server that is down, which is asked once only."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    return "http://127.0.0.1:9", "MlflowException: API request to http://127.0.0.1:9/api/"
+
+
+def _told(uri, said, tmp_path, capfd):
+    """Hold the one line of every command that reads, as a process would print it."""
+    out = str(tmp_path / "out")
+    commands = [
+        partial(report, ["--root", str(tmp_path / "nowhere"), "--uri", uri]),
+        partial(gallery, ["demo", "--root", str(ROOT), "--output", out, "--uri", uri]),
+        partial(tracking, ["ui", "--uri", uri]),
+    ]
+    for command in commands:
+        assert command() == 1
+        [line] = capfd.readouterr().err.splitlines()
+        assert line.startswith(f"error: tracking.uri={uri}: {said}")
+    for read in (read_runs, outdated, partial(read_scores, "1"), partial(read_job, "1")):
+        with pytest.raises(StoreError, match=re.escape(f"tracking.uri={uri}: {said}")):
+            read(uri)
+
+
+@pytest.mark.parametrize("broken", BROKEN, indirect=True)
+def test_store_that_cannot_be_read_is_told_in_one_line_and_left_alone(broken, tmp_path, capfd):
+    uri, said = broken
+    path = tmp_path / "mlflow.db"
+    before = None if path.is_dir() else path.read_bytes()
+    _told(uri, said, tmp_path, capfd)
+    assert before is None or said.startswith("Mlflow") or path.read_bytes() == before
+
+
+def test_server_that_is_down_is_told_in_one_line(away, tmp_path, capfd):
+    _told(*away, tmp_path, capfd)
+
+
+def test_store_that_fails_while_it_is_read_is_told(uri, monkeypatch):
+    def fail(*_args, **_options):
+        raise ConnectionResetError("gone")
+
+    monkeypatch.setattr(connect(uri), "search_runs", fail)
+    for read in (read_runs, outdated):
+        with pytest.raises(StoreError, match=f"tracking.uri={uri}: ConnectionResetError: gone$"):
+            read(uri)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [(None, "MlflowException: Failed to download"), ("a,b\n1,2\n", "KeyError: 'image'")],
+)
+def test_scores_that_are_not_there_are_told(uri, text, problem):
+    client = connect(uri)
+    run_id = client.create_run("0").info.run_id
+    if text is not None:
+        client.log_text(run_id, text, "scores.csv")
+    told = f"scores.csv of run {run_id} cannot be read: {problem}"
+    with pytest.raises(StoreError, match=told):
+        read_scores(run_id, uri)
 
 
 def test_model_of_a_store_that_is_not_there(missing, tmp_path):

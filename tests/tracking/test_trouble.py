@@ -164,7 +164,7 @@ def test_figure_that_fails_costs_itself_only(tracker, uri, job, record, monkeypa
     def unreadable(_):
         raise OSError("truncated image")
 
-    monkeypatch.setattr("harness.figures.draw_curves", unreadable)
+    monkeypatch.setattr("harness.charts.draw_curves", unreadable)
     run = tracker.start(job, KNOWN)
     tracker.finish(run, record)
     assert statuses(uri) == ["FINISHED"]

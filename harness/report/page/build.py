@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from harness.charts import histogram, learning_curve, roc_chart
 from harness.record import ImageScore
 from harness.report.caption import caption
 from harness.report.grid import grid_of, number
 from harness.report.markdown import code
 from harness.report.page.bars import auroc_bars
-from harness.report.page.charts import histogram, learning_curve, roc_chart
 from harness.report.page.gallery import gallery_html, read_gallery
 from harness.report.page.table import inline, table_html
 from harness.report.protocol import INTERVAL_METRIC
 from harness.report.results import TableResults
 from harness.report.row import Row
+from harness.report.scores import backed_scores
 from harness.report.table import Table
 from harness.show import in_markup
 
@@ -101,17 +102,18 @@ def _section(table: Table, results: TableResults, *, pictures: Path) -> str:
     if table.headline:
         parts += ["<h3>Image AUROC and 95 % interval by category</h3>", auroc_bars(results.rows)]
         parts += ["<h3>Categories</h3>"]
+        scores = backed_scores(table.name, results.rows, results.scores)
         parts += [
-            _category(table, row, results.scores[row.category], pictures=pictures / row.category)
+            _category(table, row, scores[row.category], pictures=pictures / row.category)
             for row in results.rows
-            if row.category in results.scores
+            if row.finished
         ]
     elif table.axis:
         parts.append(_curves(table, results.rows))
     return "".join([*parts, "</section>\n"])
 
 
-def _category(table: Table, row: Row, scores: tuple[ImageScore, ...], *, pictures: Path) -> str:
+def _category(table: Table, row: Row, scores: Sequence[ImageScore], *, pictures: Path) -> str:
     name = f"{table.title} {row.category}"
     value = row.metric.get(INTERVAL_METRIC)
     auroc = "" if value is None else f"<span>image AUROC {number(value)}</span>"
@@ -122,9 +124,10 @@ def _category(table: Table, row: Row, scores: tuple[ImageScore, ...], *, picture
     )
     return (
         f"<details><summary><b>{in_markup(row.category)}</b>{auroc}</summary>"
-        f'<div class="charts"><figure>{roc_chart(name, scores)}<figcaption>ROC curve</figcaption>'
-        f"</figure><figure>{histogram(name, scores)}<figcaption>Images by anomaly score, normal"
-        " and by defect type; the axis is logarithmic far from the normal images</figcaption>"
+        f'<div class="charts"><figure>{roc_chart(name, scores).svg}<figcaption>ROC curve'
+        f"</figcaption></figure><figure>{histogram(name, scores).svg}<figcaption>"
+        "Images by anomaly score, normal and by defect type; the axis is logarithmic far from the"
+        " normal images</figcaption>"
         f"</figure></div>{gallery_html(read_gallery(pictures))}"
         f'<p class="caption">{inline(trace)}</p></details>'
     )
@@ -139,7 +142,7 @@ def _curves(table: Table, rows: Iterable[Row]) -> str:
     if not points:
         return ""
     title = f"Image AUROC of {table.title} over {table.axis}"
-    chart = learning_curve(title, table.axis, points)
+    chart = learning_curve(title, table.axis, points).svg
     caption = f"<figcaption>{in_markup(title)}</figcaption>"
     return f'<div class="charts"><figure>{chart}{caption}</figure></div>'
 
