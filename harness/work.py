@@ -80,7 +80,7 @@ def perform(task: Task, stages: Stages | None = None) -> Outcome:
     Interrupted
         On SIGINT, SIGTERM or SIGHUP, once the run is closed as KILLED.
     """
-    with _log_file(task.folder), interruptible():
+    with log_file(task.folder), interruptible():
         return run_job(
             task.job,
             open_tracker(task.tracking, task.job.features.cache),
@@ -255,7 +255,7 @@ def sweep_of(progress: Progress, tracking: TrackingConfig, cache: str | None) ->
 
 
 @contextmanager
-def _log_file(folder: Path) -> Iterator[None]:
+def log_file(folder: Path) -> Iterator[None]:
     """Write what is logged inside the block to the folder's `job.log`."""
     handler = _LogFile(folder / "job.log", delay=True, encoding="utf-8")
     handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

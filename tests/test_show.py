@@ -17,7 +17,7 @@ from harness.features.upkeep import Section
 from harness.outcome import Outcome, one_line, summary
 from harness.progress import Progress
 from harness.show import alike, csv_line, from_cell, is_formula, shown, to_cell
-from harness.work import _log_file
+from harness.work import log_file
 from tests.names import NAMES
 
 ANY_TEXT = st.text(st.characters())
@@ -109,7 +109,7 @@ def test_a_damaged_recipe_is_warned_of_in_a_line(tmp_path):
 
 def test_a_log_has_a_line_for_each_record(tmp_path, monkeypatch):
     monkeypatch.setattr(logging, "raiseExceptions", True)
-    with _log_file(tmp_path):
+    with log_file(tmp_path):
         for name in NAMES:
             logging.getLogger("harness").warning("of %s", name)
         try:
