@@ -35,7 +35,7 @@ def predict_command(*arguments):
 
 def run_and_keep(job, uri):
     """Run a job that keeps its model; return the run's id."""
-    tracker = open_tracker(TrackingConfig(uri=uri))
+    tracker = open_tracker(TrackingConfig(uri=uri), None)
     outcome = run_job(job, tracker, force=True, save_model=True)
     assert outcome.status == "finished", outcome.reason
     return outcome.run_id

@@ -244,7 +244,7 @@ def test_the_model_names_its_input_and_what_it_needs(run_id, uri):
 
 def test_a_run_without_model_is_told_from_no_run(small_job, uri, images, tmp_path, capsys):
     job = replace(small_job, localizer="none", seed=7)
-    without = run_job(job, open_tracker(TrackingConfig(uri=uri))).run_id
+    without = run_job(job, open_tracker(TrackingConfig(uri=uri), None)).run_id
     arguments = [f"images={images}", f"tracking.uri={uri}", f"out={tmp_path / 'out'}"]
     assert main([f"model={without}", *arguments]) == 2
     assert "kept none; run its job with save_model=true force=true" in capsys.readouterr().err
@@ -253,7 +253,7 @@ def test_a_run_without_model_is_told_from_no_run(small_job, uri, images, tmp_pat
 
 
 def test_without_tracking_no_model_can_be_kept(small_job):
-    tracker = open_tracker(TrackingConfig(kind="none"))
+    tracker = open_tracker(TrackingConfig(kind="none"), None)
     outcome = run_job(small_job, tracker, save_model=True)
     assert outcome.status == "failed"
     assert "save_model must be false where tracking.kind is none" in outcome.reason
@@ -276,7 +276,7 @@ def test_too_few_images_to_hold_out_are_told_before_the_fit(
 ):
     monkeypatch.setattr("harness.fitting.fit", None)
     job = replace(small_job, model=ModelConfig(*model), n_train=n_train)
-    outcome = run_job(job, open_tracker(TrackingConfig(uri=uri)), save_model=True)
+    outcome = run_job(job, open_tracker(TrackingConfig(uri=uri), None), save_model=True)
     assert outcome.status == "failed"
     assert "save_model must be false where a tenth" in outcome.reason
     assert message in outcome.reason

@@ -122,7 +122,7 @@ def test_images_that_went_away_are_named(
 
 def test_a_job_is_read_back_from_its_run(job: Job, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'store' / 'mlflow.db'}"
-    tracker = open_tracker(TrackingConfig(uri=uri))
+    tracker = open_tracker(TrackingConfig(uri=uri), None)
     run = tracker.start(job, Known("id", official=False, code="c" * 64))
     tracker.finish(run, evaluate(job))
     assert read_job(run.run_id, uri, trusted=[TINY]) == job
@@ -272,7 +272,7 @@ def test_a_run_that_failed_before_it_read_anything_still_fits_its_table(tmp_path
     conf = Path(__file__).parents[2] / "conf"
     table = read_table(conf, "demo")
     uri = f"sqlite:///{tmp_path / 'store' / 'mlflow.db'}"
-    tracker = open_tracker(TrackingConfig(uri=uri))
+    tracker = open_tracker(TrackingConfig(uri=uri), None)
     job = _job_of(table.config, category="mono")
     for changed in (job, replace(job, category="poly", n_train=8)):
         tracker.fail(tracker.start(changed, None), OSError("no disk"))
