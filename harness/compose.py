@@ -38,7 +38,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from harness.categories import CategoryError, Named, match_categories, name_categories
-from harness.config import Config
+from harness.config import Config, DatasetConfig
 from harness.show import shown
 
 CATEGORY = "category"
@@ -46,6 +46,7 @@ EXPERIMENT = "experiment"
 
 # OmegaConf takes what follows `${` for a reference, unless a backslash stands before it.
 _REFERENCE = re.compile(r"(\\*)\$\{")
+_CATEGORY = re.compile(rf"\$\{{[^}}]*\b{CATEGORY}\b")
 
 
 @dataclass
@@ -186,7 +187,7 @@ class Composer:
         """
         parts = [(own, self._products(own)) for own in self._by_experiment(arguments)]
         every = (values for _, products in parts for values in products)
-        datasets = dict.fromkeys(_dataset(self.compose(values)) for values in every)
+        datasets = dict.fromkeys(_named(typed(self.compose(values)).dataset) for values in every)
         jobs: list[Composed] = []
         for own, products in parts:
             # A category may be one of any dataset of the sweep.
@@ -267,16 +268,14 @@ class Composer:
     def _jobs(
         self, values: tuple[Override, ...], selected: Mapping[Named, list[str]]
     ) -> Iterator[Composed]:
-        """Yield the jobs of a dataset's categories, which differ in nothing else."""
+        """Yield the jobs of a dataset's categories, which mostly differ in nothing else."""
         config = self.compose(values)
-        for name in selected[_dataset(config)]:
-            # It is a name, even if it looks like a reference.
-            OmegaConf.update(config, CATEGORY, _REFERENCE.sub(r"\1\1\\${", name))
-            job = typed(config)
-            if job.category != name:
-                raise ComposeError(f"category must be a name that Hydra can hold, got {name!r}")
+        job = typed(config)
+        referred = _CATEGORY.search(str(OmegaConf.to_container(config)))
+        for name in selected[_named(job.dataset)]:
             quoted = QuotedString(name, Quote.single).with_quotes()
-            yield Composed(job, (*_lines(values), f"{CATEGORY}={quoted}"))
+            own = _with_category(config, name) if referred else replace(job, category=name)
+            yield Composed(own, (*_lines(values), f"{CATEGORY}={quoted}"))
 
     def _load(self, lines: tuple[str, ...]) -> tuple[DictConfig, dict[str, str]]:
         """Let Hydra compose; return the job's part, and the sweeps that the files ask for."""
@@ -318,8 +317,14 @@ def typed(config: DictConfig) -> Config:
     return read
 
 
-def _dataset(config: DictConfig) -> Named:
-    dataset: Any = typed(config.dataset)
+def _with_category(config: DictConfig, name: str) -> Config:
+    """Read a configuration of which other values refer to the category."""
+    # It is a name, even if it looks like a reference itself.
+    OmegaConf.update(config, CATEGORY, _REFERENCE.sub(r"\1\1\\${", name))
+    return replace(typed(config), category=name)
+
+
+def _named(dataset: DatasetConfig) -> Named:
     return Named(dataset.name, tuple(dataset.categories))
 
 

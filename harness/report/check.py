@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.report.averages import complete, mean
 from harness.report.publish import markdowns
-from harness.report.readme import fill
+from harness.report.readme import fill, markers
 from harness.report.results import TableResults, read_results
 from harness.report.row import scores_digest
 from harness.report.select import axis_value
@@ -40,13 +40,18 @@ def check(root: Path) -> str:
         if tables[name].headline:
             _check_scores(name, results)
     readme = (root / "README.md").read_text(encoding="utf-8")
+    filled = fill(readme, markdowns(tables, held), kept=tables.refused)
     lines = difflib.unified_diff(
         readme.splitlines(keepends=True),
-        fill(readme, markdowns(tables, held)).splitlines(keepends=True),
+        filled.splitlines(keepends=True),
         fromfile="README.md",
         tofile="README.md as results/ has it",
     )
-    return "".join(lines)
+    difference = "".join(lines)
+    for name in markers(readme):
+        if name in tables.refused and not difference:
+            raise ReportError(tables.refused[name])
+    return difference
 
 
 def _check_order(table: Table, results: TableResults) -> None:

@@ -10,10 +10,10 @@ from harness.record import ImageScore, StoredRun
 from harness.report.caption import caption
 from harness.report.grid import grid_of
 from harness.report.markdown import markdown
-from harness.report.readme import fill
+from harness.report.readme import fill, markers
 from harness.report.results import TableResults, files_of, read_or_empty, results_of
 from harness.report.select import select
-from harness.report.table import Cell, ReportError, Table, read_tables
+from harness.report.table import Cell, ReportError, Table, Tables, read_tables
 
 ReadScores = Callable[[StoredRun], tuple[ImageScore, ...]]
 """How the per-image scores of a selected run are read."""
@@ -57,12 +57,14 @@ def publish(
         Nothing can be written: a declaration, a marker or an existing result is wrong.
     """
     tables = read_tables(root / "conf")
-    unknown = sorted(set(only) - set(tables))
+    unknown = sorted(set(only) - set(tables) - set(tables.refused))
     if unknown:
         raise ReportError(f"no table {', '.join(unknown)}; there are {', '.join(tables)}")
-    runs, notes, refusals = list(runs), [], []
+    wanted = {*only, *markers((root / "README.md").read_text(encoding="utf-8"))}
+    refusals = [reason for name, reason in tables.refused.items() if name in wanted]
+    runs, notes = list(runs), []
     held = {name: read_or_empty(root / "results", name) for name in tables}
-    for name in only or tables:
+    for name in [name for name in only if name in tables] if only else tables:
         before = held[name]
         try:
             selection = select(tables[name], runs)
@@ -94,9 +96,10 @@ def _gone(name: str, before: TableResults, after: TableResults) -> list[str]:
     ]
 
 
-def _write(root: Path, tables: Mapping[str, Table], held: Mapping[str, TableResults]) -> None:
+def _write(root: Path, tables: Tables, held: Mapping[str, TableResults]) -> None:
     readme = root / "README.md"
-    filled = fill(readme.read_text(encoding="utf-8"), markdowns(tables, held))
+    text = readme.read_text(encoding="utf-8")
+    filled = fill(text, markdowns(tables, held), kept=tables.refused)
     for path, text in files_of(held).items():
         target = root / "results" / path
         target.parent.mkdir(parents=True, exist_ok=True)
