@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -54,7 +54,7 @@ class SweeperConf:
     """Hydra's schema of `hydra.sweeper`; `params` are the sweeps that files ask for."""
 
     _target_: str = "hydra_plugins.harness_sweeper.harness_sweeper.HarnessSweeper"
-    params: dict[str, str] | None = None
+    params: dict[str, str] = field(default_factory=dict)
 
 
 _store = ConfigStore.instance().store
@@ -285,7 +285,7 @@ class Composer:
             config = self._loader.load_sweep_config(self._sweep, list(lines))
         if self._check is not None:
             self._check(config)
-        asked = dict(config.hydra.sweeper.get("params") or {})
+        asked = dict(config.hydra.sweeper.params or {})
         with read_write(config), open_dict(config):
             del config["hydra"]
         return config, asked
@@ -294,7 +294,7 @@ class Composer:
         hydra = None if self._sweep is None else self._sweep.hydra
         if hydra is None or not hydra.searchpath:
             return self._loader.get_group_options(group)
-        given = list(hydra.overrides.hydra)
+        given = OmegaConf.to_container(hydra.overrides.hydra)
         return self._loader.get_group_options(
             group, config_name=hydra.job.config_name, overrides=given
         )

@@ -30,7 +30,7 @@ def check_sweep(config: DictConfig, callbacks: Any) -> None:
     """Refuse what Hydra would do for each job; raises `ComposeError`."""
     settings = _flat(config)
     for key, only in _ONLY.items():
-        got = settings.get(key)
+        got = next((v for name, v in settings.items() if f"{name}.".startswith(f"{key}.")), None)
         if got not in only:
             raise ComposeError(
                 f"hydra.{key} must be {_words(only[-1])} under -m, got {_words(got)}"
@@ -57,7 +57,8 @@ class Shared:
 
     def __init__(self, loader: Any, sweep: DictConfig) -> None:
         self._sweep = _flat(sweep)
-        name, given = sweep.hydra.job.config_name, list(sweep.hydra.overrides.hydra)
+        given = OmegaConf.to_container(sweep.hydra.overrides.hydra)
+        name = sweep.hydra.job.config_name
         self._files = loader._parse_overrides_and_create_caching_repo(name, given)[1]
 
     def check(self, config: DictConfig) -> None:
