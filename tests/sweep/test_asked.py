@@ -96,11 +96,14 @@ def test_what_a_sweep_does_not_do_is_named(empty_folder, argument, line):
     assert line in refused(in_process("-m", *given, *argument.split()))
 
 
-def test_callbacks_of_the_sweep_are_called(empty_folder):
+def test_callbacks_of_the_sweep_are_called_and_variables_put_back(empty_folder, monkeypatch):
+    monkeypatch.setenv("GIVEN", "before")
     callback = "+hydra.callbacks.one._target_=tests.sweep.test_asked.Multirun"
-    assert in_process("-m", *ONE, callback).status == 0
+    variables = ("+hydra.job.env_set.GIVEN=in", "+hydra.job.env_set.FRESH=in")
+    assert in_process("-m", *ONE, callback, *variables).status == 0
     assert Path("began").exists()
     assert Path("ended").exists()
+    assert (os.environ["GIVEN"], os.environ.get("FRESH")) == ("before", None)
 
 
 def test_callbacks_of_jobs_are_refused(empty_folder):
@@ -109,7 +112,7 @@ def test_callbacks_of_jobs_are_refused(empty_folder):
     assert "got JobStart" in ended.err
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", ["worker", "in_process", "submitit_local"])
 def test_jobs_have_the_variables_that_an_experiment_sets(declare, monkeypatch, launcher):
     """Set before a worker starts: some libraries read theirs when they are imported."""
     monkeypatch.setenv("TINY_SEEN", str(Path("seen").resolve()))
@@ -119,13 +122,6 @@ def test_jobs_have_the_variables_that_an_experiment_sets(declare, monkeypatch, l
     assert ended.status == 0, ended.err
     seen = [json.loads(line) for line in Path("seen").read_text().splitlines()]
     assert {one["CUDA_VISIBLE_DEVICES"] for one in seen} == {"5"}
-
-
-def test_the_variables_are_those_of_before_after_the_sweep(empty_folder, monkeypatch):
-    monkeypatch.setenv("GIVEN", "before")
-    variables = ("+hydra.job.env_set.GIVEN=in", "+hydra.job.env_set.FRESH=in")
-    assert in_process("-m", *ONE, *variables).status == 0
-    assert (os.environ["GIVEN"], os.environ.get("FRESH")) == ("before", None)
 
 
 @pytest.mark.parametrize(
