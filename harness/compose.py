@@ -117,7 +117,7 @@ def sweeps_of(conf: Path, experiments: Iterable[str]) -> dict[str, Sweep | Compo
 def _expanded(composer: Composer, experiment: str) -> Sweep | ComposeError:
     try:
         return composer.expand([f"{EXPERIMENT}={experiment}"])
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+    except HydraException as error:
         return ComposeError(f"{error} {error.__cause__ or ''}")
 
 
@@ -279,10 +279,13 @@ class Composer:
 
     def _load(self, lines: tuple[str, ...]) -> tuple[DictConfig, dict[str, str]]:
         """Let Hydra compose; return the job's part, and the sweeps that the files ask for."""
-        if self._sweep is None:
-            config = self._loader.load_configuration("config", list(lines), RunMode.RUN)
-        else:
-            config = self._loader.load_sweep_config(self._sweep, list(lines))
+        try:
+            if self._sweep is None:
+                config = self._loader.load_configuration("config", list(lines), RunMode.RUN)
+            else:
+                config = self._loader.load_sweep_config(self._sweep, list(lines))
+        except (ValueError, YAMLError) as error:
+            raise ComposeError(str(error)) from None
         if self._check is not None:
             self._check(config)
         asked = dict(config.hydra.sweeper.params or {})

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from pathlib import Path
 
 import hydra
@@ -40,8 +41,13 @@ def main() -> None:
     # would take a tenth of a short command's time.
     gc.set_threshold(50_000, 20, 20)
     _prefer_own_launchers()
+    run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_task)
     with interruptible(last=True):
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_task)()
+        try:
+            run()
+        except ValueError as error:  # options of Hydra that do not go together
+            say(str(error), error=True)
+            sys.exit(1)
 
 
 def _prefer_own_launchers() -> None:

@@ -81,6 +81,9 @@ def refused(ended):
         ("seed=range(0,5,0)", "seed=range(0,5,0): range() arg 3 must not be zero"),
         ("seed=range(0.0,5.0,0.0)", "seed=range(0.0,5.0,0.0): Invalid range values"),
         ("seed=glob(*)", "seed=glob(*) must have values, and has none"),
+        ("model=knn,null", "Config group override must be a string or a list. Got NoneType"),
+        ("--cfg job", "Only one of --run, --multirun, --cfg, --info and --shell_completion can"),
+        ("--resolve", "The --resolve flag can only be used in conjunction with --cfg or --help"),
         ("model=glob(x*)", "model=glob(x*) must have values, and has none"),
         (
             "experiment=demo,btad_resnet50 dataset=mvtec,btad",
@@ -93,7 +96,7 @@ def refused(ended):
 )
 def test_what_a_sweep_does_not_do_is_named(empty_folder, argument, line):
     given = [o for o in ONE if "experiment=demo," not in argument or not o.startswith("dataset=")]
-    assert line in refused(in_process("-m", *given, *argument.split()))
+    assert line in refused(in_process("-m", *argument.split(), *given))
 
 
 def test_callbacks_of_the_sweep_are_called_and_variables_put_back(empty_folder, monkeypatch):
