@@ -288,7 +288,7 @@ class Composer:
             raise ComposeError(str(error)) from None
         if self._check is not None:
             self._check(config)
-        asked = dict(config.hydra.sweeper.params or {})
+        asked = dict(config.hydra.sweeper.get("params") or {})
         with read_write(config), open_dict(config):
             del config["hydra"]
         return config, asked

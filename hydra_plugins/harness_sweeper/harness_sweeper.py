@@ -54,10 +54,13 @@ class HarnessSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Sequence[Outcome]:
         """Run every job, print what became of each, and fail if any of them failed."""
-        jobs = self._composer.expand(arguments).jobs
+        configs = [job.config for job in self._composer.expand(arguments).jobs]
+        for key in ("tracking", "fail_fast"):
+            if any(getattr(config, key) != getattr(configs[0], key) for config in configs):
+                raise SweepError(f"{key} must be the same for all jobs of a sweep")
         with environment(self._config):
             self._keep_config()
-            outcomes = self._launch([job.config for job in jobs])
+            outcomes = self._launch(configs)
         say(*summary(outcomes).split("\n"))
         failed = failures(outcomes)
         if failed:

@@ -81,6 +81,7 @@ def refused(ended):
         ("seed=range(0,5,0)", "seed=range(0,5,0): range() arg 3 must not be zero"),
         ("seed=range(0.0,5.0,0.0)", "seed=range(0.0,5.0,0.0): Invalid range values"),
         ("seed=glob(*)", "seed=glob(*) must have values, and has none"),
+        ("fail_fast=true,false", "fail_fast must be the same for all jobs of a sweep"),
         ("model=knn,null", "Config group override must be a string or a list. Got NoneType"),
         ("--cfg job", "Only one of --run, --multirun, --cfg, --info and --shell_completion can"),
         ("--resolve", "The --resolve flag can only be used in conjunction with --cfg or --help"),
