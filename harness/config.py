@@ -1,7 +1,7 @@
 """The typed settings of one job: what stands behind Hydra's border.
 
 Plain dataclasses, free of hydra and torch, so that every part of the harness may import them.
-`harness.run` registers `Config` as Hydra's schema: an unknown key or a value of the wrong type
+`harness.compose` registers `Config` as Hydra's schema: an unknown key or a value of the wrong type
 fails while the configuration is composed, before any work. (They are not frozen, for omegaconf
 would refuse to compose into a frozen schema; nothing behind the border writes to them.)
 """

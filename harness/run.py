@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from pathlib import Path
 
 import hydra
@@ -14,10 +15,11 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import CompactHydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from harness.categories import name_categories
+from harness.categories import Named, name_categories
 from harness.checks import check_settings
+from harness.compose import typed
 from harness.confdir import conf_dir
 from harness.config import Config
 from harness.outcome import Outcome, failures, leave_if_busy, summary
@@ -27,8 +29,6 @@ from harness.signals import interruptible
 from harness.stages import Stages
 from harness.tracking import StoreError
 from harness.work import Task, perform, sweep_of
-
-ConfigStore.instance().store(name="schema", node=Config, provider="harness")
 
 
 class JobError(CompactHydraException):
@@ -41,8 +41,13 @@ def main() -> None:
     # would take a tenth of a short command's time.
     gc.set_threshold(50_000, 20, 20)
     _prefer_own_launchers()
+    run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_task)
     with interruptible(last=True):
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_task)()
+        try:
+            run()
+        except ValueError as error:  # options of Hydra that do not go together
+            say(str(error), error=True)
+            sys.exit(1)
 
 
 def _prefer_own_launchers() -> None:
@@ -57,7 +62,7 @@ def _prefer_own_launchers() -> None:
 
 
 def _task(cfg: DictConfig) -> Outcome:
-    config: Config = OmegaConf.to_object(cfg)  # type: ignore[assignment]
+    config = typed(cfg)
     _check(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
     task = Task(config.job(), config.tracking.public(), folder, config.force, config.save_model)
@@ -78,7 +83,7 @@ def _check(config: Config) -> None:
     """Refuse what cannot become a job, before anything is read or a slow library imported."""
     given = None if config.category is None else [config.category]
     try:
-        name_categories(given, {config.dataset.name: config.dataset.categories})
+        name_categories(given, [Named(config.dataset.name, tuple(config.dataset.categories))])
         check_settings([config])
     except ValueError as error:
         raise JobError(shown(str(error))) from None

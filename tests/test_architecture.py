@@ -14,8 +14,8 @@ SOURCES = sorted(
 )
 # Library -> the modules that may import it.
 HOMES = {
-    "hydra": r"harness\.run|hydra_plugins\..*",
-    "omegaconf": r"harness\.run|hydra_plugins\..*",
+    "hydra": r"harness\.(run|compose|multirun)|hydra_plugins\..*",
+    "omegaconf": r"harness\.(run|compose|multirun)|hydra_plugins\..*",
     "mlflow": r"harness\.tracking(\..*)?|harness\.predict(\..*)?",
     "torch": r"harness\.features(\..*)?|dfkde\.(extractor|graph|backbones)(\..*)?",
     "torchvision": r"harness\.features(\..*)?|dfkde\.(extractor|backbones)(\..*)?",
@@ -32,6 +32,8 @@ FORBIDDEN = {
     "harness.tracking harness.report harness.config",
     "harness.tracking": "harness.evaluate harness.run harness.features harness.data harness.report",
     "harness.evaluate": "harness.run harness.tracking harness.report",
+    "harness.compose": "harness.evaluate harness.run harness.features harness.data "
+    "harness.metrics harness.tracking harness.report hydra_plugins",
     "dfkde": "harness hydra_plugins",
 }
 

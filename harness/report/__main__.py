@@ -12,7 +12,7 @@ from harness.record import ImageScore, StoredRun
 from harness.report.check import check
 from harness.report.publish import publish
 from harness.report.results import TableResults, read_results
-from harness.report.table import ReportError, Table, read_tables
+from harness.report.table import ReportError, Table, read_table, read_tables
 from harness.show import say
 
 MEND = "python -m harness.report"
@@ -181,10 +181,10 @@ def _tell(text: str) -> None:
 
 def held_table(root: Path, name: str) -> tuple[Table, TableResults]:
     """Read one declared table and what `results/` holds of it."""
-    tables = read_tables(root / "conf")
-    if name not in tables:
-        raise ReportError(f"no table {name!r}; there are {', '.join(tables)}")
-    return tables[name], read_results(root / "results", name)
+    names = [path.stem for path in sorted((root / "conf" / "experiment").glob("*.yaml"))]
+    if name not in names:
+        raise ReportError(f"no table {name!r}; there are {', '.join(names)}")
+    return read_table(root / "conf", name), read_results(root / "results", name)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.report.averages import complete, mean
 from harness.report.publish import markdowns
-from harness.report.readme import fill
+from harness.report.readme import fill, markers
 from harness.report.results import TableResults, read_results
 from harness.report.scores import backed_scores
 from harness.report.select import axis_value
@@ -41,13 +41,18 @@ def check(root: Path) -> str:
             backed_scores(name, results.rows, results.scores)
     with reading(root / "README.md") as file:
         readme = file.read()
+    filled = fill(readme, markdowns(tables, held), kept=tables.refused)
     lines = difflib.unified_diff(
         readme.splitlines(keepends=True),
-        fill(readme, markdowns(tables, held)).splitlines(keepends=True),
+        filled.splitlines(keepends=True),
         fromfile="README.md",
         tofile="README.md as results/ has it",
     )
-    return "".join(lines)
+    difference = "".join(lines)
+    for name in markers(readme):
+        if name in tables.refused and not difference:
+            raise ReportError(tables.refused[name])
+    return difference
 
 
 def _check_order(table: Table, results: TableResults) -> None:

@@ -11,10 +11,10 @@ from harness.record import ImageScore, StoredRun
 from harness.report.caption import caption
 from harness.report.grid import grid_of
 from harness.report.markdown import markdown
-from harness.report.readme import fill
+from harness.report.readme import fill, markers
 from harness.report.results import TableResults, files_of, read_or_empty, results_of
 from harness.report.select import select
-from harness.report.table import Cell, ReportError, Table, read_tables, reading
+from harness.report.table import Cell, ReportError, Table, Tables, read_tables, reading
 
 ReadScores = Callable[[StoredRun], tuple[ImageScore, ...]]
 """How the per-image scores of a selected run are read."""
@@ -58,12 +58,14 @@ def publish(
         Nothing can be written: a declaration, a marker or an existing result is wrong.
     """
     tables = read_tables(root / "conf")
-    unknown = sorted(set(only) - set(tables))
+    unknown = sorted(set(only) - set(tables) - set(tables.refused))
     if unknown:
         raise ReportError(f"no table {', '.join(unknown)}; there are {', '.join(tables)}")
-    runs, notes, refusals = list(runs), [], []
+    wanted = {*only, *markers((root / "README.md").read_text(encoding="utf-8"))}
+    refusals = [reason for name, reason in tables.refused.items() if name in wanted]
+    runs, notes = list(runs), []
     held = {name: read_or_empty(root / "results", name) for name in tables}
-    for name in only or tables:
+    for name in [name for name in only if name in tables] if only else tables:
         before = held[name]
         try:
             selection = select(tables[name], runs)
@@ -96,10 +98,10 @@ def _gone(name: str, before: TableResults, after: TableResults) -> list[str]:
     ]
 
 
-def _write(root: Path, tables: Mapping[str, Table], held: Mapping[str, TableResults]) -> None:
+def _write(root: Path, tables: Tables, held: Mapping[str, TableResults]) -> None:
     readme = root / "README.md"
     with reading(readme) as file:
-        filled = fill(file.read(), markdowns(tables, held))
+        filled = fill(file.read(), markdowns(tables, held), kept=tables.refused)
     for path, text in files_of(held).items():
         write_atomically(root / "results" / path, text.encode(errors="surrogatepass"))
     write_atomically(readme, filled.encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from harness.report.table import ReportError
 
@@ -13,7 +13,12 @@ _CLOSE = "<!-- /table -->"
 _CLOSES = re.compile(rf"^{_CLOSE}$", re.MULTILINE)
 
 
-def fill(readme: str, tables: Mapping[str, str]) -> str:
+def markers(readme: str) -> list[str]:
+    """List the tables that have a marker."""
+    return [match[1] for match in _OPEN.finditer(readme)]
+
+
+def fill(readme: str, tables: Mapping[str, str], *, kept: Collection[str] = ()) -> str:
     r"""Put each table's Markdown between its markers; all other text stays as it is.
 
     Parameters
@@ -22,6 +27,8 @@ def fill(readme: str, tables: Mapping[str, str]) -> str:
         The README's text.
     tables : mapping of str to str
         The Markdown of every declared table, by name.
+    kept : collection of str
+        Experiments that no table can show; what stands at their markers stays.
 
     Raises
     ------
@@ -40,10 +47,12 @@ def fill(readme: str, tables: Mapping[str, str]) -> str:
     <!-- /table -->
     more
     """
-    _check_markers(readme, set(tables))
+    _check_markers(readme, set(tables), kept=set(kept))
     pieces: list[str] = []
     position = 0
     for match in _OPEN.finditer(readme):
+        if match[1] not in tables:
+            continue
         pieces += [readme[position : match.end()], f"\n\n{tables[match[1]]}\n"]
         position = _closing(readme, match)
     return "".join([*pieces, readme[position:]])
@@ -58,13 +67,13 @@ def _closing(readme: str, opening: re.Match[str]) -> int:
     return close.start()
 
 
-def _check_markers(readme: str, names: set[str]) -> None:
-    found = [match[1] for match in _OPEN.finditer(readme)]
+def _check_markers(readme: str, names: set[str], *, kept: set[str]) -> None:
+    found = markers(readme)
     doubled = sorted({name for name in found if found.count(name) > 1})
     for problem, culprits in (
         ("has more than one marker for", doubled),
         ("has no marker for", sorted(names - set(found))),
-        ("has a marker for what is no conf/experiment:", sorted(set(found) - names)),
+        ("has a marker for what is no conf/experiment:", sorted(set(found) - names - kept)),
     ):
         if culprits:
             raise ReportError(f"README.md {problem} {', '.join(culprits)}")

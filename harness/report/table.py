@@ -1,29 +1,24 @@
-"""The declaration of a table: one `conf/experiment/<name>.yaml`, read as plain YAML."""
+"""The declaration of a table: the sweep of one `conf/experiment/<name>.yaml`."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-import yaml
-
 from harness.atomic import DamagedError, open_regular
+from harness.compose import Composed, ComposeError, Sweep, sweeps_of
 from harness.config import BackboneConfig
-
-GROUPS = ("dataset", "backbone", "model", "features")
-"""The config groups whose choices may determine a number."""
 
 
 class ReportError(ValueError):
     """A table that cannot be made, and why, in one line."""
 
 
-_CAPTIONED = ("image_size", "center_crop", "localizer")
 _DAMAGES = (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, csv.Error)
 
 
@@ -53,7 +48,7 @@ def reading(path: Path, *, errors: str = "strict", newline: str | None = None) -
         raise ReportError(f"{path} is missing") from None
     except DamagedError as error:
         raise ReportError(str(error)) from None
-    except (*_DAMAGES, yaml.YAMLError) as error:
+    except _DAMAGES as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ReportError(f"{path} cannot be read ({reason})") from error
 
@@ -95,7 +90,10 @@ class Table:
     values : tuple of str
         The values of that setting, in order; `("",)` without one.
     config : dict
-        The configuration that its runs must have, nested as in `conf/`.
+        The configuration that its runs must have, nested as in `conf/`; category, seed and the
+        swept setting are those of the first job.
+    jobs : tuple of Composed
+        What the sweep runs.
     """
 
     name: str
@@ -105,6 +103,7 @@ class Table:
     axis: str
     values: tuple[str, ...]
     config: dict[str, Any]
+    jobs: tuple[Composed, ...]
 
     @property
     def command(self) -> str:
@@ -162,12 +161,26 @@ class Table:
         return home[key] if key in home else home["params"][key]
 
 
-def read_tables(conf: Path) -> dict[str, Table]:
-    """Read every declared table of a `conf/` folder, by name, in alphabetical order."""
+class Tables(dict[str, Table]):
+    """The declared tables by name, in alphabetical order.
+
+    Attributes
+    ----------
+    refused : dict of str to str
+        The other experiments, and in one line why a table cannot show them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused: dict[str, str] = {}
+
+
+def read_tables(conf: Path) -> Tables:
+    """Read every declared table of a `conf/` folder."""
     paths = sorted(conf.glob("experiment/*.yaml"))
     if not paths:
         raise ReportError(f"no experiment in {conf / 'experiment'}: run this in a checkout's root")
-    return {path.stem: read_table(conf, path.stem) for path in paths}
+    return _read(conf, [path.stem for path in paths])
 
 
 def read_table(conf: Path, name: str) -> Table:
@@ -183,100 +196,57 @@ def read_table(conf: Path, name: str) -> Table:
     Raises
     ------
     ReportError
-        A file it needs is missing or damaged, or it sweeps what a table cannot show.
+        It cannot be composed, or it sweeps what a table cannot show.
     """
-    try:
-        table = _declared(conf, name)
-        missing = set(GROUPS) - set(table.config)
-        _ = [table.choice(group) for group in GROUPS[:3]]
-        missing |= set(_CAPTIONED) - set(table.config)
-    except ReportError:
-        raise
-    except _DAMAGES as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ReportError(
-            f"{name}.yaml, or a file it needs, is no experiment ({reason})"
-        ) from error
-    if missing:
-        raise ReportError(f"{name}.yaml and config.yaml say no {', '.join(sorted(missing))}")
-    return table
+    tables = _read(conf, [name])
+    if name in tables.refused:
+        raise ReportError(tables.refused[name])
+    return tables[name]
 
 
-def _declared(conf: Path, name: str) -> Table:
-    experiment, base = _load(conf / "experiment" / f"{name}.yaml"), _load(conf / "config.yaml")
-    choices = _choices(base) | _choices(experiment)
-    groups = {
-        group: _load(conf / group / f"{choices[group]}.yaml")
-        for group in GROUPS
-        if group in choices
-    }
-    config = _merge(_plain(base) | groups, _plain(experiment))
-    swept = _swept(experiment)
-    category, seed = swept.pop("category", "glob(*)"), swept.pop("seed", config["seed"])
-    if len(swept) > 1:
-        raise ReportError(f"{name} sweeps {', '.join(swept)}; a table shows one setting at most")
-    axis = next(iter(swept), "")
+def _read(conf: Path, names: Iterable[str]) -> Tables:
+    tables = Tables()
+    for name, sweep in sweeps_of(conf, names).items():
+        try:
+            tables[name] = _table(name, sweep)
+        except ReportError as error:
+            tables.refused[name] = str(error)
+    return tables
+
+
+def _table(name: str, sweep: Sweep | ComposeError) -> Table:
+    if isinstance(sweep, ComposeError):
+        raise ReportError(f"conf/experiment/{name}.yaml: {sweep}")
+    configs = [job.config for job in sweep.jobs]
+    config = asdict(configs[0])
+    axis = _axis(name, sweep, config)
+    found = {str(one.category) for one in configs}
     return Table(
         name=name,
         title=config["dataset"]["title"],
-        categories=_categories(name, category, config["dataset"]["categories"]),
-        seeds=tuple(int(item) for item in _items(seed)),
-        axis=axis,
-        values=_items(swept[axis]) if axis else ("",),
+        categories=tuple(one for one in config["dataset"]["categories"] if one in found),
+        seeds=tuple(dict.fromkeys(one.seed for one in configs)),
+        axis=axis.replace("model.params.", "model."),  # as runs record it
+        values=sweep.swept[axis] if axis else ("",),
         config=config,
+        jobs=sweep.jobs,
     )
 
 
-def _load(path: Path) -> dict[str, Any]:
-    with reading(path) as file:
-        config = yaml.safe_load(file) or {}
-        if not isinstance(config, dict):
-            raise ReportError(f"{path} must hold keys and values, got {type(config).__name__}")
-        return config
-
-
-def _choices(config: Mapping[str, Any]) -> dict[str, str]:
-    """Read the group choices of a defaults list: `override /dataset: mvtec`, `dataset: mvtec`."""
-    entries = [entry for entry in config.get("defaults", ()) if isinstance(entry, dict)]
-    named = {
-        key.removeprefix("override ").removeprefix("/"): value
-        for entry in entries
-        for key, value in entry.items()
-    }
-    return {group: named[group] for group in GROUPS if group in named}
-
-
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep what is neither a defaults list nor Hydra's own."""
-    return {key: value for key, value in config.items() if key not in ("defaults", "hydra")}
-
-
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay `above` over `below`, group by group."""
-    merged = dict(below)
-    for key, value in above.items():
-        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if nested else value
-    return merged
-
-
-def _swept(experiment: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the sweep's parameters but those that choose from a group."""
-    params = experiment.get("hydra", {}).get("sweeper", {}).get("params", {})
-    return {key: value for key, value in params.items() if key not in GROUPS}
-
-
-def _items(swept: Any) -> tuple[str, ...]:
-    """Split a sweep's values: `8,16,32`."""
-    return tuple(item.strip() for item in str(swept).split(","))
-
-
-def _categories(name: str, swept: Any, every: list[str]) -> tuple[str, ...]:
-    if str(swept) == "glob(*)":
-        return tuple(every)
-    unknown = sorted(set(_items(swept)) - set(every))
-    if unknown:
+def _axis(name: str, sweep: Sweep, config: dict[str, Any]) -> str:
+    """Return the setting that is swept beside category and seed, if there is one."""
+    axes = [key for key in sweep.swept if key not in ("category", "seed")]
+    if len(axes) > 1:
         raise ReportError(
-            f"{name} has categories {', '.join(unknown)}; there are {', '.join(every)}"
+            f"conf/experiment/{name}.yaml sweeps {', '.join(axes)};"
+            " a table shows one setting at most"
         )
-    return tuple(category for category in every if category in _items(swept))
+    axis = "".join(axes)
+    jobs = [job.config for job in sweep.jobs]
+    shown = {(job.dataset.name, job.backbone.label, job.model.name) for job in jobs}
+    if len(shown) > 1 or isinstance(config.get(axis), dict):
+        raise ReportError(
+            f"conf/experiment/{name}.yaml sweeps {axis} ({', '.join(sweep.swept[axis])});"
+            " a table shows one dataset, backbone and model"
+        )
+    return axis

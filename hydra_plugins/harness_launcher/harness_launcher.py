@@ -9,11 +9,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from harness.checks import check_settings
 from harness.config import Config
@@ -24,7 +23,6 @@ from harness.show import shown
 from harness.threads import cores
 from harness.tracking import StoreError
 from harness.work import Task, sweep_of
-from hydra_plugins.harness_sweeper.composing import Composer
 
 _MOST = 8
 """Workers by default at most: each holds a backbone in memory."""
@@ -55,15 +53,14 @@ class HarnessLauncher(Launcher):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Take what Hydra hands over before a sweep."""
-        self._composer = Composer(hydra_context.config_loader, config)
+        if not str(config.hydra.sweeper._target_).endswith(".HarnessSweeper"):
+            raise LaunchError(f"hydra/sweeper must be harness, got {config.hydra.sweeper._target_}")
         self._folder = Path(config.hydra.sweep.dir).resolve()
 
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
-        """Run the jobs and return what became of each."""
-        # All of them are composed before the first one runs: a mistake costs no work.
-        configs = [self._config(overrides) for overrides in job_overrides]
+    def launch(  # type: ignore[override]
+        self, configs: Sequence[Config], initial_job_idx: int
+    ) -> Sequence[Outcome]:
+        """Run the jobs, which the sweeper has composed, and return what became of each."""
         self._check(configs)
         tasks = [
             Task(c.job(), c.tracking.public(), self._folder / str(number), c.force, c.save_model)
@@ -74,7 +71,7 @@ class HarnessLauncher(Launcher):
             self._run(tasks, configs[0])
         except StoreError as error:
             raise LaunchError(shown(str(error))) from None
-        return [_returned(outcome) for outcome in self.outcomes]
+        return self.outcomes
 
     def _run(self, tasks: Sequence[Task], config: Config) -> None:
         progress = Progress(len(tasks))
@@ -96,10 +93,6 @@ class HarnessLauncher(Launcher):
     def pool(self, progress: Progress) -> Pool:
         """Return who does the tasks."""
         return Processes(1, progress.stage)
-
-    def _config(self, overrides: Sequence[str]) -> Config:
-        config: Any = OmegaConf.to_object(self._composer.compose(overrides))
-        return config
 
 
 class InProcessLauncher(HarnessLauncher):
@@ -152,13 +145,6 @@ class SubmititSlurmLauncher(HarnessLauncher):
             from harness.launch.slurm import SlurmQueue
 
             return SlurmQueue(self._folder / "submitit", self._size, parameters=self._parameters)
-
-
-def _returned(outcome: Outcome) -> JobReturn:
-    returned = JobReturn()
-    returned.status = JobStatus.COMPLETED
-    returned.return_value = outcome
-    return returned
 
 
 @contextmanager

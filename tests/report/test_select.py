@@ -175,7 +175,9 @@ def test_no_declaration_mixes_precisions(tmp_path: Path) -> None:
 
 
 def test_a_table_may_sweep_the_crop(tmp_path: Path) -> None:
-    table = _declare(tmp_path, "hydra: {sweeper: {params: {center_crop: 'null,224'}}}")
+    table = _declare(
+        tmp_path, "hydra: {sweeper: {params: {category: glob(*), center_crop: 'null,224'}}}"
+    )
     whole = run("whole", record("bolt"))
     cropped = run("cropped", record("bolt", settings=SETTINGS | {"center_crop": "224"}))
     assert select(table, [cropped, whole]).runs == {
@@ -211,7 +213,10 @@ def _declare(tmp_path: Path, experiment: str) -> Table:
         target = tmp_path / path.relative_to(CONF)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(path.read_text())
-    (tmp_path / "experiment" / "new.yaml").write_text(experiment)
+    hydra = {"hydra": {"sweeper": {"params": {"category": "glob(*)"}}}}
+    if "hydra" not in experiment:
+        experiment = f"{experiment}\n{yaml.safe_dump(hydra)}"
+    (tmp_path / "experiment" / "new.yaml").write_text(f"# @package _global_\n{experiment}")
     return read_table(tmp_path, "new")
 
 
@@ -223,9 +228,15 @@ def test_a_table_may_show_some_categories(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("experiment", "problem"),
     [
-        ("hydra: {sweeper: {params: {category: nut}}}", "new has categories nut; there are bolt"),
-        ("hydra: {sweeper: {params: {image_size: '1,2', n_train: '3,4'}}}", "one setting at most"),
-        ("defaults: [override /backbone: huge]", r"huge.yaml is missing"),
+        (
+            "hydra: {sweeper: {params: {category: nut}}}",
+            r"new.yaml: category='nut' is not in dataset parts. Choose from: bolt",
+        ),
+        ("defaults: [override /backbone: huge]", "new.yaml: .*'backbone/huge'"),
+        ("image_sise: 64", "new.yaml: .*Key 'image_sise' not in 'Config'"),
+        ("image_size: big", "new.yaml: .*Value 'big' of type 'str' could not be converted"),
+        ("image_size: [", "new.yaml: while parsing"),
+        ("defaults: [override /model: null]", "new.yaml: .*[Mm]issing"),
     ],
 )
 def test_a_wrong_declaration_is_named(tmp_path: Path, experiment: str, problem: str) -> None:

@@ -9,8 +9,8 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict, read_write
 
+from harness.compose import Composer
 from harness.confdir import conf_dir
-from hydra_plugins.harness_sweeper.composing import Composer
 
 JOBS = [
     ["dataset=btad", "category='01'", "seed=7"],
@@ -51,7 +51,7 @@ def test_jobs_are_those_that_hydra_composes(loader, sweep):
     composer = Composer(loader, sweep)
     for overrides in JOBS:
         expected = by_hydra(loader, sweep, overrides)
-        found = composer.compose(overrides)
+        found = composer.compose(composer.parse(overrides))
         assert OmegaConf.to_container(found) == OmegaConf.to_container(expected)
         assert OmegaConf.get_type(found) == OmegaConf.get_type(expected)
 
@@ -60,14 +60,16 @@ def test_jobs_are_those_that_hydra_composes(loader, sweep):
 def test_mistakes_are_told_in_the_words_of_hydra(loader, sweep, overrides):
     with pytest.raises(HydraException) as expected:
         by_hydra(loader, sweep, overrides)
+    composer = Composer(loader, sweep)
     with pytest.raises(type(expected.value)) as found:
-        Composer(loader, sweep).compose(overrides)
+        composer.compose(composer.parse(overrides))
     assert str(found.value) == str(expected.value)
 
 
 def test_one_job_changes_no_other(loader, sweep):
     composer = Composer(loader, sweep)
-    first = composer.compose(["dataset=btad", "seed=1", "category='01'"])
-    composer.compose(["dataset=btad", "seed=2", "category='02'"])
-    assert (first.seed, first.category) == (1, "01")
-    assert composer.compose(["dataset=btad"]).seed == 42
+    one, other = (composer.parse([f"seed={n}", f"model.params.n_components={n}"]) for n in (1, 2))
+    first = composer.compose(one)
+    composer.compose(other)
+    assert (first.seed, first.model.params.n_components) == (1, 1)
+    assert composer.compose([]).seed == 42

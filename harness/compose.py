@@ -1,0 +1,362 @@
+"""Compose configurations and expand sweeps, for the command line and for the tables alike.
+
+Hydra reads and merges every file again for each job, a tenth of a second. Jobs that differ in
+plain values only (category, seed, a number) share one composition here.
+
+Hydra's own `glob` chooses among the options of a config group, whatever the other choices; a
+category is a plain value whose choices are the list `categories` of the chosen dataset. So
+`dataset=mvtec,btad,visa 'category=glob(*)'` means 15 + 3 + 12 jobs, not 30 for each dataset.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import (
+    Glob,
+    Override,
+    OverrideType,
+    Quote,
+    QuotedString,
+    Transformer,
+    ValueType,
+)
+from hydra.errors import CompactHydraException, HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from harness.categories import CategoryError, Named, match_categories, name_categories
+from harness.config import Config, DatasetConfig
+from harness.show import shown
+
+CATEGORY = "category"
+EXPERIMENT = "experiment"
+
+# OmegaConf takes what follows `${` for a reference, unless a backslash stands before it.
+_REFERENCE = re.compile(r"(\\*)\$\{")
+_CATEGORY = re.compile(rf"\$\{{[^}}]*\b{CATEGORY}\b")
+
+
+@dataclass
+class SweeperConf:
+    """Hydra's schema of `hydra.sweeper`; `params` are the sweeps that files ask for."""
+
+    _target_: str = "hydra_plugins.harness_sweeper.harness_sweeper.HarnessSweeper"
+    params: dict[str, str] = field(default_factory=dict)
+
+
+_store = ConfigStore.instance().store
+_store(name="schema", node=Config, provider="harness")
+_store(group="hydra/sweeper", name="harness", node=SweeperConf, provider="harness")
+
+
+class ComposeError(CompactHydraException, ValueError):
+    """A sweep that cannot be, in one line; Hydra prints it without a traceback."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shown(" ".join(message.split())))
+
+
+@dataclass(frozen=True)
+class Composed:
+    """One job of a sweep: its whole configuration, and what the sweep sets for it."""
+
+    config: Config
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep runs.
+
+    Attributes
+    ----------
+    jobs : tuple of Composed
+        In the order in which they begin; at least one.
+    swept : dict of str to tuple of str
+        The values of each swept key as text, in the order of the sweep; where experiments are
+        swept, of the last one.
+    """
+
+    jobs: tuple[Composed, ...]
+    swept: dict[str, tuple[str, ...]]
+
+
+def sweeps_of(conf: Path, experiments: Iterable[str]) -> dict[str, Sweep | ComposeError]:
+    """Expand experiments as `python -m harness.run -m experiment=NAME` does.
+
+    Parameters
+    ----------
+    conf : Path
+        The folder with `config.yaml` and the groups.
+    experiments : iterable of str
+        Names of files in `experiment/`.
+
+    Returns
+    -------
+    dict of str to Sweep or ComposeError
+        The jobs of each experiment, or why there are none: one does not stop the others.
+    """
+    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+        composer = Composer(GlobalHydra.instance().config_loader())
+        return {name: _expanded(composer, name) for name in experiments}
+
+
+def _expanded(composer: Composer, experiment: str) -> Sweep | ComposeError:
+    try:
+        return composer.expand([f"{EXPERIMENT}={experiment}"])
+    except HydraException as error:
+        return ComposeError(f"{error} {error.__cause__ or ''}")
+
+
+class Composer:
+    """Composes the jobs of a sweep.
+
+    Parameters
+    ----------
+    loader : hydra.core.config_loader.ConfigLoader
+        Hydra's own.
+    sweep : DictConfig, optional
+        The configuration of the sweep, with Hydra's part.
+    check : callable, optional
+        Looks at each composition of files, with Hydra's part, and may refuse it.
+    """
+
+    def __init__(
+        self,
+        loader: Any,
+        sweep: DictConfig | None = None,
+        check: Callable[[DictConfig], None] | None = None,
+    ) -> None:
+        self._loader, self._sweep, self._check = loader, sweep, check
+        self._parser = OverridesParser.create(config_loader=loader)
+        # Both are slow, and the jobs of a sweep ask the same again and again.
+        self._loaded = cache(self._load)
+        self._options = cache(self._list_options)
+
+    def parse(self, lines: Iterable[str]) -> list[Override]:
+        """Parse overrides; raises what Hydra does."""
+        return self._parser.parse_overrides(list(lines))
+
+    def compose(self, overrides: Sequence[Override]) -> DictConfig:
+        """Return the configuration of the job with these overrides, without Hydra's own part.
+
+        Raises
+        ------
+        hydra.errors.ConfigCompositionException
+            If an override does not fit; Hydra's own words.
+        """
+        # What is added or deleted may change what is set before it.
+        changing = [n for n, o in enumerate(overrides, 1) if o.type != OverrideType.CHANGE]
+        first, rest = overrides[: max(changing, default=0)], overrides[max(changing, default=0) :]
+        files = [*first, *(o for o in rest if not self._is_value(o))]
+        config = self._loaded(_lines(files))[0].copy()
+        try:
+            for override in filter(self._is_value, rest):
+                OmegaConf.update(config, override.key_or_group, override.value())
+        except OmegaConfBaseException:
+            return self._load(_lines(overrides))[0]
+        return config
+
+    def expand(self, arguments: Iterable[str]) -> Sweep:
+        """Return the product of all swept values, each dataset with its own categories.
+
+        Parameters
+        ----------
+        arguments : iterable of str
+            Overrides; they replace what files ask for in `hydra.sweeper.params`.
+
+        Raises
+        ------
+        ComposeError
+            In one line: what was given, its rule and its choices.
+        hydra.errors.HydraException
+            If an override does not fit; Hydra's own words.
+        """
+        parts = [(own, self._products(own)) for own in self._by_experiment(arguments)]
+        every = (values for _, products in parts for values in products)
+        datasets = dict.fromkeys(_named(typed(self.compose(values)).dataset) for values in every)
+        jobs: list[Composed] = []
+        for own, products in parts:
+            # A category may be one of any dataset of the sweep.
+            selected = self._select(own.get(CATEGORY), datasets)
+            for values in products:
+                jobs += self._jobs(values, selected)
+        return Sweep(tuple(jobs), self._swept(parts[-1][0], jobs))
+
+    def _swept(
+        self, own: Mapping[str, Override], jobs: Iterable[Composed]
+    ) -> dict[str, tuple[str, ...]]:
+        swept = {key: o for key, o in own.items() if key != CATEGORY and o.is_sweep_override()}
+        values = {key: tuple(map(_text, self._values(o))) for key, o in swept.items()}
+        return values | {CATEGORY: tuple(dict.fromkeys(str(job.config.category) for job in jobs))}
+
+    def _by_experiment(self, arguments: Iterable[str]) -> Iterator[dict[str, Override]]:
+        """Yield the overrides of each experiment by key, those that its file asks for first."""
+        given = _by_key(self.parse(arguments))
+        swept = {key for key, override in given.items() if override.is_sweep_override()}
+        if {"dataset", EXPERIMENT} <= swept:
+            raise ComposeError(
+                "dataset and experiment must not both be swept, for an experiment has a dataset;"
+                f" got {given['dataset'].input_line} and {given[EXPERIMENT].input_line}"
+            )
+        for chosen in self._singles(given[EXPERIMENT]) if EXPERIMENT in given else [None]:
+            own = given if chosen is None else given | {EXPERIMENT: chosen}
+            yield self._asked(own.values()) | own
+
+    def _asked(self, given: Iterable[Override]) -> dict[str, Override]:
+        """Return the sweeps that the chosen files ask for."""
+        chosen = [o for o in given if not o.is_sweep_override() and not self._is_value(o)]
+        asked = self._loaded(_lines(chosen))[1]
+        if EXPERIMENT in asked:
+            raise ComposeError(f"hydra.sweeper.params must not have {EXPERIMENT}")
+        return _by_key(self.parse(f"{key}={values}" for key, values in asked.items()))
+
+    def _products(self, own: Mapping[str, Override]) -> list[tuple[Override, ...]]:
+        return list(product(*(self._singles(o) for key, o in own.items() if key != CATEGORY)))
+
+    def _singles(self, override: Override) -> list[Override]:
+        """Return an override for each of the values."""
+        if not override.is_sweep_override():
+            return [override]
+        return [_single(override, value) for value in self._values(override)]
+
+    def _values(self, override: Override) -> list[Any]:
+        """List the values of an override."""
+        value = override.value()
+        if not override.is_sweep_override():
+            return [value]
+        if override.is_interval_sweep():
+            raise ComposeError(f"{override.input_line} must be a list of values, or a range")
+        try:
+            if isinstance(value, Glob):
+                values: list[Any] = value.filter(self._options(override.key_or_group))
+            else:
+                values = list(override.sweep_iterator())
+        except (HydraException, ValueError) as error:
+            raise ComposeError(f"{override.input_line}: {error}") from None
+        if not values:
+            raise ComposeError(f"{override.input_line} must have values, and has none")
+        return values
+
+    def _select(
+        self, wanted: Override | None, datasets: Collection[Named]
+    ) -> dict[Named, list[str]]:
+        """Return the categories to run of each dataset."""
+        value = None if wanted is None else wanted.value()
+        try:
+            if isinstance(value, Glob):
+                return match_categories(value.filter, datasets)
+            if wanted is None or value is None:
+                return name_categories(None, datasets)
+            return name_categories(list(map(_text, self._values(wanted))), datasets)
+        except CategoryError as error:
+            raise ComposeError(str(error)) from None
+
+    def _jobs(
+        self, values: tuple[Override, ...], selected: Mapping[Named, list[str]]
+    ) -> Iterator[Composed]:
+        """Yield the jobs of a dataset's categories, which mostly differ in nothing else."""
+        config = self.compose(values)
+        job = typed(config)
+        referred = _CATEGORY.search(str(OmegaConf.to_container(config)))
+        for name in selected[_named(job.dataset)]:
+            quoted = QuotedString(name, Quote.single).with_quotes()
+            own = _with_category(config, name) if referred else replace(job, category=name)
+            yield Composed(own, (*_lines(values), f"{CATEGORY}={quoted}"))
+
+    def _load(self, lines: tuple[str, ...]) -> tuple[DictConfig, dict[str, str]]:
+        """Let Hydra compose; return the job's part, and the sweeps that the files ask for."""
+        try:
+            if self._sweep is None:
+                config = self._loader.load_configuration("config", list(lines), RunMode.RUN)
+            else:
+                config = self._loader.load_sweep_config(self._sweep, list(lines))
+        except (ValueError, YAMLError) as error:
+            raise ComposeError(str(error)) from None
+        if self._check is not None:
+            self._check(config)
+        asked = dict(config.hydra.sweeper.get("params") or {})
+        with read_write(config), open_dict(config):
+            del config["hydra"]
+        return config, asked
+
+    def _list_options(self, group: str) -> list[str]:
+        hydra = None if self._sweep is None else self._sweep.hydra
+        if hydra is None or not hydra.searchpath:
+            return self._loader.get_group_options(group)
+        given = OmegaConf.to_container(hydra.overrides.hydra)
+        return self._loader.get_group_options(
+            group, config_name=hydra.job.config_name, overrides=given
+        )
+
+    def _is_value(self, override: Override) -> bool:
+        """Tell whether an override sets a plain value and so changes no other choice."""
+        return (
+            override.type == OverrideType.CHANGE
+            and override.package is None
+            and not self._options(override.key_or_group)
+        )
+
+
+def typed(config: DictConfig) -> Config:
+    """Read a composed configuration; raises `ComposeError` where a part is missing or wrong."""
+    try:
+        read: Any = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ComposeError(str(error)) from None
+    return read
+
+
+def _with_category(config: DictConfig, name: str) -> Config:
+    """Read a configuration of which other values refer to the category."""
+    # It is a name, even if it looks like a reference itself.
+    OmegaConf.update(config, CATEGORY, _REFERENCE.sub(r"\1\1\\${", name))
+    return replace(typed(config), category=name)
+
+
+def _named(dataset: DatasetConfig) -> Named:
+    return Named(dataset.name, tuple(dataset.categories))
+
+
+def _key(override: Override) -> str:
+    at = "" if override.package is None else f"@{override.package}"
+    return f"{override.key_or_group}{at}"
+
+
+def _by_key(overrides: Iterable[Override]) -> dict[str, Override]:
+    found: dict[str, Override] = {}
+    for override in overrides:
+        first = found.setdefault(_key(override), override)
+        if first is not override:
+            lines = f"{first.input_line} and {override.input_line}"
+            raise ComposeError(f"{_key(override)} must be given once, got {lines}")
+    return found
+
+
+def _single(override: Override, value: Any) -> Override:
+    """Return an override that sets one value of a sweep."""
+    line = f"{override.get_key_element()}={Transformer.str(value)}"
+    return replace(override, value_type=ValueType.ELEMENT, _value=value, input_line=line)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, QuotedString):
+        return value.text
+    return value if isinstance(value, str) else Transformer.str(value)
+
+
+def _lines(overrides: Iterable[Override]) -> tuple[str, ...]:
+    return tuple(override.input_line or "" for override in overrides)

@@ -1,0 +1,127 @@
+"""What a configuration asks of Hydra: a sweep does it, or refuses it by name before any work."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from hydra.core.utils import env_override
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from harness.compose import ComposeError
+
+# Jobs run in processes that need no Hydra: what it does around a job of its own is not done.
+_ONLY = {
+    "job.chdir": (None, False),
+    "job_logging.root": (None,),
+    "output_subdir": (None,),
+    "sweep.subdir": ("${hydra.job.num}",),
+    "verbose": (False,),
+}
+_OF_EACH = ("overrides", "runtime", "mode", "sweeper", "job.override_dirname")
+_SETTING = re.compile(r"\$\{[^:}]*\}")
+
+
+def check_sweep(config: DictConfig, callbacks: Any) -> None:
+    """Refuse what Hydra would do for each job; raises `ComposeError`."""
+    settings = _flat(config)
+    for key, only in _ONLY.items():
+        got = next((v for name, v in settings.items() if f"{name}.".startswith(f"{key}.")), None)
+        if got not in only:
+            raise ComposeError(
+                f"hydra.{key} must be {_words(only[-1])} under -m, got {_words(got)}"
+            )
+    for callback in callbacks.callbacks:
+        for name in ("on_job_start", "on_job_end"):
+            if getattr(type(callback), name, None) not in (None, getattr(Callback, name)):
+                raise ComposeError(
+                    f"hydra.callbacks must not have {name} under -m, for jobs run in other"
+                    f" processes; got {type(callback).__name__}"
+                )
+
+
+class Shared:
+    """What all jobs of a sweep share of Hydra's part: no file that a job chooses may change it.
+
+    Parameters
+    ----------
+    loader : hydra.core.config_loader.ConfigLoader
+        Hydra's own.
+    sweep : DictConfig
+        The configuration of the sweep.
+    """
+
+    def __init__(self, loader: Any, sweep: DictConfig) -> None:
+        self._sweep = _flat(sweep)
+        given = OmegaConf.to_container(sweep.hydra.overrides.hydra)
+        name = sweep.hydra.job.config_name
+        self._files = loader._parse_overrides_and_create_caching_repo(name, given)[1]
+
+    def check(self, config: DictConfig) -> None:
+        """Refuse a configuration, Hydra's part included; raises `ComposeError`."""
+        choices = config.hydra.runtime.choices
+        for group, choice in choices.items():
+            for other, wanted in self._overridden(group, choice):
+                if choices.get(other) != wanted:
+                    raise ComposeError(
+                        f"{other} must be chosen on the command line: {group}={choice} asks for"
+                        f" {other}={wanted}, and the sweep has {choices.get(other)}"
+                    )
+        own, shared = _flat(config), self._sweep
+        for key in sorted(own.keys() | shared.keys()):
+            if own.get(key) != shared.get(key) and not key.startswith(_OF_EACH):
+                raise ComposeError(
+                    f"hydra.{key} must be the same for all jobs of a sweep, got"
+                    f" {_words(own.get(key))} and {_words(shared.get(key))}"
+                )
+
+    def _overridden(self, group: str, choice: Any) -> Iterator[tuple[str, Any]]:
+        """Yield the groups of Hydra that a file overrides; Hydra lets the main file win."""
+        if group.startswith("hydra/") or not isinstance(choice, str):
+            return
+        loaded = self._files.load_config(f"{group.partition('@')[0]}/{choice}")
+        for default in () if loaded is None else loaded.defaults_list:
+            if default.is_override() and default.group.startswith(("/hydra/", "hydra/")):
+                yield default.group.lstrip("/"), default.value
+
+
+@contextmanager
+def environment(config: DictConfig) -> Iterator[None]:
+    """Set the variables of `hydra.job.env_set` in this block: workers that it starts have them."""
+    written: Any = OmegaConf.to_container(config.hydra.job.env_set)
+    for name, value in written.items():
+        if _SETTING.search(value):
+            raise ComposeError(
+                f"hydra.job.env_set.{name} must not depend on settings, for all jobs of a sweep"
+                f" share it; got {value}"
+            )
+    try:
+        given = dict(config.hydra.job.env_set)
+    except OmegaConfBaseException as error:
+        raise ComposeError(f"hydra.job.env_set: {error}") from None
+    with env_override(given):
+        yield
+
+
+def _flat(config: DictConfig) -> dict[str, Any]:
+    """Return the settings of Hydra by their keys, without `hydra.`, as they are written."""
+    return dict(_leaves(OmegaConf.to_container(config.hydra), ""))
+
+
+def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, Mapping):
+        yield key, value
+        return
+    for name, below in value.items():
+        yield from _leaves(below, f"{key}.{name}".lstrip("."))
+
+
+def _words(value: Any) -> str:
+    """Write a value as YAML does."""
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
