@@ -9,6 +9,7 @@ from pathlib import Path
 from unicodedata import category
 
 from dfkde.choices import check_localizer
+from harness.cgroups import group_folders
 from harness.config import Config
 from harness.crop import check_center_crop
 from harness.features import LazyExtractor
@@ -186,21 +187,7 @@ def _meminfo(path: Path) -> Iterator[tuple[str, float]]:
 
 def _group_limits(root: Path) -> Iterator[float]:
     """Yield the limits of the control groups that this process is in, of either version."""
-    with suppress(OSError, ValueError):
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
-            _, controllers, group = line.split(":", 2)
-            if controllers == "":
-                yield from _limits(root / "sys/fs/cgroup", group, name="memory.max")
-            elif "memory" in controllers.split(","):
-                place = root / "sys/fs/cgroup/memory"
-                yield from _limits(place, group, name="memory.limit_in_bytes")
-
-
-def _limits(mounted: Path, group: str, *, name: str) -> Iterator[float]:
-    """Yield the limits of a group and of all groups that it is in."""
-    place = mounted / group.lstrip("/")
-    for folder in (place, *place.parents):
-        with suppress(OSError, ValueError):  # no such limit, or `max`
-            yield float((folder / name).read_text())
-        if folder == mounted:
-            return
+    for folder in group_folders(root, "memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with suppress(OSError, ValueError):  # no such limit, or `max`
+                yield float((folder / name).read_text())

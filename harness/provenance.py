@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
+
+from harness.threads import cores
 
 _ROOT = Path(__file__).resolve().parent.parent
 # What can change a number; an edited README or a new table does not make the code dirty.
@@ -66,7 +67,7 @@ def machine() -> dict[str, str]:
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "cores": str(os.cpu_count()),
+        "cores": str(cores()),
     }
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
+
+from harness.cgroups import group_folders
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -20,15 +24,33 @@ _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 def available() -> int:
     """Return how many threads this process should compute with.
 
-    `OMP_NUM_THREADS` says it, as for the libraries below; else the cores it may run on.
+    `OMP_NUM_THREADS` says it, as for the libraries below; else the cores it may use.
     """
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdigit() and int(given) > 0 else cores()
 
 
-def cores() -> int:
-    """Return how many cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cores(_root: Path = Path("/")) -> int:
+    """Return how many cores this process may use.
+
+    Those that it may run on or, where its control groups allow it less time, so many as that time
+    keeps busy, rounded up.
+    """
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return max(1, math.ceil(min([cores, *_quotas(_root)])))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Yield how many cores each control group allows, of either version."""
+    for folder in group_folders(root, "cpu"):
+        with suppress(OSError, ValueError):  # no such limit, or `max`
+            quota, period = (folder / "cpu.max").read_text().split()
+            yield int(quota) / int(period)
+        with suppress(OSError, ValueError):
+            quota = (folder / "cpu.cfs_quota_us").read_text()
+            if int(quota) > 0:  # -1 is no limit
+                yield int(quota) / int((folder / "cpu.cfs_period_us").read_text())
 
 
 @contextmanager

@@ -130,6 +130,17 @@ def test_one_function_prints():
     assert [call for call in calls if call[1] in printing] == [("harness.show", "print")]
 
 
+def test_one_function_counts_the_cores():
+    """Any other would overlook a worker's share, and what a container is allowed."""
+    counting = [
+        module_name(path)
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in ("cpu_count", "sched_getaffinity")
+    ]
+    assert set(counting) == {"harness.threads"}
+
+
 def test_one_function_escapes_markup():
     """Two of the standard library's leave what XML forbids, or a quote."""
     strangers = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from harness.data.official import PUBLISHED, differences
 from harness.data.protocol import split_normals
 from harness.data.readers import READERS
 from harness.data.roots import dataset_root
+from harness.threads import available
 
 _INSPECT: dict[str, Callable[[bytes], Inspection]] = {"image": inspect_image, "mask": inspect_mask}
 
@@ -116,7 +116,7 @@ def _inspect_all(
     unknown = [file for file in wanted if file.name not in seen]
     if not unknown:
         return seen, []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available()) as pool:
         results = list(pool.map(lambda file: _inspect(root, file), unknown))
     stamps = {file.name: file.stamp for file in wanted}
     for file, result in zip(unknown, results, strict=True):

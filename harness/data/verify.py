@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from harness.data.inspection import fingerprint
 from harness.data.listing import ImageFile, Problem, shown
 from harness.data.roots import dataset_root
 from harness.data.survey import Survey, check_settings, survey
+from harness.threads import available
 
 
 class Verdict(NamedTuple):
@@ -90,7 +90,7 @@ def verify(dataset: DatasetConfig, category: str, *, seed: int) -> Verdict:
 def _pixel_problems(found: Survey) -> Iterator[Problem]:
     images = [*found.listing.train, *found.listing.test]
     sound = [image for image in images if image.name in found.seen]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available()) as pool:
         digests = dict(zip(sound, pool.map(lambda i: _pixel_digest(found, i), sound), strict=True))
     yield from (digest for digest in digests.values() if isinstance(digest, Problem))
     train = {digests[image]: image for image in found.listing.train if image in digests}

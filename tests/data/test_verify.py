@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,22 @@ def test_a_sound_category(copy):
     assert verdict[1:5] == (24, 4, 5, 5)
     assert verdict.problems == ()
     assert verdict.fingerprint == load_split(dataset, "bottle", seed=42).fingerprint
+
+
+def test_files_are_read_in_as_many_threads_as_the_process_may_use(copy, monkeypatch):
+    """In a worker of a sweep these are its share, not all cores of the machine."""
+    asked = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, workers):
+            asked.append(workers)
+            super().__init__(workers)
+
+    for module in ("harness.data.survey", "harness.data.verify"):
+        monkeypatch.setattr(sys.modules[module], "ThreadPoolExecutor", Pool)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    verify(copy("mvtec"), "bottle", seed=42)
+    assert asked == [3, 3]
 
 
 @pytest.mark.parametrize("layout", CATEGORY)
