@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_AT_ONCE = 3
+"""How many signals of any kind end the process without further ado."""
 PATIENCE = 5.0
 """Seconds for which a signal is held back at most: a server may hang for longer."""
 
@@ -50,6 +53,8 @@ class _State:
     holds: int = 0
     pending: int | None = None
     ending: bool = False
+    last: bool = False
+    received: int = 0
 
 
 _state = _State()
@@ -65,8 +70,9 @@ def interruptible(*, last: bool = False) -> Iterator[None]:
     Parameters
     ----------
     last : bool
-        Whether the process ends with the block. If a signal has ended it, Ctrl-C stays ignored:
-        it would break off what the interpreter has to clear up, with a traceback.
+        Whether the process ends with the block. Then a third signal ends it at once, as if it were
+        not handled, for a library may have swallowed the first. If a signal has ended the block,
+        this goes on: what the interpreter has to clear up is not broken off by the second signal.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -75,15 +81,17 @@ def interruptible(*, last: bool = False) -> Iterator[None]:
     numbers = [n for n in _SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
     before = {number: signal.signal(number, _interrupt) for number in numbers}
     before[signal.SIGALRM] = signal.signal(signal.SIGALRM, _give_up)
+    if last:
+        _state.last = True
+        atexit.register(_ignore_ctrl_c)  # runs after those of libraries, which are imported later
     try:
         yield
     finally:
-        if last and _state.ending:
-            before[signal.SIGINT] = signal.SIG_IGN
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if _interrupt not in before.values():
-            _state.ending = False
+        if not (last and _state.ending):
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            if _interrupt not in before.values():
+                _state.ending, _state.last, _state.received = False, False, 0
 
 
 def ending() -> bool:
@@ -110,12 +118,22 @@ def deferred() -> Iterator[None]:
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
+    _state.received += 1
+    if _state.received >= _AT_ONCE and _state.last:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
     if _state.ending or _state.pending is not None:
         return
     if not _state.holds:
         _end(number)
     _state.pending = number
     signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+
+
+def _ignore_ctrl_c() -> None:
+    """Let the interpreter take itself apart, which takes a second and handles no signals."""
+    if _state.ending:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _give_up(_number: int, _frame: FrameType | None) -> None:

@@ -126,3 +126,75 @@ def test_after_the_last_block_ctrl_c_disturbs_nothing(last):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ("KeyboardInterrupt" in done.stderr) != last
     assert not last or done.returncode == 143
+
+
+SWALLOWING = """
+import os, signal, sys, time
+from contextlib import ExitStack
+from harness.signals import deferred, interruptible
+with interruptible(last=True), interruptible(), deferred() if {deferred} else ExitStack():
+    for name in {names}:
+        try:
+            os.kill(os.getpid(), signal.Signals[name])
+        except BaseException:
+            pass
+        print(name, flush=True)
+"""
+
+
+def swallowing(*names, deferred=False):
+    """Send itself signals in a process that swallows what they raise."""
+    code = SWALLOWING.format(names=names, deferred=deferred)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return done.returncode, done.stdout.split()
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+@pytest.mark.parametrize("number", ALL)
+def test_third_signal_ends_at_once_with_its_own_status(number, deferred):
+    two = ("SIGTERM", "SIGINT")
+    assert swallowing(*two, number.name, deferred=deferred) == (-number, [*two])
+
+
+def test_two_signals_end_nothing_that_swallows_them():
+    assert swallowing("SIGINT", "SIGINT") == (0, ["SIGINT", "SIGINT"])
+
+
+def test_third_signal_ends_what_is_cleared_up_after_the_last_block():
+    code = (
+        "import atexit, os, signal; from harness.signals import interruptible\n"
+        "with interruptible(last=True):\n"
+        "    atexit.register(print, 'not reached')\n"
+        "    atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+        "    atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_second_signal_does_not_end_the_interpreter_that_is_taken_apart():
+    """When Python has given up its handlers already."""
+    code = (
+        "import os, signal; from harness.signals import interruptible\n"
+        "class Late:\n"
+        "    def __del__(self, kill=os.kill, own=os.getpid(), number=signal.SIGINT):\n"
+        "        kill(own, number)\n"
+        "late = Late()\n"
+        "with interruptible(last=True): os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (143, "")
+
+
+def test_worker_counts_no_signals():
+    """The terminal and its parent send it some that are not meant to be the third."""
+
+    def work():
+        try:
+            send(signal.SIGINT)
+        finally:
+            for _ in range(5):
+                send(signal.SIGTERM)
+
+    assert interrupted(work).number == signal.SIGINT
