@@ -83,7 +83,7 @@ def perform(task: Task, stages: Stages | None = None) -> Outcome:
     OSError
         If no disk can hold the outcome.
     """
-    with _log_file(task.folder), interruptible():
+    with log_file(task.folder), interruptible():
         tracker = open_tracker(task.tracking)
         return run_job(
             task.job, tracker, force=task.force, save_model=task.save_model, stages=stages
@@ -247,7 +247,7 @@ def sweep_of(progress: Progress, tracking: TrackingConfig) -> Iterator[None]:
 
 
 @contextmanager
-def _log_file(folder: Path) -> Iterator[None]:
+def log_file(folder: Path) -> Iterator[None]:
     """Write what is logged inside the block to the folder's `job.log`."""
     handler = _LogFile(folder / "job.log", delay=True, encoding="utf-8")
     handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
 from harness.outcome import Outcome, one_line
-from harness.signals import Interrupted, deferred, ending
-from harness.tracking import open_tracker
-from harness.work import Task
+from harness.signals import deferred
+from harness.stages import Stages
+from harness.work import Task, log_file, perform
+
+log = logging.getLogger(__name__)
 
 
 class WorkerDiedError(RuntimeError):
     """A worker ended in the middle of a task: killed, crashed or out of memory.
 
-    Parameters
-    ----------
-    message : str
-        How it ended.
-    process : mapping of str to str, optional
-        The tags of a run that name the worker, as far as they are known.
+    Its message says how; where the worker could send its traceback, that is a note.
     """
-
-    def __init__(self, message: str, process: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.process = dict(process or {})
 
 
 class Pending(Protocol):
@@ -39,14 +33,14 @@ class Pending(Protocol):
         """Return its outcome; raises `WorkerDiedError` if its process died."""
 
 
-class Pool(Protocol):
-    """Does tasks, some at once."""
+class Pool:
+    """Does tasks, `size` of them at once."""
 
-    size: int
-    """How many at once."""
+    size = 1
 
     def submit(self, task: Task) -> Pending:
         """Begin a task."""
+        raise NotImplementedError
 
     def wait(self) -> None:
         """Wait until something at work may have ended."""
@@ -56,6 +50,25 @@ class Pool(Protocol):
 
     def close(self) -> None:
         """End the idle workers."""
+
+
+class InProcess(Pool):
+    """Does each task in this process when it is submitted: nothing is at work between two tasks.
+
+    Parameters
+    ----------
+    watch : callable
+        Called with the name of each stage of a job when it begins.
+    """
+
+    def __init__(self, watch: Callable[[str], object]) -> None:
+        self._watch = watch
+
+    def submit(self, task: Task) -> Pending:
+        """Do the task; backbone and store stay open between them."""
+        done: Future[Outcome] = Future()
+        done.set_result(perform(task, Stages(self._watch)))
+        return done
 
 
 def run_tasks(
@@ -112,10 +125,7 @@ def _begin(task: Task, pool: Pool) -> Pending:
 def _outcome(task: Task, pending: Pending) -> Outcome:
     try:
         return pending.result()
-    except (Exception, Interrupted) as error:
-        if isinstance(error, Interrupted) and ending():
-            raise  # this process was interrupted, not the worker
-        if isinstance(error, WorkerDiedError) and error.process:
-            # Nobody else knows so early that its run is closed by nobody.
-            open_tracker(task.tracking).bury(error.process)
+    except Exception as error:
+        with log_file(task.folder):
+            log.info("%s failed", task.job, exc_info=error)
         return Outcome(str(task.job), "failed", reason=one_line(error))

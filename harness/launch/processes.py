@@ -12,13 +12,13 @@ from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
+from traceback import format_exc
 
 from harness.code import read_shared_code
-from harness.launch.loop import Pending, WorkerDiedError
-from harness.outcome import Outcome
+from harness.launch.loop import Pending, Pool, WorkerDiedError
+from harness.outcome import Outcome, one_line
 from harness.stages import Stages
 from harness.threads import shared
-from harness.tracking.owner import process
 from harness.tracking.store import import_mlflow
 from harness.work import Task, perform
 
@@ -26,37 +26,39 @@ _GRACE = 10.0
 """Seconds that a worker has for closing its run before it is killed."""
 
 
-class Processes:
+class Processes(Pool):
     """Does tasks in worker processes, each kept for one task after another.
 
     The pools of the standard library and of joblib give up every task when one worker dies.
     Here each worker has a pipe of its own: its death costs its task, and the next task gets a
-    new worker.
+    new worker. What ends the first worker before it begins a task would end every other one: the
+    tasks left fail at once.
 
     Parameters
     ----------
     size : int
         How many workers; they divide the cores among them.
-    watch : callable, optional
+    watch : callable
         Called with the name of each stage of a job when it begins.
     """
 
-    def __init__(self, size: int, watch: Callable[[str], object] | None = None) -> None:
+    def __init__(self, size: int, watch: Callable[[str], object]) -> None:
         self.size = size
         self._watch = watch
         self._workers: list[_Worker] = []
+        self._proven = False
+        self._death: WorkerDiedError | None = None
         # One of them is sure to be needed; it imports while its parent looks after the store.
         self._hire()
 
     def submit(self, task: Task) -> Pending:
-        """Give the task to an idle worker."""
-        self._workers = [worker for worker in self._workers if worker.process.is_alive()]
+        """Give the task to an idle worker; raises `WorkerDiedError` where none can start."""
+        self._forget_dead()
         for worker in self._workers:
-            if worker.idle:
-                # It may have died just now.
-                with suppress(OSError):
-                    worker.give(task)
-                    return worker
+            if worker.idle and worker.give(task):
+                return worker
+        if self._death is not None and not self._proven:
+            raise self._death.with_traceback(None)
         worker = self._hire()
         worker.give(task)
         return worker
@@ -69,94 +71,117 @@ class Processes:
         """Let the workers close their runs, then kill them."""
         for worker in self._workers:
             worker.process.terminate()
-        end = time.monotonic() + _GRACE
-        for worker in self._workers:
-            worker.process.join(max(0.0, end - time.monotonic()))
+            worker.idle = True
         self.close()
 
     def close(self) -> None:
         """Let idle workers go, and kill the others."""
         for worker in self._workers:
-            worker.dismiss()
+            worker.pipe.close()  # which an idle one takes for the end of its work
+        end = time.monotonic() + _GRACE
         for worker in self._workers:
-            worker.end()
+            # An idle one has to clear up what libraries have opened.
+            worker.process.join(max(0.0, end - time.monotonic()) if worker.idle else 0.0)
+            worker.process.kill()
+            worker.process.join()
         self._workers = []
 
     def _hire(self) -> _Worker:
         with shared(self.size):
-            worker = _Worker(self._watch)
-        self._workers.append(worker)
-        return worker
+            self._workers.append(_Worker(self._tell))
+        return self._workers[-1]
+
+    def _tell(self, stage: str) -> None:
+        self._proven = True
+        self._watch(stage)
+
+    def _forget_dead(self) -> None:
+        dead = [worker for worker in self._workers if not worker.process.is_alive()]
+        for worker in dead:
+            self._workers.remove(worker)
+            # What kills one from outside need not meet the next.
+            if worker.process.exitcode not in (-signal.SIGKILL, -signal.SIGTERM):
+                self._death = worker.death() or self._death
 
 
 class _Worker:
     """A process, and the task at work in it."""
 
-    def __init__(self, watch: Callable[[str], object] | None) -> None:
-        self._watch = watch
-        self._outcome: Outcome | None = None
-        self._dead = False
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._answer: Outcome | WorkerDiedError | None = None
+        self.idle = True
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
         # A daemon: it is ended with this process, if this one ends in an orderly way.
         self.process = context.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
         self.process.start()
         theirs.close()
-        self._tags = process(self.process.pid or 0)
-        self.idle = True
 
-    def give(self, task: Task) -> None:
-        self.pipe.send(task)
+    def give(self, task: Task) -> bool:
+        """Return whether it could be given the task: it may have died just now."""
         self.idle = False
-
-    def dismiss(self) -> None:
-        """Hang up, which an idle worker takes for the end of its work."""
-        self.pipe.close()
-
-    def end(self) -> None:
-        if self.idle:  # it has to clear up what libraries have opened
-            self.process.join(_GRACE)
-        self.process.kill()
-        self.process.join()
+        with suppress(OSError):
+            self.pipe.send(task)
+            return True
+        return False
 
     def done(self) -> bool:
         """Take what the worker has sent; tell whether its outcome, or its end, is among it."""
-        try:
-            while self._outcome is None and self.pipe.poll():
-                self._take(self.pipe.recv())
-        except (EOFError, OSError):
-            self._dead = True
-        return self._dead or self._outcome is not None
+        dead = not self.process.is_alive()  # asked first: its last words may be in the pipe
+        with suppress(EOFError, OSError):
+            while self._answer is None and self.pipe.poll():
+                message = self.pipe.recv()
+                if isinstance(message, str):
+                    self._tell(message)
+                else:
+                    self._answer = message
+        if self._answer is None and dead:
+            self._answer = WorkerDiedError(_end(self.process.exitcode or 0))
+        return self._answer is not None
 
-    def _take(self, message: Outcome | str) -> None:
-        if isinstance(message, Outcome):
-            self._outcome = message
-        elif self._watch is not None:
-            self._watch(message)
+    def death(self) -> WorkerDiedError | None:
+        return self._answer if self.done() and isinstance(self._answer, WorkerDiedError) else None
 
     def result(self) -> Outcome:
-        outcome, self._outcome = self._outcome, None
-        if outcome is None:
-            self.process.join()
-            raise WorkerDiedError(_end(self.process.exitcode or 0), self._tags)
-        self.idle = True
+        if not isinstance(self._answer, Outcome):
+            self.process.join(_GRACE)
+            raise self._answer or AssertionError("asked before it is done")
+        outcome, self._answer, self.idle = self._answer, None, True
         return outcome
 
 
 def _end(exitcode: int) -> str:
-    if exitcode < 0:
-        return f"the worker was killed by {signal.Signals(-exitcode).name}"
-    return f"the worker ended with status {exitcode}"
+    if exitcode >= 0:
+        return f"the worker ended with status {exitcode}; standard error may tell why"
+    names = {number.value: number.name for number in signal.Signals}
+    hint = "; running out of memory is a likely cause" if exitcode == -signal.SIGKILL else ""
+    return f"the worker was killed by {names.get(-exitcode, f'signal {-exitcode}')}{hint}"
 
 
 def _serve(pipe: Connection, parent: int) -> None:
-    """Do tasks, until there is no parent to do them for."""
+    """Do tasks until the parent hangs up; tell it whatever else ends this."""
     # Ctrl-C reaches every process of the terminal; an idle worker leaves it to the parent.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    status = 0
+    try:
+        _do_tasks(pipe)
+    except BaseException as error:
+        status = _status(error)
+        death = WorkerDiedError(f"the worker ended with status {status}: {one_line(error)}")
+        death.add_note(format_exc())
+        with suppress(OSError):
+            pipe.send(death)
     # Libraries' semaphores are given back before; taking the interpreter apart takes a second more.
-    Finalize(None, os._exit, args=(0,), exitpriority=-1)
-    _get_ready()
+    Finalize(None, os._exit, args=(status,), exitpriority=-1)
+
+
+def _do_tasks(pipe: Connection) -> None:
+    # What every task needs is imported while the parent looks after the store.
+    read_shared_code()
+    import_module("harness.evaluate")
+    import_mlflow()
 
     def tell(stage: str) -> None:
         with suppress(OSError):  # the parent is gone; that is for the thread to see
@@ -170,11 +195,10 @@ def _serve(pipe: Connection, parent: int) -> None:
         pipe.send(perform(task, Stages(tell)))
 
 
-def _get_ready() -> None:
-    """Import what every task needs, while the parent looks after the store."""
-    read_shared_code()
-    import_module("harness.evaluate")
-    import_mlflow()
+def _status(error: BaseException) -> int:
+    """Return the exit status of a process that such an error ends."""
+    code = error.code if isinstance(error, SystemExit) else 1
+    return code & 0xFF if isinstance(code, int) else int(code is not None)
 
 
 def _end_with(parent: int) -> None:

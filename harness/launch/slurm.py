@@ -1,26 +1,30 @@
-"""Slurm's queue, asked in a way that works without accounting; needs submitit."""
+"""A Slurm job for each task, submitted by submitit, in a way that works without accounting."""
 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from submitit import SlurmExecutor
+from submitit import Job, SlurmExecutor
+from submitit.core.utils import UncompletedJobError
 from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
-from harness.launch.queues import Queue
+from harness.launch.loop import Pending, Pool, WorkerDiedError
 from harness.outcome import Outcome
-from harness.tracking.owner import SLURM_JOB
+from harness.work import Task, perform
 
+_GRACE = 10.0
+"""Seconds that cancelled jobs have for closing their runs."""
 _LOOK = 10
 """Seconds between two looks at Slurm's queue, once it has been asked a few times."""
 _THREADS = "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}"
 
 
-class SlurmQueue(Queue):
-    """A queue of a Slurm cluster; every node must see `folder`.
+class SlurmQueue(Pool):
+    """Submits each task as a job of its own; every node must see `folder`.
 
     Parameters
     ----------
@@ -33,20 +37,36 @@ class SlurmQueue(Queue):
     """
 
     def __init__(self, folder: Path, size: int, *, parameters: Mapping[str, Any]) -> None:
-        executor = _Executor(folder)
+        self.size = size
+        self._executor = _Executor(folder)
         setup = [_THREADS, *(parameters.get("setup") or [])]
-        executor.update_parameters(**dict(parameters) | {"setup": setup})
-        super().__init__(executor, size)
+        self._executor.update_parameters(**dict(parameters) | {"setup": setup})
+        self._jobs: list[Job[Outcome]] = []
 
-    def process(self, job: Any) -> dict[str, str]:
-        """Return the job's number: on another machine its death is seen by nobody."""
-        return {SLURM_JOB: job.job_id}
+    def submit(self, task: Task) -> Pending:
+        """Submit the task."""
+        self._jobs = self._at_work()
+        job = self._executor.submit(perform, task)
+        self._jobs.append(job)
+        return job
 
-    def interrupt(self, jobs: Sequence[Any]) -> None:
-        """Cancel the jobs: Slurm sends SIGTERM, and SIGKILL after its KillWait."""
-        # All at once, and out of reach of a second Ctrl-C.
-        command = ["scancel", *(job.job_id for job in jobs)]
-        subprocess.run(command, check=False, start_new_session=True)  # noqa: S603
+    def wait(self) -> None:
+        """Wait a moment: whether a job has ended stands in files."""
+        time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Cancel the jobs, and wait until they have closed their runs."""
+        # Slurm sends SIGTERM, and SIGKILL after its KillWait.
+        command = ["scancel", *(job.job_id for job in self._at_work())]
+        if len(command) > 1:
+            # All at once, and out of reach of a second Ctrl-C.
+            subprocess.run(command, check=False, start_new_session=True)  # noqa: S603
+        end = time.monotonic() + _GRACE
+        while time.monotonic() < end and self._at_work():
+            time.sleep(0.1)
+
+    def _at_work(self) -> list[Job[Outcome]]:
+        return [job for job in self._jobs if not job.done()]
 
 
 class _Watcher(SlurmInfoWatcher):
@@ -66,6 +86,13 @@ class _Watcher(SlurmInfoWatcher):
 
 class _Job(SlurmJob[Outcome]):
     watcher = _Watcher(delay_s=_LOOK)
+
+    def result(self) -> Outcome:
+        try:
+            return super().result()
+        except UncompletedJobError as error:
+            what = f"job {self.job_id} ended without a result, state {self.state}"
+            raise WorkerDiedError(f"{what}; its log is {self.paths.stderr}") from error
 
 
 class _Executor(SlurmExecutor):

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.checks import check_settings
 from harness.config import Config, TrackingConfig
-from harness.launch import InProcess, LocalQueue, Pool, Processes, run_tasks
+from harness.launch import InProcess, Pool, Processes, run_tasks
 from harness.outcome import Outcome
 from harness.progress import Progress
 from harness.show import shown
@@ -57,7 +57,6 @@ class HarnessLauncher(Launcher):
         """Take what Hydra hands over before a sweep."""
         self._composer = Composer(hydra_context.config_loader, config)
         self._folder = Path(config.hydra.sweep.dir).resolve()
-        self._queued = self._folder / "submitit"
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -129,28 +128,6 @@ class JoblibLauncher(HarnessLauncher):
         return Processes(self._size, progress.stage)
 
 
-class SubmititLocalLauncher(HarnessLauncher):
-    """Runs each job in a process of its own on this machine.
-
-    Parameters
-    ----------
-    n_jobs : int, optional
-        How many at once; one for each core by default, but no more than eight.
-    timeout_min : int
-        Minutes after which a job is ended.
-    """
-
-    def __init__(self, n_jobs: int | None = None, timeout_min: int = 24 * 60) -> None:
-        self.outcomes = []
-        self._size = _positive("n_jobs", min(cores(), _MOST) if n_jobs is None else n_jobs)
-        self._timeout_min = _positive("timeout_min", timeout_min)
-
-    def pool(self, progress: Progress) -> Pool:
-        """Return the queue."""
-        with _told_in_one_line():
-            return LocalQueue(self._queued, self._size, timeout_min=self._timeout_min)
-
-
 class SubmititSlurmLauncher(HarnessLauncher):
     """Submits each job to Slurm.
 
@@ -174,7 +151,7 @@ class SubmititSlurmLauncher(HarnessLauncher):
         with _told_in_one_line():
             from harness.launch.slurm import SlurmQueue
 
-            return SlurmQueue(self._queued, self._size, parameters=self._parameters)
+            return SlurmQueue(self._folder / "submitit", self._size, parameters=self._parameters)
 
 
 def _returned(outcome: Outcome) -> JobReturn:

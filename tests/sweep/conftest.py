@@ -35,7 +35,6 @@ LAUNCHERS = {
     "worker": (),  # the default
     "in_process": ("hydra/launcher=in_process",),
     "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=4"),
-    "submitit_local": ("hydra/launcher=submitit_local", "hydra.launcher.n_jobs=2"),
 }
 
 

@@ -75,12 +75,35 @@ def test_second_signal_keeps_no_run_from_being_closed(client, pause, launcher):
     process = start(*THREE, *LAUNCHERS[launcher])
 
     def send():
-        for _ in range(20):
+        for _ in range(2):
             os.killpg(process.pid, signal.SIGINT)
-            time.sleep(0.05)
+            time.sleep(0.2)
 
     _, text = end(process, client, send=send)
     see_closed(client, text)
+
+
+@pytest.mark.parametrize("launcher", ["worker", "in_process"])
+def test_third_signal_ends_the_command_and_its_worker_at_once(client, launcher):
+    process = start(*THREE, *LAUNCHERS[launcher], TINY_STUBBORN="1")
+    pid = wait_until(lambda: Path("stubborn").exists() and Path("stubborn").read_text())
+    for _ in range(3):
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    assert process.wait(10) == -signal.SIGINT
+    wait_until(lambda: not lives(pid), 10)
+    assert as_process(*THREE).status == 0
+    assert statuses(client)["FINISHED"] == 3
+    assert statuses(client)["RUNNING"] == 0
+
+
+def lives(pid):
+    """Whether there is such a process; one that nobody has waited for has no command line."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.fixture

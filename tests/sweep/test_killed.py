@@ -136,7 +136,7 @@ def test_killed_process_costs_its_own_job_only(client, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["worker", "joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["worker", "joblib"])
 def test_killed_worker_costs_its_own_job_only(client, pause, launcher):
     sweep = ("-m", "dataset=btad", "category=01,02,03", "seed=1,2", *LAUNCHERS[launcher])
     process = start(*sweep)
@@ -152,20 +152,6 @@ def test_killed_worker_costs_its_own_job_only(client, pause, launcher):
     assert again.status == 0, again.out + again.err
     assert again.out.count(": skipped (run ") == 5
     assert len(numbers(client)) == 6
-
-
-@pytest.mark.slow
-def test_submitted_jobs_outlive_the_process_that_submitted_them(client, pause):
-    sweep = ("-m", "dataset=btad", "category=01,02,03", *LAUNCHERS["submitit_local"])
-    process = start(*sweep)
-    wait_until(lambda: statuses(client)["RUNNING"])
-    process.kill()
-    process.wait()
-    wait_until(lambda: statuses(client) == {"FINISHED": 2})
-    again = as_process(*sweep)
-    assert again.status == 0, again.out + again.err
-    assert again.out.count(": skipped (run ") == 2
-    assert statuses(client) == {"FINISHED": 3}
 
 
 def leave_running(client, tags):

@@ -25,9 +25,7 @@ def seen(monkeypatch, *launcher, threads):
     return [json.loads(line) for line in Path("seen").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(
-    ("launcher", "share"), [("worker", "8"), ("joblib", "2"), ("submitit_local", "4")]
-)
+@pytest.mark.parametrize(("launcher", "share"), [("worker", "8"), ("joblib", "2")])
 def test_jobs_divide_the_threads_and_see_the_devices_of_the_command(
     folder, monkeypatch, launcher, share
 ):
@@ -39,7 +37,7 @@ def test_jobs_divide_the_threads_and_see_the_devices_of_the_command(
 
 def test_where_no_devices_are_chosen_local_jobs_see_all(folder, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    found = seen(monkeypatch, *LAUNCHERS["submitit_local"], threads="2")
+    found = seen(monkeypatch, *LAUNCHERS["joblib"], threads="2")
     assert {one["CUDA_VISIBLE_DEVICES"] for one in found} == {None}
 
 
@@ -48,18 +46,14 @@ def test_where_no_devices_are_chosen_local_jobs_see_all(folder, monkeypatch):
     [
         (("joblib", "hydra.launcher.n_jobs=0"), "hydra.launcher.n_jobs must be at least 1, got 0"),
         (
-            ("submitit_local", "hydra.launcher.timeout_min=0"),
-            "hydra.launcher.timeout_min must be at least 1, got 0",
-        ),
-        (
             ("submitit_slurm", "hydra.launcher.max_jobs=0"),
             "hydra.launcher.max_jobs must be at least 1, got 0",
         ),
         (("submitit_slurm",), "hydra.launcher: "),
         (
             ("basic",),
-            "hydra/launcher must be one of in_process, joblib, submitit_local, submitit_slurm,"
-            " worker; got BasicLauncher",
+            "hydra/launcher must be one of in_process, joblib, submitit_slurm, worker;"
+            " got BasicLauncher",
         ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else None,
@@ -74,9 +68,18 @@ def test_launcher_that_cannot_be_is_told_in_one_line(client, monkeypatch, launch
     assert not runs(client)
 
 
+def test_launcher_that_there_is_none_of_is_told_with_the_choices(client):
+    ended = in_process(*TWO, "hydra/launcher=submitit_local")
+    assert ended.status == 1
+    assert "Could not find 'hydra/launcher/submitit_local'" in ended.err
+    assert "submitit_slurm" in ended.err
+    assert "Traceback" not in ended.err
+
+
 def test_launcher_without_submitit_names_the_extra(client, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
-    ended = in_process(*TWO, *LAUNCHERS["submitit_local"])
+    monkeypatch.delitem(sys.modules, "harness.launch.slurm", raising=False)
+    ended = in_process(*TWO, "hydra/launcher=submitit_slurm")
     assert ended.status == 1
     assert "pip install 'dfkde-benchmark[submitit]'" in ended.err
     assert "Traceback" not in ended.err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from pathlib import Path
 
 from harness.config import TrackingConfig
 from harness.launch import run_tasks
@@ -31,9 +30,10 @@ class Crowded:
         raise AssertionError("nothing is at work")
 
 
-def test_task_that_cannot_begin_has_failed_and_the_others_go_on(job):
+def test_task_that_cannot_begin_has_failed_and_the_others_go_on(job, tmp_path):
     pool = Crowded()
-    tasks = [Task(job, TrackingConfig(kind="none"), Path(str(number))) for number in range(3)]
+    tasks = [Task(job, TrackingConfig(kind="none"), tmp_path / str(number)) for number in range(3)]
     ends = dict(run_tasks(tasks, pool))
     assert [ends[number].status for number in range(3)] == ["failed", "finished", "finished"]
     assert ends[0].reason == "OSError: no space left on device"
+    assert "OSError: no space left on device\n" in (tmp_path / "0" / "job.log").read_text()

@@ -79,3 +79,16 @@ def test_interrupted_sweep_cancels_its_jobs(cluster, client, monkeypatch):
     assert statuses(client) == {"KILLED": 2}
     command = ["squeue", "--me", "--noheader"]
     wait_until(lambda: not subprocess.run(command, capture_output=True, check=True).stdout)
+
+
+def test_jobs_outlive_the_process_that_submitted_them(cluster, client, monkeypatch):
+    monkeypatch.setenv("TINY_PAUSE", "0.3")
+    process = start(*SWEEP)
+    at_work(process, client)
+    process.kill()
+    process.wait()
+    wait_until(lambda: statuses(client) == {"FINISHED": 2})
+    again = as_process(*SWEEP)
+    assert again.status == 0, again.out + again.err
+    assert again.out.count(": skipped (run ") == 2
+    assert statuses(client) == {"FINISHED": 6}

@@ -28,11 +28,25 @@ class Slow(torch.nn.ReLU):
         return pause(super().forward(images))
 
 
+def swallow():
+    """Swallow whatever is raised, for a minute, as a careless library would."""
+    with open("stubborn", "w") as file:
+        file.write(str(os.getpid()))
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            time.sleep(1)
+        except BaseException:
+            continue
+
+
 def build():
     """Return the network; note what its process is told where a test asks for it."""
     if "TINY_SEEN" in os.environ:
         names = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "SLURM_CPUS_PER_TASK")
         with open(os.environ["TINY_SEEN"], "a") as file:
             file.write(json.dumps({name: os.environ.get(name) for name in names}) + "\n")
+    if "TINY_STUBBORN" in os.environ:
+        swallow()
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Conv2d(3, 32, 8, stride=8), Slow())
