@@ -39,6 +39,7 @@ from yaml import YAMLError
 
 from harness.categories import CategoryError, Named, match_categories, name_categories
 from harness.config import Config, DatasetConfig
+from harness.secrets import check_address
 from harness.show import shown
 
 CATEGORY = "category"
@@ -312,12 +313,17 @@ class Composer:
 
 
 def typed(config: DictConfig) -> Config:
-    """Read a composed configuration; raises `ComposeError` where a part is missing or wrong."""
+    """Read a composed configuration; raises `ComposeError` where a part is missing or wrong.
+
+    The address of the store is without passwords: what is read here is written and handed on.
+    """
     try:
         read: Any = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
+        uri = read.tracking.uri
+        tracking = replace(read.tracking, uri=None if uri is None else check_address(uri))
+    except (OmegaConfBaseException, ValueError) as error:
         raise ComposeError(str(error)) from None
-    return read
+    return replace(read, tracking=tracking)
 
 
 def _with_category(config: DictConfig, name: str) -> Config:

@@ -8,11 +8,10 @@ would refuse to compose into a frozen schema; nothing behind the border writes t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from dfkde.backbones.presence import is_random
-from harness.secrets import without_secrets
 
 # What omegaconf takes for "mandatory, no default" (omegaconf.MISSING), written out so that this
 # module needs no omegaconf.
@@ -171,10 +170,6 @@ class TrackingConfig:
 
     kind: str = "mlflow"
     uri: str | None = None
-
-    def public(self) -> TrackingConfig:
-        """Return the same settings without passwords, to be written and handed on."""
-        return replace(self, uri=None if self.uri is None else without_secrets(self.uri))
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def _task(cfg: DictConfig) -> Outcome:
     config = typed(cfg)
     _check(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    task = Task(config.job(), config.tracking.public(), folder, config.force, config.save_model)
+    task = Task(config.job(), config.tracking, folder, config.force, config.save_model)
     progress = Progress(1)
     try:
         with sweep_of(progress, config.tracking, config.features.cache):

@@ -38,6 +38,21 @@ def without_secrets(uri: str) -> str:
     return _QUERY.sub(r"\1\2", uri)
 
 
+def check_address(uri: str) -> str:
+    """Return a store's address without secrets.
+
+    Raises
+    ------
+    ValueError
+        If it holds a password that is not that of `MLFLOW_TRACKING_URI`: somebody has typed it.
+    """
+    address = without_secrets(uri)
+    if address != uri and uri != os.environ.get(VARIABLE):
+        rule = f"must hold no password, got {address} with one"
+        raise ValueError(f"tracking.uri {rule}; set {VARIABLE} to the whole of it")
+    return address
+
+
 def with_secrets(uri: str) -> str:
     """Return the address to connect to, given one without secrets."""
     whole = os.environ.get(VARIABLE, "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from harness.config import TrackingConfig
 from harness.secrets import masked, with_secrets, without_secrets
 from harness.tracking import StoreError, store_uri
 
@@ -27,7 +26,6 @@ ADDRESSES = [
 def test_address_without_secrets(whole, address, monkeypatch):
     assert without_secrets(whole) == address
     assert without_secrets(address) == address
-    assert TrackingConfig(uri=whole).public().uri == address
     monkeypatch.setenv("MLFLOW_TRACKING_URI", whole)
     assert with_secrets(address) == whole
     assert store_uri(whole) == address

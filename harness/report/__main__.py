@@ -181,9 +181,6 @@ def _tell(text: str) -> None:
 
 def held_table(root: Path, name: str) -> tuple[Table, TableResults]:
     """Read one declared table and what `results/` holds of it."""
-    names = [path.stem for path in sorted((root / "conf" / "experiment").glob("*.yaml"))]
-    if name not in names:
-        raise ReportError(f"no table {name!r}; there are {', '.join(names)}")
     return read_table(root / "conf", name), read_results(root / "results", name)
 
 

@@ -177,10 +177,7 @@ class Tables(dict[str, Table]):
 
 def read_tables(conf: Path) -> Tables:
     """Read every declared table of a `conf/` folder."""
-    paths = sorted(conf.glob("experiment/*.yaml"))
-    if not paths:
-        raise ReportError(f"no experiment in {conf / 'experiment'}: run this in a checkout's root")
-    return _read(conf, [path.stem for path in paths])
+    return _read(conf, _names(conf))
 
 
 def read_table(conf: Path, name: str) -> Table:
@@ -196,12 +193,22 @@ def read_table(conf: Path, name: str) -> Table:
     Raises
     ------
     ReportError
-        It cannot be composed, or it sweeps what a table cannot show.
+        There is none, it cannot be composed, or it sweeps what a table cannot show.
     """
+    names = _names(conf)
+    if name not in names:
+        raise ReportError(f"no table {name!r}; there are {', '.join(names)}")
     tables = _read(conf, [name])
     if name in tables.refused:
         raise ReportError(tables.refused[name])
     return tables[name]
+
+
+def _names(conf: Path) -> list[str]:
+    paths = sorted(conf.glob("experiment/*.yaml"))
+    if not paths:
+        raise ReportError(f"no experiment in {conf / 'experiment'}: run this in a checkout's root")
+    return [path.stem for path in paths]
 
 
 def _read(conf: Path, names: Iterable[str]) -> Tables:

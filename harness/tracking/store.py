@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from harness.locks import hold
 from harness.outcome import one_line
-from harness.secrets import VARIABLE, with_secrets, without_secrets
+from harness.secrets import check_address, with_secrets
 from harness.tracking.view import TAG, view
 
 if TYPE_CHECKING:
@@ -63,11 +63,10 @@ def store_uri(uri: str | None = None) -> str:
     """
     if not uri:
         return f"{_SQLITE}{Path('runs').resolve() / 'mlflow.db'}"
-    address = without_secrets(uri)
-    if address != uri and uri != os.environ.get(VARIABLE):
-        rule = f"must hold no password, got {address} with one"
-        raise StoreError(f"tracking.uri {rule}; set {VARIABLE} to the whole of it")
-    return address
+    try:
+        return check_address(uri)
+    except ValueError as error:
+        raise StoreError(str(error)) from None
 
 
 def readable(uri: str) -> str:

@@ -63,7 +63,7 @@ class HarnessLauncher(Launcher):
         """Run the jobs, which the sweeper has composed, and return what became of each."""
         self._check(configs)
         tasks = [
-            Task(c.job(), c.tracking.public(), self._folder / str(number), c.force, c.save_model)
+            Task(c.job(), c.tracking, self._folder / str(number), c.force, c.save_model)
             for number, c in enumerate(configs, initial_job_idx)
         ]
         self.outcomes = [Outcome(str(task.job), "stopped") for task in tasks]

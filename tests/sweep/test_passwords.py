@@ -5,11 +5,14 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-from contextlib import nullcontext
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
+from harness.launch import InProcess
+from harness.outcome import Outcome
+from harness.tracking.write import MlflowTracker
 from tests.sweep.conftest import as_process, in_process
 from tests.sweep.postgresql import Server
 
@@ -48,17 +51,19 @@ def test_tasks_for_other_processes_hold_none(folder, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{SECRET}@127.0.0.1:1")
     handed = []
 
-    def run_tasks(tasks, *_, **__):
-        handed.extend(tasks)
-        yield from ()
+    def submit(self, task):
+        handed.append(task)
+        done = Future()
+        done.set_result(Outcome(str(task.job), "finished"))
+        return done
 
-    monkeypatch.setattr("hydra_plugins.harness_launcher.harness_launcher.run_tasks", run_tasks)
-    monkeypatch.setattr(
-        "hydra_plugins.harness_launcher.harness_launcher.sweep_of", lambda *_: nullcontext()
-    )
-    in_process("-m", *JOB, "tracking=server")
-    assert handed
-    assert SECRET.encode() not in pickle.dumps(handed)
+    monkeypatch.setattr(InProcess, "submit", submit)
+    monkeypatch.setattr(MlflowTracker, "recover", lambda self: None)
+    monkeypatch.setattr(MlflowTracker, "outdated", lambda self: None)
+    assert in_process("-m", *JOB, "tracking=server").status == 0
+    [task] = handed
+    assert task.tracking.uri == "http://127.0.0.1:1"
+    assert SECRET.encode() not in pickle.dumps(task)
 
 
 @pytest.mark.slow
