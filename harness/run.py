@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -24,6 +25,7 @@ from harness.confdir import conf_dir
 from harness.config import Config
 from harness.outcome import Outcome, failures, leave_if_busy, summary
 from harness.progress import Progress
+from harness.secrets import check_address
 from harness.show import say, shown
 from harness.signals import interruptible
 from harness.stages import Stages
@@ -44,10 +46,19 @@ def main() -> None:
     run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_task)
     with interruptible(last=True):
         try:
+            _check_typed(sys.argv[1:])
             run()
-        except ValueError as error:  # options of Hydra that do not go together
+        except ValueError as error:  # a password; options of Hydra that do not go together
             say(str(error), error=True)
             sys.exit(1)
+
+
+def _check_typed(arguments: Sequence[str]) -> None:
+    """Refuse a password among the overrides, which Hydra would print and write."""
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key.lstrip("+") == "tracking.uri":
+            check_address(value.strip("'\""))
 
 
 def _prefer_own_launchers() -> None:

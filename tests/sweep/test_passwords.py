@@ -28,9 +28,10 @@ def see_nothing(ended):
             assert SECRET.encode() not in path.read_bytes(), path
 
 
+@pytest.mark.parametrize("override", ["tracking.uri=", "tracking.uri='", '+tracking.uri="'])
 @pytest.mark.parametrize("mode", [(), ("-m",)], ids=["single", "sweep"])
-def test_a_password_that_is_typed_is_refused(folder, mode):
-    address = f"tracking.uri=postgresql://me:{SECRET}@host/runs"
+def test_a_password_that_is_typed_is_refused(folder, mode, override):
+    address = f"{override}postgresql://me:{SECRET}@host/runs{override[-1].strip('=')}"
     ended = in_process(*mode, *JOB, address)
     assert ended.status == 1
     assert "tracking.uri must hold no password, got postgresql://me@host/runs with one" in ended.err
