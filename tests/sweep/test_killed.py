@@ -7,7 +7,7 @@ import random
 import signal
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -73,8 +73,13 @@ def kill_at(sweep, moment, *, work, group):
             working, end = True, min(end, time.monotonic() + work)
         time.sleep(0.01)
     assert process.poll() is None, "the sweep ended before it was killed"
-    # The whole group; or the process alone, whose workers have to notice by themselves.
-    os.killpg(process.pid, signal.SIGKILL) if group else process.kill()
+    kill(process, group=group)
+
+
+def kill(process, *, group):
+    """Kill the whole group, or the process alone, whose workers have to notice by themselves."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL) if group else process.kill()
     process.wait()
 
 
@@ -106,6 +111,31 @@ def test_sweep_killed_at_ten_random_moments(empty_folder, launcher, pause, monke
     outbox = empty_folder / "runs" / f"outbox-{os.getuid()}"
     assert [path.name for path in outbox.iterdir()] in ([], [".lock"])
     assert as_process(*sweep).out.count(": skipped (run ") == 12
+
+
+@pytest.mark.slow
+def test_two_sweeps_at_once_killed_at_twenty_random_moments(empty_folder, monkeypatch):
+    seed = int(os.environ.get("KILL_SEED", random.randrange(10**6)))
+    print(f"to repeat it: KILL_SEED={seed}")  # noqa: T201
+    chance = random.Random(seed)
+    expected, _ = undisturbed()
+    monkeypatch.setenv("TINY_PAUSE", "0.5")
+    sweeps = [TWELVE, (*TWELVE, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")]
+    processes = [start(*sweep) for sweep in sweeps]
+    for _ in range(20):
+        time.sleep(chance.uniform(0.5, 8))
+        victim = chance.randrange(2)
+        kill(processes[victim], group=chance.random() < 0.5)
+        processes[victim] = start(*sweeps[victim])
+    for process in processes:
+        kill(process, group=True)
+    monkeypatch.setenv("TINY_PAUSE", "0")
+    last = as_process(*TWELVE)
+
+    assert last.status == 0, last.out + last.err
+    assert results(store_uri()) == expected
+    assert statuses(connect(store_uri()))["FINISHED"] == 12
+    assert set(statuses(connect(store_uri()))) <= {"FINISHED", "KILLED"}
 
 
 def test_killed_process_costs_its_own_job_only(client, monkeypatch):
