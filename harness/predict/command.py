@@ -20,10 +20,10 @@ from harness.atomic import LONGEST_NAME, write_atomically
 from harness.crop import region
 from harness.data import read_image
 from harness.predict.images import HEATMAPS, image_files
+from harness.predict.model import MODEL_FILE, detector_of, fetch_model
 from harness.predict.prediction import QUANTILE, Prediction, check_quantile, reason_of
 from harness.show import csv_line, is_formula, to_cell
 from harness.tracking import store_uri
-from harness.tracking.model import MODEL_FILE, detector_of, fetch_model
 
 if TYPE_CHECKING:
     from harness.predict.predictor import Predictor

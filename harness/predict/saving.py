@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from harness.fitting import Fitted
+from harness.predict.model import write_model
 from harness.predict.prediction import QUANTILE
 from harness.predict.training import trained
-from harness.tracking.model import write_model
 
 _CODE = Path(__file__).with_name("mlflow_model.py")
 

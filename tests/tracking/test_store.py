@@ -13,10 +13,10 @@ import pytest
 
 from harness.gallery.__main__ import main as gallery
 from harness.metrics.registry import HEADLINE
+from harness.predict.model import fetch_model
 from harness.report.__main__ import main as report
 from harness.tracking import StoreError, outdated, read_job, read_runs, read_scores
 from harness.tracking.__main__ import main as tracking
-from harness.tracking.model import fetch_model
 from harness.tracking.store import connect, experiment_id
 from harness.tracking.view import TAG, link
 
