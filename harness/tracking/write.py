@@ -151,7 +151,11 @@ class MlflowTracker(Tracker):
 
     def waiting(self) -> str | None:
         """Say which results the store could not take yet, or None."""
-        folders, where, old = list(self._outbox), self._outbox.folder, self._outbox.left_behind()
+        where = self._outbox.folder
+        try:
+            folders, old = list(self._outbox), self._outbox.left_behind()
+        except OSError as error:
+            return one_line(error)
         lines = [why for path, why in self._refused.items() if path in folders]
         if folders:
             wait = f"{len(folders)} results wait in {where} for {self._uri}"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import sqlite3
+import subprocess
+import tempfile
 import time
 from contextlib import closing, suppress
 from pathlib import Path
@@ -23,6 +26,7 @@ from harness.tracking.write import MlflowTracker
 from tests.sweep.conftest import (
     LAUNCHERS,
     as_process,
+    command_line,
     in_process,
     numbers,
     runs,
@@ -237,6 +241,33 @@ def test_whether_a_process_lives_is_asked_of_no_other_source(client, impatient, 
         assert client.get_run(left).info.status == "RUNNING"
     assert in_process(*ONE, "seed=7").status == 0
     assert client.get_run(left).info.status == "KILLED"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts /proc anew")
+@pytest.mark.parametrize("hidepid", [1, 2])
+def test_processes_that_another_user_cannot_see_are_alive(
+    empty_folder, datasets, hidepid, monkeypatch
+):
+    place = Path(tempfile.mkdtemp())  # pytest's own folders are closed to others
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("DFKDE_DATA", str(shutil.copytree(datasets, place / "data")))
+    client = connect(store_uri())
+    left = leave_running(client)
+    subprocess.run(["chmod", "-R", "a+rwX", place], check=True)
+    mount = f"mount -t proc -o hidepid={hidepid} proc /proc"
+    user = 'exec setpriv --reuid=65534 --regid=65534 --clear-groups -- "$@"'
+    inside = ["unshare", "--mount", "--propagation", "private", "sh", "-c", f"{mount} && {user}"]
+    command = [*inside, "-", *command_line(*ONE), "features.cache=theirs"]
+    with running_elsewhere(client, left):
+        ended = subprocess.run(command, capture_output=True, text=True)
+        assert ended.returncode == 75, ended.stdout + ended.stderr
+        assert f"running elsewhere, in process {os.getpid()} of " in ended.stdout
+        assert client.get_run(left).info.status == "RUNNING"
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert client.get_run(left).info.status == "KILLED"
+    shutil.rmtree(place)
 
 
 def test_run_of_another_machine_is_closed_when_its_job_is_finished_here(client):

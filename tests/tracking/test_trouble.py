@@ -298,6 +298,7 @@ def test_an_outbox_that_is_not_this_users_alone_is_refused(tmp_path, job, kind):
             StoreError, match=r"outbox-\d+ must be a folder of user \d+ that nobody"
         ):
             tracker.recover()
+        assert "that nobody else may enter" in tracker.waiting()
     with pytest.raises(PermissionError, match="that nobody else may enter"):
         tracker._outbox.add(write_module._entry(OpenRun(job), "KILLED", tags={}), lambda f: None)
     assert part.exists()
