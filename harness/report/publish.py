@@ -61,7 +61,8 @@ def publish(
     unknown = sorted(set(only) - set(tables) - set(tables.refused))
     if unknown:
         raise ReportError(f"no table {', '.join(unknown)}; there are {', '.join(tables)}")
-    wanted = {*only, *markers((root / "README.md").read_text(encoding="utf-8"))}
+    with reading(root / "README.md") as file:
+        wanted = {*only, *markers(file.read())}
     refusals = [reason for name, reason in tables.refused.items() if name in wanted]
     runs, notes = list(runs), []
     held = {name: read_or_empty(root / "results", name) for name in tables}

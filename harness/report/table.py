@@ -208,6 +208,9 @@ def _names(conf: Path) -> list[str]:
     paths = sorted(conf.glob("experiment/*.yaml"))
     if not paths:
         raise ReportError(f"no experiment in {conf / 'experiment'}: run this in a checkout's root")
+    for path in paths:
+        if not path.is_file():  # Hydra would wait for a pipe
+            raise ReportError(f"{path} is no regular file")
     return [path.stem for path in paths]
 
 
