@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.atomic import write_atomically
 from harness.report.check import check
 from harness.report.publish import publish
 from harness.report.results import TableResults, read_results
@@ -20,6 +21,7 @@ _EXAMPLES = """\
 examples:
   python -m harness.report                       write results/ and the README's tables
   python -m harness.report --check               fail when they disagree
+  python -m harness.report --replace TABLE       drop its published rows, show the new runs alone
   python -m harness.report compare published     published numbers beside ours
   python -m harness.report compare TABLE TABLE   two models or backbones, on the same images
   python -m harness.report latex TABLE           a table for a paper
@@ -56,6 +58,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--check", action="store_true", help="write nothing; fail when README and results disagree"
+    )
+    parser.add_argument(
+        "--replace",
+        nargs="+",
+        default=[],
+        metavar="TABLE",
+        help="make only these tables anew, from the store's runs alone: no published row is kept",
+    )
+    parser.add_argument(
+        "--remove-missing", action="store_true", help="drop rows whose runs the store has not"
     )
     commands = parser.add_subparsers(metavar="COMMAND")
     _add_compare(commands)
@@ -98,7 +110,7 @@ def _check(root: Path) -> int:
 
 
 def _publish(options: argparse.Namespace) -> int:
-    from harness.tracking import StoreError, outdated, read_runs, read_scores
+    from harness.tracking import StoreError, outdated, read_record, read_runs
 
     try:
         left_out = outdated(options.uri)
@@ -107,12 +119,18 @@ def _publish(options: argparse.Namespace) -> int:
         raise ReportError(str(error)) from None
     if left_out:
         say(left_out, error=True)
-    notes, refusals = publish(
-        options.root,
-        runs,
-        only=options.only,
-        read_scores=lambda run: read_scores(run.run_id, options.uri),
-    )
+    known = {run.run_id for run in runs}
+    missing = options.remove_missing
+    try:
+        notes, refusals = publish(
+            options.root,
+            runs,
+            only=[*options.only, *options.replace],
+            drop=lambda name, row: name in options.replace or (missing and row.run_id not in known),
+            read=lambda run: read_record(run, options.uri),
+        )
+    except OSError as error:
+        raise ReportError(f"{error}; nothing has been changed") from None
     say(*notes, *(f"error: {refusal}" for refusal in refusals), error=True)
     say(f"wrote {options.root / 'results'} and {options.root / 'README.md'}")
     return 1 if refusals else 0
@@ -151,8 +169,7 @@ def _html(options: argparse.Namespace) -> int:
     tables = read_tables(options.root / "conf")
     held = {name: read_results(options.root / "results", name) for name in tables}
     page = build_page(tables, held, pictures=options.pictures)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(page, encoding="utf-8", newline="\n")
+    write_atomically(options.output, page.encode())
     say(f"wrote {options.output}, {len(page.encode()) / 1e6:.1f} MB")
     return 0
 

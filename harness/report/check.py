@@ -6,12 +6,12 @@ import difflib
 from pathlib import Path
 
 from harness.report.averages import complete, mean
-from harness.report.publish import markdowns
-from harness.report.readme import fill
+from harness.report.publish import check_row, markdowns
+from harness.report.readme import check_markers, fill
 from harness.report.results import TableResults, read_results
 from harness.report.row import scores_digest
-from harness.report.select import axis_value
-from harness.report.table import Cell, ReportError, Table, read_tables
+from harness.report.select import cell_of
+from harness.report.table import ReportError, Table, read_tables
 
 
 def check(root: Path) -> str:
@@ -39,7 +39,11 @@ def check(root: Path) -> str:
         _check_averages(tables[name], results)
         if tables[name].headline:
             _check_scores(name, results)
+    for path in (root / "results").glob("scores/*.csv"):
+        if path.stem not in held or not held[path.stem].scores:
+            raise ReportError(f"{path} has the scores of no published row")
     readme = (root / "README.md").read_text(encoding="utf-8")
+    check_markers(readme, held, every=True)
     lines = difflib.unified_diff(
         readme.splitlines(keepends=True),
         fill(readme, markdowns(tables, held)).splitlines(keepends=True),
@@ -50,18 +54,13 @@ def check(root: Path) -> str:
 
 
 def _check_order(table: Table, results: TableResults) -> None:
-    try:
-        found = [
-            Cell(row.category, row.seed, axis_value(table, row.setting)) for row in results.rows
-        ]
-    except StopIteration:
-        raise ReportError(
-            f"results/{table.name}.csv has a {table.axis} that is not declared"
-        ) from None
+    for row in results.rows:
+        check_row(table, row)
+    found = [cell_of(table, row) for row in results.rows]
     if found != [cell for cell in table.cells() if cell in found]:
         raise ReportError(
-            f"results/{table.name}.csv has rows that conf/experiment/{table.name}.yaml"
-            f" does not declare, or in another order: {', '.join(map(str, found))}"
+            f"results/{table.name}.csv has its rows in another order than"
+            f" conf/experiment/{table.name}.yaml, or twice: {', '.join(map(str, found))}"
         )
 
 

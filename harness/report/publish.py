@@ -1,27 +1,24 @@
-"""Write `results/` and the README from runs."""
+"""Write `results/` and the README from runs: add and replace rows, and keep the others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from harness.record import ImageScore, StoredRun
+from harness.atomic import write_together
+from harness.record import StoredRun
 from harness.report.caption import caption
 from harness.report.grid import grid_of
 from harness.report.markdown import markdown
-from harness.report.readme import fill
+from harness.report.readme import check_markers, fill
 from harness.report.results import TableResults, files_of, read_or_empty, results_of
-from harness.report.select import select
-from harness.report.table import Cell, ReportError, Table, read_tables
+from harness.report.row import Row
+from harness.report.select import Read, as_read, built_otherwise, mismatch, select
+from harness.report.table import ReportError, Table, read_table, read_tables
 
-ReadScores = Callable[[StoredRun], tuple[ImageScore, ...]]
-"""How the per-image scores of a selected run are read."""
-
-
-def scores_held(run: StoredRun) -> tuple[ImageScore, ...]:
-    """Read the scores of a run that has them in its record."""
-    return run.record.scores
+_TRACES = ("commit", "environment", "identity", "data_fingerprint", "scores_digest")
+"""What of a row tells whether a newer one is of the same code, data and scores."""
 
 
 def publish(
@@ -29,9 +26,10 @@ def publish(
     runs: Iterable[StoredRun],
     *,
     only: Collection[str] = (),
-    read_scores: ReadScores = scores_held,
+    drop: Callable[[str, Row], bool] = lambda table, row: False,
+    read: Read = as_read,
 ) -> tuple[list[str], list[str]]:
-    """Write `results/` and the README's tables.
+    """Write `results/` and the README's tables: every file, or none.
 
     Parameters
     ----------
@@ -40,68 +38,98 @@ def publish(
     runs : iterable of StoredRun
         Every tracked run, with or without its per-image scores.
     only : collection of str
-        The tables to make anew; none given means all. The others keep the results they have.
-    read_scores : callable
-        Reads the per-image scores of a selected run.
+        The tables to make anew; none given means all. The others stay as they are.
+    drop : callable
+        Whether a published row of a table is not to be kept; all are by default.
+    read : callable
+        Reads the record of a finished run, with its scores.
 
     Returns
     -------
     notes : list of str
-        Refused runs, several runs of one cell, rows that went away.
+        Refused runs, several runs of one cell, rows that were replaced or went away.
     refusals : list of str
-        Why a table could not be made; it keeps the results it had.
+        Why a table could not be made; it stays as it is.
 
     Raises
     ------
     ReportError
         Nothing can be written: a declaration, a marker or an existing result is wrong.
+    OSError
+        A file cannot be written; nothing has been changed.
     """
-    tables = read_tables(root / "conf")
-    unknown = sorted(set(only) - set(tables))
+    runs, conf = list(runs), root / "conf"
+    names = sorted(path.stem for path in conf.glob("experiment/*.yaml"))
+    unknown = sorted(set(only) - set(names))
     if unknown:
-        raise ReportError(f"no table {', '.join(unknown)}; there are {', '.join(tables)}")
-    runs, notes, refusals = list(runs), [], []
-    held = {name: read_or_empty(root / "results", name) for name in tables}
-    for name in only or tables:
+        raise ReportError(f"no table {', '.join(unknown)}; there are {', '.join(names)}")
+    held = {name: read_or_empty(root / "results", name) for name in names}
+    tables = {name: read_table(conf, name) for name in only} if only else read_tables(conf)
+    notes: list[str] = []
+    refusals: list[str] = []
+    made: dict[str, Table] = {}
+    for name, table in tables.items():
         before = held[name]
+        kept = tuple(row for row in before.rows if not drop(name, row))
         try:
-            selection = select(tables[name], runs)
+            for row in kept:
+                check_row(table, row)
+            selection = select(table, runs, published=kept, read=read)
         except ReportError as error:
             refusals.append(str(error))
             continue
-        held[name] = results_of(tables[name], _with_scores(selection.runs, read_scores))
-        notes += [*selection.notes, *_gone(name, before, held[name])]
-    _write(root, tables, held)
-    return notes, refusals
+        made[name] = table
+        held[name] = results_of(table, selection.runs, replace(before, rows=kept))
+        notes += [*selection.notes, *_changed(table, before.rows, held[name].rows)]
+    return notes + _write(root, held, made, whole=not only), refusals
 
 
-def _with_scores(runs: Mapping[Cell, StoredRun], read: ReadScores) -> dict[Cell, StoredRun]:
-    """Read the scores of the finished runs among those selected."""
-    return {
-        cell: replace(run, record=replace(run.record, scores=read(run)))
-        if run.status == "finished"
-        else run
-        for cell, run in runs.items()
+def check_row(table: Table, row: Row) -> None:
+    """Refuse a published row that is not as its table is declared."""
+    difference = mismatch(table, row) or built_otherwise(table, row)
+    if difference:
+        raise ReportError(
+            f"results/{table.name}.csv: {row.category} of run {row.run_id} is not as"
+            f" conf/experiment/{table.name}.yaml declares it: {difference}; to drop what is"
+            f" published: python -m harness.report --replace {table.name}"
+        )
+
+
+def _changed(table: Table, before: Iterable[Row], after: Iterable[Row]) -> Iterator[str]:
+    """Tell which rows went away or are of other runs now, and what differs in those."""
+
+    def cell(row: Row) -> tuple[str, int, str | None]:
+        return row.category, row.seed, row.setting.get(table.axis)
+
+    now = {cell(row): row for row in after}
+    for row in before:
+        new, what = now.get(cell(row)), f"{table.name}: {row.category} of run {row.run_id}"
+        if new is None:
+            yield f"{what} is no longer shown"
+        elif new.run_id != row.run_id:
+            changed = [trace for trace in _TRACES if getattr(new, trace) != getattr(row, trace)]
+            told = ", ".join(changed) or "nothing"
+            yield f"{what} gives way to run {new.run_id}; changed: {told}"
+
+
+def _write(
+    root: Path, held: Mapping[str, TableResults], made: Mapping[str, Table], *, whole: bool
+) -> list[str]:
+    """Write what is not there yet, remove scores without a row, and say which."""
+    readme, results = root / "README.md", root / "results"
+    text = readme.read_text(encoding="utf-8")
+    if whole:
+        check_markers(text, held, every=True)
+    files: dict[Path, bytes | None] = {
+        results / path: content.encode(errors="surrogatepass")
+        for path, content in files_of(held).items()
     }
-
-
-def _gone(name: str, before: TableResults, after: TableResults) -> list[str]:
-    kept = {row.category for row in after.rows}
-    return [
-        f"{name}: {row.category} is no longer shown, its run {row.run_id} is not in the store"
-        for row in before.rows
-        if row.category not in kept
-    ]
-
-
-def _write(root: Path, tables: Mapping[str, Table], held: Mapping[str, TableResults]) -> None:
-    readme = root / "README.md"
-    filled = fill(readme.read_text(encoding="utf-8"), markdowns(tables, held))
-    for path, text in files_of(held).items():
-        target = root / "results" / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8", errors="surrogatepass", newline="\n")
-    readme.write_text(filled, encoding="utf-8", newline="\n")
+    stray = sorted({*results.glob("scores/*.csv")} - set(files))
+    files |= dict.fromkeys(stray)
+    files[readme] = fill(text, markdowns(made, held)).encode()
+    there = {path: path.read_bytes() if path.exists() else None for path in files}
+    write_together({path: data for path, data in files.items() if data != there[path]})
+    return [f"{path}: no published row has these scores; the file is removed" for path in stray]
 
 
 def markdowns(tables: Mapping[str, Table], held: Mapping[str, TableResults]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from harness.report.table import ReportError
 
@@ -21,12 +21,12 @@ def fill(readme: str, tables: Mapping[str, str]) -> str:
     readme : str
         The README's text.
     tables : mapping of str to str
-        The Markdown of every declared table, by name.
+        The Markdown of the tables, by name; what stands at other markers stays, too.
 
     Raises
     ------
     ReportError
-        A marker is missing, doubled, unclosed, or names no declared table.
+        A marker is missing, doubled or unclosed.
 
     Examples
     --------
@@ -40,10 +40,12 @@ def fill(readme: str, tables: Mapping[str, str]) -> str:
     <!-- /table -->
     more
     """
-    _check_markers(readme, set(tables))
+    check_markers(readme, tables)
     pieces: list[str] = []
     position = 0
     for match in _OPEN.finditer(readme):
+        if match[1] not in tables:
+            continue
         pieces += [readme[position : match.end()], f"\n\n{tables[match[1]]}\n"]
         position = _closing(readme, match)
     return "".join([*pieces, readme[position:]])
@@ -58,15 +60,18 @@ def _closing(readme: str, opening: re.Match[str]) -> int:
     return close.start()
 
 
-def _check_markers(readme: str, names: set[str]) -> None:
+def check_markers(readme: str, names: Collection[str], *, every: bool = False) -> None:
+    """Refuse a README in which one of these tables has not one marker.
+
+    With `every`, these are all tables there are, and no marker may name another.
+    """
     found = [match[1] for match in _OPEN.finditer(readme)]
-    doubled = sorted({name for name in found if found.count(name) > 1})
     for problem, culprits in (
-        ("has more than one marker for", doubled),
-        ("has no marker for", sorted(names - set(found))),
-        ("has a marker for what is no conf/experiment:", sorted(set(found) - names)),
+        ("has more than one marker for", {name for name in names if found.count(name) > 1}),
+        ("has no marker for", set(names) - set(found)),
+        ("has a marker for what is no conf/experiment:", set(found) - set(names) if every else ()),
     ):
         if culprits:
-            raise ReportError(f"README.md {problem} {', '.join(culprits)}")
-    if len(_CLOSES.findall(readme)) > len(found):
+            raise ReportError(f"README.md {problem} {', '.join(sorted(culprits))}")
+    if every and len(_CLOSES.findall(readme)) > len(found):
         raise ReportError(f"README.md has a {_CLOSE} that closes no table")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -19,6 +20,12 @@ FINISHED, FAILED = "finished", "failed"
 
 _NESTED = ("setting", "metric", "low", "high", "undefined", "seconds")
 _INTEGERS = ("schema", "seed", "n_train", "n_test_normal", "n_test_anomalous")
+# Where a path from a root or a home begins, or an address: what follows names people and machines.
+_PLACE = re.compile(
+    r"(?<![\w.)\]/])/(?=[^\s/])|~\w*/|\.\./|\b[A-Za-z]:[\\/]|\\\\"
+    r"|\b[\w+]+://|\b[\w.+-]+@\w|\bhost\w*=",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,11 @@ class Row:
         """Whether the job gave its numbers."""
         return self.status == FINISHED
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """The settings, by the name that `Record` gives them."""
+        return self.setting
+
 
 _PLAIN = tuple(column.name for column in fields(Row) if column.name not in _NESTED)
 # Schema 2 did not tell them: of its rows they are empty.
@@ -113,7 +125,7 @@ def row_of(run: StoredRun, *, environment: str, limits: Mapping[str, tuple[float
         n_test_anomalous=record.n_test_anomalous,
         environment=environment,
         scores_digest=scores_digest(record.scores),
-        error=" ".join((run.error or "").split()),
+        error=public(" ".join((run.error or "").split()), record.category),
         setting=dict(record.settings),
         metric=dict(record.metrics),
         low={metric: low for metric, (low, _) in limits.items()},
@@ -121,6 +133,26 @@ def row_of(run: StoredRun, *, environment: str, limits: Mapping[str, tuple[float
         undefined=dict(record.undefined),
         seconds=dict(record.durations),
     )
+
+
+def public(error: str, category: str) -> str:
+    """Write an error without the places of a machine: a path begins with the category, or is cut.
+
+    Where a path with spaces ends, nobody can tell: all behind it goes where it is cut.
+
+    Examples
+    --------
+    >>> public("OSError: /home/ann/mvtec/cap/test/003.png is truncated", "cap")
+    'OSError: cap/test/003.png is truncated'
+    >>> public("OSError: no space left on /home/ann", "cap")
+    'OSError: no space left on …'
+    """
+    place = _PLACE.search(error)
+    if place is None:
+        return error
+    before, path = error[: place.start()], error[place.start() :]
+    inside = re.search(rf".*[\\/]({re.escape(category)}[\\/].*)", path)
+    return before + (public(inside[1], category) if inside else "…")
 
 
 def scores_digest(scores: Iterable[ImageScore]) -> str:

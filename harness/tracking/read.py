@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ import yaml
 from dfkde.trust import TrustError, check_trusted
 from harness.atomic import read_regular
 from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
+from harness.metrics.registry import METRICS
 from harness.outcome import one_line
 from harness.record import SCHEMA_VERSION, ImageScore, Record, StoredRun
 from harness.show import from_cell
@@ -30,7 +31,15 @@ from harness.tracking.names import (
     SECONDS,
     UNDEFINED,
 )
-from harness.tracking.store import connect_to_read, readable, store_uri
+from harness.tracking.sqlite import ended_runs
+from harness.tracking.store import (
+    WAIT,
+    artifacts_of,
+    connect_to_read,
+    readable,
+    sqlite_file,
+    store_uri,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,8 +64,10 @@ def read_runs(uri: str | None = None) -> list[StoredRun]:
         Newest first; `read_scores` gives the scores of one of them. Runs of another schema are
         left out, for their numbers may mean something else: see `outdated`.
     """
-    client = connect_to_read(store_uri(uri))
-    return [stored(run) for run in _search(client, _experiments(client)) if _of_this_schema(run)]
+    uri = store_uri(uri)
+    client, file = connect_to_read(uri), sqlite_file(uri)
+    found = _search(client, _experiments(client)) if file is None else ended_runs(file, wait=WAIT)
+    return [stored(run) for run in found if _of_this_schema(run)]
 
 
 def _of_this_schema(run: Any) -> bool:
@@ -110,9 +121,49 @@ def read_scores(run_id: str, uri: str | None = None) -> tuple[ImageScore, ...]:
     mlflow.exceptions.MlflowException
         If there is no such run, or it has no scores.
     """
-    path = connect_to_read(store_uri(uri)).download_artifacts(run_id, SCORES)
-    text = read_regular(Path(path)).decode(errors="surrogatepass")
+    text = _artifact(run_id, SCORES, store_uri(uri)).decode(errors="surrogatepass")
     return tuple(map(_image_score, csv.DictReader(io.StringIO(text, newline=""))))
+
+
+def read_record(run: StoredRun, uri: str | None = None) -> Record:
+    """Return the record that a finished run has kept, whatever its values are now.
+
+    Parameters
+    ----------
+    run : StoredRun
+        A finished run, as `read_runs` gives it.
+    uri : str, optional
+        The tracking URI; by default the SQLite store of the working folder.
+
+    Returns
+    -------
+    Record
+        With the scores of single images. The pixel metrics, which they do not determine, are those
+        that were logged first: what is logged later takes the place of a value, but not in its
+        history.
+
+    Raises
+    ------
+    ValueError
+        In one line, if its scores cannot be read.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client, metrics = connect_to_read(store_uri(uri)), dict(run.record.metrics)
+    try:
+        scores = read_scores(run.run_id, uri)
+        for name in metrics:
+            if name in METRICS and METRICS[name].level == "pixel":
+                logged = client.get_metric_history(run.run_id, name)
+                metrics[name] = min(logged, key=lambda metric: metric.timestamp).value
+    except (*_UNREADABLE, MlflowException) as error:
+        raise ValueError(f"its {SCORES} cannot be read: {one_line(error)}") from error
+    return replace(run.record, scores=scores, metrics=metrics)
+
+
+def _artifact(run_id: str, name: str, uri: str) -> bytes:
+    info = connect_to_read(uri).get_run(run_id).info
+    return read_regular(Path(artifacts_of(uri, info).download_artifacts(name)))
 
 
 def read_job(run_id: str, uri: str | None = None, *, trusted: Sequence[str] = ()) -> Job:
@@ -142,10 +193,10 @@ def read_job(run_id: str, uri: str | None = None, *, trusted: Sequence[str] = ()
     from mlflow.exceptions import MlflowException
 
     source = f"{JOB} of run {run_id}"
-    client = connect_to_read(store_uri(uri))
+    uri = store_uri(uri)
+    connect_to_read(uri)
     try:
-        path = Path(client.download_artifacts(run_id, JOB))
-        job = _job(yaml.safe_load(read_regular(path).decode()))
+        job = _job(yaml.safe_load(_artifact(run_id, JOB, uri).decode()))
         factories = [job.model.factory, job.backbone.factory]
         check_trusted(factories, trusted, source=source, option="--trusted ")
     except TrustError:

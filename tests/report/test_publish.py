@@ -64,10 +64,13 @@ def test_floats_and_categories_survive_the_file(checkout: Path) -> None:
 
 def test_two_sets_of_weights_in_one_table_are_refused(published: Path) -> None:
     before = _lines(published)
-    runs = [run("a", record("bolt")), run("b", record("cap", weights_digest="cd" * 32))]
-    _, refusals = publish(published, runs)
-    assert len(refusals) == 1
-    assert "mixes 2 sets of weights of tiny: abababababab (bolt); cdcdcdcdcdcd (cap)" in refusals[0]
+    runs = [run("s", record("bolt")), run("t", record("cap", weights_digest="cd" * 32))]
+    _, [refusal] = publish(published, runs)
+    assert (
+        "mixes 2 sets of weights of tiny: abababababab (bolt, published bolt, published cap,"
+        " published 01); cdcdcdcdcdcd (cap)" in refusal
+    )
+    assert "--replace parts_tiny" in refusal
     assert _lines(published) == before, "the table keeps the results it had"
 
 
@@ -82,8 +85,6 @@ def test_only_the_named_tables_are_made_anew(published: Path) -> None:
     before = _lines(published)
     publish(published, [], only=["cells_small"])
     assert _lines(published) == before
-    notes, _ = publish(published, [])
-    assert notes[0] == "parts_tiny: bolt is no longer shown, its run r-bolt is not in the store"
 
 
 def test_check_finds_one_edited_digit_and_names_the_command(
