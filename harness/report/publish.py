@@ -119,7 +119,7 @@ def _write(
     readme, results = root / "README.md", root / "results"
     text = readme.read_text(encoding="utf-8")
     if whole:
-        check_markers(text, held, every=True)
+        check_markers(text, held, known=held)
     files: dict[Path, bytes | None] = {
         results / path: content.encode(errors="surrogatepass")
         for path, content in files_of(held).items()

@@ -60,18 +60,17 @@ def _closing(readme: str, opening: re.Match[str]) -> int:
     return close.start()
 
 
-def check_markers(readme: str, names: Collection[str], *, every: bool = False) -> None:
-    """Refuse a README in which one of these tables has not one marker.
-
-    With `every`, these are all tables there are, and no marker may name another.
-    """
+def check_markers(
+    readme: str, names: Collection[str], *, known: Collection[str] | None = None
+) -> None:
+    """Refuse a README in which a table has not one marker, or a marker none of the known tables."""
     found = [match[1] for match in _OPEN.finditer(readme)]
     for problem, culprits in (
         ("has more than one marker for", {name for name in names if found.count(name) > 1}),
         ("has no marker for", set(names) - set(found)),
-        ("has a marker for what is no conf/experiment:", set(found) - set(names) if every else ()),
+        ("has a marker for what is no conf/experiment:", set(found) - set(known or found)),
     ):
         if culprits:
             raise ReportError(f"README.md {problem} {', '.join(sorted(culprits))}")
-    if every and len(_CLOSES.findall(readme)) > len(found):
+    if known is not None and len(_CLOSES.findall(readme)) > len(found):
         raise ReportError(f"README.md has a {_CLOSE} that closes no table")

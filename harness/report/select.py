@@ -20,6 +20,7 @@ _OWN = ("backbone.mean", "backbone.std")
 # Settings whose `auto` is whatever the machine has: engines and devices agree far below what a
 # table prints. Precisions do not.
 _RESOLVED = ("features.engine", "features.device")
+_UNKNOWN = "no such setting"
 
 
 Read = Callable[[StoredRun], Record]
@@ -91,9 +92,8 @@ def select(
             chosen[cell] = run
             notes += _several(table, run, found[cell])
             break
-    notes += _lost(
-        table, [run for cell in set(found) - set(chosen) - set(rows) for run in found[cell]]
-    )
+    hidden = [found[cell] for cell in set(found) - set(chosen) - set(rows)]
+    notes += _lost(table, [run for those in hidden for run in those])
     _one_set_of_weights(table, chosen, rows)
     return Selection(chosen, tuple(notes))
 
@@ -148,20 +148,18 @@ def _agrees(table: Table, key: str, value: str) -> bool:
     given = _values(value)
     if key == table.axis:
         return any(_values(value) == given for value in table.values)
-    try:
-        expected = table.expected(key)
-    except KeyError:
-        return False
+    expected = _declared(table, key)
     if expected is None and key in _OWN:
         return True
-    return (expected == "auto" and key in _RESOLVED) or _values(expected) == given
+    same = (expected == "auto" and key in _RESOLVED) or _values(expected) == given
+    return expected is not _UNKNOWN and same
 
 
 def _declared(table: Table, key: str) -> Any:
     try:
         return table.expected(key)
     except KeyError:
-        return "no such setting"
+        return _UNKNOWN
 
 
 def _values(setting: Any) -> tuple[Any, ...]:

@@ -34,6 +34,7 @@ from harness.tracking.names import (
 from harness.tracking.sqlite import ended_runs
 from harness.tracking.store import (
     WAIT,
+    StoreError,
     artifacts_of,
     connect_to_read,
     readable,
@@ -45,7 +46,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _PAGE = 1000
-_UNREADABLE = (ValueError, TypeError, LookupError, RecursionError, OSError, yaml.YAMLError)
+_UNREADABLE = (
+    *(ValueError, TypeError, LookupError, RecursionError, OSError),
+    *(yaml.YAMLError, csv.Error),
+)
 _MANY = 100
 """Runs that are counted: more take time to read."""
 
@@ -118,11 +122,16 @@ def read_scores(run_id: str, uri: str | None = None) -> tuple[ImageScore, ...]:
     ------
     StoreError
         If there is no store of that address.
-    mlflow.exceptions.MlflowException
+    mlflow.exceptions.MlflowException, OSError
         If there is no such run, or it has no scores.
+    ValueError, KeyError
+        If they are not as they were written.
     """
     text = _artifact(run_id, SCORES, store_uri(uri)).decode(errors="surrogatepass")
-    return tuple(map(_image_score, csv.DictReader(io.StringIO(text, newline=""))))
+    header, *rows = csv.reader(io.StringIO(text, newline=""))
+    if tuple(header) != ImageScore._fields:
+        raise ValueError(f"its columns must be {', '.join(ImageScore._fields)}")
+    return tuple(map(_image_score, rows))
 
 
 def read_record(run: StoredRun, uri: str | None = None) -> Record:
@@ -156,7 +165,7 @@ def read_record(run: StoredRun, uri: str | None = None) -> Record:
             if name in METRICS and METRICS[name].level == "pixel":
                 logged = client.get_metric_history(run.run_id, name)
                 metrics[name] = min(logged, key=lambda metric: metric.timestamp).value
-    except (*_UNREADABLE, MlflowException) as error:
+    except (*_UNREADABLE, StoreError, MlflowException) as error:
         raise ValueError(f"its {SCORES} cannot be read: {one_line(error)}") from error
     return replace(run.record, scores=scores, metrics=metrics)
 
@@ -278,9 +287,9 @@ def _prefixed(values: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
 
 
-def _image_score(row: dict[str, str]) -> ImageScore:
-    image, defect_type = from_cell(row["image"]), from_cell(row["defect_type"])
-    return ImageScore(image, defect_type, row["anomalous"] == "1", float(row["score"]))
+def _image_score(row: list[str]) -> ImageScore:
+    image, defect_type, anomalous, score = map(from_cell, row)
+    return ImageScore(image, defect_type, {"0": False, "1": True}[anomalous], float(score))
 
 
 def _experiments(client: MlflowClient) -> list[str]:
