@@ -108,10 +108,9 @@ def fits(table: Table, run: StoredRun) -> bool:
 
 def mismatch(table: Table, of: Record | Row) -> str:
     """Say in what a run or a row is not as the table declares; empty where it fits."""
-    declared = {group: table.choice(group) for group in ("dataset", "backbone", "model")}
-    for name, value in declared.items():
-        if getattr(of, name) != value:
-            return f"{name}={getattr(of, name)}, declared is {value}"
+    for name in ("dataset", "model", "backbone"):
+        if getattr(of, name) != table.choice(name):
+            return f"{name}={getattr(of, name)}, declared is {table.choice(name)}"
     if of.seed not in table.seeds or of.category not in table.categories:
         return f"category={of.category} with seed={of.seed} is not declared"
     if table.axis and table.axis not in of.settings:
