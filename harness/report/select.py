@@ -12,7 +12,7 @@ import yaml
 from harness.record import Record, StoredRun
 from harness.report.row import FINISHED, Row
 from harness.report.table import Cell, ReportError, Table
-from harness.report.verify import of_run
+from harness.report.verify import difference
 
 _ARGUMENT = "backbone.arguments."
 # Null takes the network's own, which the run's weights tell.
@@ -221,11 +221,11 @@ def _believed(
             continue
         try:
             kept = read(run)
-            difference = of_run(run.record, kept)
+            wrong = difference(run.record, kept)
         except ValueError as error:
-            difference = str(error)
-        if difference:
-            notes.append(_refused(table, difference, [run]))
+            wrong = str(error)
+        if wrong:
+            notes.append(_refused(table, wrong, [run]))
         else:
             yield replace(run, record=replace(run.record, scores=kept.scores))
 

@@ -5,28 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from harness.metrics.registry import HEADLINE, METRICS
-from harness.record import ImageScore, Record
+from harness.record import Record
 
-IMAGE = ("image_auroc", "image_f1_max", "image_average_precision")
-"""The metrics that the scores of the test images determine."""
-
-
-def of_scores(metrics: Mapping[str, float], scores: Sequence[ImageScore]) -> str:
-    """Compute the image metrics anew and say which one differs; empty where none does.
-
-    They are equal to the last bit, as floats are stored with all their digits.
-    """
-    from harness.metrics import image_metrics
-
-    try:
-        found = image_metrics([s.anomalous for s in scores], [s.score for s in scores]).values
-    except ValueError as error:
-        return f"its {error}"
-    names = [name for name in IMAGE if name in metrics or (name in found and name in HEADLINE)]
-    return _first({n: metrics.get(n) for n in names}, found, of="its scores")
+_IMAGE = [name for name in HEADLINE if METRICS[name].level == "image"]
+"""What the scores of the test images determine: ratios of counts, on every machine the same."""
 
 
-def of_run(told: Record, kept: Record) -> str:
+def difference(told: Record, kept: Record) -> str:
     """Compare what a store tells of a finished run with the record that the job left there.
 
     Parameters
@@ -39,16 +24,27 @@ def of_run(told: Record, kept: Record) -> str:
     Returns
     -------
     str
-        The first value that differs, with both; empty where none does.
+        The first value that differs, with both; empty where none does. Floats are stored with all
+        their digits: they are equal, or another's.
     """
     labels = [score.anomalous for score in kept.scores]
     counts = {"n_test_normal": labels.count(False), "n_test_anomalous": labels.count(True)}
-    pixel = [name for name in told.metrics if name in METRICS and METRICS[name].level == "pixel"]
     return (
         _first({name: getattr(told, name) for name in counts}, counts, of="its scores")
-        or of_scores(told.metrics, kept.scores)
-        or _first({name: told.metrics[name] for name in pixel}, kept.metrics, of="its record")
+        or _of_scores(told.metrics, labels, [score.score for score in kept.scores])
+        or _first(told.metrics, kept.metrics, of="its record")
     )
+
+
+def _of_scores(told: Mapping[str, float], labels: Sequence[bool], scores: Sequence[float]) -> str:
+    from harness.metrics import image_metrics
+
+    try:
+        found = image_metrics(labels, scores).values
+    except ValueError as error:
+        return f"its {error}"
+    names = [name for name in _IMAGE if name in told or name in found]
+    return _first({name: told.get(name) for name in names}, found, of="its scores")
 
 
 def _first(told: Mapping[str, float | None], found: Mapping[str, float], *, of: str) -> str:

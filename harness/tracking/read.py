@@ -16,7 +16,6 @@ import yaml
 from dfkde.trust import TrustError, check_trusted
 from harness.atomic import read_regular
 from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
-from harness.metrics.registry import METRICS
 from harness.outcome import one_line
 from harness.record import SCHEMA_VERSION, ImageScore, Record, StoredRun
 from harness.show import from_cell
@@ -147,9 +146,8 @@ def read_record(run: StoredRun, uri: str | None = None) -> Record:
     Returns
     -------
     Record
-        With the scores of single images. The pixel metrics, which they do not determine, are those
-        that were logged first: what is logged later takes the place of a value, but not in its
-        history.
+        With the scores of single images, and with the metrics as they were logged first: a later
+        value takes their place, but not in their history.
 
     Raises
     ------
@@ -162,9 +160,8 @@ def read_record(run: StoredRun, uri: str | None = None) -> Record:
     try:
         scores = read_scores(run.run_id, uri)
         for name in metrics:
-            if name in METRICS and METRICS[name].level == "pixel":
-                logged = client.get_metric_history(run.run_id, name)
-                metrics[name] = min(logged, key=lambda metric: metric.timestamp).value
+            logged = client.get_metric_history(run.run_id, name)
+            metrics[name] = min(logged, key=lambda metric: metric.timestamp).value
     except (*_UNREADABLE, StoreError, MlflowException) as error:
         raise ValueError(f"its {SCORES} cannot be read: {one_line(error)}") from error
     return replace(run.record, scores=scores, metrics=metrics)

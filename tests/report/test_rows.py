@@ -300,7 +300,7 @@ def beside(name: str, value: float, kept: object, of: str) -> str:
         (
             changed(CAP, image_average_precision=1.0),
             CAP,
-            "its image_average_precision is 1.0, and 0.",
+            "its image_average_precision is 1.0, and None by its record",
         ),
         (
             changed(CAP, aupro=TIED),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.report.verify import of_run
+from harness.report.verify import difference
 from harness.tracking import Known, read_job, read_record, read_runs, read_scores
 from harness.tracking.read import _experiments, _search, stored
 from harness.tracking.store import artifacts_of, connect, experiment_id
@@ -88,8 +88,8 @@ def test_an_address_of_another_kind_is_left_as_it_is(uri, finished, address, mon
     assert artifacts_of("http://host:1", info) == info.artifact_uri
 
 
-@pytest.mark.parametrize("name", ["aupro", "pixel_auroc"])
-def test_an_edited_pixel_metric_differs_from_the_record(uri, finished, name):
+@pytest.mark.parametrize("name", sorted(PIXEL))
+def test_an_edited_metric_differs_from_the_record(uri, finished, name):
     [run] = read_runs(uri)
     assert read_record(run, uri).metrics == run.record.metrics
     connect(uri).log_metric(finished, name, 0.75)
@@ -113,10 +113,10 @@ def test_cut_scores_are_no_scores(uri, finished, left):
     path.write_text(text + (lines[int(left)][:20] if left % 1 else ""))
     [run] = read_runs(uri)
     try:
-        difference = of_run(run.record, read_record(run, uri))
+        told = difference(run.record, read_record(run, uri))
     except ValueError as error:
-        difference = str(error)
-    assert difference.startswith(("its n_test_", "its scores.csv cannot be read: "))
+        told = str(error)
+    assert told.startswith(("its n_test_", "its scores.csv cannot be read: "))
 
 
 def test_scores_that_are_gone_are_told_in_one_line(uri, finished):
