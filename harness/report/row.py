@@ -103,29 +103,16 @@ _PLAIN_2 = tuple(name for name in _PLAIN if name not in _SINCE_3)
 def row_of(run: StoredRun, *, environment: str, limits: Mapping[str, tuple[float, float]]) -> Row:
     """Make the row of a run, given its environment's key and its metrics' intervals."""
     record = run.record
+    same = {name: getattr(run, name, getattr(record, name, None)) for name in _PLAIN}
+    own = {
+        "schema": SCHEMA_VERSION,
+        "dirty": "dirty" if run.dirty else "clean",
+        "environment": environment,
+        "scores_digest": scores_digest(record.scores),
+        "error": public(" ".join((run.error or "").split()), record.category),
+    }
     return Row(
-        schema=SCHEMA_VERSION,
-        dataset=record.dataset,
-        category=record.category,
-        model=record.model,
-        backbone=record.backbone,
-        model_factory=record.model_factory,
-        backbone_factory=record.backbone_factory,
-        seed=record.seed,
-        status=run.status,
-        run_id=run.run_id,
-        identity=run.identity,
-        started=run.started,
-        commit=run.commit,
-        dirty="dirty" if run.dirty else "clean",
-        weights_digest=record.weights_digest,
-        data_fingerprint=record.data_fingerprint,
-        n_train=record.n_train,
-        n_test_normal=record.n_test_normal,
-        n_test_anomalous=record.n_test_anomalous,
-        environment=environment,
-        scores_digest=scores_digest(record.scores),
-        error=public(" ".join((run.error or "").split()), record.category),
+        **(same | own),  # type: ignore[arg-type]
         setting=dict(record.settings),
         metric=dict(record.metrics),
         low={metric: low for metric, (low, _) in limits.items()},
