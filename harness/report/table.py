@@ -177,10 +177,15 @@ class Tables(dict[str, Table]):
 
 def read_tables(conf: Path) -> Tables:
     """Read every declared table of a `conf/` folder."""
-    paths = sorted(conf.glob("experiment/*.yaml"))
-    if not paths:
+    return _read(conf, experiments(conf))
+
+
+def experiments(conf: Path) -> list[str]:
+    """List the experiments of a `conf/` folder, in alphabetical order; there must be one."""
+    found = sorted(path.stem for path in conf.glob("experiment/*.yaml"))
+    if not found:
         raise ReportError(f"no experiment in {conf / 'experiment'}: run this in a checkout's root")
-    return _read(conf, [path.stem for path in paths])
+    return found
 
 
 def read_table(conf: Path, name: str) -> Table:

@@ -19,6 +19,8 @@ from harness.tracking.view import TAG, view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import RunInfo
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 # Read by mlflow when it is imported: a benchmark on somebody's data reports to nobody.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -38,7 +40,8 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 # While the process is ending, somebody waits for it; read by mlflow at each request.
 _HURRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
 _SQLITE = "sqlite:///"
-_WAIT = 60
+WAIT = 60
+"""Seconds to wait for another process that writes to an SQLite store."""
 
 
 class StoreError(RuntimeError):
@@ -212,10 +215,30 @@ def _make(path: Path, *, artifacts: str | None) -> None:
 
 def _write_ahead(path: Path) -> None:
     """Let one process write while others read; the file itself remembers it."""
-    with closing(sqlite3.connect(path, timeout=_WAIT)) as connection:
+    with closing(sqlite3.connect(path, timeout=WAIT)) as connection:
         [[mode]] = connection.execute("PRAGMA journal_mode")
         if mode != "wal":
             connection.execute("PRAGMA journal_mode=WAL")
+
+
+def artifacts_of(uri: str, run: RunInfo) -> ArtifactRepository:
+    """Return where a run's artifacts are read and written.
+
+    MLflow keeps their address from the root. Where the folder of an SQLite store has been renamed,
+    copied or mounted elsewhere since, they lie beside the store as before, and new ones go there.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    address, beside = str(run.artifact_uri), _artifacts(uri)
+    own = f"/{run.run_id}/artifacts"
+    if beside and address.startswith(("file:", "/")) and address.endswith(f"/artifacts{own}"):
+        address = beside + own
+    return get_artifact_repository(address, tracking_uri=with_secrets(uri))
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """Return the file of an SQLite store; None for a server."""
+    return _sqlite_file(uri) if uri.startswith(_SQLITE) else None
 
 
 def _artifacts(uri: str) -> str | None:
