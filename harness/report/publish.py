@@ -14,6 +14,7 @@ from harness.report.markdown import markdown
 from harness.report.readme import check_markers, fill, markers
 from harness.report.results import TableResults, files_of, read_or_empty, results_of
 from harness.report.row import Row
+from harness.report.scores import backed_scores
 from harness.report.select import Read, as_read, built_otherwise, mismatch, select
 from harness.report.table import ReportError, Table, read_tables, reading
 
@@ -75,19 +76,21 @@ def publish(
     }
     runs, notes = list(runs), []
     made: dict[str, Table] = {}
-    for name in [name for name in only or tables if name in tables]:
+    for name in filter(tables.__contains__, only or tables):
         table, before = tables[name], held[name]
         kept = tuple(row for row in before.rows if not drop(name, row))
         try:
             for row in kept:
                 check_row(table, row)
             selection = select(table, runs, published=kept, read=read)
+            after = results_of(table, selection.runs, replace(before, rows=kept))
+            if table.headline:
+                backed_scores(name, after.rows, after.scores)
         except ReportError as error:
             refusals.append(str(error))
             continue
-        made[name] = table
-        held[name] = results_of(table, selection.runs, replace(before, rows=kept))
-        notes += [*selection.notes, *_changed(table, before.rows, held[name].rows)]
+        made[name], held[name] = table, after
+        notes += [*selection.notes, *_changed(table, before.rows, after.rows)]
     notes += _write(root, held, readme=fill(text, markdowns(made, held)))
     return notes, refusals
 

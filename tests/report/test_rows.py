@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from harness.report.publish import publish
 from harness.report.results import read_results
 from harness.report.row import public
 from harness.report.table import ReportError
+from harness.tracking import StoreError
 from tests.report.synthetic import complete, failed, maskless, record, run, sweep
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +95,59 @@ def test_averages_of_a_merge_are_made_anew(published: Path) -> None:
     path.write_text(path.read_text().split("\n")[0] + "\n")
     assert check(published) != ""
     publish(published, [])
+    assert texts(published) == before
+
+
+def test_scores_that_are_not_those_of_a_kept_row_refuse_its_table(published: Path) -> None:
+    """Where the store has its run, they are written anew."""
+    before, path = texts(published), published / "results/scores/parts_tiny.csv"
+    path.write_text(re.sub(r"(bolt.*,3\.\d+)", r"\g<1>5", path.read_text(), count=1))
+    damaged = texts(published)
+    runs = [run("m", maskless("mono", 4))]
+    _, [refusal] = publish(published, runs, only=["parts_tiny"])
+    assert refusal.startswith("results/scores/parts_tiny.csv: parts/bolt of run r-bolt: its ")
+    assert texts(published) == damaged
+    assert publish(published, complete()) == ([], [])
+    assert texts(published) == before
+
+
+def test_what_is_published_of_a_table_that_is_none_any_more_stays(
+    published: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiments = published / "conf/experiment"
+    text = (experiments / "parts_tiny.yaml").read_text()
+    for name in ("parts_tiny", "mine"):
+        (experiments / f"{name}.yaml").write_text(
+            f"{text}      image_size: 1,2\n      n_train: 3,4\n"
+        )
+    before = texts(published)
+    _, [refusal] = publish(published, [run("m", maskless("mono", 4))])
+    assert "parts_tiny.yaml sweeps image_size, n_train; a table shows one setting" in refusal
+    after = texts(published)
+    changed = {name for name in after if after[name] != before.get(name)}
+    scores = "results/scores/cells_small.csv"
+    assert changed <= {"README.md", "results/cells_small.csv", scores, "results/averages.csv"}
+    assert before["results/averages.csv"].splitlines()[1:]
+    assert set(before["results/averages.csv"].splitlines()) <= set(
+        after["results/averages.csv"].splitlines()
+    )
+    assert main(["--root", str(published), "--check"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {refusal}\n")
+
+
+def test_a_store_that_goes_away_while_scores_are_read_changes_nothing(
+    published: Path, monkeypatch: pytest.MonkeyPatch, report: Callable[..., int], capsys: Any
+) -> None:
+    def gone(*_: object) -> Record:
+        raise StoreError("tracking.uri=http://h: gone")
+
+    before = texts(published)
+    report(published, [])
+    monkeypatch.setattr("harness.tracking.read_record", gone)
+    monkeypatch.setattr("harness.tracking.read_runs", lambda uri: [run("new", CAP, started=LATER)])
+    capsys.readouterr()
+    assert main(["--root", str(published)]) == 1
+    assert capsys.readouterr().err == "error: tracking.uri=http://h: gone\n"
     assert texts(published) == before
 
 
