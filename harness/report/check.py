@@ -5,10 +5,9 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from harness.report.averages import complete, mean
 from harness.report.publish import check_row, markdowns
 from harness.report.readme import check_markers, fill, markers
-from harness.report.results import TableResults, read_results
+from harness.report.results import TableResults, averages_of, read_results
 from harness.report.scores import backed_scores
 from harness.report.select import cell_of
 from harness.report.table import ReportError, Table, read_tables, reading
@@ -72,9 +71,9 @@ def _check_order(table: Table, results: TableResults) -> None:
 
 
 def _check_averages(table: Table, results: TableResults) -> None:
+    found = averages_of(table, results.rows)
     for metric, average in results.averages.items():
-        values = complete(results.rows, metric, categories=len(table.categories))
-        if values is None or mean(values) != average.value:
+        if metric not in found or found[metric].value != average.value:
             raise ReportError(
                 f"results/averages.csv: the {metric} of {table.name} is not its rows' mean"
             )

@@ -75,9 +75,9 @@ def store_uri(uri: str | None = None) -> str:
 
 def readable(uri: str) -> str:
     """Return a store's address as a person writes it: an SQLite file's path from here."""
-    if not uri.startswith(_SQLITE):
+    path = sqlite_file(uri)
+    if path is None:
         return uri
-    path = _sqlite_file(uri)
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
@@ -97,9 +97,9 @@ def connect(uri: str) -> MlflowClient:
     """
     from mlflow import MlflowClient
 
-    if not uri.startswith(_SQLITE):
+    path = sqlite_file(uri)
+    if path is None:
         return MlflowClient(tracking_uri=with_secrets(uri))
-    path = _sqlite_file(uri)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Of several processes that find no store, one makes it: MLflow itself would let them race.
     with hold(path.with_name(f"{path.name}.lock")):
@@ -121,8 +121,9 @@ def reading(uri: str) -> Iterator[MlflowClient]:
         the file is damaged or that of another version of MLflow.
     """
     try:
-        if uri.startswith(_SQLITE):
-            _check_file(uri)
+        path = sqlite_file(uri)
+        if path is not None:
+            _check_file(path, uri)
         yield connect(uri)
     except StoreError:
         raise
@@ -143,9 +144,8 @@ def connect_to_read(uri: str) -> MlflowClient:
         return client
 
 
-def _check_file(uri: str) -> None:
+def _check_file(path: Path, uri: str) -> None:
     """Refuse a file that is no store: MLflow would make one of it, or try to for minutes."""
-    path = _sqlite_file(uri)
     if not path.exists():
         raise StoreError(
             f"tracking.uri must name a store that exists, got {uri};"
@@ -190,11 +190,13 @@ def hurried(hurry: bool) -> Iterator[None]:
 
 def store_folder(uri: str) -> Path | None:
     """Return the folder of an SQLite store; None for a server."""
-    return _sqlite_file(uri).parent.resolve() if uri.startswith(_SQLITE) else None
+    path = sqlite_file(uri)
+    return None if path is None else path.parent.resolve()
 
 
-def _sqlite_file(uri: str) -> Path:
-    return Path(uri.removeprefix(_SQLITE))
+def sqlite_file(uri: str) -> Path | None:
+    """Return the file of an SQLite store; None for a server."""
+    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
 
 
 def _make(path: Path, *, artifacts: str | None) -> None:
@@ -236,13 +238,7 @@ def artifacts_of(uri: str, run: RunInfo) -> ArtifactRepository:
     return get_artifact_repository(address, tracking_uri=with_secrets(uri))
 
 
-def sqlite_file(uri: str) -> Path | None:
-    """Return the file of an SQLite store; None for a server."""
-    return _sqlite_file(uri) if uri.startswith(_SQLITE) else None
-
-
 def _artifacts(uri: str) -> str | None:
     """Return where artifacts go: beside an SQLite file, else where the server puts them."""
-    if not uri.startswith(_SQLITE):
-        return None
-    return (_sqlite_file(uri).parent / "artifacts").resolve().as_uri()
+    path = sqlite_file(uri)
+    return None if path is None else (path.parent / "artifacts").resolve().as_uri()
