@@ -12,6 +12,7 @@ import json
 import os
 import stat
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -32,17 +33,71 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     The umask decides who may read it. Where the path is a link, the link is replaced.
     """
+    part = _write_beside(path, data)
+    try:
+        os.replace(part, path)
+    except BaseException:
+        _remove(part)
+        raise
+
+
+def write_together(files: Mapping[Path, bytes | None]) -> None:
+    """Write several files, and remove those that are given None: all, or none after an error.
+
+    What takes space is written before anything is replaced: the new files, and copies of the old
+    ones, which come back if a later file cannot be replaced.
+
+    Raises
+    ------
+    OSError
+        Which names the file; all files are as they were.
+    """
+    new: dict[Path, Path] = {}
+    old: dict[Path, Path] = {}
+    done: list[Path] = []
+    try:
+        for path, data in files.items():
+            if path.is_file():
+                old[path] = _write_beside(path, path.read_bytes())
+            if data is not None:
+                new[path] = _write_beside(path, data)
+        for path in files:
+            done.append(path)
+            _put(new.get(path), path)
+    except BaseException:
+        for path in done:
+            with suppress(OSError):  # the one that could not be replaced is as it was
+                _put(old.get(path), path)
+        raise
+    finally:
+        for part in (*new.values(), *old.values()):
+            _remove(part)
+
+
+def _put(part: Path | None, path: Path) -> None:
+    if part is None:
+        path.unlink(missing_ok=True)
+    else:
+        os.replace(part, path)
+
+
+def _write_beside(path: Path, data: bytes) -> Path:
+    """Write what is to replace a file, under another name in its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     try:
         part.write_bytes(data)
-        os.replace(part, path)
     except BaseException as error:
-        with suppress(OSError):  # where nothing may be written, nothing may be removed
-            part.unlink()
+        _remove(part)
         if isinstance(error, OSError):  # a full disk's error names no file
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+    return part
+
+
+def _remove(part: Path) -> None:
+    with suppress(OSError):  # gone already, or in a folder where nothing may be removed
+        part.unlink()
 
 
 def open_regular(path: Path) -> IO[bytes]:

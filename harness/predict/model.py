@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dfkde.trained import names_to_trust
 from harness.provenance import versions
-from harness.tracking.store import StoreError, connect_to_read
+from harness.tracking.store import StoreError, artifacts_of, connect_to_read
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -98,17 +98,16 @@ def fetch_model(run_id: str, uri: str, *, folder: Path) -> Path:
     from mlflow.exceptions import MlflowException
 
     try:
-        client = connect_to_read(uri)
-        client.get_run(run_id)
+        artifacts = artifacts_of(uri, connect_to_read(uri).get_run(run_id).info)
     except (MlflowException, StoreError) as error:
         raise ValueError(
             f"model: {run_id!r} is neither a folder nor a run in {uri}: {error}"
         ) from error
-    if not client.list_artifacts(run_id, MODEL):
+    if not artifacts.list_artifacts(MODEL):
         raise ValueError(
             f"model: run {run_id} kept none; run its job with save_model=true force=true"
         )
-    return detector_of(Path(client.download_artifacts(run_id, MODEL, str(folder))))
+    return detector_of(Path(artifacts.download_artifacts(MODEL, str(folder))))
 
 
 def detector_of(model: Path) -> Path:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.record import ImageScore, StoredRun
+from harness.atomic import write_atomically
 from harness.report.check import check
 from harness.report.publish import publish
 from harness.report.results import TableResults, read_results
@@ -22,6 +21,7 @@ _EXAMPLES = """\
 examples:
   python -m harness.report                       write results/ and the README's tables
   python -m harness.report --check               fail when they disagree
+  python -m harness.report --replace TABLE       drop its published rows, show the new runs alone
   python -m harness.report compare published     published numbers beside ours
   python -m harness.report compare TABLE TABLE   two models or backbones, on the same images;
                                                  of more, mean ranks over their categories
@@ -59,6 +59,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--check", action="store_true", help="write nothing; fail when README and results disagree"
+    )
+    parser.add_argument(
+        "--replace",
+        nargs="+",
+        default=[],
+        metavar="TABLE",
+        help="make only these tables anew, from the store's runs alone: no published row is kept",
+    )
+    parser.add_argument(
+        "--remove-missing", action="store_true", help="drop rows whose runs the store has not"
     )
     commands = parser.add_subparsers(metavar="COMMAND")
     _add_compare(commands)
@@ -106,33 +116,29 @@ def _check(root: Path) -> int:
 
 
 def _publish(options: argparse.Namespace) -> int:
-    from harness.tracking import StoreError, outdated, read_runs
+    from harness.tracking import StoreError, outdated, read_record, read_runs
 
     try:
         left_out = outdated(options.uri)
         runs = read_runs(options.uri)
         if left_out:
             say(left_out, error=True)
+        known = {run.run_id for run in runs}
+        missing = options.remove_missing
         notes, refusals = publish(
             options.root,
             runs,
-            only=options.only,
-            read_scores=partial(_scores, uri=options.uri),
+            only=[*options.only, *options.replace],
+            drop=lambda name, row: name in options.replace or (missing and row.run_id not in known),
+            read=lambda run: read_record(run, options.uri),
         )
     except StoreError as error:
         raise ReportError(str(error)) from None
+    except OSError as error:
+        raise ReportError(f"{error}; nothing has been changed") from None
     say(*notes, *(f"error: {refusal}" for refusal in refusals), error=True)
     say(f"wrote {options.root / 'results'} and {options.root / 'README.md'}")
     return 1 if refusals else 0
-
-
-def _scores(run: StoredRun, uri: str | None) -> tuple[ImageScore, ...]:
-    from harness.tracking import read_scores
-
-    try:
-        return read_scores(run.run_id, uri)
-    except ValueError as error:
-        raise ReportError(str(error)) from error
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -140,8 +146,7 @@ def _compare(options: argparse.Namespace) -> int:
     from harness.report.published import compare_published, read_published
 
     if options.tables == ["published"]:
-        tables = read_tables(options.root / "conf")
-        held = {name: read_results(options.root / "results", name) for name in tables}
+        tables, held = _every_table(options.root)
         _tell(compare_published(tables, held, read_published(options.root / "results")))
         return 0
     if len(options.tables) < 2:
@@ -165,11 +170,9 @@ def _latex(options: argparse.Namespace) -> int:
 def _html(options: argparse.Namespace) -> int:
     from harness.report.page import build_page
 
-    tables = read_tables(options.root / "conf")
-    held = {name: read_results(options.root / "results", name) for name in tables}
+    tables, held = _every_table(options.root)
     page = build_page(tables, held, pictures=options.pictures)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(page, encoding="utf-8", newline="\n")
+    write_atomically(options.output, page.encode())
     say(f"wrote {options.output}, {len(page.encode()) / 1e6:.1f} MB")
     return 0
 
@@ -177,6 +180,15 @@ def _html(options: argparse.Namespace) -> int:
 def _tell(text: str) -> None:
     """Print a text whose lines are our own."""
     say(*text.removesuffix("\n").split("\n"))
+
+
+def _every_table(root: Path) -> tuple[Mapping[str, Table], dict[str, TableResults]]:
+    """Read the declared tables and what `results/` holds; name those that are left out of it."""
+    tables, results = read_tables(root / "conf"), root / "results"
+    for name, reason in tables.refused.items():
+        if (results / f"{name}.csv").exists():
+            say(f"left out: {reason}", error=True)
+    return tables, {name: read_results(results, name) for name in tables}
 
 
 def held_table(root: Path, name: str) -> tuple[Table, TableResults]:

@@ -34,8 +34,8 @@ class Average:
     metric: str
     categories: int
     value: float
-    low: float | None
-    high: float | None
+    low: float | None = None
+    high: float | None = None
 
 
 def mean(values: Iterable[float]) -> float:
@@ -65,7 +65,10 @@ def read_averages(path: Path) -> tuple[Average, ...]:
         reader = csv.reader(file)
         if tuple(next(reader, ())) != _HEADER:
             raise ReportError(f"{path} has not the columns {', '.join(_HEADER)}")
-        return tuple(_average(line) for line in reader)
+        try:
+            return tuple(map(_average, reader))
+        except ValueError:
+            raise ReportError(f"{path}:{reader.line_num} is no line of averages") from None
 
 
 def _average(line: list[str]) -> Average:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from harness.report.averages import complete, mean
-from harness.report.publish import markdowns
-from harness.report.readme import fill, markers
-from harness.report.results import TableResults, read_results
+from harness.report.publish import check_row, markdowns
+from harness.report.readme import check_markers, fill, markers
+from harness.report.results import TableResults, averages_of, read_results
 from harness.report.scores import backed_scores
-from harness.report.select import axis_value
-from harness.report.table import Cell, ReportError, Table, read_tables, reading
+from harness.report.select import cell_of
+from harness.report.table import ReportError, Table, read_tables, reading
 
 
 def check(root: Path) -> str:
@@ -39,9 +38,14 @@ def check(root: Path) -> str:
         _check_averages(tables[name], results)
         if tables[name].headline:
             backed_scores(name, results.rows, results.scores)
+    scored = {name for name, results in held.items() if results.scores}
+    for path in (root / "results").glob("scores/*.csv"):
+        if path.stem not in {*scored, *tables.refused}:
+            raise ReportError(f"{path} has the scores of no published row")
     with reading(root / "README.md") as file:
         readme = file.read()
-    filled = fill(readme, markdowns(tables, held), kept=tables.refused)
+    check_markers(readme, tables, known={*tables, *tables.refused})
+    filled = fill(readme, markdowns(tables, held))
     lines = difflib.unified_diff(
         readme.splitlines(keepends=True),
         filled.splitlines(keepends=True),
@@ -56,18 +60,20 @@ def check(root: Path) -> str:
 
 
 def _check_order(table: Table, results: TableResults) -> None:
-    found = [Cell(row.category, row.seed, axis_value(table, row.setting)) for row in results.rows]
+    for row in results.rows:
+        check_row(table, row)
+    found = [cell_of(table, row) for row in results.rows]
     if found != [cell for cell in table.cells() if cell in found]:
         raise ReportError(
-            f"results/{table.name}.csv has rows that conf/experiment/{table.name}.yaml"
-            f" does not declare, or in another order: {', '.join(map(str, found))}"
+            f"results/{table.name}.csv has its rows in another order than"
+            f" conf/experiment/{table.name}.yaml, or twice: {', '.join(map(str, found))}"
         )
 
 
 def _check_averages(table: Table, results: TableResults) -> None:
+    found = averages_of(table, results.rows)
     for metric, average in results.averages.items():
-        values = complete(results.rows, metric, categories=len(table.categories))
-        if values is None or mean(values) != average.value:
+        if metric not in found or found[metric].value != average.value:
             raise ReportError(
                 f"results/averages.csv: the {metric} of {table.name} is not its rows' mean"
             )

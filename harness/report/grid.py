@@ -11,6 +11,7 @@ from harness.report.averages import mean
 from harness.report.protocol import INTERVAL_METRIC
 from harness.report.results import TableResults
 from harness.report.row import Row
+from harness.report.select import axis_value
 from harness.report.table import Table
 
 ABSENT = "–"
@@ -133,8 +134,7 @@ def _spread(table: Table, rows: Sequence[Row]) -> Grid:
     """Lay out one metric, mean and spread over seeds, with a column per swept value."""
     by_cell: dict[tuple[str, str], dict[int, Row]] = {}
     for row in rows:
-        value = _declared(table, row)
-        by_cell.setdefault((row.category, value), {})[row.seed] = row
+        by_cell.setdefault((row.category, axis_value(table, row.setting)), {})[row.seed] = row
     title = METRICS[MAIN].display
     header = tuple(f"{table.axis} = {value}" if table.axis else title for value in table.values)
     cells = {
@@ -150,12 +150,6 @@ def _spread(table: Table, rows: Sequence[Row]) -> Grid:
         ),
         average=("Average", *(_average_over_seeds(table, cells, value) for value in table.values)),
     )
-
-
-def _declared(table: Table, row: Row) -> str:
-    from harness.report.select import axis_value
-
-    return axis_value(table, row.setting)
 
 
 def _over_seeds(table: Table, by_seed: Mapping[int, Row]) -> str:

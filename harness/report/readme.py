@@ -18,7 +18,7 @@ def markers(readme: str) -> list[str]:
     return [match[1] for match in _OPEN.finditer(readme)]
 
 
-def fill(readme: str, tables: Mapping[str, str], *, kept: Collection[str] = ()) -> str:
+def fill(readme: str, tables: Mapping[str, str]) -> str:
     r"""Put each table's Markdown between its markers; all other text stays as it is.
 
     Parameters
@@ -26,14 +26,12 @@ def fill(readme: str, tables: Mapping[str, str], *, kept: Collection[str] = ()) 
     readme : str
         The README's text.
     tables : mapping of str to str
-        The Markdown of every declared table, by name.
-    kept : collection of str
-        Experiments that no table can show; what stands at their markers stays.
+        The Markdown of the tables, by name; what stands at other markers stays, too.
 
     Raises
     ------
     ReportError
-        A marker is missing, doubled, unclosed, or names no declared table.
+        A marker is missing, doubled or unclosed.
 
     Examples
     --------
@@ -47,7 +45,7 @@ def fill(readme: str, tables: Mapping[str, str], *, kept: Collection[str] = ()) 
     <!-- /table -->
     more
     """
-    _check_markers(readme, set(tables), kept=set(kept))
+    check_markers(readme, tables)
     pieces: list[str] = []
     position = 0
     for match in _OPEN.finditer(readme):
@@ -67,15 +65,17 @@ def _closing(readme: str, opening: re.Match[str]) -> int:
     return close.start()
 
 
-def _check_markers(readme: str, names: set[str], *, kept: set[str]) -> None:
+def check_markers(
+    readme: str, names: Collection[str], *, known: Collection[str] | None = None
+) -> None:
+    """Refuse a README in which a table has not one marker, or a marker none of the known tables."""
     found = markers(readme)
-    doubled = sorted({name for name in found if found.count(name) > 1})
     for problem, culprits in (
-        ("has more than one marker for", doubled),
-        ("has no marker for", sorted(names - set(found))),
-        ("has a marker for what is no conf/experiment:", sorted(set(found) - names - kept)),
+        ("has more than one marker for", {name for name in names if found.count(name) > 1}),
+        ("has no marker for", set(names) - set(found)),
+        ("has a marker for what is no conf/experiment:", set(found) - set(known or found)),
     ):
         if culprits:
-            raise ReportError(f"README.md {problem} {', '.join(culprits)}")
-    if len(_CLOSES.findall(readme)) > len(found):
+            raise ReportError(f"README.md {problem} {', '.join(sorted(culprits))}")
+    if known is not None and len(_CLOSES.findall(readme)) > len(found):
         raise ReportError(f"README.md has a {_CLOSE} that closes no table")

@@ -5,16 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.record import SCHEMA_VERSION, ImageScore, StoredRun
 from harness.report.averages import Average, complete, mean, read_averages, write_averages
 from harness.report.protocol import INTERVAL_METRIC
 from harness.report.row import Row, check_schema, read_rows, row_of, write_rows
 from harness.report.scores import read_scores, write_scores
+from harness.report.select import cell_of
 from harness.report.table import Cell, ReportError, Table, reading
+
+if TYPE_CHECKING:
+    from harness.report.bootstrap import Resampled
 
 Limits = tuple[float, float]
 
@@ -45,40 +50,67 @@ class TableResults:
     environments: Environments = field(default_factory=dict)
 
 
-def results_of(table: Table, runs: Mapping[Cell, StoredRun]) -> TableResults:
-    """Turn the selected runs of a table, with their scores, into what its files hold."""
+def results_of(
+    table: Table, runs: Mapping[Cell, StoredRun], held: TableResults | None = None
+) -> TableResults:
+    """Put runs, with their scores, into what a table's files hold; other rows stay as they are.
+
+    Parameters
+    ----------
+    table : Table
+        The declaration.
+    runs : mapping of Cell to StoredRun
+        The runs that make a row or replace one.
+    held : TableResults, optional
+        What the files hold; nothing by default.
+    """
     from harness.report.intervals import average_limits, cell_limits, resample_cell
 
-    scores = {
-        cell.category: run.record.scores
-        for cell, run in runs.items()
-        if table.headline and run.record.scores
-    }
-    resampled = {
-        category: resample_cell(f"{table.choice('dataset')}/{category}", images)
-        for category, images in scores.items()
-    }
-    rows = tuple(
-        row_of(
+    held = held or TableResults()
+    scores = dict(held.scores)
+    scores |= {c.category: run.record.scores for c, run in runs.items() if table.headline}
+
+    @cache
+    def resampled(category: str) -> Resampled | None:
+        if not scores.get(category):
+            return None
+        return resample_cell(f"{table.choice('dataset')}/{category}", scores[category])
+
+    made = {
+        cell: row_of(
             run,
             environment=environment_key(run),
-            limits=_named(cell_limits(resampled.get(cell.category))),
+            limits=_named(cell_limits(resampled(cell.category))),
         )
         for cell, run in runs.items()
+    }
+    known = {cell_of(table, row): row for row in held.rows} | made
+    rows = tuple(known[cell] for cell in table.cells() if cell in known)
+    averages = averages_of(table, rows)
+    if made or averages != {m: replace(a, low=None, high=None) for m, a in held.averages.items()}:
+        limits = average_limits([resampled(row.category) for row in rows])
+        for metric, (low, high) in _named(limits if table.headline else None).items():
+            if metric in averages:
+                averages[metric] = replace(averages[metric], low=low, high=high)
+    else:
+        averages = held.averages
+    environments = held.environments | {
+        environment_key(run): environment(run) for run in runs.values()
+    }
+    return TableResults(
+        rows,
+        {row.category: scores[row.category] for row in rows if scores.get(row.category)},
+        averages,
+        {row.environment: environments[row.environment] for row in rows},
     )
-    averages = averages_of(table, rows, _named(average_limits(list(resampled.values()))))
-    environments = {environment_key(run): environment(run) for run in runs.values()}
-    return TableResults(rows, scores, averages, environments)
 
 
 def _named(limits: Limits | None) -> Mapping[str, Limits]:
     return {} if limits is None else {INTERVAL_METRIC: limits}
 
 
-def averages_of(
-    table: Table, rows: tuple[Row, ...], limits: Mapping[str, Limits]
-) -> dict[str, Average]:
-    """Average the complete columns of a table with one job per category."""
+def averages_of(table: Table, rows: tuple[Row, ...]) -> dict[str, Average]:
+    """Average the complete columns of a table with one job per category, without intervals."""
     if not table.headline:
         return {}
     count = len(table.categories)
@@ -86,8 +118,7 @@ def averages_of(
     for metric in sorted({metric for row in rows for metric in row.metric}):
         values = complete(rows, metric, categories=count)
         if values is not None:
-            low, high = limits.get(metric, (None, None))
-            averages[metric] = Average(table.name, metric, count, mean(values), low, high)
+            averages[metric] = Average(table.name, metric, count, mean(values))
     return averages
 
 
@@ -144,7 +175,12 @@ def read_results(folder: Path, name: str) -> TableResults:
 
 def _read_environments(path: Path) -> Environments:
     with reading(path) as file:
-        content: dict[str, Any] = json.load(file)
+        try:
+            content: dict[str, Any] = json.load(file)
+        except json.JSONDecodeError as error:
+            raise ReportError(
+                f"{path} is no JSON: {error}; of a merge, keep the environments of both sides"
+            ) from None
         check_schema(content.get("schema"), path)
         environments: Environments = dict(content["environments"])
     return environments

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -19,6 +20,12 @@ FINISHED, FAILED = "finished", "failed"
 
 _NESTED = ("setting", "metric", "low", "high", "undefined", "seconds")
 _INTEGERS = ("schema", "seed", "n_train", "n_test_normal", "n_test_anomalous")
+# Where a path from a root or a home begins, or an address: what follows names people and machines.
+_PLACE = re.compile(
+    r"(?<![\w.)\]/])/(?=[^\s/])|~\w*/|\.\./|\b[A-Za-z]:[\\/]|\\\\"
+    r"|\b[\w+]+://|\b[\w.+-]+@\w|\bhost\w*=",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,16 @@ class Row:
         """Whether the job gave its numbers."""
         return self.status == FINISHED
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """The settings, by the name that `Record` gives them."""
+        return self.setting
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics, by the name that `Record` gives them."""
+        return self.metric
+
 
 _PLAIN = tuple(column.name for column in fields(Row) if column.name not in _NESTED)
 # Schema 2 did not tell them: of its rows they are empty.
@@ -91,29 +108,16 @@ _PLAIN_2 = tuple(name for name in _PLAIN if name not in _SINCE_3)
 def row_of(run: StoredRun, *, environment: str, limits: Mapping[str, tuple[float, float]]) -> Row:
     """Make the row of a run, given its environment's key and its metrics' intervals."""
     record = run.record
+    same = {name: getattr(run, name, getattr(record, name, None)) for name in _PLAIN}
+    own = {
+        "schema": SCHEMA_VERSION,
+        "dirty": "dirty" if run.dirty else "clean",
+        "environment": environment,
+        "scores_digest": scores_digest(record.scores),
+        "error": public(" ".join((run.error or "").split()), record.category),
+    }
     return Row(
-        schema=SCHEMA_VERSION,
-        dataset=record.dataset,
-        category=record.category,
-        model=record.model,
-        backbone=record.backbone,
-        model_factory=record.model_factory,
-        backbone_factory=record.backbone_factory,
-        seed=record.seed,
-        status=run.status,
-        run_id=run.run_id,
-        identity=run.identity,
-        started=run.started,
-        commit=run.commit,
-        dirty="dirty" if run.dirty else "clean",
-        weights_digest=record.weights_digest,
-        data_fingerprint=record.data_fingerprint,
-        n_train=record.n_train,
-        n_test_normal=record.n_test_normal,
-        n_test_anomalous=record.n_test_anomalous,
-        environment=environment,
-        scores_digest=scores_digest(record.scores),
-        error=" ".join((run.error or "").split()),
+        **(same | own),  # type: ignore[arg-type]
         setting=dict(record.settings),
         metric=dict(record.metrics),
         low={metric: low for metric, (low, _) in limits.items()},
@@ -121,6 +125,26 @@ def row_of(run: StoredRun, *, environment: str, limits: Mapping[str, tuple[float
         undefined=dict(record.undefined),
         seconds=dict(record.durations),
     )
+
+
+def public(error: str, category: str) -> str:
+    """Write an error without the places of a machine: a path begins with the category, or is cut.
+
+    Where a path with spaces ends, nobody can tell: all behind it goes where it is cut.
+
+    Examples
+    --------
+    >>> public("OSError: /home/ann/mvtec/cap/test/003.png is truncated", "cap")
+    'OSError: cap/test/003.png is truncated'
+    >>> public("OSError: no space left on /home/ann", "cap")
+    'OSError: no space left on …'
+    """
+    place = _PLACE.search(error)
+    if place is None:
+        return error
+    before, path = error[: place.start()], error[place.start() :]
+    inside = re.search(rf".*[\\/]({re.escape(category)}[\\/].*)", path)
+    return before + (public(inside[1], category) if inside else "…")
 
 
 def scores_digest(scores: Iterable[ImageScore]) -> str:

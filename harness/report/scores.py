@@ -6,12 +6,15 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from harness.record import ImageScore, finite
+from harness.metrics.registry import HEADLINE, METRICS
+from harness.outcome import one_line
+from harness.record import ImageScore, Record, finite
 from harness.report.row import Row, scores_digest, to_csv
 from harness.report.table import ReportError, reading
 from harness.show import from_cell
 
 _HEADER = ("category", "image", "defect_type", "anomalous", "score")
+_IMAGE = tuple(name for name in HEADLINE if METRICS[name].level == "image")
 _LABELS = {"0": False, "1": True}
 
 Scores = Mapping[str, Sequence[ImageScore]]
@@ -39,10 +42,51 @@ def read_scores(path: Path) -> dict[str, tuple[ImageScore, ...]]:
             try:
                 category, image, defect_type, anomalous, score = map(from_cell, cells)
                 line = ImageScore(image, defect_type, _LABELS[anomalous], finite(score))
-            except (ValueError, KeyError):
-                raise ReportError(f"{path}:{reader.line_num} is no line of scores") from None
+            except (ValueError, KeyError) as error:
+                where = f"{path}:{reader.line_num}"
+                raise ReportError(f"{where} is no line of scores ({one_line(error)})") from None
             found.setdefault(category, []).append(line)
     return {category: tuple(images) for category, images in found.items()}
+
+
+def difference(of: Record | Row, scores: Sequence[ImageScore]) -> str:
+    """Compare a finished run or row with its per-image scores.
+
+    Parameters
+    ----------
+    of : Record or Row
+        What tells numbers of images, and metrics.
+    scores : sequence of ImageScore
+        All that should be behind them.
+
+    Returns
+    -------
+    str
+        The first number that differs, with both values; empty where none does. They are equal to
+        the last bit, or another's.
+    """
+    from harness.metrics import image_metrics
+
+    labels = [image.anomalous for image in scores]
+    found = {"n_test_normal": labels.count(False), "n_test_anomalous": labels.count(True)}
+    told: dict[str, float | None] = {name: getattr(of, name) for name in found}
+    try:
+        again = image_metrics(labels, [image.score for image in scores]).values
+    except ValueError as error:
+        return f"its {error}"
+    names = [name for name in (*_IMAGE, *again) if name in _IMAGE or name in of.metrics]
+    told |= {name: of.metrics.get(name) for name in names}
+    return first_difference(told, found | again, by="its scores")
+
+
+def first_difference(
+    told: Mapping[str, float | None], found: Mapping[str, float], *, by: str
+) -> str:
+    """Name the first number that is another where it was found; empty where none is."""
+    for name, value in told.items():
+        if value != found.get(name):
+            return f"its {name} is {value!r}, and {found.get(name)!r} by {by}"
+    return ""
 
 
 def check_scores(row: Row, scores: Sequence[ImageScore]) -> None:
@@ -51,24 +95,13 @@ def check_scores(row: Row, scores: Sequence[ImageScore]) -> None:
     Raises
     ------
     ReportError
-        The image metrics of the scores are not the row's, to the last bit, or its digest of the
-        scores is another.
+        A number of the row is not that of the scores, or its digest of the scores is another.
     """
-    from harness.metrics import image_metrics
-
-    name = f"the scores of {row.dataset}/{row.category}"
-    try:
-        again = image_metrics([i.anomalous for i in scores], [i.score for i in scores])
-    except ValueError as error:
-        raise ReportError(f"{name} are none: {error}") from None
-    for metric, value in again.values.items():
-        held = row.metric.get(metric, value)
-        if value != held:
-            raise ReportError(
-                f"{name} give {metric} {value!r}, the row of run {row.run_id} has {held!r}"
-            )
-    if scores_digest(scores) != row.scores_digest:
-        raise ReportError(f"{name} are not those of run {row.run_id}, which its row names")
+    wrong = difference(row, scores)
+    if not wrong and scores_digest(scores) != row.scores_digest:
+        wrong = "its digest is of other scores"
+    if wrong:
+        raise ReportError(f"{row.dataset}/{row.category} of run {row.run_id}: {wrong}")
 
 
 def backed_scores(table: str, rows: Iterable[Row], scores: Scores) -> Scores:

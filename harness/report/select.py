@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
 import yaml
 
 from harness.record import Record, StoredRun
-from harness.report.row import FINISHED
+from harness.report.row import FINISHED, Row
+from harness.report.scores import difference, first_difference
 from harness.report.table import Cell, ReportError, Table
 
 _ARGUMENT = "backbone.arguments."
@@ -19,6 +20,13 @@ _OWN = ("backbone.mean", "backbone.std")
 # Settings whose `auto` is whatever the machine has: engines and devices agree far below what a
 # table prints. Precisions do not.
 _RESOLVED = ("features.engine", "features.device")
+_UNKNOWN = "no such setting"
+
+
+Read = Callable[[StoredRun], Record]
+"""How the record is read that a finished run has kept, its scores among it.
+
+It raises `ValueError` where there is none."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class Selection:
     Attributes
     ----------
     runs : dict of Cell to StoredRun
-        At most one run per cell, in the table's order.
+        At most one run per cell, in the table's order; a finished one with its scores.
     notes : tuple of str
         What a reader of the terminal should know: several runs of one cell, a refused run.
     """
@@ -37,7 +45,18 @@ class Selection:
     notes: tuple[str, ...]
 
 
-def select(table: Table, runs: Iterable[StoredRun]) -> Selection:
+def as_read(run: StoredRun) -> Record:
+    """Return the record of a run that was read with its scores."""
+    return run.record
+
+
+def select(
+    table: Table,
+    runs: Iterable[StoredRun],
+    *,
+    published: Iterable[Row] = (),
+    read: Read = as_read,
+) -> Selection:
     """Pick the table's runs: per cell the newest finished one, else the newest failed one.
 
     Parameters
@@ -46,27 +65,36 @@ def select(table: Table, runs: Iterable[StoredRun]) -> Selection:
         The declaration.
     runs : iterable of StoredRun
         Every run there is, in any order.
+    published : iterable of Row
+        What the table has. A run that is older, or that failed where a row is finished, is no news.
+    read : callable
+        Reads the record that a run has kept.
 
     Raises
     ------
     ReportError
-        The picked runs mix two sets of weights: a table claims one, or one for each seed where the
-        seed draws them.
+        The picked runs mix two sets of weights, with one another or with what is published: a table
+        claims one, or one for each seed where the seed draws them.
     """
-    fitting: dict[Cell, list[StoredRun]] = {}
-    notes: list[str] = []
-    for run in sorted(filter(partial(fits, table), runs), key=_age):
-        refusal = _refusal(table, run)
-        if refusal:
-            notes.append(f"{table.name}: run {run.run_id} of {run.record.category} {refusal}")
-        else:
-            fitting.setdefault(cell_of(table, run.record), []).append(run)
-    chosen = {
-        cell: max(fitting[cell], key=_preference) for cell in table.cells() if cell in fitting
-    }
-    for cell, run in chosen.items():
-        notes += _several(table, run, fitting[cell])
-    _one_set_of_weights(table, chosen)
+    rows = {cell_of(table, row): row for row in published}
+    found: dict[Cell, list[StoredRun]] = {}
+    refused: dict[str, list[StoredRun]] = {}
+    for run in sorted(filter(partial(fits, table), runs), key=_preference, reverse=True):
+        reason, cell = _refusal(table, run), cell_of(table, run.record)
+        if reason:
+            refused.setdefault(reason, []).append(run)
+        elif cell not in rows or _preference(run) >= _preference(rows[cell]):
+            found.setdefault(cell, []).append(run)
+    notes = [_refused(table, reason, those) for reason, those in refused.items()]
+    chosen: dict[Cell, StoredRun] = {}
+    for cell in table.cells():
+        for run in _believed(table, found.get(cell, []), read=read, notes=notes):
+            chosen[cell] = run
+            notes += _several(table, run, found[cell])
+            break
+    hidden = [found[cell] for cell in set(found) - set(chosen) - set(rows)]
+    notes += _lost(table, [run for those in hidden for run in those])
+    _one_set_of_weights(table, chosen, rows)
     return Selection(chosen, tuple(notes))
 
 
@@ -75,23 +103,28 @@ def fits(table: Table, run: StoredRun) -> bool:
 
     A run that tells no settings fits nowhere: a job that failed before it knew them.
     """
-    record = run.record
-    same = all(
-        getattr(record, group) == table.choice(group) for group in ("dataset", "backbone", "model")
-    )
-    if not same or record.seed not in table.seeds:
-        return False
-    settings = record.settings
-    if not settings or (table.axis and table.axis not in settings):
-        return False
-    return _same_arguments(table, settings) and all(
-        _agrees(table, key, value) for key, value in settings.items()
-    )
+    return bool(run.record.settings) and not mismatch(table, run.record)
 
 
-def cell_of(table: Table, record: Record) -> Cell:
-    """Name the cell of a fitting record."""
-    return Cell(record.category, record.seed, axis_value(table, record.settings))
+def mismatch(table: Table, of: Record | Row) -> str:
+    """Say in what a run or a row is not as the table declares; empty where it fits."""
+    for name in ("dataset", "model", "backbone"):
+        if getattr(of, name) != table.choice(name):
+            return f"{name}={getattr(of, name)}, declared is {table.choice(name)}"
+    if of.seed not in table.seeds or of.category not in table.categories:
+        return f"category={of.category} with seed={of.seed} is not declared"
+    if table.axis and table.axis not in of.settings:
+        return f"it tells no {table.axis}"
+    if not _same_arguments(table, of.settings):
+        return f"{_ARGUMENT}* are not those declared"
+    wrong = (key for key, value in of.settings.items() if not _agrees(table, key, value))
+    key = next(wrong, None)
+    return "" if key is None else f"{key}={of.settings[key]}, declared is {_declared(table, key)}"
+
+
+def cell_of(table: Table, of: Record | Row) -> Cell:
+    """Name the cell of what fits the table."""
+    return Cell(of.category, of.seed, axis_value(table, of.settings))
 
 
 def axis_value(table: Table, settings: Mapping[str, str]) -> str:
@@ -117,13 +150,18 @@ def _agrees(table: Table, key: str, value: str) -> bool:
     given = _values(value)
     if key == table.axis:
         return any(_values(value) == given for value in table.values)
-    try:
-        expected = table.expected(key)
-    except KeyError:
-        return False
+    expected = _declared(table, key)
     if expected is None and key in _OWN:
         return True
-    return (expected == "auto" and key in _RESOLVED) or _values(expected) == given
+    same = (expected == "auto" and key in _RESOLVED) or _values(expected) == given
+    return expected is not _UNKNOWN and same
+
+
+def _declared(table: Table, key: str) -> Any:
+    try:
+        return table.expected(key)
+    except KeyError:
+        return _UNKNOWN
 
 
 def _values(setting: Any) -> tuple[Any, ...]:
@@ -140,26 +178,61 @@ def _value(text: str) -> Any:
         return text
 
 
-def _refusal(table: Table, run: StoredRun) -> str:
-    """Say why a run may not stand in the table, whatever it is named; empty where it may."""
-    if run.status == FINISHED and not run.record.official:
-        return "is refused, its data are not the published dataset (official is false)"
-    built = {"backbone": run.record.backbone_factory, "model": run.record.model_factory}
-    for group, factory in built.items():
-        if factory != table.factory(group):
+def built_otherwise(table: Table, of: Record | Row) -> str:
+    """Say what built a model or backbone, whatever it is named, where it is not what is declared.
+
+    Rows of schema 2 do not tell.
+    """
+    for group, factory in (("backbone", of.backbone_factory), ("model", of.model_factory)):
+        if factory and factory != table.factory(group):
             return (
-                f"is refused, its {group} was built by {factory}, and"
+                f"its {group} was built by {factory}, and"
                 f" conf/experiment/{table.name}.yaml declares {table.factory(group)}"
             )
     return ""
 
 
-def _age(run: StoredRun) -> tuple[str, str]:
-    return (run.started, run.run_id)
+def _refusal(table: Table, run: StoredRun) -> str:
+    """Say why a run may not stand in the table, whatever it is named; empty where it may."""
+    if run.status == FINISHED and not run.record.official:
+        return "its data are not the published dataset (official is false)"
+    return built_otherwise(table, run.record)
 
 
-def _preference(run: StoredRun) -> tuple[bool, str, str]:
-    return (run.status == FINISHED, *_age(run))
+def _refused(table: Table, reason: str, runs: list[StoredRun]) -> str:
+    newest, more = runs[0], f"; so are {len(runs) - 1} more" if len(runs) > 1 else ""
+    return (
+        f"{table.name}: run {newest.run_id} of {newest.record.category} is refused, {reason}{more}"
+    )
+
+
+def _preference(of: StoredRun | Row) -> tuple[bool, str, str]:
+    return (of.status == FINISHED, of.started, of.run_id)
+
+
+def _believed(
+    table: Table, runs: list[StoredRun], *, read: Read, notes: list[str]
+) -> Iterator[StoredRun]:
+    """Yield the runs that may be shown, the finished ones with the scores that prove them.
+
+    A job that failed before its data were known may have read anything, or nothing.
+    """
+    for run in runs:
+        if run.status != FINISHED:
+            if run.record.official:
+                yield run
+            continue
+        try:
+            kept, told = read(run), run.record
+            wrong = difference(told, kept.scores) or first_difference(
+                told.metrics, kept.metrics, by="its record"
+            )
+        except ValueError as error:
+            wrong = str(error)
+        if wrong:
+            notes.append(_refused(table, wrong, [run]))
+        else:
+            yield replace(run, record=replace(run.record, scores=kept.scores))
 
 
 def _several(table: Table, chosen: StoredRun, candidates: list[StoredRun]) -> list[str]:
@@ -172,13 +245,25 @@ def _several(table: Table, chosen: StoredRun, candidates: list[StoredRun]) -> li
     ]
 
 
-def _one_set_of_weights(table: Table, chosen: Mapping[Cell, StoredRun]) -> None:
+def _lost(table: Table, runs: list[StoredRun]) -> list[str]:
+    """Tell of cells that have failed runs alone, none of which may be shown."""
+    failed = [run for run in runs if run.status != FINISHED]
+    if not failed:
+        return []
+    newest = max(failed, key=_preference)
+    return [f"{len(failed)} failed runs of {table.name} not shown: {newest.error}"]
+
+
+def _one_set_of_weights(
+    table: Table, chosen: Mapping[Cell, StoredRun], rows: Mapping[Cell, Row]
+) -> None:
+    told = [(cell, run.record.weights_digest, "") for cell, run in chosen.items()]
+    told += [(cell, row.weights_digest, "published ") for cell, row in rows.items()]
     sets: dict[int | None, dict[str, list[str]]] = {}
-    for cell, run in chosen.items():
-        if run.status == FINISHED:
-            seed = cell.seed if table.random_weights else None
-            categories = sets.setdefault(seed, {})
-            categories.setdefault(run.record.weights_digest, []).append(cell.category)
+    for cell, digest, state in told:
+        if digest:  # of a failed job, it is not known
+            of_seed = sets.setdefault(cell.seed if table.random_weights else None, {})
+            of_seed.setdefault(digest, []).append(state + cell.category)
     for categories in sets.values():
         _refuse_mixed(table, categories)
 
@@ -191,5 +276,6 @@ def _refuse_mixed(table: Table, categories: Mapping[str, list[str]]) -> None:
         )
         raise ReportError(
             f"{table.name} mixes {len(categories)} sets of weights of {table.choice('backbone')}:"
-            f" {mixed}; run {table.command} with one of them"
+            f" {mixed}; run {table.command} with one of them, or drop what is published with"
+            f" --replace {table.name}"
         )

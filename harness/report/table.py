@@ -177,7 +177,7 @@ class Tables(dict[str, Table]):
 
 def read_tables(conf: Path) -> Tables:
     """Read every declared table of a `conf/` folder."""
-    return _read(conf, _names(conf))
+    return _read(conf, experiments(conf))
 
 
 def read_table(conf: Path, name: str) -> Table:
@@ -195,7 +195,7 @@ def read_table(conf: Path, name: str) -> Table:
     ReportError
         There is none, it cannot be composed, or it sweeps what a table cannot show.
     """
-    names = _names(conf)
+    names = experiments(conf)
     if name not in names:
         raise ReportError(f"no table {name!r}; there are {', '.join(names)}")
     tables = _read(conf, [name])
@@ -204,7 +204,8 @@ def read_table(conf: Path, name: str) -> Table:
     return tables[name]
 
 
-def _names(conf: Path) -> list[str]:
+def experiments(conf: Path) -> list[str]:
+    """List the experiments of a `conf/` folder, in alphabetical order; there must be one."""
     paths = sorted(conf.glob("experiment/*.yaml"))
     if not paths:
         raise ReportError(f"no experiment in {conf / 'experiment'}: run this in a checkout's root")

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from harness.config import TrackingConfig
-from harness.tracking.read import outdated, read_job, read_runs, read_scores
+from harness.tracking.read import outdated, read_job, read_record, read_runs, read_scores
 from harness.tracking.store import StoreError, store_folder, store_uri
 from harness.tracking.tracker import Earlier, Known, OpenRun, Tracker
 from harness.tracking.write import MlflowTracker
@@ -21,6 +21,7 @@ __all__ = [
     "open_tracker",
     "outdated",
     "read_job",
+    "read_record",
     "read_runs",
     "read_scores",
     "store_uri",

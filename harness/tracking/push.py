@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.locks import hold
-from harness.secrets import with_secrets
 from harness.tracking.names import ENTRY, ERROR_CLASS, ERROR_MESSAGE
 from harness.tracking.outbox import (
     Entry,
@@ -15,7 +14,7 @@ from harness.tracking.outbox import (
     read_entry,
     remove,
 )
-from harness.tracking.store import connect, experiment_id
+from harness.tracking.store import artifacts_of, connect, experiment_id
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -60,7 +59,7 @@ def _send(folder: Path, entry: Entry, *, uri: str) -> str:
     info = _opened(folder, entry, uri=uri)
     client = connect(uri)
     # Sent twice, an artifact replaces itself, and a value equal to the one there is no error.
-    _log_artifacts(artifacts(folder), info.artifact_uri, uri=uri)
+    artifacts_of(uri, info).log_artifacts(str(artifacts(folder)))
     _log_values(client, info.run_id, entry=entry)
     if entry.source:
         client.log_inputs(info.run_id, [_dataset_input(entry.source)])
@@ -104,14 +103,6 @@ def _create(folder: Path, entry: Entry, *, uri: str) -> RunInfo:
     experiment = experiment_id(uri, name=entry.experiment)
     tags = entry.job_tags | {ENTRY: folder.name}
     return connect(uri).create_run(experiment, entry.started, tags, entry.name).info
-
-
-def _log_artifacts(folder: Path, location: str, *, uri: str) -> None:
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    # MLflow's client would read the whole run once more to learn where its artifacts go.
-    repository = get_artifact_repository(location, tracking_uri=with_secrets(uri))
-    repository.log_artifacts(str(folder))
 
 
 def _log_values(client: MlflowClient, run_id: str, *, entry: Entry) -> None:

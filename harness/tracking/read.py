@@ -7,7 +7,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,13 +31,25 @@ from harness.tracking.names import (
     SECONDS,
     UNDEFINED,
 )
-from harness.tracking.store import connect_to_read, readable, reading, store_uri
+from harness.tracking.sqlite import ended_runs
+from harness.tracking.store import (
+    WAIT,
+    artifacts_of,
+    connect_to_read,
+    readable,
+    reading,
+    sqlite_file,
+    store_uri,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _PAGE = 1000
-_UNREADABLE = (ValueError, TypeError, LookupError, RecursionError, OSError, yaml.YAMLError)
+_UNREADABLE = (
+    *(ValueError, TypeError, LookupError, RecursionError, OSError),
+    *(yaml.YAMLError, csv.Error),
+)
 _LONGEST = 40
 _MANY = 100
 """Runs that are counted: more take time to read."""
@@ -65,9 +77,12 @@ def read_runs(uri: str | None = None) -> list[StoredRun]:
     StoreError
         If the store is not there or cannot be read.
     """
-    with reading(store_uri(uri)) as client:
-        found = filter(_of_this_schema, _search(client, _experiments(client)))
-        return [run for run in map(_readable, found) if run is not None]
+    uri = store_uri(uri)
+    with reading(uri) as client:
+        file = sqlite_file(uri)
+        found = _search(client) if file is None else ended_runs(file, wait=WAIT)
+        runs = map(_readable, filter(_of_this_schema, found))
+        return [run for run in runs if run is not None]
 
 
 def _readable(run: Any) -> StoredRun | None:
@@ -127,20 +142,54 @@ def read_scores(run_id: str, uri: str | None = None) -> tuple[ImageScore, ...]:
     StoreError
         If the store is not there or cannot be read.
     ValueError
-        If there is no such run, or it has no scores, or they cannot be read.
+        In one line, if there is no such run, or it has no scores, or they cannot be read.
     """
     from mlflow.exceptions import MlflowException
 
-    client = connect_to_read(store_uri(uri))
     try:
-        path = client.download_artifacts(run_id, SCORES)
-        text = read_regular(Path(path)).decode(errors="surrogatepass")
-        scores = tuple(map(_image_score, csv.DictReader(io.StringIO(text, newline=""))))
-        if not scores:
+        text = _artifact(run_id, SCORES, store_uri(uri)).decode(errors="surrogatepass")
+        header, *rows = csv.reader(io.StringIO(text, newline=""))
+        if tuple(header) != ImageScore._fields:
+            raise ValueError(f"its columns must be {', '.join(ImageScore._fields)}")
+        if not rows:
             raise ValueError("it holds none")
-        return scores
-    except (*_UNREADABLE, csv.Error, AttributeError, MlflowException) as error:
+        return tuple(map(_image_score, rows))
+    except (*_UNREADABLE, MlflowException) as error:
         raise ValueError(f"{SCORES} of run {run_id} cannot be read: {one_line(error)}") from error
+
+
+def read_record(run: StoredRun, uri: str | None = None) -> Record:
+    """Return the record that a finished run has kept, whatever its values are now.
+
+    Parameters
+    ----------
+    run : StoredRun
+        A finished run, as `read_runs` gives it.
+    uri : str, optional
+        The tracking URI; by default the SQLite store of the working folder.
+
+    Returns
+    -------
+    Record
+        With the scores of single images, and with the metrics as they were logged first: a later
+        value takes their place, but not in their history.
+
+    Raises
+    ------
+    StoreError, ValueError
+        As `read_scores`.
+    """
+    scores, metrics = read_scores(run.run_id, uri), dict(run.record.metrics)
+    with reading(store_uri(uri)) as client:
+        for name in metrics:
+            logged = client.get_metric_history(run.run_id, name)
+            metrics[name] = min(logged, key=lambda metric: metric.timestamp).value
+    return replace(run.record, scores=scores, metrics=metrics)
+
+
+def _artifact(run_id: str, name: str, uri: str) -> bytes:
+    info = connect_to_read(uri).get_run(run_id).info
+    return read_regular(Path(artifacts_of(uri, info).download_artifacts(name)))
 
 
 def read_job(run_id: str, uri: str | None = None, *, trusted: Sequence[str] = ()) -> Job:
@@ -170,10 +219,8 @@ def read_job(run_id: str, uri: str | None = None, *, trusted: Sequence[str] = ()
     from mlflow.exceptions import MlflowException
 
     source = f"{JOB} of run {run_id}"
-    client = connect_to_read(store_uri(uri))
     try:
-        path = Path(client.download_artifacts(run_id, JOB))
-        job = _job(yaml.safe_load(read_regular(path).decode()))
+        job = _job(yaml.safe_load(_artifact(run_id, JOB, store_uri(uri)).decode()))
         factories = [job.model.factory, job.backbone.factory]
         check_trusted(factories, trusted, source=source, option="--trusted ")
     except TrustError:
@@ -288,17 +335,17 @@ def _prefixed(values: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
 
 
-def _image_score(row: dict[str, str]) -> ImageScore:
-    image, defect_type = from_cell(row["image"]), from_cell(row["defect_type"])
-    return ImageScore(image, defect_type, row["anomalous"] == "1", finite(row["score"]))
+def _image_score(row: list[str]) -> ImageScore:
+    image, defect_type, anomalous, score = map(from_cell, row)
+    return ImageScore(image, defect_type, {"0": False, "1": True}[anomalous], finite(score))
 
 
 def _experiments(client: MlflowClient) -> list[str]:
     return [e.experiment_id for e in client.search_experiments(max_results=_PAGE)]
 
 
-def _search(client: MlflowClient, experiments: list[str]) -> Iterator[Any]:
-    token = None
+def _search(client: MlflowClient) -> Iterator[Any]:
+    experiments, token = _experiments(client), None
     while True:
         page = client.search_runs(
             experiments,

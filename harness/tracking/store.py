@@ -19,6 +19,8 @@ from harness.tracking.view import TAG, view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import RunInfo
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 # Read by mlflow when it is imported: a benchmark on somebody's data reports to nobody.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -38,7 +40,8 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 # While the process is ending, somebody waits for it; read by mlflow at each request.
 _HURRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
 _SQLITE = "sqlite:///"
-_WAIT = 60
+WAIT = 60
+"""Seconds to wait for another process that writes to an SQLite store."""
 
 
 class StoreError(RuntimeError):
@@ -71,9 +74,9 @@ def store_uri(uri: str | None = None) -> str:
 
 def readable(uri: str) -> str:
     """Return a store's address as a person writes it: an SQLite file's path from here."""
-    if not uri.startswith(_SQLITE):
+    path = sqlite_file(uri)
+    if path is None:
         return uri
-    path = _sqlite_file(uri)
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
@@ -93,9 +96,9 @@ def connect(uri: str) -> MlflowClient:
     """
     from mlflow import MlflowClient
 
-    if not uri.startswith(_SQLITE):
+    path = sqlite_file(uri)
+    if path is None:
         return MlflowClient(tracking_uri=with_secrets(uri))
-    path = _sqlite_file(uri)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Of several processes that find no store, one makes it: MLflow itself would let them race.
     with hold(path.with_name(f"{path.name}.lock")):
@@ -117,8 +120,9 @@ def reading(uri: str) -> Iterator[MlflowClient]:
         the file is damaged or that of another version of MLflow.
     """
     try:
-        if uri.startswith(_SQLITE):
-            _check_file(uri)
+        path = sqlite_file(uri)
+        if path is not None:
+            _check_file(path, uri)
         yield connect(uri)
     except StoreError:
         raise
@@ -139,9 +143,8 @@ def connect_to_read(uri: str) -> MlflowClient:
         return client
 
 
-def _check_file(uri: str) -> None:
+def _check_file(path: Path, uri: str) -> None:
     """Refuse a file that is no store: MLflow would make one of it, or try to for minutes."""
-    path = _sqlite_file(uri)
     if not path.exists():
         raise StoreError(
             f"tracking.uri must name a store that exists, got {uri};"
@@ -186,11 +189,13 @@ def hurried(hurry: bool) -> Iterator[None]:
 
 def store_folder(uri: str) -> Path | None:
     """Return the folder of an SQLite store; None for a server."""
-    return _sqlite_file(uri).parent.resolve() if uri.startswith(_SQLITE) else None
+    path = sqlite_file(uri)
+    return None if path is None else path.parent.resolve()
 
 
-def _sqlite_file(uri: str) -> Path:
-    return Path(uri.removeprefix(_SQLITE))
+def sqlite_file(uri: str) -> Path | None:
+    """Return the file of an SQLite store; None for a server."""
+    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
 
 
 def _make(path: Path, *, artifacts: str | None) -> None:
@@ -211,14 +216,28 @@ def _make(path: Path, *, artifacts: str | None) -> None:
 
 def _write_ahead(path: Path) -> None:
     """Let one process write while others read; the file itself remembers it."""
-    with closing(sqlite3.connect(path, timeout=_WAIT)) as connection:
+    with closing(sqlite3.connect(path, timeout=WAIT)) as connection:
         [[mode]] = connection.execute("PRAGMA journal_mode")
         if mode != "wal":
             connection.execute("PRAGMA journal_mode=WAL")
 
 
+def artifacts_of(uri: str, run: RunInfo) -> ArtifactRepository:
+    """Return where a run's artifacts are read and written.
+
+    MLflow keeps their address from the root. Where the folder of an SQLite store has been renamed,
+    copied or mounted elsewhere since, they lie beside the store as before, and new ones go there.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    address, beside = str(run.artifact_uri), _artifacts(uri)
+    own = f"/{run.run_id}/artifacts"
+    if beside and address.startswith(("file:", "/")) and address.endswith(f"/artifacts{own}"):
+        address = beside + own
+    return get_artifact_repository(address, tracking_uri=with_secrets(uri))
+
+
 def _artifacts(uri: str) -> str | None:
     """Return where artifacts go: beside an SQLite file, else where the server puts them."""
-    if not uri.startswith(_SQLITE):
-        return None
-    return (_sqlite_file(uri).parent / "artifacts").resolve().as_uri()
+    path = sqlite_file(uri)
+    return None if path is None else (path.parent / "artifacts").resolve().as_uri()

@@ -28,6 +28,8 @@ def _backed(results: TableResults, scored: dict[str, tuple[ImageScore, ...]]) ->
         replace(
             row,
             metric=metrics(scored[row.category]),
+            n_test_normal=sum(not image.anomalous for image in scored[row.category]),
+            n_test_anomalous=sum(image.anomalous for image in scored[row.category]),
             scores_digest=scores_digest(scored[row.category]),
         )
         for row in results.rows
@@ -185,17 +187,19 @@ def test_scores_that_do_not_give_the_numbers_of_their_row_are_refused(published:
     results = read_results(published / "results", "parts_tiny")
     row, whole = results.rows[0], results.scores["bolt"]
     check_scores(row, whole)
+    named = "^parts/bolt of run r-bolt: its "
     with pytest.raises(
-        ReportError,
-        match=r"scores of parts/bolt give image_auroc 0\.\d+, the row of run r-bolt has 0\.775$",
+        ReportError, match=rf"{named}image_auroc is 0\.775, and 0\.\d+ by its scores$"
     ):
-        check_scores(row, whole[1:])
+        check_scores(row, [whole[0]._replace(score=-9.0), *whole[1:]])
     # An order of the images that changes no metric.
-    with pytest.raises(ReportError, match="scores of parts/bolt are not those of run r-bolt"):
+    with pytest.raises(ReportError, match=f"{named}digest is of other scores"):
         check_scores(row, whole[::-1])
-    with pytest.raises(ReportError, match="scores of parts/bolt are not those of run r-bolt"):
-        check_scores(row, ())
-    with pytest.raises(ReportError, match="are none: scores must be finite, got nan"):
+    with pytest.raises(ReportError, match=f"{named}n_test_anomalous is 20, and 0 by its scores"):
+        check_scores(replace(row, n_test_normal=0), ())
+    with pytest.raises(ReportError, match=f"{named}n_test_anomalous is 20, and 19 by its scores"):
+        check_scores(row, whole[1:])
+    with pytest.raises(ReportError, match=f"{named}scores must be finite, got nan"):
         check_scores(row, [image._replace(score=float("nan")) for image in whole])
 
 

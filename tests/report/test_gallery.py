@@ -26,11 +26,12 @@ from harness.data import DataError, load_split
 from harness.evaluate import evaluate
 from harness.gallery import __main__ as command
 from harness.gallery.draw import SIZE, draw_gallery
+from harness.metrics import image_metrics
 from harness.mistakes import EACH
 from harness.record import ImageScore
 from harness.report.page.gallery import read_gallery
 from harness.report.row import scores_digest
-from harness.report.select import select
+from harness.report.select import Selection, fits, select
 from harness.report.table import ReportError, read_table
 from harness.tracking import Known, open_tracker, read_job, read_runs
 from harness.tracking.store import connect
@@ -164,7 +165,14 @@ def _draw(
     runs: dict[str, str],
     *options: str,
 ) -> int:
-    held = {"dataset": "parts", "metric": {}, "scores_digest": scores_digest(scores)}
+    labels = [image.anomalous for image in scores]
+    held = {
+        "dataset": "parts",
+        "metrics": image_metrics(labels, [image.score for image in scores]).values,
+        "n_test_normal": labels.count(False),
+        "n_test_anomalous": labels.count(True),
+        "scores_digest": scores_digest(scores),
+    }
     rows = [SimpleNamespace(finished=True, run_id=r, category=c, **held) for c, r in runs.items()]
     results = SimpleNamespace(rows=rows, scores=dict.fromkeys(runs, scores))
     tables = {"parts": SimpleNamespace(headline=True)}
@@ -221,7 +229,8 @@ def test_tables_and_scores_that_are_not_there_are_told(
     )
     (published / "results" / "scores" / "parts_tiny.csv").unlink()
     assert command.main(["parts_tiny", *root]) == 1
-    assert capsys.readouterr().err.startswith("error: results/scores/parts_tiny.csv: the scores of")
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: results/scores/parts_tiny.csv: parts/bolt of run r-bolt: its n_")
 
 
 def test_a_place_that_takes_no_pictures_is_told(
@@ -276,10 +285,10 @@ def test_a_run_that_failed_before_it_read_anything_still_fits_its_table(tmp_path
     job = _job_of(table.config, category="mono")
     for changed in (job, replace(job, category="poly", n_train=8)):
         tracker.fail(tracker.start(changed, None), OSError("no disk"))
-    chosen = select(table, read_runs(uri)).runs
-    assert [(cell.category, run.error) for cell, run in chosen.items()] == [
-        ("mono", "OSError: no disk")
-    ]
+    runs = read_runs(uri)
+    assert [run.record.category for run in runs if fits(table, run)] == ["mono"]
+    told = ("1 failed runs of demo not shown: OSError: no disk",)
+    assert select(table, runs) == Selection({}, told)
 
 
 def _job_of(config: dict[str, Any], *, category: str) -> Job:

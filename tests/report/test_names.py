@@ -25,6 +25,7 @@ from harness.report.page import build_page
 from harness.report.page.gallery import COLUMNS, INDEX, read_gallery
 from harness.report.publish import publish
 from harness.report.results import read_results
+from harness.report.row import public
 from harness.report.table import ReportError, read_tables
 from harness.show import is_formula, shown, to_cell
 from tests.names import NAMES
@@ -134,7 +135,7 @@ def test_markdown_shows_any_name(named: tuple[Path, tuple[str, ...]]) -> None:
     codes = [words for kind, words in found if kind == "code_inline"]
     for name in names[FEW:]:
         # A reason is written in one line, as `results/` has it.
-        reason = shown(" ".join(f"OSError: {name}".split()))
+        reason = shown(public(" ".join(f"OSError: {name}".split()), name))
         assert reason.replace("`", "\\x60") in codes
 
 
@@ -244,7 +245,7 @@ def test_notes_of_the_report_are_shown(
     runs = [run(name, record("bolt")) for name in ("r\x1b[2J\nerror: x", "r\u202e")]
     monkeypatch.setattr("harness.tracking.read_runs", lambda uri: runs)
     monkeypatch.setattr("harness.tracking.outdated", lambda uri: "schema \x1b[2J")
-    monkeypatch.setattr("harness.tracking.read_scores", lambda run_id, uri: record("bolt").scores)
+    monkeypatch.setattr("harness.tracking.read_record", lambda run, uri: run.record)
     main(["--root", str(checkout)])
     lines = capsys.readouterr().err.split("\n")
     assert all(line.isprintable() for line in lines)

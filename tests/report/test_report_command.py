@@ -58,8 +58,8 @@ FILES = (
     "results/averages.csv",
     "results/environment.json",
     "results/scores/parts_tiny.csv",
-    "conf/experiment/parts_tiny.yaml",
 )
+DECLARATION = "conf/experiment/parts_tiny.yaml"
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -79,6 +79,18 @@ def test_a_pipe_is_not_waited_for(
         return
     assert main(command) == 1
     assert f"{name} is no regular file" in capsys.readouterr().err
+
+
+def test_an_experiment_that_is_a_pipe_is_named(
+    published: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (published / DECLARATION).unlink()
+    os.mkfifo(published / DECLARATION)
+    root, reason = ["--root", str(published)], f"{DECLARATION}: In 'config': Could not find "
+    assert main([*root, "--check"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {reason}")
+    assert main([*root, "html", "--output", str(published / "page.html")]) == 0
+    assert capsys.readouterr().err.startswith(f"left out: {reason}")
 
 
 @pytest.mark.parametrize("name", ["README.md", "results/scores/parts_tiny.csv"])
@@ -107,7 +119,7 @@ DAMAGES = {"no text": b"\xff\xfe", "zeros": bytes(100), "a cell more": None, "em
     # An experiment without a line is one of defaults.
     [
         (name, damage)
-        for name in FILES[1:]
+        for name in (*FILES[1:], DECLARATION)
         for damage in DAMAGES
         if damage != "empty" or name.startswith("results")
     ],
@@ -136,14 +148,14 @@ def test_damaged_published_numbers_are_named_in_a_line(
 @pytest.mark.parametrize(
     ("name", "old", "new", "problem"),
     [
-        ("conf/config.yaml", "seed:", "sed:", "is no experiment (KeyError: 'seed')"),
-        ("conf/config.yaml", "features:", "feature:", " say no features"),
-        ("conf/config.yaml", "image_size:", "size:", " say no image_size"),
-        ("conf/config.yaml", "localizer:", "locale:", " say no localizer"),
-        ("conf/dataset/parts.yaml", "title:", "titel:", "is no experiment (KeyError: 'title')"),
-        ("conf/model/dfkde.yaml", "name:", "nam:", "is no experiment (KeyError: 'name')"),
-        ("conf/backbone/tiny.yaml", "layers:", "layer:", "is no experiment (TypeError: "),
-        ("conf/experiment/parts_tiny.yaml", "sweeper:", "sweeper: 1 #", " cannot be read ("),
+        ("conf/config.yaml", "seed:", "sed:", "Key 'sed' not in 'Config'"),
+        ("conf/config.yaml", "features:", "feature:", "Could not find 'feature/default'"),
+        ("conf/config.yaml", "image_size:", "size:", "Key 'size' not in 'Config'"),
+        ("conf/config.yaml", "localizer:", "locale:", "Key 'locale' not in 'Config'"),
+        ("conf/dataset/parts.yaml", "title:", "titel:", "Key 'titel' not in 'DatasetConfig'"),
+        ("conf/model/dfkde.yaml", "name:", "nam:", "Key 'nam' not in 'ModelConfig'"),
+        ("conf/backbone/tiny.yaml", "layers:", "layer:", "Key 'layer' not in 'BackboneConfig'"),
+        (DECLARATION, "sweeper:", "sweeper: 1 #", "expected <block end>, but found "),
     ],
 )
 def test_a_declaration_that_is_none_is_named_in_a_line(
@@ -152,7 +164,9 @@ def test_a_declaration_that_is_none_is_named_in_a_line(
     text = (published / name).read_text()
     assert old in text
     (published / name).write_text(text.replace(old, new))
-    assert problem in _error(["--root", str(published), "latex", "parts_tiny"], capsys)
+    error = _error(["--root", str(published), "latex", "parts_tiny"], capsys)
+    assert error.startswith(f"error: {DECLARATION}: ")
+    assert problem in error
 
 
 def test_scores_that_are_not_finite_are_refused(
@@ -162,4 +176,5 @@ def test_scores_that_are_not_finite_are_refused(
     *lines, last = path.read_text().splitlines()
     path.write_text("\n".join([*lines, f"{last.rpartition(',')[0]},inf\n"]))
     error = _error(["--root", str(published), "html"], capsys)
-    assert "parts_tiny.csv cannot be read (ValueError: a score must be finite, got 'inf')" in error
+    where = f"parts_tiny.csv:{len(lines) + 1} is no line of scores"
+    assert f"{where} (ValueError: a score must be finite, got 'inf')" in error

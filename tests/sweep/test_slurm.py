@@ -82,7 +82,7 @@ def test_interrupted_sweep_cancels_its_jobs(cluster, client, monkeypatch):
 
 
 def test_jobs_outlive_the_process_that_submitted_them(cluster, client, monkeypatch):
-    monkeypatch.setenv("TINY_PAUSE", "0.3")
+    monkeypatch.setenv("TINY_PAUSE", "1")
     process = start(*SWEEP)
     at_work(process, client)
     process.kill()
