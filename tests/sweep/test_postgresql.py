@@ -31,6 +31,10 @@ image_size: 32
 backbone:
   factory: tiny_backbone:build
   layers: ["1"]
+hydra:
+  sweeper:
+    params:
+      category: glob(*)
 """
 
 pytestmark = [
