@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.record import ImageScore, StoredRun
 from harness.report.check import check
 from harness.report.publish import publish
-from harness.report.results import TableResults, read_results
+from harness.report.results import TableResults, read_or_empty, read_results
 from harness.report.table import ReportError, Table, read_table, read_tables
 from harness.show import say
 
@@ -22,7 +22,7 @@ _EXAMPLES = """\
 examples:
   python -m harness.report                       write results/ and the README's tables
   python -m harness.report --check               fail when they disagree
-  python -m harness.report compare published     published numbers beside ours
+  python -m harness.report compare published     DFKDE's published numbers beside ours
   python -m harness.report compare TABLE TABLE   two models or backbones, on the same images;
                                                  of more, mean ranks over their categories
   python -m harness.report latex TABLE           a table for a paper
@@ -74,6 +74,11 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         nargs="+",
         metavar="TABLE",
         help="`published`, or two tables for differences, or more for mean ranks",
+    )
+    parser.add_argument(
+        "--methods",
+        action="store_true",
+        help="with `published`: the numbers of other methods, and none of ours",
     )
     parser.set_defaults(run=_compare)
 
@@ -137,18 +142,27 @@ def _scores(run: StoredRun, uri: str | None) -> tuple[ImageScore, ...]:
 
 def _compare(options: argparse.Namespace) -> int:
     from harness.report.paired import compare, rank
-    from harness.report.published import compare_published, read_published
 
     if options.tables == ["published"]:
-        tables = read_tables(options.root / "conf")
-        held = {name: read_results(options.root / "results", name) for name in tables}
-        _tell(compare_published(tables, held, read_published(options.root / "results")))
+        _tell(_published(options.root, methods=options.methods))
         return 0
+    if options.methods:
+        raise ReportError("--methods goes with `compare published` alone")
     if len(options.tables) < 2:
         raise ReportError("compare takes `published` or at least two tables, got 1")
     chosen = [held_table(options.root, name) for name in options.tables]
     _tell(compare(*chosen) if len(chosen) == 2 else rank(chosen))
     return 0
+
+
+def _published(root: Path, *, methods: bool) -> str:
+    from harness.report.published import compare_published, other_methods, read_published
+
+    tables, sources = read_tables(root / "conf"), read_published(root / "results")
+    if methods:
+        return other_methods(tables, sources)
+    held = {name: read_or_empty(root / "results", name) for name in tables}
+    return compare_published(tables, held, sources)
 
 
 def _latex(options: argparse.Namespace) -> int:
