@@ -180,7 +180,7 @@ def _html(options: argparse.Namespace) -> int:
     from harness.report.page import build_page
 
     tables = read_tables(options.root / "conf")
-    held = {name: read_results(options.root / "results", name) for name in tables}
+    held = {name: read_or_empty(options.root / "results", name) for name in tables}
     page = build_page(tables, held, pictures=options.pictures)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(page, encoding="utf-8", newline="\n")

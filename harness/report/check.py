@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.report.averages import complete, mean
 from harness.report.publish import markdowns
-from harness.report.readme import fill, markers
+from harness.report.readme import fill, markers, set_aside
 from harness.report.results import TableResults, read_results
 from harness.report.scores import backed_scores
 from harness.report.select import axis_value
@@ -33,14 +33,15 @@ def check(root: Path) -> str:
         A marker, a file or a schema is wrong, or the results contradict one another.
     """
     tables = read_tables(root / "conf")
+    with reading(root / "README.md") as file:
+        readme = file.read()
+    set_aside(tables, readme, root / "results")
     held = {name: read_results(root / "results", name) for name in tables}
     for name, results in held.items():
         _check_order(tables[name], results)
         _check_averages(tables[name], results)
         if tables[name].headline:
             backed_scores(name, results.rows, results.scores)
-    with reading(root / "README.md") as file:
-        readme = file.read()
     filled = fill(readme, markdowns(tables, held), kept=tables.refused)
     lines = difflib.unified_diff(
         readme.splitlines(keepends=True),

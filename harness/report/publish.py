@@ -11,7 +11,7 @@ from harness.record import ImageScore, StoredRun
 from harness.report.caption import caption
 from harness.report.grid import grid_of
 from harness.report.markdown import markdown
-from harness.report.readme import fill, markers
+from harness.report.readme import fill, markers, set_aside
 from harness.report.results import TableResults, files_of, read_or_empty, results_of
 from harness.report.select import select
 from harness.report.table import Cell, ReportError, Table, Tables, read_tables, reading
@@ -61,9 +61,13 @@ def publish(
     unknown = sorted(set(only) - set(tables) - set(tables.refused))
     if unknown:
         raise ReportError(f"no table {', '.join(unknown)}; there are {', '.join(tables)}")
-    wanted = {*only, *markers((root / "README.md").read_text(encoding="utf-8"))}
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    aside = set_aside(tables, readme, root / "results", wanted=only)
+    wanted = {*only, *markers(readme)}
     refusals = [reason for name, reason in tables.refused.items() if name in wanted]
     runs, notes = list(runs), []
+    if aside and not only:
+        notes.append(f"not shown, for README.md has no marker: {', '.join(aside)}")
     held = {name: read_or_empty(root / "results", name) for name in tables}
     for name in [name for name in only if name in tables] if only else tables:
         before = held[name]
