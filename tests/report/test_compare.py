@@ -18,7 +18,7 @@ from harness.report.published import METHOD, compare_published, read_published
 from harness.report.results import TableResults, read_results
 from harness.report.row import scores_digest
 from harness.report.scores import check_scores, write_scores
-from harness.report.table import ReportError, read_tables
+from harness.report.table import ReportError, read_table, read_tables
 from tests.report.synthetic import metrics, scores
 
 ROOT = Path(__file__).parents[2]
@@ -270,6 +270,29 @@ def test_the_references_of_each_dataset_are_complete() -> None:
     }
     theirs = {("iadbe_dfkde_resnet18", dataset) for dataset in ("mvtec", "btad", "visa")}
     assert found == theirs | {("anomalib_resnet18", "mvtec")}
+
+
+@pytest.mark.parametrize("dataset", ["mvtec", "btad", "visa"])
+def test_the_settings_of_the_numbers_to_reproduce_are_declared(dataset: str) -> None:
+    """As configs/models/dfkde.yaml of IADBE and the transforms of anomalib 1.1.0 have them."""
+    table = read_table(ROOT / "conf", f"{dataset}_resnet18")
+    [source] = [s for s in read_published(ROOT / "results") if s.name == "iadbe_dfkde_resnet18"]
+    assert (table.choice("model"), table.choice("backbone")) == (source.method, source.backbone)
+    assert set(table.categories) == {c for d, c, _ in source.values if d == dataset} - {"Average"}
+    backbone = table.config["backbone"]
+    assert (backbone["layers"], backbone["weights"]) == (["layer4"], "IMAGENET1K_V1")
+    assert backbone["mean"] == [0.485, 0.456, 0.406]
+    assert backbone["std"] == [0.229, 0.224, 0.225]
+    expected = {
+        "image_size": 256,
+        "center_crop": None,
+        "n_train": None,
+        "features.resize": "float_antialias",
+        "features.precision": "fp32",
+        "model.n_components": 16,
+        "model.max_training_points": 40000,
+    }
+    assert {name: table.expected(name) for name in expected} == expected
 
 
 HEADER = "source,label,method,backbone,reference,differences\n"
