@@ -61,7 +61,8 @@ def publish(
     unknown = sorted(set(only) - set(tables) - set(tables.refused))
     if unknown:
         raise ReportError(f"no table {', '.join(unknown)}; there are {', '.join(tables)}")
-    readme = (root / "README.md").read_text(encoding="utf-8")
+    with reading(root / "README.md") as file:
+        readme = file.read()
     aside = set_aside(tables, readme, root / "results", wanted=only)
     wanted = {*only, *markers(readme)}
     refusals = [reason for name, reason in tables.refused.items() if name in wanted]
