@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.atomic import write_atomically
 from harness.report.check import check
 from harness.report.publish import publish
-from harness.report.results import TableResults, read_results
+from harness.report.results import TableResults, read_or_empty, read_results
 from harness.report.table import ReportError, Table, read_table, read_tables
 from harness.show import say
 
@@ -85,6 +85,11 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="TABLE",
         help="`published`, or two tables for differences, or more for mean ranks",
     )
+    parser.add_argument(
+        "--methods",
+        action="store_true",
+        help="with `published`: the numbers of other methods, and none of ours",
+    )
     parser.set_defaults(run=_compare)
 
 
@@ -143,17 +148,25 @@ def _publish(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from harness.report.paired import compare, rank
-    from harness.report.published import compare_published, read_published
 
     if options.tables == ["published"]:
-        tables, held = _every_table(options.root)
-        _tell(compare_published(tables, held, read_published(options.root / "results")))
+        _tell(_published(options.root, methods=options.methods))
         return 0
+    if options.methods:
+        raise ReportError("--methods goes with `compare published` alone")
     if len(options.tables) < 2:
         raise ReportError("compare takes `published` or at least two tables, got 1")
     chosen = [held_table(options.root, name) for name in options.tables]
     _tell(compare(*chosen) if len(chosen) == 2 else rank(chosen))
     return 0
+
+
+def _published(root: Path, *, methods: bool) -> str:
+    from harness.report.published import compare_published, other_methods, read_published
+
+    tables, held = _every_table(root)
+    sources = read_published(root / "results")
+    return other_methods(tables, sources) if methods else compare_published(tables, held, sources)
 
 
 def _latex(options: argparse.Namespace) -> int:
@@ -188,7 +201,7 @@ def _every_table(root: Path) -> tuple[Mapping[str, Table], dict[str, TableResult
     for name, reason in tables.refused.items():
         if (results / f"{name}.csv").exists():
             say(f"left out: {reason}", error=True)
-    return tables, {name: read_results(results, name) for name in tables}
+    return tables, {name: read_or_empty(results, name) for name in tables}
 
 
 def held_table(root: Path, name: str) -> tuple[Table, TableResults]:

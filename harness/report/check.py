@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 
 from harness.report.publish import check_row, markdowns
-from harness.report.readme import check_markers, fill, markers
+from harness.report.readme import check_markers, fill, markers, set_aside
 from harness.report.results import TableResults, averages_of, read_results
 from harness.report.scores import backed_scores
 from harness.report.select import cell_of
@@ -32,6 +32,9 @@ def check(root: Path) -> str:
         A marker, a file or a schema is wrong, or the results contradict one another.
     """
     tables = read_tables(root / "conf")
+    with reading(root / "README.md") as file:
+        readme = file.read()
+    set_aside(tables, readme, root / "results")
     held = {name: read_results(root / "results", name) for name in tables}
     for name, results in held.items():
         _check_order(tables[name], results)
@@ -42,8 +45,6 @@ def check(root: Path) -> str:
     for path in (root / "results").glob("scores/*.csv"):
         if path.stem not in {*scored, *tables.refused}:
             raise ReportError(f"{path} has the scores of no published row")
-    with reading(root / "README.md") as file:
-        readme = file.read()
     check_markers(readme, tables, known={*tables, *tables.refused})
     filled = fill(readme, markdowns(tables, held))
     lines = difflib.unified_diff(

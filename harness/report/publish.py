@@ -11,7 +11,7 @@ from harness.record import StoredRun
 from harness.report.caption import caption
 from harness.report.grid import grid_of
 from harness.report.markdown import markdown
-from harness.report.readme import check_markers, fill, markers
+from harness.report.readme import check_markers, fill, markers, set_aside
 from harness.report.results import TableResults, files_of, read_or_empty, results_of
 from harness.report.row import Row
 from harness.report.scores import backed_scores
@@ -66,6 +66,7 @@ def publish(
         raise ReportError(f"no table {', '.join(unknown)}; there are {', '.join(sorted(names))}")
     with reading(root / "README.md") as file:
         text = file.read()
+    aside = set_aside(tables, text, results, wanted=only)
     if not only:
         check_markers(text, tables, known=names)
     refusals = [tables.refused[name] for name in only or markers(text) if name in tables.refused]
@@ -75,6 +76,8 @@ def publish(
         if name in tables or (results / f"{name}.csv").exists()
     }
     runs, notes = list(runs), []
+    if aside and not only:
+        notes.append(f"not shown, for README.md has no marker: {', '.join(aside)}")
     made: dict[str, Table] = {}
     for name in filter(tables.__contains__, only or tables):
         table, before = tables[name], held[name]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
-from harness.report.table import ReportError
+from harness.report.table import ReportError, Tables
 
 _OPEN = re.compile(r"^<!-- table: (\S+) -->$", re.MULTILINE)
 _CLOSE = "<!-- /table -->"
@@ -16,6 +17,35 @@ _CLOSES = re.compile(rf"^{_CLOSE}$", re.MULTILINE)
 def markers(readme: str) -> list[str]:
     """List the tables that have a marker."""
     return [match[1] for match in _OPEN.finditer(readme)]
+
+
+def set_aside(
+    tables: Tables, readme: str, results: Path, *, wanted: Collection[str] = ()
+) -> list[str]:
+    """Take out the experiments with neither a marker nor results: sweeps that no table shows.
+
+    Parameters
+    ----------
+    tables : Tables
+        The declared tables; those taken out are among the refused then.
+    readme : str
+        The README's text.
+    results : Path
+        The folder of results.
+    wanted : collection of str
+        Tables that are asked for, and stay.
+
+    Returns
+    -------
+    list of str
+        Their names.
+    """
+    shown = {*markers(readme), *wanted}
+    aside = [n for n in tables if n not in shown and not (results / f"{n}.csv").exists()]
+    for name in aside:
+        del tables[name]
+        tables.refused[name] = f"README.md has no marker for {name}"
+    return aside
 
 
 def fill(readme: str, tables: Mapping[str, str]) -> str:

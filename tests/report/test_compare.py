@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,11 @@ from harness.record import ImageScore
 from harness.report.__main__ import held_table, main
 from harness.report.bootstrap import auroc, images_of, resample
 from harness.report.paired import FEWEST, Held, compare, friedman, holm, pair_up, rank, wilcoxon
-from harness.report.published import compare_published, read_published
+from harness.report.published import METHOD, compare_published, read_published
 from harness.report.results import TableResults, read_results
 from harness.report.row import scores_digest
 from harness.report.scores import check_scores, write_scores
-from harness.report.table import ReportError, read_tables
+from harness.report.table import ReportError, read_table, read_tables
 from tests.report.synthetic import metrics, scores
 
 ROOT = Path(__file__).parents[2]
@@ -222,51 +224,225 @@ def test_what_cannot_be_resampled_is_told(published: Path) -> None:
         compare(few, few)
 
 
-def test_published_numbers_have_the_averages_that_were_published() -> None:
-    for source in read_published(ROOT / "results"):
-        for dataset, metric in {(d, m) for d, _, m in source.values}:
-            values = {c: v for (d, c, m), v in source.values.items() if (d, m) == (dataset, metric)}
-            average = values.pop("Average")
-            assert not values or np.mean(list(values.values())) == pytest.approx(average, abs=6e-4)
+def _published_lines(name: str) -> list[dict[str, str]]:
+    with (ROOT / "results" / name).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
-def test_published_categories_are_those_of_the_dataset() -> None:
+def test_every_published_number_is_read_as_it_is_written_and_traced_to_its_place() -> None:
+    lines = _published_lines("published.csv")
+    read = {
+        (source.name, *key): str(value)
+        for source in read_published(ROOT / "results")
+        for key, value in source.values.items()
+    }
+    columns = ("source", "dataset", "category", "metric")
+    assert len(lines) == len(read) > 400
+    assert read == {tuple(line[name] for name in columns): line["value"] for line in lines}
+    sources = _published_lines("published_sources.csv")
+    assert {line["source"] for line in lines} == {line["source"] for line in sources}
+    for line in sources:
+        assert all(line.values())
+        assert line["reference"].startswith("github.com/")
+    assert len({line["label"] for line in sources}) == len(sources)
+
+
+def test_published_averages_are_those_of_their_categories() -> None:
+    """Both are rounded: the mean to half a unit of the last digit, the average to another half."""
+    columns: dict[tuple[str, ...], dict[str, str]] = {}
+    for line in _published_lines("published.csv"):
+        key = (line["source"], line["dataset"], line["metric"])
+        columns.setdefault(key, {})[line["category"]] = line["value"]
+    for key, column in columns.items():
+        average = column.pop("Average")
+        unit = Fraction(1, 10 ** len(average.partition(".")[2]))
+        mean = sum(map(Fraction, column.values())) / len(column) if column else Fraction(average)
+        assert abs(mean - Fraction(average)) <= unit, key
+
+
+def test_the_references_of_each_dataset_are_complete() -> None:
+    """DFKDE with ResNet18: two of MVTec AD by category, one of the others, means of a third."""
     tables = read_tables(ROOT / "conf")
-    categories = {t.choice("dataset"): t.categories for t in tables.values()}
-    for source in read_published(ROOT / "results"):
-        assert all(c in (*categories[d], "Average") for d, c, _ in source.values)
+    categories = {t.choice("dataset"): set(t.categories) for t in tables.values()}
+    found = {
+        (source.name, dataset)
+        for source in read_published(ROOT / "results")
+        if (source.method, source.backbone) == (METHOD, "resnet18")
+        for dataset in ("mvtec", "btad", "visa")
+        if {c for d, c, m in source.values if (d, m) == (dataset, "image_auroc")}
+        == categories[dataset] | {"Average"}
+    }
+    theirs = {("iadbe_dfkde_resnet18", dataset) for dataset in ("mvtec", "btad", "visa")}
+    assert found == theirs | {("anomalib_resnet18", "mvtec")}
+
+
+@pytest.mark.parametrize("dataset", ["mvtec", "btad", "visa"])
+def test_the_settings_of_the_numbers_to_reproduce_are_declared(dataset: str) -> None:
+    """As configs/models/dfkde.yaml of IADBE and the transforms of anomalib 1.1.0 have them."""
+    table = read_table(ROOT / "conf", f"{dataset}_resnet18")
+    [source] = [s for s in read_published(ROOT / "results") if s.name == "iadbe_dfkde_resnet18"]
+    assert (table.choice("model"), table.choice("backbone")) == (source.method, source.backbone)
+    assert set(table.categories) == {c for d, c, _ in source.values if d == dataset} - {"Average"}
+    backbone = table.config["backbone"]
+    assert (backbone["layers"], backbone["weights"]) == (["layer4"], "IMAGENET1K_V1")
+    assert backbone["mean"] == [0.485, 0.456, 0.406]
+    assert backbone["std"] == [0.229, 0.224, 0.225]
+    expected = {
+        "image_size": 256,
+        "center_crop": None,
+        "n_train": None,
+        "features.resize": "float_antialias",
+        "features.precision": "fp32",
+        "model.n_components": 16,
+        "model.max_training_points": 40000,
+    }
+    assert {name: table.expected(name) for name in expected} == expected
+
+
+HEADER = "source,label,method,backbone,reference,differences\n"
+OLD = """\
+source,dataset,category,metric,value
+old,parts,bolt,image_auroc,0.7
+old,parts,cap,image_auroc,0.9012
+old,parts,01,image_auroc,0.8
+old,parts,Average,image_auroc,0.80
+old,parts,Average,aupro,0.3
+wide,parts,Average,image_auroc,0.8
+nearest,parts,Average,image_auroc,0.95
+"""
 
 
 def _sources(checkout: Path) -> None:
     folder = checkout / "results"
-    (folder / "published.csv").write_text(
-        "source,dataset,category,metric,value\n"
-        "old,parts,bolt,image_auroc,0.7\nold,parts,cap,image_auroc,0.9\n"
-        "old,parts,Average,image_auroc,0.8\n"
-    )
+    (folder / "published.csv").write_text(OLD)
     (folder / "published_sources.csv").write_text(
-        "source,label,backbone,reference,differences\n"
-        "old,Old,big,a paper,other weights\nunused,Unused,big,nowhere,none\n"
+        f"{HEADER}old,Old,dfkde,tiny,a paper,other weights\n"
+        "wide,Wide,dfkde,wide,a book,other network\n"
+        "nearest,Nearest,knn,tiny,a page,other method\nunused,Unused,dfkde,tiny,nowhere,none\n"
     )
+
+
+def _compared(checkout: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    assert main(["--root", str(checkout), "compare", "published", *options]) == 0
+    return capsys.readouterr().out
 
 
 def test_published_numbers_stand_beside_ours(
     published: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _sources(published)
-    assert main(["--root", str(published), "compare", "published"]) == 0
-    text = capsys.readouterr().out
-    assert "| bolt | **0.775** | 0.575 to 0.908 | 0.700 | +0.075 |" in text
-    assert "| cap | 0.796 | 0.596 to 0.917 | **0.900** | -0.104 |" in text
-    assert "| 01 | 1.000 | 0.779 to 1.000 | – | – |" in text
-    assert "| **Average** | **0.857** | 0.768 to 0.922 | 0.800 | +0.057 |" in text
+    text = _compared(published, capsys)
+    assert "| Category | Ours | 95 % interval | Old | difference |" in text
+    assert "| bolt | **0.775** | 0.575 to 0.908 | 0.7 | +0.075 |" in text
+    assert "| cap | 0.796 | 0.596 to 0.917 | **0.9012** | -0.105 |" in text
+    assert "| 01 | **1.000** | 0.779 to 1.000 | 0.8 | +0.200 |" in text
+    assert "| **Average** | **0.857** | 0.768 to 0.922 | 0.80 | +0.057 |" in text
+    assert ": Pixel AUPRO" in text
     assert "- Old (a paper): other weights." in text
     assert "Unused" not in text
+
+
+def test_numbers_of_another_backbone_are_named_and_stand_beside_nothing(
+    published: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _sources(published)
+    text = _compared(published, capsys)
+    assert "tiny: other backbones\n\nNot beside ours: Wide (`wide`).\n" in text
+    assert "a book" not in text
+    sources = published / "results" / "published_sources.csv"
+    sources.write_text(sources.read_text().replace(",dfkde,tiny", ",dfkde,tiny2"))
+    text = _compared(published, capsys)
+    assert "| Ours |" not in text
+    assert "Not beside ours: Old (`tiny2`), Wide (`wide`).\n" in text
+
+
+def test_other_methods_are_listed_on_their_own(
+    published: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _sources(published)
+    beside, alone = _compared(published, capsys), _compared(published, capsys, "--methods")
+    assert "earest" not in beside
+    assert "0.95" not in beside.replace("0.95 %", "")
+    assert "other methods, other features: Image AUROC" in alone
+    assert "| Category | Nearest: knn |\n" in alone
+    assert "| bolt | – |\n" in alone
+    assert "| **Average** | 0.95 |\n" in alone
+    assert "- Nearest (a page): other method." in alone
+    for ours in ("Ours:", "Old", "Wide", "0.775"):
+        assert ours not in alone
+    assert main(["--root", str(published), "compare", "parts_tiny", "cells_small", "--methods"])
+    assert capsys.readouterr().err == "error: --methods goes with `compare published` alone\n"
+
+
+def test_other_models_of_ours_are_not_compared_with_dfkde(published: Path) -> None:
+    _sources(published)
+    table, results = held_table(published, "parts_tiny")
+    sources = read_published(published / "results")
+    assert compare_published({"a": table}, {"a": results}, sources)
+    knn = replace(table, config={**table.config, "model": {"name": "knn"}})
+    with pytest.raises(ReportError, match="no table of dfkde with a finished run"):
+        compare_published({"a": knn}, {"a": results}, sources)
+
+
+def test_the_average_of_more_categories_is_not_beside_ours(published: Path) -> None:
+    _sources(published)
+    table, results = held_table(published, "parts_tiny")
+    fewer = replace(table, categories=("bolt", "cap"))
+    text = compare_published({"a": fewer}, {"a": results}, read_published(published / "results"))
+    assert "| bolt | **0.775** | 0.575 to 0.908 | 0.7 | +0.075 |" in text
+    assert "| **Average** | 0.857 | 0.768 to 0.922 | – | – |" in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("parts,cap", "parts,cup", "old, image_auroc of parts: no category cup; there are bolt,"),
+        ("old,parts,cap,image_auroc,0.9012\n", "", "or Average alone; lacking: cap"),
+        ("parts,cap", "parts,bolt", ".csv:3: old has the image_auroc of parts/bolt twice"),
+        (
+            "old,parts,Average,aupro",
+            "old,part,Average,aupro",
+            "of part: dataset must be one of cells, parts",
+        ),
+        ("cap,image_auroc", "cap,auroc", ".csv:3: metric must be one of image_auroc, "),
+        ("0.9012", "90.12", ".csv:3: value must be a fraction from 0.0 to 1.0, got '90.12'"),
+        ("0.9012", "1.001", "from 0.0 to 1.0, got '1.001'"),
+        ("0.9012", "nan", "from 0.0 to 1.0, got 'nan'"),
+        ("0.9012", "0.9012,0.9", "published.csv cannot be read (ValueError: line 3 has not the"),
+        ("old,parts,cap", "new,parts,cap", "published_sources.csv has no line for new"),
+    ],
+)
+def test_wrong_published_numbers_are_one_line(
+    published: Path,
+    capsys: pytest.CaptureFixture[str],
+    old: str,
+    new: str,
+    problem: str,
+) -> None:
+    _sources(published)
+    path = published / "results" / "published.csv"
+    assert old in OLD
+    path.write_text(OLD.replace(old, new, 1))
+    for options in ([], ["--methods"]):
+        assert main(["--root", str(published), "compare", "published", *options]) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith("error: ")
+        assert captured.err.count("\n") == 1
+        assert problem in captured.err
+
+
+def test_a_source_that_stands_twice_is_named(published: Path) -> None:
+    _sources(published)
+    path = published / "results" / "published_sources.csv"
+    path.write_text(path.read_text() + "old,Old,dfkde,tiny,a paper,other weights\n")
+    with pytest.raises(ReportError, match=r"published_sources.csv:6: source old stands twice"):
+        read_published(published / "results")
 
 
 def test_nothing_to_compare_is_said(published: Path) -> None:
     _sources(published)
     tables = read_tables(published / "conf")
     held = dict.fromkeys(tables, TableResults())
-    with pytest.raises(ReportError, match="no table with a finished run"):
+    with pytest.raises(ReportError, match="no table of dfkde with a finished run"):
         compare_published(tables, held, read_published(published / "results"))
