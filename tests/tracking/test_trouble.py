@@ -75,11 +75,12 @@ def test_entry_that_is_refused_holds_up_no_other(tracker, uri, job, record, down
     assert second.startswith("parts/bolt · dfkde · tiny · s42: MlflowException: ")
 
 
-def test_entry_that_cannot_be_read_holds_up_no_other(tracker, uri, job, record, down):
+@pytest.mark.parametrize("content", ["", '"words"', "[]", "null"])
+def test_entry_that_cannot_be_read_holds_up_no_other(tracker, uri, job, record, down, content):
     tracker.finish(tracker.start(job, KNOWN), record)
     [good] = waiting(tracker)
     shutil.copytree(good, good.with_name("0" + good.name[1:]))
-    (good.with_name("0" + good.name[1:]) / "run.json").write_text("")
+    (good.with_name("0" + good.name[1:]) / "run.json").write_text(content)
     newest = good.with_name("9" + good.name[1:])
     shutil.copytree(good, newest)
     (newest / "run.json").write_text("{}")
