@@ -12,7 +12,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -33,10 +33,20 @@ _ID = re.compile(r"[0-9a-f]{32}")
 # How a mount's place is written that holds a space or a backslash.
 _OCTAL = re.compile(r"\\([0-7]{3})")
 # Locks of these are known to one machine only.
-_LOCAL_OPTIONS = frozenset({"nolock", "localflock", "local_lock=flock", "local_lock=all"})
-_LOCAL_TYPES = frozenset({"fuse.sshfs", "fuse.rclone", "fuse.s3fs", "fuse.gcsfuse"})
+_LOCAL_OPTIONS = frozenset({"nolock", "localflock", "local_lock=flock", "local_lock=all", "nobrl"})
+_LOCAL_TYPES = frozenset({"beegfs", "fuse.sshfs", "fuse.rclone", "fuse.s3fs", "fuse.gcsfuse"})
 
 _warned: set[str] = set()
+_descriptors: set[int] = set()
+
+
+def _leave_to_parent() -> None:
+    """Close what a forked process inherits: it may live longer, and would keep the locks."""
+    while _descriptors:
+        os.close(_descriptors.pop())
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 @contextmanager
@@ -64,10 +74,13 @@ def hold(path: Path, *, patience: float = math.inf) -> Iterator[bool]:
         If the file cannot be opened or locked.
     """
     descriptor = _open(path)
+    _descriptors.add(descriptor)
     try:
         yield _lock(descriptor, path, patience)
     finally:
-        os.close(descriptor)
+        if descriptor in _descriptors:  # else in a forked process
+            _descriptors.remove(descriptor)
+            os.close(descriptor)
 
 
 def warn_once(message: str, *, about: str) -> None:
@@ -104,9 +117,7 @@ class JobLocks:
             self._folder.mkdir(parents=True, exist_ok=True)
             return _folder_id(self._folder) if _has_real_locks(self._folder) else ""
         except OSError as error:
-            rule = "a job that runs in another process is not noticed"
-            warn_once(f"{self._folder} cannot hold locks ({error.strerror}): {rule}", about="locks")
-            return ""
+            return self._no_id(error)
 
     @contextmanager
     def hold(self, name: str) -> Iterator[str | None]:
@@ -120,18 +131,26 @@ class JobLocks:
         Yields
         ------
         str or None
-            None if the lock is held, or cannot be; else which process holds it.
+            None if the lock is held, or cannot be; else which process holds it. Once a lock cannot
+            be held, as in a folder of another user, the folder's `id` is empty: nobody may take
+            the runs of this process for those of a dead one.
         """
         if self._folder is None or not self.id:
             yield None
             return
         path = self._folder / name
         requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
-        with hold(path, patience=_PATIENCE_REQUEUED if requeued else _PATIENCE) as held:
+        patience = _PATIENCE_REQUEUED if requeued else _PATIENCE
+        held = None
+        with ExitStack() as stack:
+            try:
+                held = stack.enter_context(hold(path, patience=patience))
+            except OSError as error:
+                self.id = self._no_id(error)
             if held:
                 with suppress(OSError):  # on a full disk the lock holds all the same
                     path.write_text(f"process {os.getpid()} of {platform.node()}")
-            yield None if held else _holder(path)
+            yield _holder(path) if held is False else None
 
     def is_held(self, name: str) -> bool | None:
         """Tell whether a process holds a job's lock; None where that cannot be told from here."""
@@ -140,6 +159,11 @@ class JobLocks:
         with suppress(OSError), hold(self._folder / name, patience=0) as held:
             return not held
         return None
+
+    def _no_id(self, error: OSError) -> str:
+        rule = "a job that runs in another process is not noticed"
+        warn_once(f"{self._folder} cannot hold locks ({error.strerror}): {rule}", about="locks")
+        return ""
 
 
 def _open(path: Path) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -25,7 +24,7 @@ from harness.confdir import conf_dir
 from harness.config import Config
 from harness.outcome import Outcome, failures, leave_if_busy, summary
 from harness.progress import Progress
-from harness.secrets import check_address
+from harness.secrets import check_argument
 from harness.show import say, shown
 from harness.signals import interruptible
 from harness.stages import Stages
@@ -42,23 +41,16 @@ def main() -> None:
     # Modules and configurations are many objects that stay: the search for garbage among them
     # would take a tenth of a short command's time.
     gc.set_threshold(50_000, 20, 20)
-    _prefer_own_launchers()
     run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_task)
     with interruptible(last=True):
         try:
-            _check_typed(sys.argv[1:])
+            for argument in sys.argv[1:]:
+                check_argument(argument)
+            _prefer_own_launchers()
             run()
         except ValueError as error:  # a password; options of Hydra that do not go together
             say(str(error), error=True)
             sys.exit(1)
-
-
-def _check_typed(arguments: Sequence[str]) -> None:
-    """Refuse a password among the overrides, which Hydra would print and write."""
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key.lstrip("+") == "tracking.uri":
-            check_address(value.strip("'\""))
 
 
 def _prefer_own_launchers() -> None:

@@ -15,9 +15,13 @@ VARIABLE = "MLFLOW_TRACKING_URI"
 
 _SCHEME = r"^([a-zA-Z][\w+.-]*://)"
 # In a server's address the user may be a token; in a database's it is part of its name.
-_SERVER = re.compile(r"^(https?://)([^/?#]*)@", re.IGNORECASE)
+# A password that holds a slash, as it must not, is one all the same: what is no port is none.
+_SERVER = re.compile(r"^(https?://)([^/?#]*|[^/?#:\[]*:(?!\d*(?:[/?#]|$)).*)@", re.IGNORECASE)
 _DATABASE = re.compile(_SCHEME + r"([^:/?#@]*):(.*)@")
-_QUERY = re.compile(r"([?&])([^=&#]*(?:password|passwd|pwd|secret|token)[^=&#]*=)([^&#]*)", re.I)
+_QUERY = re.compile(
+    r"([?&])([^=&#]*(?:password|passwd|pwd|secret|token|odbc_connect)[^=&#]*=)([^&#]*)", re.I
+)
+_IN_ARGUMENT = re.compile(r"[a-zA-Z][\w+.-]*://[^\s'\",(){}\[\]]*")
 _MASK = "***"
 
 
@@ -51,6 +55,23 @@ def check_address(uri: str) -> str:
         rule = f"must hold no password, got {address} with one"
         raise ValueError(f"tracking.uri {rule}; set {VARIABLE} to the whole of it")
     return address
+
+
+def check_argument(argument: str) -> None:
+    """Refuse a password in an argument, which others see and Hydra prints and writes.
+
+    Raises
+    ------
+    ValueError
+        If an address in it holds one, be it that of `MLFLOW_TRACKING_URI`.
+    """
+    key, _, value = argument.partition("=")
+    for uri in [value.strip(" '\""), *_IN_ARGUMENT.findall(value)]:
+        address = without_secrets(uri)
+        if address != uri:
+            rule = f"must hold no password, got {address} with one"
+            where = f"set {VARIABLE} to the whole of it, for tracking=server"
+            raise ValueError(f"{key.lstrip('+')} {rule}; {where}")
 
 
 def with_secrets(uri: str) -> str:

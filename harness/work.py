@@ -120,12 +120,7 @@ def run_job(
     """
     started = time.perf_counter()
     work = _Work(job, tracker, Stages() if stages is None else stages)
-    try:
-        outcome = work.outcome(force=force, save_model=save_model)
-    except Interrupted:
-        if work.run is not None:
-            tracker.kill(work.run)
-        raise
+    outcome = work.outcome(force=force, save_model=save_model)
     return replace(outcome, identity=work.identity, seconds=time.perf_counter() - started)
 
 
@@ -158,12 +153,20 @@ class _Work:
                 found = self.tracker.earlier(self.job, known)
             if found is not None:
                 return _not_run(self.job, found)
-            with deferred():
-                self.run = self.tracker.start(self.job, known)
             try:
-                return self._compute(split, save_model)
-            except Exception as error:
-                return self._failed(error)
+                return self._recorded(split, known, save_model)
+            except Interrupted:
+                if self.run is not None:
+                    self.tracker.kill(self.run)
+                raise
+
+    def _recorded(self, split: Split, known: Known, save_model: bool) -> Outcome:
+        with deferred():
+            self.run = self.tracker.start(self.job, known)
+        try:
+            return self._compute(split, save_model)
+        except Exception as error:
+            return self._failed(error)
 
     def _compute(self, split: Split, save_model: bool) -> Outcome:
         from harness.evaluate import measure

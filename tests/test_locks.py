@@ -158,6 +158,33 @@ def test_a_folder_in_place_of_which_is_a_file_is_warned_of(tmp_path, monkeypatch
         assert JobLocks(tmp_path / "file" / "locks").id == ""
 
 
+def test_a_job_whose_lock_cannot_be_held_runs_and_is_not_judged(tmp_path, monkeypatch):
+    """As in a folder of another user, where no file can be made."""
+    monkeypatch.setattr(locks, "_warned", set())
+    here = JobLocks(tmp_path / "locks")
+    assert here.id
+    (tmp_path / "locks" / NAME).symlink_to(tmp_path / "target")
+    with pytest.warns(UserWarning, match="cannot hold locks"), here.hold(NAME) as holder:
+        assert (holder, here.id, here.is_held(NAME)) == (None, "", None)
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_forked_process_that_lives_on_keeps_no_lock(tmp_path):
+    ready, told = os.pipe()
+    with hold(tmp_path / "lock"):
+        child = os.fork()
+        if child == 0:
+            os.write(told, b".")
+            signal.pause()
+        os.read(ready, 1)
+    os.close(ready)
+    os.close(told)
+    with hold(tmp_path / "lock", patience=0) as held:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert held
+
+
 @pytest.mark.parametrize(
     ("line", "local"),
     [
@@ -167,6 +194,9 @@ def test_a_folder_in_place_of_which_is_a_file_is_warned_of(tmp_path, monkeypatch
         ("10.0.0.1@o2ib:/x {} lustre rw,flock 0 0", False),
         ("10.0.0.1@o2ib:/x {} lustre rw,localflock 0 0", True),
         ("me@host:/x {} fuse.sshfs rw,user_id=0 0 0", True),
+        ("beegfs_nodev {} beegfs rw,relatime,cfgFile=/etc/beegfs/client.conf 0 0", True),
+        ("//server/x {} cifs rw,vers=3.1.1,nobrl 0 0", True),
+        ("//server/x {} cifs rw,vers=3.1.1 0 0", False),
         ("/dev/sda1 {} ext4 rw 0 0", False),
     ],
 )

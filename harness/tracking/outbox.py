@@ -189,7 +189,9 @@ def stores() -> list[str]:
     server, own = os.environ.get(VARIABLE), Path("runs").resolve() / _name()
     if own.is_dir():
         _check_own(own)
-    waiting = [read_regular(path).decode() for path in sorted(own.glob(f"*/{_ADDRESS}"))]
+    waiting = [
+        read_regular(path).decode(errors="replace") for path in sorted(own.glob(f"*/{_ADDRESS}"))
+    ]
     return list(dict.fromkeys([store_uri(), *([store_uri(server)] if server else []), *waiting]))
 
 
@@ -214,6 +216,8 @@ def read_entry(folder: Path) -> Entry:
     """
     path = folder / _FILE
     kept = json.loads(read_regular(path))
+    if not isinstance(kept, dict):
+        raise DamagedError(f"{path} is not as it was written")
     if "checksum" in kept:  # else written before there were checksums
         kept = read_json(path, key=_key(folder))
     kept.pop("unchecked", None)  # an earlier version's

@@ -18,6 +18,7 @@ import pytest
 from harness import locks
 from harness.config import TrackingConfig
 from harness.locks import JobLocks
+from harness.signals import Interrupted
 from harness.tracking import open_tracker, read_runs, read_scores
 from harness.tracking.__main__ import main as tracking
 from harness.tracking.names import IDENTITY, LOCKS, PID
@@ -315,6 +316,9 @@ def test_recovery_without_runs_changes_nothing(client):
 def test_a_job_holds_its_lock_until_its_run_is_closed(client, monkeypatch):
     held = []
 
+    def interrupted(*_):
+        raise Interrupted(signal.SIGTERM)
+
     def look(method):
         def wrapped(self, run, *arguments, **keywords):
             method(self, run, *arguments, **keywords)
@@ -322,10 +326,13 @@ def test_a_job_holds_its_lock_until_its_run_is_closed(client, monkeypatch):
 
         return wrapped
 
-    for name in ("finish", "fail"):
+    for name in ("finish", "fail", "kill"):
         monkeypatch.setattr(MlflowTracker, name, look(getattr(MlflowTracker, name)))
     assert in_process(*ONE).status == 0
     assert in_process(*ONE, "seed=7", "model.params={n_components: 999}").status == 1
-    assert held == [True, True]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("harness.work._Work._compute", interrupted)
+        assert in_process(*ONE, "seed=8").status == 143
+    assert held == [True, True, True]
     [name] = {run.data.tags[IDENTITY] for run in runs(client, seed="42")}
     assert JobLocks(Path("runs/locks")).is_held(name) is False

@@ -28,13 +28,28 @@ def see_nothing(ended):
             assert SECRET.encode() not in path.read_bytes(), path
 
 
-@pytest.mark.parametrize("override", ["tracking.uri=", "tracking.uri='", '+tracking.uri="'])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "tracking.uri={}",
+        "tracking.uri='{}'",
+        "tracking.uri=' {}'",
+        "tracking.uri=choice({})",
+        '+tracking.uri="{}"',
+        '+tracking={{kind:mlflow,uri:"{}"}}',
+        "tracking.url={}",
+        "+hydra.job.env_set.MLFLOW_TRACKING_URI='{}'",
+    ],
+)
 @pytest.mark.parametrize("mode", [(), ("-m",)], ids=["single", "sweep"])
-def test_a_password_that_is_typed_is_refused(folder, mode, override):
-    address = f"{override}postgresql://me:{SECRET}@host/runs{override[-1].strip('=')}"
-    ended = in_process(*mode, *JOB, address)
+def test_a_password_that_is_typed_is_refused(empty_folder, monkeypatch, mode, override):
+    address = f"postgresql://me:{SECRET}@host/runs"
+    if mode:  # `tracking.uri=$MLFLOW_TRACKING_URI`
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    ended = in_process(*mode, *JOB, override.format(address))
     assert ended.status == 1
-    assert "tracking.uri must hold no password, got postgresql://me@host/runs with one" in ended.err
+    key = override.partition("=")[0].lstrip("+")
+    assert f"{key} must hold no password, got postgresql://me@host/runs with one" in ended.err
     see_nothing(ended)
 
 

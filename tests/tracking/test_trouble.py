@@ -8,12 +8,14 @@ import json
 import os
 import shutil
 from dataclasses import asdict, replace
+from unittest.mock import Mock
 
 import pytest
 
 from harness import locks
 from harness.locks import hold
 from harness.tracking import Known, StoreError
+from harness.tracking import push as push_module
 from harness.tracking import write as write_module
 from harness.tracking.names import HOST, IDENTITY, LOCKS, PID
 from harness.tracking.outbox import Outbox, artifacts, read_entry
@@ -73,11 +75,12 @@ def test_entry_that_is_refused_holds_up_no_other(tracker, uri, job, record, down
     assert second.startswith("parts/bolt · dfkde · tiny · s42: MlflowException: ")
 
 
-def test_entry_that_cannot_be_read_holds_up_no_other(tracker, uri, job, record, down):
+@pytest.mark.parametrize("content", ["", '"words"', "[]", "null"])
+def test_entry_that_cannot_be_read_holds_up_no_other(tracker, uri, job, record, down, content):
     tracker.finish(tracker.start(job, KNOWN), record)
     [good] = waiting(tracker)
     shutil.copytree(good, good.with_name("0" + good.name[1:]))
-    (good.with_name("0" + good.name[1:]) / "run.json").write_text("")
+    (good.with_name("0" + good.name[1:]) / "run.json").write_text(content)
     newest = good.with_name("9" + good.name[1:])
     shutil.copytree(good, newest)
     (newest / "run.json").write_text("{}")
@@ -302,6 +305,27 @@ def test_an_outbox_that_is_not_this_users_alone_is_refused(tmp_path, job, kind):
     with pytest.raises(PermissionError, match="that nobody else may enter"):
         tracker._outbox.add(write_module._entry(OpenRun(job), "KILLED", tags={}), lambda f: None)
     assert part.exists()
+
+
+def test_an_outbox_of_another_user_is_refused(tmp_path, monkeypatch):
+    outbox = Outbox(f"sqlite:///{tmp_path}/mlflow.db")
+    outbox.open()
+    monkeypatch.setattr("os.getuid", lambda: outbox.folder.stat().st_uid + 1)
+    with pytest.raises(PermissionError, match="that nobody else may enter"):
+        outbox.open()
+
+
+def test_who_connects_to_a_server_takes_the_password(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:p4ss@host")
+    monkeypatch.setattr("mlflow.MlflowClient", lambda tracking_uri: seen.append(tracking_uri))
+    monkeypatch.setattr(
+        "mlflow.store.artifact.artifact_repository_registry.get_artifact_repository",
+        lambda location, tracking_uri: seen.append(tracking_uri) or Mock(),
+    )
+    connect.__wrapped__("http://host")
+    push_module._log_artifacts(tmp_path, "mlflow-artifacts:/1", uri="http://host")
+    assert seen == ["http://me:p4ss@host"] * 2
 
 
 def test_what_is_none_of_ours_in_the_outbox_stays(tracker, job, record, down):
