@@ -39,7 +39,7 @@ from yaml import YAMLError
 
 from harness.categories import CategoryError, Named, match_categories, name_categories
 from harness.config import Config, DatasetConfig
-from harness.secrets import check_address
+from harness.secrets import check_address, server_address
 from harness.show import shown
 
 CATEGORY = "category"
@@ -58,6 +58,8 @@ class SweeperConf:
     params: dict[str, str] = field(default_factory=dict)
 
 
+# What `--cfg job --resolve` prints, too, holds no password.
+OmegaConf.register_new_resolver("mlflow_tracking_uri", server_address)
 _store = ConfigStore.instance().store
 _store(name="schema", node=Config, provider="harness")
 _store(group="hydra/sweeper", name="harness", node=SweeperConf, provider="harness")

@@ -57,6 +57,11 @@ def check_address(uri: str) -> str:
     return address
 
 
+def server_address(default: str) -> str:
+    """Return the address in `MLFLOW_TRACKING_URI`, without secrets; else the default."""
+    return without_secrets(os.environ.get(VARIABLE) or default)
+
+
 def check_argument(argument: str) -> None:
     """Refuse a password in an argument, which others see and Hydra prints and writes.
 

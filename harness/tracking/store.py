@@ -109,6 +109,13 @@ def connect(uri: str) -> MlflowClient:
     return client
 
 
+def _ask_twice() -> None:
+    """Give up a database that is away within seconds: MLflow asks ten times, for two minutes."""
+    from mlflow.store.db import utils
+
+    utils.MAX_RETRY_COUNT = 2
+
+
 @contextmanager
 def reading(uri: str) -> Iterator[MlflowClient]:
     """Give a client of a store that is there, in a block that reads; reading makes no store.

@@ -63,6 +63,24 @@ def test_a_server_that_cannot_be_reached_is_named_without(folder, monkeypatch, m
     see_nothing(ended)
 
 
+def test_the_configuration_that_is_printed_holds_none(folder, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{SECRET}@127.0.0.1:1")
+    ended = in_process("--cfg", "job", "--resolve", *JOB, "tracking=server")
+    assert ended.status == 0
+    assert "uri: http://127.0.0.1:1\n" in ended.out
+    see_nothing(ended)
+
+
+def test_a_database_that_is_away_is_told_in_one_line(folder, monkeypatch):
+    pytest.importorskip("psycopg")
+    address = f"postgresql+psycopg://me:{SECRET}@127.0.0.1:1/runs"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    ended = in_process(*JOB, "tracking=server")
+    assert ended.status == 1
+    assert "tracking.uri=postgresql+psycopg://me@127.0.0.1:1/runs: " in ended.err
+    see_nothing(ended)
+
+
 def test_tasks_for_other_processes_hold_none(folder, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{SECRET}@127.0.0.1:1")
     handed = []
