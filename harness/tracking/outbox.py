@@ -15,7 +15,7 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 
 from harness.atomic import DamagedError, json_bytes, read_json, read_regular, write_atomically
-from harness.locks import hold
+from harness.locks import hold, warn_once
 from harness.secrets import VARIABLE
 from harness.show import shown
 from harness.tracking.names import IDENTITY
@@ -273,10 +273,23 @@ def _name() -> str:
 def _check_own(folder: Path) -> None:
     found = folder.lstat()
     own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
-    if not own or found.st_mode & 0o077:
+    if own and found.st_mode & 0o077 and _modes_are_forced(folder):
+        rule = "its filesystem lets others enter whatever the mode: keep it where only you may"
+        warn_once(f"{folder} cannot be closed to others; {rule}", about=str(folder))
+    elif not own or found.st_mode & 0o077:
         rule = f"must be a folder of user {os.getuid()} that nobody else may enter (chmod 700)"
         kind = f"mode {stat.filemode(found.st_mode)} of user {found.st_uid}"
         raise PermissionError(shown(f"{folder} {rule}, got {kind}"))
+
+
+def _modes_are_forced(folder: Path) -> bool:
+    """Tell whether a new folder has another mode than it is made with: on vfat, on WSL, on CIFS."""
+    probe = folder / f".{uuid.uuid4().hex}"
+    probe.mkdir(mode=0o700)
+    try:
+        return bool(probe.lstat().st_mode & 0o077)
+    finally:
+        probe.rmdir()
 
 
 def _label(status: str, identity: str) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -326,6 +327,22 @@ def test_who_connects_to_a_server_takes_the_password(tmp_path, monkeypatch):
     connect.__wrapped__("http://host")
     push_module._log_artifacts(tmp_path, "mlflow-artifacts:/1", uri="http://host")
     assert seen == ["http://me:p4ss@host"] * 2
+
+
+def test_an_outbox_whose_filesystem_forces_modes_is_warned_of(tmp_path, job, monkeypatch):
+    """As Windows' disks under WSL: nobody could close a folder there."""
+    make = Path.mkdir
+
+    def forced(self, *arguments, **keywords):
+        make(self, *arguments, **keywords)
+        self.chmod(0o777)
+
+    monkeypatch.setattr(Path, "mkdir", forced)
+    outbox = Outbox(f"sqlite:///{tmp_path}/mlflow.db")
+    entry = write_module._entry(OpenRun(job), "KILLED", tags={})
+    with pytest.warns(UserWarning, match="cannot be closed to others"):
+        outbox.add(entry, lambda folder: None)
+    assert len(list(outbox)) == 1
 
 
 def test_what_is_none_of_ours_in_the_outbox_stays(tracker, job, record, down):
