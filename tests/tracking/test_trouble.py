@@ -16,11 +16,10 @@ import pytest
 from harness import locks
 from harness.locks import hold
 from harness.tracking import Known, StoreError
-from harness.tracking import push as push_module
 from harness.tracking import write as write_module
 from harness.tracking.names import HOST, IDENTITY, LOCKS, PID
 from harness.tracking.outbox import Outbox, artifacts, read_entry
-from harness.tracking.store import connect, experiment_id
+from harness.tracking.store import artifacts_of, connect, experiment_id
 from harness.tracking.tracker import OpenRun
 from harness.tracking.write import MlflowTracker
 
@@ -316,7 +315,7 @@ def test_an_outbox_of_another_user_is_refused(tmp_path, monkeypatch):
         outbox.open()
 
 
-def test_who_connects_to_a_server_takes_the_password(tmp_path, monkeypatch):
+def test_who_connects_to_a_server_takes_the_password(monkeypatch):
     seen = []
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:p4ss@host")
     monkeypatch.setattr("mlflow.MlflowClient", lambda tracking_uri: seen.append(tracking_uri))
@@ -325,7 +324,7 @@ def test_who_connects_to_a_server_takes_the_password(tmp_path, monkeypatch):
         lambda location, tracking_uri: seen.append(tracking_uri) or Mock(),
     )
     connect.__wrapped__("http://host")
-    push_module._log_artifacts(tmp_path, "mlflow-artifacts:/1", uri="http://host")
+    artifacts_of("http://host", Mock(artifact_uri="mlflow-artifacts:/1", run_id="1"))
     assert seen == ["http://me:p4ss@host"] * 2
 
 
