@@ -45,7 +45,8 @@ def open_tracker(config: TrackingConfig, cache: str | None) -> Tracker:
     if config.kind == "mlflow":
         uri = store_uri(config.uri)
         folder = store_folder(uri) or (None if cache is None else Path(cache).resolve())
-        return _mlflow_tracker(uri, None if folder is None else folder / "locks")
+        locks = None if folder is None else folder / "locks"
+        return _mlflow_tracker(uri, locks, config.prefix)
     if config.kind == "none":
         return Tracker()
     raise StoreError(f"tracking.kind must be one of mlflow, none; got {config.kind!r}")

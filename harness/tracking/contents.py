@@ -29,6 +29,7 @@ from harness.tracking.names import (
     SCHEMA,
     SCORES,
     SECONDS,
+    SWEPT,
     UNDEFINED,
 )
 from harness.tracking.tracker import Known
@@ -44,6 +45,11 @@ _LONGEST = 5900
 _LONGEST_NAME = 250
 # All that MLflow takes in a param's name, but for slashes, with which it can also be a wrong path.
 _NO_NAME = re.compile(r"[^\w .:-]", re.ASCII)
+
+
+def run_name(job: Job) -> str:
+    """Return the name of a job's run, as far as every store holds it."""
+    return _storable(str(job))[:_LONGEST_NAME]
 
 
 def job_tags(job: Job, known: Known | None) -> dict[str, str]:
@@ -62,6 +68,7 @@ def job_tags(job: Job, known: Known | None) -> dict[str, str]:
         "versions": json.dumps(versions()),
         "machine": json.dumps(machine()),
     }
+    tags |= {SWEPT: job.swept} if job.swept else {}
     return _held(tags if known is None else tags | _known_tags(known))
 
 
@@ -149,7 +156,9 @@ def source(job: Job, record: Record) -> dict[str, str]:
 def write_record(folder: Path, job: Job, *, record: Record) -> None:
     """Write what a finished job must leave behind: scores and settings."""
     _write_scores(folder / SCORES, record.scores)
-    text = yaml.dump(asdict(job), Dumper=_DUMPER, allow_unicode=True)
+    settings = asdict(job)
+    del settings["swept"]  # which depends on the other jobs of the sweep
+    text = yaml.dump(settings, Dumper=_DUMPER, allow_unicode=True)
     (folder / JOB).write_text(text, encoding="utf-8")
 
 

@@ -11,6 +11,8 @@ ERROR_MESSAGE = "error.message"
 IDENTITY = "identity"
 CODE = "code"
 SCHEMA = "schema"
+SWEPT = "swept"
+"""The settings that set a run apart from others of its sweep."""
 COUNTS = {
     "n_train": "images.train",
     "n_test_normal": "images.test_normal",

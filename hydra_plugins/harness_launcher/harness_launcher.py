@@ -15,7 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from harness.checks import check_settings
-from harness.config import Config
+from harness.config import Config, told_apart
 from harness.launch import InProcess, Pool, Processes, run_tasks
 from harness.outcome import Outcome
 from harness.progress import Progress
@@ -62,9 +62,10 @@ class HarnessLauncher(Launcher):
     ) -> Sequence[Outcome]:
         """Run the jobs, which the sweeper has composed, and return what became of each."""
         self._check(configs)
+        jobs = told_apart([config.job() for config in configs])
         tasks = [
-            Task(c.job(), c.tracking, self._folder / str(number), c.force, c.save_model)
-            for number, c in enumerate(configs, initial_job_idx)
+            Task(job, c.tracking, self._folder / str(number), c.force, c.save_model)
+            for number, (job, c) in enumerate(zip(jobs, configs, strict=True), initial_job_idx)
         ]
         self.outcomes = [Outcome(str(task.job), "stopped") for task in tasks]
         try:
