@@ -6,9 +6,10 @@ import json
 import logging
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -26,6 +27,7 @@ from harness.tracking.names import (
     ERROR_MESSAGE,
     IDENTITY,
     JOB,
+    RUNS,
     SCHEMA,
     SCORES,
     SECONDS,
@@ -79,6 +81,22 @@ def _known_tags(known: Known) -> dict[str, str]:
         "official": str(known.official).lower(),
         CODE: known.code,
     }
+
+
+def average_tags(job: Job, runs: Sequence[Any]) -> dict[str, str]:
+    """Return the tags of averages over runs: what these share, and which ones they are.
+
+    No tag by which a reader knows the run of a job is among them.
+    """
+    first, *others = (run.data.tags for run in runs)
+    names = [*job_tags(job, None), "official", CODE, "weights_digest"]
+    shared = {
+        name: first[name]
+        for name in names
+        if name in first and name != SCHEMA and all(o.get(name) == first[name] for o in others)
+    }
+    ids = {RUNS: ",".join(run.info.run_id for run in runs), "category": job.category}
+    return _held(shared | ids | ({SWEPT: job.swept} if job.swept else {}))
 
 
 def changed_tags(job: Job) -> dict[str, str]:

@@ -22,7 +22,7 @@ from harness.progress import Progress
 from harness.show import shown
 from harness.threads import cores
 from harness.tracking import StoreError
-from harness.work import Task, sweep_of
+from harness.work import Task, keep_averages, sweep_of
 
 _MOST = 8
 """Workers by default at most: each holds a backbone in memory."""
@@ -84,6 +84,7 @@ class HarnessLauncher(Launcher):
             for number, outcome in ends:
                 self.outcomes[number] = outcome
                 progress.count(outcome)
+            keep_averages(tasks, self.outcomes)
 
     def _check(self, configs: Sequence[Config]) -> None:
         try:
