@@ -113,7 +113,6 @@ def _check_names(config: Config) -> None:
         "category": " " if config.category is None else config.category,
         "model.name": config.model.name,
         "backbone.name": config.backbone.name,
-        "tracking.prefix": config.tracking.prefix or " ",  # the one that may be empty
     }
     for key, name in names.items():
         if not 0 < len(name) <= _LONGEST_NAME or any(category(c) in _NO_TEXT for c in name):

@@ -97,5 +97,5 @@ def test_prefix_keeps_runs_in_experiments_of_its_own(client):
 def test_prefix_that_names_no_experiment_is_told(client, mode, prefix):
     ended = in_process(*mode, "dataset=btad", "category=01", f"tracking.prefix={prefix}")
     assert ended.status == 1
-    assert "tracking.prefix must be 1 to 100 characters without control" in ended.err
+    assert "tracking.prefix must be at most 100 characters without control" in ended.err
     assert not runs(client)
