@@ -8,7 +8,10 @@ would refuse to compose into a frozen schema; nothing behind the border writes t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import chain
 from typing import Any
 
 from dfkde.backbones.presence import is_random
@@ -166,15 +169,23 @@ class TrackingConfig:
         `mlflow`, or `none` to keep no run.
     uri : str, optional
         An MLflow tracking URI; by default the SQLite store of this checkout.
+    prefix : str
+        What the names of experiments begin with: `alice/` keeps runs in `alice/mvtec`. A run under
+        another prefix makes no job needless.
     """
 
     kind: str = "mlflow"
     uri: str | None = None
+    prefix: str = ""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One cell of a table: every setting that determines its numbers."""
+    """One cell of a table: every setting that determines its numbers.
+
+    `swept` is none of them: it names what sets the job apart from others of its sweep with its
+    cell, as `told_apart` finds it.
+    """
 
     dataset: DatasetConfig
     category: str
@@ -190,6 +201,7 @@ class Job:
     pixel_resolution: int | None = None
     threshold_quantile: float | None = None
     allow_random_weights: bool = False
+    swept: str = field(default="", compare=False)
 
     def protocol(self) -> dict[str, object]:
         """Return what determines the numbers beside data, weights, model and seed.
@@ -224,9 +236,10 @@ class Job:
 
     def __str__(self) -> str:
         """Name the job as its run is named."""
+        swept = f" · {self.swept}" if self.swept else ""
         return (
             f"{self.dataset.name}/{self.category} · {self.model.name}"
-            f" · {self.backbone.label} · s{self.seed}"
+            f" · {self.backbone.label} · s{self.seed}{swept}"
         )
 
 
@@ -255,4 +268,66 @@ class Config:
 
     def job(self) -> Job:
         """Take the job out."""
-        return Job(**{field.name: getattr(self, field.name) for field in fields(Job)})
+        names = (field.name for field in fields(Job) if field.name != "swept")
+        return Job(**{name: getattr(self, name) for name in names})
+
+
+# What the name of a job tells already, or holds in part.
+_NAMED = ("category", "seed", "swept", "dataset.name", "dataset.categories")
+
+
+def told_apart(jobs: Sequence[Job]) -> list[Job]:
+    """Return the jobs of a sweep, each with the settings by which it differs from others.
+
+    Datasets, models and backbones of different names are different anyway: their settings are
+    compared with those of the same name only.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        All jobs of the sweep.
+
+    Returns
+    -------
+    list of Job
+        With `swept` as their names have it: `image_size=224 · n_train=20`, in the words of the
+        command line.
+    """
+    settings = [list(_settings(job)) for job in jobs]
+    having = Counter(chain.from_iterable(settings))
+    sizes = Counter(scope for job in jobs for scope in ("", *_scopes(job).values()))
+    apart = [
+        [f"{key}={value}" for scope, key, value in own if having[scope, key, value] < sizes[scope]]
+        for own in settings
+    ]
+    return [replace(job, swept=" · ".join(own)) for job, own in zip(jobs, apart, strict=True)]
+
+
+def _scopes(job: Job) -> dict[str, str]:
+    """Return among which jobs the settings of a group are compared."""
+    return {
+        "dataset": f"dataset {job.dataset.name}",
+        "model": f"model {job.model.name}",
+        "backbone": f"backbone {job.backbone.label}",
+    }
+
+
+def _settings(job: Job) -> Iterator[tuple[str, str, str]]:
+    """Yield scope, key and value of each setting that the job's name does not tell."""
+    scopes = _scopes(job)
+    for key, value in _flat(asdict(job), ""):
+        if key not in _NAMED and (key, value) != ("model.params.random_state", str(job.seed)):
+            yield scopes.get(key.partition(".")[0], ""), key, value
+
+
+def _flat(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yield settings by their keys, as the command line takes them."""
+    if isinstance(value, dict):
+        for name, below in value.items():
+            yield from _flat(below, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        yield key, f"[{','.join(map(str, value))}]"
+    elif value is None or isinstance(value, bool):
+        yield key, "null" if value is None else str(value).lower()
+    else:
+        yield key, str(value)

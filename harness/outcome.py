@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from shutil import get_terminal_size
 from typing import Literal
 
 from harness.metrics.registry import HEADLINE, METRICS
-from harness.show import say, shown
+from harness.show import say, shown, writable
 
 Status = Literal["finished", "skipped", "busy", "failed", "stopped"]
+_PART = 24
+"""Columns for which metrics make room, so that no shorter part of a job's name is cut in two."""
 EXIT_BUSY = 75
 """The exit status where others compute what is missing: `EX_TEMPFAIL`, try again."""
 
@@ -74,13 +78,21 @@ def leave_if_busy(outcomes: Sequence[Outcome]) -> None:
         raise SystemExit(EXIT_BUSY)
 
 
-def summary(outcomes: Sequence[Outcome]) -> str:
+def summary(outcomes: Sequence[Outcome], width: int | None = None) -> str:
     """Return a table with a row for each job: its numbers, or why it has none.
+
+    Where the width is too small, the identity goes, then the seconds; then names are folded between
+    their parts; then metrics go, the last one first. A name is folded anywhere only where one part
+    of it is wider than the table.
 
     Parameters
     ----------
     outcomes : sequence of Outcome
         In the order of the jobs.
+    width : int, optional
+        Columns of the terminal; by default those of the one that standard output goes to. Where
+        that is none, the table is as wide as it needs to be: a name cut in two cannot be searched
+        for.
 
     Returns
     -------
@@ -91,14 +103,56 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     from rich.table import Table
     from rich.text import Text
 
-    names = (METRICS[name].display for name in HEADLINE)
-    table = Table("Job", "Identity", "Status", *names, "Seconds")
-    for outcome in outcomes:
+    rows = [_row(outcome) for outcome in outcomes]
+    heads = ["Job", "Identity", "Status", *_metrics(), "Seconds"]
+    columns = {head: [row[number] for row in rows] for number, head in enumerate(heads)}
+    widths = _widths(columns, _terminal() if width is None else width)
+    table = Table()
+    for name, wide in widths.items():
+        table.add_column(name, width=wide, overflow="fold")
+    for row in zip(*(columns[name] for name in widths), strict=True):
         # As text: rich would take a name in brackets for a style or a link.
-        table.add_row(*map(Text, _row(outcome)))
+        table.add_row(*map(Text, row))
     text = io.StringIO()
-    Console(file=text, width=_width(outcomes)).print(table)
+    Console(file=text, width=_total(widths)).print(table)
     return "\n".join([text.getvalue().rstrip(), *(_told(o) for o in outcomes if o.reason)])
+
+
+def _terminal() -> int | None:
+    """Return how many columns standard output has; None where it is no terminal."""
+    return get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _widths(columns: Mapping[str, Sequence[str]], width: int | None) -> dict[str, int]:
+    """Choose which columns are shown, and how wide."""
+    from rich.cells import cell_len
+
+    def widest(texts: Iterable[str]) -> int:
+        return max(map(cell_len, texts), default=0)
+
+    widths = {name: widest([name, *cells]) for name, cells in columns.items()}
+    if width is None or _total(widths) <= width:
+        return widths
+    # A head of two words takes two lines, which costs no more than one line.
+    widths = {name: widest([*name.split(), *cells]) for name, cells in columns.items()}
+    going = ["Identity", "Seconds", *reversed(_metrics())]
+    for name in going[:2]:
+        if _total(widths) > width:
+            del widths[name]
+    part = min(_PART, widest(word for name in columns["Job"] for word in name.split()))
+    for name in going[2:]:
+        if _total(widths | {"Job": part}) > width:
+            del widths[name]
+    return widths | {"Job": max(1, min(widths["Job"], width - _total(widths | {"Job": 0})))}
+
+
+def _total(widths: Mapping[str, int]) -> int:
+    """Return how wide a table is: each column has a line and a space on both sides."""
+    return sum(widths.values()) + 3 * len(widths) + 1
+
+
+def _metrics() -> list[str]:
+    return [METRICS[name].display for name in HEADLINE]
 
 
 def one_line(error: BaseException) -> str:
@@ -121,7 +175,7 @@ def _told(outcome: Outcome) -> str:
 def _row(outcome: Outcome) -> list[str]:
     cells = [_cell(outcome, name) for name in HEADLINE]
     return [
-        shown(outcome.job),
+        writable(outcome.job, sys.stdout),
         outcome.identity[:8],
         outcome.status,
         *cells,
@@ -133,10 +187,3 @@ def _cell(outcome: Outcome, name: str) -> str:
     if outcome.status == "failed":
         return "failed"
     return f"{outcome.metrics[name]:.3f}" if name in outcome.metrics else "–"
-
-
-def _width(outcomes: Sequence[Outcome]) -> int:
-    from rich.cells import cell_len
-
-    # Wide enough that no cell is folded: a name cut in two cannot be searched for.
-    return max((cell_len(shown(outcome.job)) for outcome in outcomes), default=0) + 111

@@ -11,7 +11,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from harness.outcome import Outcome
-from harness.show import shown
+from harness.show import writable
 
 
 class Progress:
@@ -64,7 +64,7 @@ class Progress:
         self._images += outcome.n_images
         rate = self._images / (time.perf_counter() - self._started)
         if not self._bar.disable:
-            self._bar.print(Text(shown(_line(outcome))))
+            self._bar.print(Text(writable(_line(outcome), self._console.file)))
         self._bar.update(self._task, advance=1, rate=f"{rate:.0f} images/s")
 
 

@@ -6,11 +6,13 @@ them; those of Markdown and LaTeX are in `harness.report`.
 
 from __future__ import annotations
 
+import codecs
 import logging
 import re
 import sys
 from collections.abc import Iterable
 from html import escape
+from typing import IO
 from unicodedata import normalize
 
 from harness.secrets import masked
@@ -18,6 +20,8 @@ from harness.secrets import masked
 # Also as a full-width character, and behind spaces: programs differ in what they forgive.
 _FORMULA = re.compile(r"'*\s*[=+\-@\t\r\n＝＋－＠]")
 _SPECIAL = re.compile('[",\r\n;\t]')
+# Our own characters in ASCII, for a stream whose encoding lacks them.
+_ASCII = dict.fromkeys("·–─━", "-") | dict.fromkeys("│┃", "|") | dict.fromkeys("┏┳┓┡╇┩├┼┤└┴┘", "+")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?(e[+-]?\d+)?|inf|nan)", re.ASCII)
 
 
@@ -36,6 +40,34 @@ def shown(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def writable(text: str, stream: IO[str]) -> str:
+    r"""Write a text as `shown`, in characters that a stream takes: UTF-8 has all, others have not.
+
+    Dashes, dots and lines of our own become ASCII; what else the stream lacks is escaped.
+
+    Examples
+    --------
+    >>> import io
+    >>> print(writable("│ größe · 日 │", io.TextIOWrapper(io.BytesIO(), encoding="ascii")))
+    | gr\xf6\xdfe - \u65e5 |
+    """
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return shown(text).encode(encoding, _REPLACE).decode(encoding)
+
+
+_REPLACE = "harness.ascii"
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(_ASCII.get(c, ascii(c)[1:-1]) for c in lacking), error.end
+
+
+codecs.register_error(_REPLACE, _replaced)
 
 
 def alike(name: str, others: Iterable[str]) -> str:
@@ -68,7 +100,7 @@ def _is_shared(ascii_one: str, other: str) -> bool:
 
 
 def say(*lines: str, error: bool = False) -> None:
-    """Print lines, each as `shown`: what looks like two lines was said by two arguments.
+    """Print lines, each as `writable`: what looks like two lines was said by two arguments.
 
     Parameters
     ----------
@@ -79,7 +111,7 @@ def say(*lines: str, error: bool = False) -> None:
     """
     stream = sys.stderr if error else sys.stdout
     for line in lines:
-        print(shown(line), file=stream, flush=True)
+        print(writable(line, stream), file=stream, flush=True)
 
 
 class LineFormatter(logging.Formatter):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from harness.tracking import (
     Tracker,
     open_tracker,
 )
+from harness.tracking.averages import averages
 
 if TYPE_CHECKING:
     from harness.data import Split
@@ -255,6 +256,15 @@ def sweep_of(progress: Progress, tracking: TrackingConfig, cache: str | None) ->
         waiting = tracker.waiting()
         if waiting:
             say(*waiting.split("\n"), error=True)
+
+
+def keep_averages(tasks: Sequence[Task], outcomes: Sequence[Outcome]) -> None:
+    """Write a run of averages for each dataset of which a sweep has finished every category."""
+    config = tasks[0].tracking
+    if config.kind != "none":
+        lock = open_tracker(config, tasks[0].job.features.cache).lock
+        ends = zip((task.job for task in tasks), outcomes, strict=True)
+        say(*averages(config, ends, lock), error=True)
 
 
 @contextmanager

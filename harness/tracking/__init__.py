@@ -28,6 +28,9 @@ __all__ = [
 ]
 
 
+_LONGEST_PREFIX = 100
+
+
 def open_tracker(config: TrackingConfig, cache: str | None) -> Tracker:
     """Return the tracker that `conf/tracking` names; the same one for equal settings.
 
@@ -41,12 +44,17 @@ def open_tracker(config: TrackingConfig, cache: str | None) -> Tracker:
     Raises
     ------
     StoreError
-        If `tracking.kind` is neither `mlflow` nor `none`, or the address holds a password.
+        If `tracking.kind` is neither `mlflow` nor `none`, no store holds the prefix,
+        or the address holds a password.
     """
+    if len(config.prefix) > _LONGEST_PREFIX or not config.prefix.isprintable():
+        rule = f"at most {_LONGEST_PREFIX} characters without control characters"
+        raise StoreError(f"tracking.prefix must be {rule}, got {config.prefix!a}")
     if config.kind == "mlflow":
         uri = store_uri(config.uri)
         folder = store_folder(uri) or (None if cache is None else Path(cache).resolve())
-        return _mlflow_tracker(uri, None if folder is None else folder / "locks")
+        locks = None if folder is None else folder / "locks"
+        return _mlflow_tracker(uri, locks, config.prefix)
     if config.kind == "none":
         return Tracker()
     raise StoreError(f"tracking.kind must be one of mlflow, none; got {config.kind!r}")

@@ -6,9 +6,10 @@ import json
 import logging
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -26,9 +27,11 @@ from harness.tracking.names import (
     ERROR_MESSAGE,
     IDENTITY,
     JOB,
+    RUNS,
     SCHEMA,
     SCORES,
     SECONDS,
+    SWEPT,
     UNDEFINED,
 )
 from harness.tracking.tracker import Known
@@ -44,6 +47,11 @@ _LONGEST = 5900
 _LONGEST_NAME = 250
 # All that MLflow takes in a param's name, but for slashes, with which it can also be a wrong path.
 _NO_NAME = re.compile(r"[^\w .:-]", re.ASCII)
+
+
+def run_name(job: Job) -> str:
+    """Return the name of a job's run, as far as every store holds it."""
+    return _storable(str(job))[:_LONGEST_NAME]
 
 
 def job_tags(job: Job, known: Known | None) -> dict[str, str]:
@@ -62,6 +70,7 @@ def job_tags(job: Job, known: Known | None) -> dict[str, str]:
         "versions": json.dumps(versions()),
         "machine": json.dumps(machine()),
     }
+    tags |= {SWEPT: job.swept} if job.swept else {}
     return _held(tags if known is None else tags | _known_tags(known))
 
 
@@ -72,6 +81,22 @@ def _known_tags(known: Known) -> dict[str, str]:
         "official": str(known.official).lower(),
         CODE: known.code,
     }
+
+
+def average_tags(job: Job, runs: Sequence[Any]) -> dict[str, str]:
+    """Return the tags of averages over runs: what these share, and which ones they are.
+
+    No tag by which a reader knows the run of a job is among them.
+    """
+    first, *others = (run.data.tags for run in runs)
+    names = [*job_tags(job, None), "official", CODE, "weights_digest"]
+    shared = {
+        name: first[name]
+        for name in names
+        if name in first and name != SCHEMA and all(o.get(name) == first[name] for o in others)
+    }
+    ids = {RUNS: ",".join(run.info.run_id for run in runs), "category": job.category}
+    return _held(shared | ids | ({SWEPT: job.swept} if job.swept else {}))
 
 
 def changed_tags(job: Job) -> dict[str, str]:
@@ -149,7 +174,9 @@ def source(job: Job, record: Record) -> dict[str, str]:
 def write_record(folder: Path, job: Job, *, record: Record) -> None:
     """Write what a finished job must leave behind: scores and settings."""
     _write_scores(folder / SCORES, record.scores)
-    text = yaml.dump(asdict(job), Dumper=_DUMPER, allow_unicode=True)
+    settings = asdict(job)
+    del settings["swept"]  # which depends on the other jobs of the sweep
+    text = yaml.dump(settings, Dumper=_DUMPER, allow_unicode=True)
     (folder / JOB).write_text(text, encoding="utf-8")
 
 

@@ -11,6 +11,12 @@ ERROR_MESSAGE = "error.message"
 IDENTITY = "identity"
 CODE = "code"
 SCHEMA = "schema"
+SWEPT = "swept"
+"""The settings that set a run apart from others of its sweep."""
+AVERAGE = "average"
+"""Marks a run of averages: a digest of the ids of the runs that it averages."""
+RUNS = "runs"
+"""Which runs those are."""
 COUNTS = {
     "n_train": "images.train",
     "n_test_normal": "images.test_normal",

@@ -8,6 +8,7 @@ from typing import Any
 from harness.metrics.registry import HEADLINE
 
 _KEY = "tables"
+_NAME = "Metrics of the tables"
 TAG = f"mlflow.sharedViewState.{_KEY}"
 """The experiment's tag under which the UI finds the view."""
 
@@ -20,10 +21,15 @@ _DATASET = "attributes.`Dataset`"
 
 
 def view() -> str:
-    """Return the view as the UI reads it: the cell's names, four metrics, sorted by category."""
+    """Return the view as the UI reads it: the cell's names, four metrics, sorted by category.
+
+    Since MLflow 3.15 a view is an object of `name`, `createdAt` (milliseconds) and `state`, a text;
+    the menu *Views* lists those alone. Before, it was the state itself, of which the UI takes the
+    keys that it knows. This is both, in fewer than the 5,000 characters that a tag may then have.
+    """
     widths = {f"tags.`{name}`": width for name, width in _CELL.items()}
     widths |= {f"metrics.`{name}`": _METRIC for name in HEADLINE}
-    widths |= {"tags.`official`": 75, _DATASET: 250, "tags.`job`": 90}
+    widths |= {"tags.`swept`": 150, "tags.`official`": 75, _DATASET: 250, "tags.`job`": 90}
     state = {
         "selectedColumns": list(widths),
         "columnOrder": [*_FIRST, *widths],
@@ -36,11 +42,16 @@ def view() -> str:
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
         "runsHiddenMode": "FIRST_10_RUNS",
-        "compareRunSections": [{"uuid": _KEY, "name": "Metrics of the tables"} | _SHOWN],
+        "compareRunSections": [{"uuid": _KEY, "name": _NAME} | _SHOWN],
         "compareRunCharts": [_bars(name) for name in HEADLINE],
         "isAccordionReordered": True,
     }
-    return json.dumps(state)
+    listed = {"name": _NAME, "createdAt": 0, "state": _text(state)}
+    return _text(listed | state)
+
+
+def _text(value: dict[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _bars(metric: str) -> dict[str, Any]:

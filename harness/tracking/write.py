@@ -58,10 +58,13 @@ class MlflowTracker(Tracker):
         The tracking URI, without secrets.
     locks : Path, optional
         The folder of the locks of running jobs.
+    prefix : str
+        What the names of experiments begin with.
     """
 
-    def __init__(self, uri: str, locks: Path | None = None) -> None:
+    def __init__(self, uri: str, locks: Path | None = None, prefix: str = "") -> None:
         self._uri = uri
+        self._prefix = prefix
         self._locks = JobLocks(locks)
         self._outbox = Outbox(uri)
         self._failed_at = float("-inf")
@@ -71,7 +74,8 @@ class MlflowTracker(Tracker):
         """Return the newest finished run of the job, or None."""
         tags = contents.job_tags(job, known)
         for waiting in self._outbox.find(known.identity):
-            if _same_cell(waiting.job_tags, tags):
+            here = waiting.experiment == self._experiment(job)
+            if here and _same_cell(waiting.job_tags, tags):
                 where = f"waits in the outbox for the store; `{PUSH}` sends it"
                 reason = f"{_commit(waiting.job_tags)}, {where}"
                 return Earlier(None, _measured(waiting.metrics), reason)
@@ -99,7 +103,9 @@ class MlflowTracker(Tracker):
         changed = contents.changed_tags(run.job)
         run.tags |= changed
         entry = replace(
-            _entry(run, "FINISHED", tags=contents.record_tags(record) | changed),
+            _entry(
+                run, "FINISHED", prefix=self._prefix, tags=contents.record_tags(record) | changed
+            ),
             params=contents.params(record),
             metrics=contents.metrics(record),
             source=contents.source(run.job, record),
@@ -119,7 +125,7 @@ class MlflowTracker(Tracker):
     def fail(self, run: OpenRun, error: BaseException) -> None:
         """Keep the error and close the run as FAILED."""
         entry = replace(
-            _entry(run, "FAILED", tags=contents.error_tags(error)),
+            _entry(run, "FAILED", prefix=self._prefix, tags=contents.error_tags(error)),
             params=contents.planned(run.job),
         )
         self._keep_or_close(run, entry, partial(contents.write_traceback, error=error))
@@ -128,7 +134,8 @@ class MlflowTracker(Tracker):
         """Close the run as KILLED, unless it is closed already."""
         if run.run_id is not None and not run.closed:
             tags = {ERROR_CLASS: "Interrupted", ERROR_MESSAGE: "the job was interrupted"}
-            self._keep_or_close(run, _entry(run, "KILLED", tags=tags), _nothing)
+            entry = _entry(run, "KILLED", prefix=self._prefix, tags=tags)
+            self._keep_or_close(run, entry, _nothing)
 
     def recover(self) -> None:
         """Send what the store could not take, and close the runs of processes that died.
@@ -202,6 +209,9 @@ class MlflowTracker(Tracker):
         _close_dead(self._uri, run)
         return f"closed: {what}"
 
+    def _experiment(self, job: Job) -> str:
+        return self._prefix + job.dataset.name
+
     def _keep(self, run: OpenRun, entry: Entry, write: Callable[[Path], None]) -> None:
         """Write the entry to the outbox, then try to send it from there."""
         with deferred():
@@ -255,10 +265,11 @@ class MlflowTracker(Tracker):
 
     def _create(self, run: OpenRun) -> str:
         client = connect(self._uri)
-        experiment = experiment_id(self._uri, name=run.job.dataset.name)
+        experiment = experiment_id(self._uri, name=self._experiment(run.job))
         process = {HOST: platform.node(), PID: str(os.getpid()), LOCKS: self._locks.id}
         tags = run.tags | process
-        return str(client.create_run(experiment, run.started, tags, str(run.job)).info.run_id)
+        name = contents.run_name(run.job)
+        return str(client.create_run(experiment, run.started, tags, name).info.run_id)
 
     def _same_job(self, job: Job, tags: Mapping[str, str], status: str) -> list[Any]:
         """Return the runs of that status that may stand for a job with these tags, newest first.
@@ -267,7 +278,7 @@ class MlflowTracker(Tracker):
         not accept them.
         """
         found = connect(self._uri).search_runs(
-            [experiment_id(self._uri, name=job.dataset.name)],
+            [experiment_id(self._uri, name=self._experiment(job))],
             f"tags.{IDENTITY} = '{tags[IDENTITY]}' and attributes.status = '{status}'",
             max_results=_PAGE,
             order_by=["attributes.start_time DESC"],
@@ -318,10 +329,10 @@ def _terminate(uri: str, run_id: str, status: str, tags: Mapping[str, str]) -> N
     client.set_terminated(run_id, status)
 
 
-def _entry(run: OpenRun, status: str, *, tags: dict[str, str]) -> Entry:
+def _entry(run: OpenRun, status: str, *, tags: dict[str, str], prefix: str = "") -> Entry:
     return Entry(
-        experiment=run.job.dataset.name,
-        name=str(run.job),
+        experiment=prefix + run.job.dataset.name,
+        name=contents.run_name(run.job),
         run_id=run.run_id,
         status=status,
         started=run.started,

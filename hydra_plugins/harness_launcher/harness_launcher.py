@@ -15,14 +15,14 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from harness.checks import check_settings
-from harness.config import Config
+from harness.config import Config, told_apart
 from harness.launch import InProcess, Pool, Processes, run_tasks
 from harness.outcome import Outcome
 from harness.progress import Progress
 from harness.show import shown
 from harness.threads import cores
 from harness.tracking import StoreError
-from harness.work import Task, sweep_of
+from harness.work import Task, keep_averages, sweep_of
 
 _MOST = 8
 """Workers by default at most: each holds a backbone in memory."""
@@ -62,9 +62,10 @@ class HarnessLauncher(Launcher):
     ) -> Sequence[Outcome]:
         """Run the jobs, which the sweeper has composed, and return what became of each."""
         self._check(configs)
+        jobs = told_apart([config.job() for config in configs])
         tasks = [
-            Task(c.job(), c.tracking, self._folder / str(number), c.force, c.save_model)
-            for number, c in enumerate(configs, initial_job_idx)
+            Task(job, c.tracking, self._folder / str(number), c.force, c.save_model)
+            for number, (job, c) in enumerate(zip(jobs, configs, strict=True), initial_job_idx)
         ]
         self.outcomes = [Outcome(str(task.job), "stopped") for task in tasks]
         try:
@@ -83,6 +84,7 @@ class HarnessLauncher(Launcher):
             for number, outcome in ends:
                 self.outcomes[number] = outcome
                 progress.count(outcome)
+            keep_averages(tasks, self.outcomes)
 
     def _check(self, configs: Sequence[Config]) -> None:
         try:

@@ -164,7 +164,16 @@ def wait_until(condition, seconds=300):
 
 
 def runs(client, **tags):
-    """Every run of the store with these tags, as MLflow gives them."""
+    """Every run of a job in the store with these tags, as MLflow gives them."""
+    return [run for run in _every(client, **tags) if "average" not in run.data.tags]
+
+
+def averages(client):
+    """Every run of averages."""
+    return [run for run in _every(client) if "average" in run.data.tags]
+
+
+def _every(client, **tags):
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     found = client.search_runs(experiments, max_results=10_000)
     return [run for run in found if tags.items() <= run.data.tags.items()]

@@ -205,7 +205,11 @@ def test_experiment_has_the_view(uri):
     assert set(state["selectedColumns"]) <= set(state["columnOrder"]) == set(state["columnWidths"])
     assert (state["orderByKey"], state["orderByAsc"]) == ("tags.`category`", True)
     assert [chart["metricKey"] for chart in state["compareRunCharts"]] == list(HEADLINE)
+    assert "tags.`swept`" in state["selectedColumns"]
     [section] = state["compareRunSections"]
     assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == {section["uuid"]}
+    assert len(experiment.tags[TAG]) < 5000  # of an older server's database
+    assert (type(state.pop("name")), state.pop("createdAt")) == (str, 0)
+    assert json.loads(state.pop("state")) == state  # as MLflow reads it, and older versions did
     assert link("http://h", "7").startswith("http://h/#/experiments/7/runs?")
     assert link("http://h", "7").endswith("&viewStateShareKey=tables")
