@@ -17,6 +17,7 @@ from harness.data.synthetic import Plan, write_synthetic
 ROOT = Path(__file__).resolve().parents[2]
 DATASETS = ("mvtec", "btad", "visa")
 SETTINGS = {"image_size": 64}
+EVERY = {"sweeper": {"params": {"category": "glob(*)"}}}
 # The command line's own main, in a process where the synthetic datasets are the published ones.
 RUN = """
 from harness.data.official import PUBLISHED
@@ -39,7 +40,7 @@ def scratch(tmp_path) -> Path:
     backbone = {"factory": "tests.tiny:build", "layers": ["features"]}
     for name in DATASETS:
         groups = [{"override /dataset": name}, {"override /backbone": "custom"}]
-        experiment = {"defaults": groups, "backbone": backbone, **SETTINGS}
+        experiment = {"defaults": groups, "backbone": backbone, "hydra": EVERY, **SETTINGS}
         path = tmp_path / f"conf/experiment/{name}_tiny.yaml"
         path.write_text("# @package _global_\n" + yaml.safe_dump(experiment))
     tables = [f"<!-- table: {name}_tiny -->\n<!-- /table -->\n" for name in DATASETS]
