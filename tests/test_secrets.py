@@ -54,3 +54,9 @@ def test_messages_show_no_password(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert masked("http://a:b@c/d e") == "http://***@c/d e"
     assert masked("a@b: http://c:1/d@e") == "a@b: http://c:1/d@e"
+
+
+def test_the_path_of_a_store_is_that_of_the_folder_where_it_was_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert store_uri("sqlite:///apart/mlflow.db") == f"sqlite:///{tmp_path}/apart/mlflow.db"
+    assert store_uri(f"sqlite:///{tmp_path}/mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"

@@ -67,9 +67,11 @@ def store_uri(uri: str | None = None) -> str:
     if not uri:
         return f"{_SQLITE}{Path('runs').resolve() / 'mlflow.db'}"
     try:
-        return check_address(uri)
+        address = check_address(uri)
     except ValueError as error:
         raise StoreError(str(error)) from None
+    file = sqlite_file(address)
+    return address if file is None else f"{_SQLITE}{file.resolve()}"
 
 
 def readable(uri: str) -> str:
