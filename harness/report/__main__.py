@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_latex(commands)
     _add_html(commands)
+    _add_show(commands)
     return parser
 
 
@@ -104,6 +105,25 @@ def _add_html(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="what `python -m harness.gallery` wrote (default: runs/gallery)",
     )
     parser.set_defaults(run=_html)
+
+
+def _add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "show",
+        help="print a table of any runs, unofficial ones marked",
+        epilog="Keys of rows and columns: category, dataset, model, backbone, seed, any setting"
+        " as runs record it (n_train, image_size, model.n_components), official, data_fingerprint,"
+        " run, metric, defect_type; several with commas.",
+    )
+    parser.add_argument(
+        "arguments",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="rows=category columns=model metric=image_auroc format=markdown|csv|html|latex, and"
+        " what runs must have: dataset=mvtec model=dfkde,knn n_train=null",
+    )
+    parser.add_argument("--uri", default=argparse.SUPPRESS, help="the MLflow tracking URI")
+    parser.set_defaults(run=_show)
 
 
 def _check(root: Path) -> int:
@@ -174,6 +194,22 @@ def _html(options: argparse.Namespace) -> int:
     page = build_page(tables, held, pictures=options.pictures)
     write_atomically(options.output, page.encode())
     say(f"wrote {options.output}, {len(page.encode()) / 1e6:.1f} MB")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from harness.report.layout import render
+    from harness.report.pivot import pivot
+    from harness.tracking import StoreError, outdated, read_record, read_runs
+
+    try:
+        left_out = outdated(options.uri)
+        runs = read_runs(options.uri)
+        found = pivot(options.arguments, runs, read=lambda run: read_record(run, options.uri))
+    except StoreError as error:
+        raise ReportError(str(error)) from None
+    say(*filter(None, [left_out, *found.notes]), error=True)
+    _tell(render(found, options.arguments))
     return 0
 
 

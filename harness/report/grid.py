@@ -34,7 +34,7 @@ class Grid:
     body : tuple of tuple of str
         One line per category.
     average : tuple of str
-        The last line.
+        The last line; empty for a table without one.
     """
 
     header: tuple[str, ...]

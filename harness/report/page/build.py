@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.charts import histogram, learning_curve, roc_chart
 from harness.record import ImageScore
 from harness.report.caption import caption
-from harness.report.grid import grid_of, number
+from harness.report.grid import Grid, grid_of, number
 from harness.report.markdown import code
 from harness.report.page.bars import auroc_bars
 from harness.report.page.gallery import gallery_html, read_gallery
@@ -76,6 +76,18 @@ _TEMPLATE = """<!doctype html>
 </body>
 </html>
 """
+
+
+def page_of(grid: Grid, caption: str) -> str:
+    """Build a page of one table."""
+    return _TEMPLATE.format(
+        title=TITLE,
+        style=_asset("style.css"),
+        script=_asset("script.js"),
+        summary="A table of tracked runs.",
+        links="",
+        sections=f"<section>{table_html(grid, caption)}</section>",
+    )
 
 
 def _asset(name: str) -> str:
