@@ -139,6 +139,7 @@ def pivot(arguments: Sequence[str], runs: Iterable[StoredRun], *, read: Read) ->
     shown = tuple(_believed(of_cell.values(), read, notes))
     lost = _lost(request, newest, seen=seen, known=set(of_cell))
     cells, unofficial = _cells(request, (*shown, *lost))
+    notes += _uneven(request, cells.values())
     return Pivot(request, shown, seen.common(), lost, cells, unofficial, tuple(notes))
 
 
@@ -238,6 +239,15 @@ def _cells(
     if not cells:
         raise ReportError("nothing is left to show")
     return cells, unofficial
+
+
+def _uneven(request: Request, cells: Iterable[Mapping[int, Measured]]) -> list[str]:
+    """Tell that cells are of different seeds, which leaves some without a mean."""
+    seeds = {tuple(sorted(by_seed)) for by_seed in cells}
+    if "seed" in request.axes or len(seeds) < 2:
+        return []
+    listed = " and ".join(",".join(map(str, one)) for one in sorted(seeds))
+    return [f"cells are of different seeds, {listed}: choose with seed=VALUE"]
 
 
 def _extras(request: Request, run: StoredRun) -> Iterator[Mapping[str, str]]:

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,6 +107,9 @@ def test_seeds_are_averaged_with_the_sample_deviation() -> None:
     # averages of the seeds: 0.375, 0.625
     assert grid(runs)[3] == ("Average", "0.500 ± 0.177")
     assert grid(runs[:3])[2:] == [("nut", "– (1/2)"), ("Average", "– (1/2)")]
+    assert pivot([], runs[:3], read=as_read).notes == (
+        "cells are of different seeds, 1 and 1,2: choose with seed=VALUE",
+    )
     assert grid(runs, "columns=seed")[1] == ("bolt", "0.250", "0.750")
     assert grid(runs, "seed=2")[1:] == [
         ("bolt", "0.750"),
@@ -349,7 +353,7 @@ def test_names_are_words_in_every_format(kind: str) -> None:
 
 
 def test_the_command_reads_a_store_from_any_folder(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("harness.tracking.outdated", lambda uri: None)
@@ -363,8 +367,50 @@ def test_the_command_reads_a_store_from_any_folder(
     assert capsys.readouterr().err == "error: no finished run has model=x; there are dfkde, knn\n"
 
 
+PAGE = """# Mine
+<!-- show: model=knn category=bolt -->
+old | text
+<!-- /show -->
+between
+<!-- show: category=glob(*) model=dfkde -->
+<!-- /show -->
+"""
+
+
+def test_a_page_is_filled_at_its_markers_and_again_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("harness.tracking.outdated", lambda uri: None)
+    monkeypatch.setattr("harness.tracking.read_runs", lambda uri: TWO)
+    monkeypatch.setattr("harness.tracking.read_record", lambda run, uri: run.record)
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    assert main(["show", "--fill", str(page)]) == 0
+    filled = page.read_text()
+    assert (
+        f"category=bolt -->\n\n| Category | knn |\n| --- | ---: |\n| bolt | {auroc(5)} |" in filled
+    )
+    assert "\n<!-- /show -->\nbetween\n" in filled
+    assert f"| nut | {auroc(2)} |" in filled
+    assert "old" not in filled
+    assert main(["show", "--fill", str(page)]) == 0
+    assert page.read_text() == filled
+    capsys.readouterr()
+    for text, told in (
+        (PAGE.replace("<!-- /show -->\nbetween", "between"), "it has 2, 1 of them closed"),
+        ("# None\n", "it has 0, 0 of them closed"),
+        (PAGE.replace("bolt", "bolts"), "no finished run has category=bolts"),
+    ):
+        page.write_text(text)
+        assert main(["show", "--fill", str(page)]) == 1
+        assert told in capsys.readouterr().err
+        assert page.read_text() == text
+    assert main(["show", "--fill", str(page), "model=knn"]) == 1
+    assert "--fill takes its KEY=VALUE from" in capsys.readouterr().err
+
+
 def test_a_store_that_is_not_there_is_named_in_one_line(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["show"]) == 1
