@@ -34,8 +34,13 @@ def facets_of(run: StoredRun) -> Facets:
     plain = {name: str(getattr(record, name)) for name in (*CORE, *_FACTORIES)}
     data = {"official": str(record.official).lower(), "data_fingerprint": record.data_fingerprint}
     digests = {"weights_digest": record.weights_digest, "identity": run.identity}
-    origin = {"commit": run.commit, MACHINE: " · ".join(run.machine.values()), "run": run.run_id}
+    origin = {"commit": run.commit, MACHINE: machine_words(run.machine), "run": run.run_id}
     return plain | record.settings | data | digests | origin
+
+
+def machine_words(machine: Mapping[str, str]) -> str:
+    """Write a machine in one line, the same from a run and from a file."""
+    return " · ".join(f"{key} {value}" for key, value in sorted(machine.items()))
 
 
 def in_words(name: str, value: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import stdev
 
@@ -12,7 +13,7 @@ from harness.metrics.registry import METRICS
 from harness.record import StoredRun
 from harness.report.averages import mean
 from harness.report.facets import CORE, DATA, MACHINE, facets_of, in_words, natural
-from harness.report.grid import ABSENT, FAILED, UNDEFINED, Grid, spread
+from harness.report.grid import ABSENT, FAILED, MILLISECONDS, TIMED, UNDEFINED, Grid, spread
 from harness.report.latex import latex
 from harness.report.markdown import code, markdown, text
 from harness.report.page import page_of
@@ -192,12 +193,12 @@ def _title(key: str) -> str:
 
 
 def _display(metric: str) -> str:
-    return "Model, ms per image" if metric == MODEL_MS else METRICS[metric].display
+    return MILLISECONDS if metric == MODEL_MS else METRICS[metric].display
 
 
 def caption_of_pivot(pivot: Pivot, arguments: Sequence[str]) -> str:
     """Write in Markdown what all runs have in common, and how to print the table again."""
-    command = code(f"python -m harness.report show {' '.join(arguments)}")
+    command = code(shlex.join(["python", "-m", "harness.report", "show", *arguments]))
     sentences = [
         f"{_what(pivot)}; {_fixed(pivot)}; {_runs(pivot.runs)} by {command}.",
         *_protocol(pivot),
@@ -250,10 +251,7 @@ def _protocol(pivot: Pivot) -> list[str]:
         sentences.append(f"{', '.join(oracles)}: best threshold on the test labels (an oracle).")
     if MODEL_MS in metrics:
         machines = dict.fromkeys(code(facets_of(run)[MACHINE]) for run in pivot.runs)
-        sentences.append(
-            "Model, ms per image: to fit the model and score with it, without features, by training"
-            f" and test images, on {', '.join(machines)}."
-        )
+        sentences.append(f"{MILLISECONDS}: {TIMED}, on {', '.join(machines)}.")
     return sentences
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.metrics import image_metrics
 from harness.metrics.registry import HEADLINE, METRICS
-from harness.record import Record, StoredRun
+from harness.record import ImageScore, StoredRun
 from harness.report.facets import (
     Choice,
     Facets,
@@ -19,7 +19,7 @@ from harness.report.facets import (
     our_name,
     parse,
 )
-from harness.report.grid import ABSENT, FAILED, MAIN, UNDEFINED
+from harness.report.grid import ABSENT, FAILED, MAIN, UNDEFINED, model_ms
 from harness.report.row import FINISHED
 from harness.report.select import Read, with_scores
 from harness.report.table import ReportError
@@ -279,18 +279,19 @@ def measure(run: StoredRun, metric: str, defect_type: str | None = None) -> Meas
     if run.status != FINISHED:
         return FAILED
     if defect_type is not None:
-        return _of_type(record, metric, defect_type=defect_type)
+        return of_type(record.scores, metric, defect_type=defect_type)
     if metric == MODEL_MS:
         images = record.n_train + record.n_test_normal + record.n_test_anomalous
-        seconds = record.durations.get("model")
-        return ABSENT if seconds is None else 1000 * seconds / images
+        value = model_ms(record.durations, images)
+        return ABSENT if value is None else value
     if metric in record.metrics:
         return record.metrics[metric]
     return UNDEFINED if metric in record.undefined else ABSENT
 
 
-def _of_type(record: Record, metric: str, *, defect_type: str) -> Measured:
-    images = [i for i in record.scores if not i.anomalous or i.defect_type == defect_type]
+def of_type(scores: Sequence[ImageScore], metric: str, *, defect_type: str) -> Measured:
+    """Measure the normal test images against the anomalous ones of one defect type."""
+    images = [i for i in scores if not i.anomalous or i.defect_type == defect_type]
     labels = [image.anomalous for image in images]
     values = image_metrics(labels, [image.score for image in images]).values
     return values.get(metric, UNDEFINED)

@@ -326,7 +326,7 @@ def test_milliseconds_of_the_model_are_of_one_machine_which_is_named() -> None:
     arguments = ["metric=model_ms", "model=dfkde"]
     assert grid(TWO, *arguments)[1] == ("bolt", f"{500 / 62:.3f}")
     caption = caption_of_pivot(pivot(arguments, TWO, read=as_read), arguments)
-    assert "`Linux x86_64 · invented · 2`" in caption
+    assert "`cores 2 · processor invented · system Linux x86_64`" in caption
     elsewhere = made("e", "nut", 2, machine={"system": "Darwin"})
     assert "machine (" in refusal([TWO[0], elsewhere], *arguments)
     assert len(grid([TWO[0], elsewhere])) == 4
