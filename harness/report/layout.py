@@ -223,14 +223,19 @@ def _fixed(pivot: Pivot) -> str:
     told = {key: value for key, value in pivot.common.items() if value != "None"}
     named = [code(f"{key}={value}") for key, value in told.items() if key not in _UNTOLD]
     factories = sorted({name for r in runs for name in (r.model_factory, r.backbone_factory)})
-    own = [name for name in factories if not name.startswith("dfkde.")]
-    weights = sorted({r.weights_digest[:12] for r in runs})
+    own = [name for name in factories if not name.startswith(("dfkde.", "dfkde:"))]
+    sets = sorted({(r.backbone, r.weights_digest[:12]) for r in runs})
+    weights = [f"weights {code(w)}{_of(b, alone=len(sets) == 1)}" for b, w in sets]
+    if "data_fingerprint" in told:
+        weights.append(f"data {code(told['data_fingerprint'][:12])}")
     seeds = {r.seed for r in runs}
     if len(seeds) == 1 and "seed" not in pivot.request.axes:
         named.append(code(f"seed={seeds.pop()}"))
-    return ", ".join(
-        [*named, f"weights {' '.join(map(code, weights))}", *(f"built by {code(n)}" for n in own)]
-    )
+    return ", ".join([*named, *weights, *(f"built by {code(name)}" for name in own)])
+
+
+def _of(backbone: str, *, alone: bool) -> str:
+    return "" if alone else f" of {text(backbone)}"
 
 
 def _runs(runs: Sequence[StoredRun]) -> str:

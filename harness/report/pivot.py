@@ -198,9 +198,9 @@ def _believed(
     cells: Iterable[list[StoredRun]], read: Read, notes: list[str]
 ) -> Iterator[StoredRun]:
     """Yield the newest run of each cell whose scores prove its metrics."""
-    more = 0
+    total = more = 0
     for runs in cells:
-        more += len(runs) > 1
+        total, more = total + 1, more + (len(runs) > 1)
         for run in runs:
             try:
                 yield with_scores(run, read)
@@ -208,7 +208,7 @@ def _believed(
             except ValueError as error:
                 notes.append(f"run {run.run_id} of {run.record.category} is refused, {error}")
     if more:
-        notes.append(f"{more} cells have several finished runs, the newest is shown")
+        notes.append(f"{more} of {total} cells have several finished runs, the newest is shown")
 
 
 def _lost(

@@ -230,7 +230,7 @@ def test_the_newest_run_of_a_cell_is_shown_and_the_others_are_told() -> None:
     old, new = made("old", draw=1), made("new", draw=5, started="2026-01-01T00:00:00Z")
     found = pivot([], [old, new], read=as_read)
     assert [one.run_id for one in found.runs] == ["new"]
-    assert found.notes == ("1 cells have several finished runs, the newest is shown",)
+    assert found.notes == ("1 of 1 cells have several finished runs, the newest is shown",)
 
 
 def test_a_run_whose_scores_do_not_give_its_metrics_is_refused_and_named() -> None:
@@ -330,6 +330,21 @@ def test_milliseconds_of_the_model_are_of_one_machine_which_is_named() -> None:
     elsewhere = made("e", "nut", 2, machine={"system": "Darwin"})
     assert "machine (" in refusal([TWO[0], elsewhere], *arguments)
     assert len(grid([TWO[0], elsewhere])) == 4
+
+
+def test_the_caption_traces_the_table() -> None:
+    wide = made("w", draw=5, backbone="wide", weights_digest="cd" * 32)
+    arguments = ["category=glob(bolt)", "columns=backbone"]
+    caption = caption_of_pivot(pivot(arguments, [TWO[0], wide], read=as_read), arguments)
+    assert caption.startswith("Image AUROC; `dataset=parts`, `model=dfkde`, ")
+    for told in (
+        "`image_size=256`, `localizer=occlusion`, `model.n_components=16`",
+        "`seed=42`, weights `abababababab` of tiny, weights `cdcdcdcdcdcd` of wide",
+        "data `bolt00000000`, built by `nowhere:tiny`",
+        "commit `c0ffeec0ff`; 2 runs on 2025-01-02",
+        "by `python -m harness.report show 'category=glob(bolt)' columns=backbone`.",
+    ):
+        assert told in caption
 
 
 def test_undefined_metrics_and_pairs_of_keys() -> None:
