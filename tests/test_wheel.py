@@ -54,6 +54,9 @@ def test_a_job_runs_from_another_folder(installed, synthetic_mvtec, tmp_path):
     ]
     assert "finished" in run(*command, cwd=tmp_path)
     assert (tmp_path / "runs" / "mlflow.db").is_file()
+    table = run(installed, "-m", "harness.report", "show", cwd=tmp_path)
+    assert "| bottle (not official) |" in table
+    assert "(1/15)" in table
 
 
 @pytest.mark.slow

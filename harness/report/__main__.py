@@ -11,7 +11,7 @@ from harness.atomic import write_atomically
 from harness.report.check import check
 from harness.report.publish import publish
 from harness.report.results import TableResults, read_or_empty, read_results
-from harness.report.table import ReportError, Table, read_table, read_tables
+from harness.report.table import ReportError, Table, read_table, read_tables, reading
 from harness.show import say
 
 MEND = "python -m harness.report"
@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_latex(commands)
     _add_html(commands)
+    _add_show(commands)
     return parser
 
 
@@ -109,6 +110,31 @@ def _add_html(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="what `python -m harness.gallery` wrote (default: runs/gallery)",
     )
     parser.set_defaults(run=_html)
+
+
+def _add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "show",
+        help="print a table of any runs, unofficial ones marked",
+        epilog="Keys of rows and columns: category, dataset, model, backbone, seed, any setting"
+        " as runs record it (n_train, image_size, model.n_components), official, data_fingerprint,"
+        " run, metric, defect_type; several with commas.",
+    )
+    parser.add_argument(
+        "arguments",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="rows=category columns=model metric=image_auroc format=markdown|csv|html|latex, and"
+        " what runs must have: dataset=mvtec model=dfkde,knn n_train=null",
+    )
+    parser.add_argument(
+        "--fill",
+        type=Path,
+        metavar="PAGE",
+        help="put the tables at a page's markers: <!-- show: KEY=VALUE ... --> ... <!-- /show -->",
+    )
+    parser.add_argument("--uri", default=argparse.SUPPRESS, help="the MLflow tracking URI")
+    parser.set_defaults(run=_show)
 
 
 def _check(root: Path) -> int:
@@ -187,6 +213,35 @@ def _html(options: argparse.Namespace) -> int:
     page = build_page(tables, held, pictures=options.pictures)
     write_atomically(options.output, page.encode())
     say(f"wrote {options.output}, {len(page.encode()) / 1e6:.1f} MB")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from harness.report.fill import fill_page
+    from harness.report.layout import render
+    from harness.report.pivot import pivot
+    from harness.tracking import StoreError, outdated, read_record, read_runs
+
+    def table(arguments: Sequence[str]) -> str:
+        found = pivot(arguments, runs, read=lambda run: read_record(run, options.uri))
+        say(*found.notes, error=True)
+        return render(found, arguments)
+
+    try:
+        left_out = outdated(options.uri)
+        say(*filter(None, [left_out]), error=True)
+        runs = read_runs(options.uri)
+        if options.fill is None:
+            _tell(table(options.arguments))
+            return 0
+        if options.arguments:
+            raise ReportError(f"--fill takes its KEY=VALUE from {options.fill} alone")
+        with reading(options.fill) as file:
+            page = fill_page(file.read(), table)
+        write_atomically(options.fill, page.encode())
+        say(f"wrote {options.fill}")
+    except StoreError as error:
+        raise ReportError(str(error)) from None
     return 0
 
 

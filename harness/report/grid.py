@@ -19,6 +19,9 @@ UNDEFINED = "n/a"
 FAILED = "failed"
 INTERVAL = "95 % interval"
 TRIVIAL = "F1, all anomalous"
+PRECISION = "image_average_precision"
+MILLISECONDS = "Model, ms per image"
+TIMED = "to fit the model and to score with it, without features, by training and test images"
 MAIN = INTERVAL_METRIC
 """The metric of a table that has room for one."""
 
@@ -34,7 +37,7 @@ class Grid:
     body : tuple of tuple of str
         One line per category.
     average : tuple of str
-        The last line.
+        The last line; empty for a table without one.
     """
 
     header: tuple[str, ...]
@@ -47,6 +50,21 @@ def grid_of(table: Table, results: TableResults) -> Grid:
     return _headline(table, results) if table.headline else _spread(table, results.rows)
 
 
+def wide_grid_of(table: Table, results: TableResults) -> Grid:
+    """Lay a table out as `grid_of`, with average precision and the model's time beside it."""
+    grid = grid_of(table, results)
+    if not table.headline:
+        return grid
+    by_category = {row.category: row for row in results.rows}
+    rows = [by_category.get(category) for category in table.categories]
+    lines = (grid.header, *grid.body, grid.average)
+    more = zip(
+        lines, _metric_column(PRECISION, rows, results), _milliseconds_column(rows), strict=True
+    )
+    header, *body, average = ((*line, precision, ms) for line, precision, ms in more)
+    return Grid(header, tuple(body), average)
+
+
 def number(value: float) -> str:
     """Print a metric as a fraction with three decimals."""
     return f"{value:.3f}"
@@ -55,6 +73,19 @@ def number(value: float) -> str:
 def limits(low: float | None, high: float | None) -> str:
     """Print an interval, or that there is none."""
     return ABSENT if low is None or high is None else f"{number(low)} to {number(high)}"
+
+
+def model_ms(seconds: Mapping[str, float], images: int) -> float | None:
+    """Compute the milliseconds per image of fitting the model and scoring with it.
+
+    Parameters
+    ----------
+    seconds : mapping of str to float
+        By stage, as records have them.
+    images : int
+        The training and the test images together.
+    """
+    return 1000 * seconds["model"] / images if "model" in seconds else None
 
 
 def signed(value: float) -> str:
@@ -128,6 +159,19 @@ def _trivial_column(rows: Sequence[Row | None]) -> tuple[str, ...]:
     known = [value for value in values if value is not None]
     last = number(mean(known)) if len(known) == len(rows) else ABSENT
     return (TRIVIAL, *cells, last)
+
+
+def _milliseconds_column(rows: Sequence[Row | None]) -> tuple[str, ...]:
+    values = [
+        model_ms(row.seconds, row.n_train + row.n_test_normal + row.n_test_anomalous)
+        if row is not None and row.finished
+        else None
+        for row in rows
+    ]
+    known = [value for value in values if value is not None]
+    count = f"{ABSENT} ({len(known)}/{len(rows)})"
+    last = number(mean(known)) if len(known) == len(rows) else count
+    return (MILLISECONDS, *(ABSENT if v is None else number(v) for v in values), last)
 
 
 def _spread(table: Table, rows: Sequence[Row]) -> Grid:

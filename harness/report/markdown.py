@@ -21,8 +21,8 @@ def markdown(grid: Grid, caption: str) -> str:
     """
     rule = ("---", *("---:" for _ in grid.header[1:]))
     body = ((text(name), *cells) for name, *cells in grid.body)
-    average = (f"**{grid.average[0]}**", *grid.average[1:])
-    lines = [tuple(map(text, grid.header)), rule, *body, average]
+    average = [(f"**{name}**", *cells) for name, *cells in filter(None, [grid.average])]
+    lines = [tuple(map(text, grid.header)), rule, *body, *average]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{caption}\n"
 
 

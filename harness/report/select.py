@@ -133,7 +133,7 @@ def axis_value(table: Table, settings: Mapping[str, str]) -> str:
         return ""
     given = settings.get(table.axis)
     for value in table.values:
-        if _values(value) == _values(given):
+        if setting_values(value) == setting_values(given):
             return value
     raise ReportError(f"results/{table.name}.csv has a {table.axis} that is not declared")
 
@@ -147,13 +147,13 @@ def _same_arguments(table: Table, settings: Mapping[str, str]) -> bool:
 
 def _agrees(table: Table, key: str, value: str) -> bool:
     """Compare a setting by value, not by spelling: `0`, `0.0`; an unknown setting disagrees."""
-    given = _values(value)
+    given = setting_values(value)
     if key == table.axis:
-        return any(_values(value) == given for value in table.values)
+        return any(setting_values(value) == given for value in table.values)
     expected = _declared(table, key)
     if expected is None and key in _OWN:
         return True
-    same = (expected == "auto" and key in _RESOLVED) or _values(expected) == given
+    same = (expected == "auto" and key in _RESOLVED) or setting_values(expected) == given
     return expected is not _UNKNOWN and same
 
 
@@ -164,7 +164,7 @@ def _declared(table: Table, key: str) -> Any:
         return _UNKNOWN
 
 
-def _values(setting: Any) -> tuple[Any, ...]:
+def setting_values(setting: Any) -> tuple[Any, ...]:
     """Parse a setting's text; a record writes a list as `0.5,0.5`, and null as Python's None."""
     items = setting if isinstance(setting, list) else str(setting).split(",")
     return tuple(map(_value, map(str, items)))
@@ -223,16 +223,26 @@ def _believed(
                 yield run
             continue
         try:
-            kept, told = read(run), run.record
-            wrong = difference(told, kept.scores) or first_difference(
-                told.metrics, kept.metrics, by="its record"
-            )
+            yield with_scores(run, read)
         except ValueError as error:
-            wrong = str(error)
-        if wrong:
-            notes.append(_refused(table, wrong, [run]))
-        else:
-            yield replace(run, record=replace(run.record, scores=kept.scores))
+            notes.append(_refused(table, str(error), [run]))
+
+
+def with_scores(run: StoredRun, read: Read) -> StoredRun:
+    """Return a finished run with the scores that prove its metrics.
+
+    Raises
+    ------
+    ValueError
+        In one line: it keeps none, or they, or the metrics as it logged them, are others.
+    """
+    kept, told = read(run), run.record
+    wrong = difference(told, kept.scores) or first_difference(
+        told.metrics, kept.metrics, by="its record"
+    )
+    if wrong:
+        raise ValueError(wrong)
+    return replace(run, record=replace(told, scores=kept.scores))
 
 
 def _several(table: Table, chosen: StoredRun, candidates: list[StoredRun]) -> list[str]:

@@ -1,70 +1,43 @@
-"""The page that compares the models: which runs of a store have a row on it."""
+"""docs/models.md: each number is that of a run in docs/models.csv, and every run is there."""
 
-from dataclasses import replace
+from __future__ import annotations
 
-import pytest
+import csv
+from pathlib import Path
 
-from benchmarks.models import BACKBONE_FACTORY, DEFAULTS, LAYERS, MAPS, MODELS, page
-from tests.report.synthetic import record
-
-
-def run(category="bottle", *, model="dfkde", localizer="occlusion", layer="bn2", **changes):
-    """An invented record as `harness.run` would keep it with the page's settings."""
-    settings = DEFAULTS | {"localizer": localizer, "backbone.layers": layer}
-    names = {"dataset": "mvtec", "backbone": "efficientnet_lite0", "model": model}
-    built = {"backbone_factory": BACKBONE_FACTORY, "model_factory": MODELS[model]}
-    one = record(category, seed=42, **names, **built)
-    fields = {"settings": settings, **changes}
-    return replace(one, **fields)
+DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
+PAGE = (DOCS / "models.md").read_text(encoding="utf-8")
+RUNS = list(csv.DictReader((DOCS / "models.csv").read_text(encoding="utf-8").splitlines()))
 
 
-def value(one, auroc):
-    return replace(one, metrics={**one.metrics, "image_auroc": auroc})
+def lines(title: str) -> list[list[str]]:
+    part = PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    table = [line for line in part.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
 
 
-EVERY = [
-    value(run(category, model=model, localizer=localizer, layer=layer, official=official), 0.9)
-    for category, official in (("bottle", True), ("pill", False))
-    for model in MODELS
-    for localizer in (*MAPS, "none")
-    for layer in LAYERS
-]
+def test_the_tables_are_those_of_the_kept_runs() -> None:
+    shown = 0
+    for title in ("bottle", "pill", "screw"):
+        header, _, *body = lines(f"MVTec AD: {title}")
+        expected = {
+            f"{run['model']} · {run['localizer']}": [f"{float(run[m]):.3f}" for m in header[1:]]
+            for run in RUNS
+            if (run["dataset"], run["category"]) == ("mvtec", title)
+        }
+        assert {name: cells for name, *cells in body} == expected
+        shown += len(body)
+    header, _, *body = lines("ELPV")
+    for category, *cells in body[:-1]:
+        values = {r["model"]: r["Image AUROC"] for r in RUNS if r["category"] == category}
+        assert cells == [f"{float(values[model]):.3f}" for model in header[1:]]
+        shown += len(cells)
+    assert shown == len(RUNS)
 
 
-def test_every_row_is_there():
-    text = page(EVERY)
-    assert "## bottle\n" in text
-    assert "## pill: resized, **not official**\n" in text
-    assert text.count("| 0.900 |") >= 2 * 7 + len(LAYERS)
-    assert "–" not in text
-
-
-@pytest.mark.parametrize(
-    "stranger",
-    [
-        run(seed=43),
-        run("cable"),
-        run(backbone="resnet50"),
-        run(dataset="btad"),
-        run(metrics={}),
-        run(model_factory=MODELS["dfkde_residual"]),
-        run(backbone_factory="mymodule:build"),
-        *(run(settings={**run().settings, name: "7"}) for name in DEFAULTS),
-    ],
-)
-def test_other_runs_of_the_store_change_nothing(stranger):
-    stranger = value(stranger, 0.123) if stranger.metrics else stranger
-    assert page([*EVERY, stranger]) == page(EVERY)
-
-
-def test_the_newest_run_of_a_row_counts():
-    text = page([*EVERY, value(run(), 0.777)])
-    assert "| `dfkde` | `occlusion` | 0.777 |" in text
-    assert "| `bn2` | 0.777 |" in text
-
-
-def test_what_has_not_run_is_a_dash_or_left_out():
-    text = page([value(run(), 0.9)])
-    assert "| `bn2` | 0.900 | – | – | – |" in text
-    assert "## pill" not in text
-    assert page([]).count("–") == 4 * len(LAYERS)
+def test_all_runs_are_of_the_published_data_and_of_the_same_weights() -> None:
+    assert {run["official"] for run in RUNS} == {"true"}
+    assert len({run["weights_digest"] for run in RUNS}) == 1
+    by_category = {(run["category"], run["data_fingerprint"]) for run in RUNS}
+    assert len(by_category) == len({run["category"] for run in RUNS})
+    assert "not official" not in PAGE

@@ -7,13 +7,16 @@ from importlib.resources import files
 from pathlib import Path
 
 from harness.charts import histogram, learning_curve, roc_chart
+from harness.metrics.registry import METRICS
 from harness.record import ImageScore
 from harness.report.caption import caption
-from harness.report.grid import grid_of, number
+from harness.report.facets import machine_words
+from harness.report.grid import MILLISECONDS, TIMED, Grid, number, wide_grid_of
 from harness.report.markdown import code
 from harness.report.page.bars import auroc_bars
 from harness.report.page.gallery import gallery_html, read_gallery
 from harness.report.page.table import inline, table_html
+from harness.report.pivot import of_type
 from harness.report.protocol import INTERVAL_METRIC
 from harness.report.results import TableResults
 from harness.report.row import Row
@@ -78,6 +81,18 @@ _TEMPLATE = """<!doctype html>
 """
 
 
+def page_of(grid: Grid, caption: str) -> str:
+    """Build a page of one table."""
+    return _TEMPLATE.format(
+        title=TITLE,
+        style=_asset("style.css"),
+        script=_asset("script.js"),
+        summary="A table of tracked runs.",
+        links="",
+        sections=f"<section>{table_html(grid, caption)}</section>",
+    )
+
+
 def _asset(name: str) -> str:
     return files("harness.report.page").joinpath(name).read_text(encoding="utf-8")
 
@@ -97,7 +112,7 @@ def _summary(rows: Iterable[Row]) -> str:
 def _section(table: Table, results: TableResults, *, pictures: Path) -> str:
     parts = [
         f'<section id="{in_markup(table.name)}"><h2>{in_markup(_title(table))}</h2>',
-        table_html(grid_of(table, results), caption(table, results.rows)),
+        table_html(wide_grid_of(table, results), _caption(table, results)),
     ]
     if table.headline:
         parts += ["<h3>Image AUROC and 95 % interval by category</h3>", auroc_bars(results.rows)]
@@ -111,6 +126,37 @@ def _section(table: Table, results: TableResults, *, pictures: Path) -> str:
     elif table.axis:
         parts.append(_curves(table, results.rows))
     return "".join([*parts, "</section>\n"])
+
+
+def _caption(table: Table, results: TableResults) -> str:
+    text = caption(table, results.rows)
+    machines = dict.fromkeys(
+        code(machine_words(results.environments[row.environment]["machine"]))
+        for row in results.rows
+        if row.finished
+    )
+    if not table.headline:
+        return text
+    return f"{text} {MILLISECONDS}: {TIMED}, on {', '.join(machines)}."
+
+
+def _types(scores: Sequence[ImageScore]) -> str:
+    """Tell the AUROC of the normal test images against those of each defect type."""
+    images: dict[str, int] = {}
+    for score in scores:
+        if score.anomalous:
+            images[score.defect_type] = images.get(score.defect_type, 0) + 1
+    if len(images) < 2:
+        return ""
+    body = []
+    for name, count in images.items():
+        value = of_type(scores, INTERVAL_METRIC, defect_type=name)
+        body.append((name, str(count), number(value) if isinstance(value, float) else value))
+    title = METRICS[INTERVAL_METRIC].display
+    return table_html(
+        Grid(("Defect type", "Images", title), tuple(body), ()),
+        f"{title} of the normal test images against those of one defect type.",
+    )
 
 
 def _category(table: Table, row: Row, scores: Sequence[ImageScore], *, pictures: Path) -> str:
@@ -128,7 +174,7 @@ def _category(table: Table, row: Row, scores: Sequence[ImageScore], *, pictures:
         f"</figcaption></figure><figure>{histogram(name, scores).svg}<figcaption>"
         "Images by anomaly score, normal and by defect type; the axis is logarithmic far from the"
         " normal images</figcaption>"
-        f"</figure></div>{gallery_html(read_gallery(pictures))}"
+        f"</figure></div>{_types(scores)}{gallery_html(read_gallery(pictures))}"
         f'<p class="caption">{inline(trace)}</p></details>'
     )
 

@@ -19,10 +19,11 @@ def table_html(grid: Grid, caption: str) -> str:
         for title in grid.header
     )
     body = "".join(_row(line) for line in grid.body)
+    foot = f"<tfoot>{_row(grid.average)}</tfoot>" if grid.average else ""
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="table"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
-        f"<tfoot>{_row(grid.average)}</tfoot></table></div>"
+        f"{foot}</table></div>"
         f'<p class="caption">{inline(caption)}</p>'
     )
 
