@@ -161,7 +161,8 @@ def _ours(table: Table, results: TableResults, label: str) -> Group:
 
 
 def _theirs(source: Source, dataset: str) -> Group:
-    values = {key[1:]: number(value) for key, value in source.values.items() if key[0] == dataset}
+    numbers = source.values.items()
+    values = {key[1:]: number(float(value)) for key, value in numbers if key[0] == dataset}
     metrics = tuple(m for m in HEADLINE if any(metric == m for _, metric in values))
     cells = {
         category: tuple(values.get((category, metric), ABSENT) for metric in metrics)
