@@ -41,7 +41,7 @@ lint: $(READY) ## check the style
 types: $(READY) ## check the types
 	$(BIN)/mypy
 
-tables: $(READY) ## check that README and results/ agree
+tables: $(READY) ## check that README, docs/results.md and results/ agree
 	$(BIN)/python -m harness.report --check
 
 wheel: $(READY) ## build the wheel into dist/

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Reading and comparing results
 #
-# Every table of the README is made from the files in `results/`: one row per job, the scores of
+# Every table of `docs/results.md` is made from the files in `results/`: one row per job, the scores of
 # single images beside it. This notebook reads them; it needs no tracking store and no images.
 
 # %%
@@ -40,7 +40,7 @@ filled = [name for name in tables if tables[name].headline and held[name].scores
 print("tables with runs:", ", ".join(filled) or "none yet")
 
 # %% [markdown]
-# ## A table, as the README has it
+# ## A table, as `docs/results.md` has it
 
 # %%
 name = filled[0]

@@ -1,18 +1,21 @@
-"""What the README tells a reader to type works as it stands there."""
+"""What README and docs/usage.md tell a reader to type works as it stands there."""
 
+import itertools
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+USAGE = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
 
 
 def block(language, containing):
-    blocks = re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    blocks = re.findall(rf"```{language}\n(.*?)```", USAGE, flags=re.DOTALL)
     [found] = [text for text in blocks if containing in text]
     return found
 
@@ -22,7 +25,7 @@ def test_a_model_of_ones_own_is_one_class_and_one_file(tmp_path, synthetic_mvtec
     (tmp_path / "tiny.py").write_text((ROOT / "tests" / "tiny.py").read_text())
     model = tmp_path / "conf" / "model" / "centroid.yaml"
     model.parent.mkdir(parents=True)
-    named = re.search(r"names it: `(name: .*?)`, `(factory: .*?)`", README.replace("\n", " "))
+    named = re.search(r"names it: `(name: .*?)`, `(factory: .*?)`", USAGE.replace("\n", " "))
     model.write_text("\n".join(named.groups()))
     command = [
         *(sys.executable, "-m", "harness.run", "--config-dir", str(tmp_path / "conf"), "-m"),
@@ -51,3 +54,31 @@ def test_every_make_target_that_is_named_exists():
     texts = README + (ROOT / "CONTRIBUTING.md").read_text()
     for target in set(re.findall(r"^make ([a-z-]+)", texts, flags=re.MULTILINE)):
         assert f"\n{target}:" in makefile
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def anchors(page):
+    """The fragments of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_between_the_pages_leads_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" not in link:
+            path, _, fragment = link.partition("#")
+            target = page.parent / path if path else page
+            assert target.exists(), link
+            assert not fragment or fragment in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_headings_are_in_order(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    depths = [len(marks) for marks in re.findall(r"^(#+) ", text, flags=re.MULTILINE)]
+    assert depths[0] == 1
+    assert all(below - above <= 1 for above, below in itertools.pairwise(depths))

@@ -1,7 +1,7 @@
 """From tracked runs to tables: a function of the stored records, and of nothing else.
 
-Each table is declared by one `conf/experiment/<name>.yaml` and shown at one marker in README.md.
-`python -m harness.report` reads the runs, writes `results/` and fills the README;
-`python -m harness.report --check` says whether the two agree. Nothing here imports torch or
+Each table is declared by one `conf/experiment/<name>.yaml`, and shown at the markers of README.md
+and docs/results.md. `python -m harness.report` reads the runs, writes `results/` and fills those
+pages; `python -m harness.report --check` says whether they agree. Nothing here imports torch or
 hydra; MLflow is touched by the command that reads runs alone.
 """

@@ -10,16 +10,17 @@ from pathlib import Path
 from harness.atomic import write_atomically
 from harness.report.check import check
 from harness.report.publish import publish
+from harness.report.readme import PAGES
 from harness.report.results import TableResults, read_or_empty, read_results
 from harness.report.table import ReportError, Table, read_table, read_tables, reading
 from harness.show import say
 
 MEND = "python -m harness.report"
-"""The command that makes results and README agree again."""
+"""The command that makes results and pages agree again."""
 
 _EXAMPLES = """\
 examples:
-  python -m harness.report                       write results/ and the README's tables
+  python -m harness.report                       write results/, README and docs/results.md
   python -m harness.report --check               fail when they disagree
   python -m harness.report --replace TABLE       drop its published rows, show the new runs alone
   python -m harness.report compare published     published numbers beside ours
@@ -58,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
         "--only", nargs="+", default=[], metavar="TABLE", help="make only these tables anew"
     )
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; fail when README and results disagree"
+        "--check",
+        action="store_true",
+        help="write nothing; fail when the pages and results/ disagree",
     )
     parser.add_argument(
         "--replace",
@@ -142,7 +145,7 @@ def _check(root: Path) -> int:
     if not difference:
         return 0
     _tell(difference)
-    say(f"README.md and results/ disagree; to mend it: {MEND}", error=True)
+    say(f"{' or '.join(PAGES)} and results/ disagree; to mend it: {MEND}", error=True)
     return 1
 
 
@@ -168,7 +171,7 @@ def _publish(options: argparse.Namespace) -> int:
     except OSError as error:
         raise ReportError(f"{error}; nothing has been changed") from None
     say(*notes, *(f"error: {refusal}" for refusal in refusals), error=True)
-    say(f"wrote {options.root / 'results'} and {options.root / 'README.md'}")
+    say(f"wrote {options.root / 'results'} and {' and '.join(PAGES)}")
     return 1 if refusals else 0
 
 

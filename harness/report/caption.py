@@ -17,9 +17,9 @@ def caption(table: Table, rows: Sequence[Row]) -> str:
     """Write a table's caption in Markdown, from its declaration and its rows alone."""
     finished = [row for row in rows if row.finished]
     if not finished:
-        sentences = [f"{_claim(table, finished)}; not run yet: {code(table.command)}."]
+        sentences = [f"{claim(table, finished)}; not run yet: {code(table.command)}."]
     else:
-        sentences = [f"{_claim(table, finished)}; {_runs(finished)} by {code(table.command)}."]
+        sentences = [f"{claim(table, finished)}; {_runs(finished)} by {code(table.command)}."]
     if finished and table.headline:
         sentences += [_interval(finished), _oracle(), _pixels(table, finished)]
     elif finished:
@@ -28,7 +28,8 @@ def caption(table: Table, rows: Sequence[Row]) -> str:
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _claim(table: Table, finished: Sequence[Row]) -> str:
+def claim(table: Table, finished: Sequence[Row] = ()) -> str:
+    """Tell how a table's jobs are made and, of the finished ones, with which weights."""
     digests = tally(finished, lambda row: row.weights_digest[:12])
     weights = "".join(f" (weights {code(digest)})" for digest in digests)
     seeds = ", ".join(str(seed) for seed in table.seeds)

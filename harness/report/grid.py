@@ -130,13 +130,19 @@ def _headline(table: Table, results: TableResults) -> Grid:
 def _metric_column(
     metric: str, rows: Sequence[Row | None], results: TableResults
 ) -> tuple[str, ...]:
+    last = average_cell(metric, results, categories=len(rows))
+    return (METRICS[metric].display, *(metric_cell(row, metric) for row in rows), last)
+
+
+def average_cell(metric: str, results: TableResults, *, categories: int) -> str:
+    """Print the average of a complete column, and of any other how many values there are."""
     average = results.averages.get(metric)
-    known = sum(row is not None and metric in row.metric for row in rows)
-    last = number(average.value) if average else f"{ABSENT} ({known}/{len(rows)})"
-    return (METRICS[metric].display, *(_value(row, metric) for row in rows), last)
+    known = sum(metric in row.metric for row in results.rows)
+    return number(average.value) if average else f"{ABSENT} ({known}/{categories})"
 
 
-def _value(row: Row | None, metric: str) -> str:
+def metric_cell(row: Row | None, metric: str) -> str:
+    """Print a job's metric, or why there is none."""
     if row is None:
         return ABSENT
     if not row.finished:

@@ -1,4 +1,4 @@
-"""Write `results/` and the README from runs: add and replace rows, and keep the others."""
+"""Write `results/` and the pages from runs: add and replace rows, and keep the others."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from harness.record import StoredRun
 from harness.report.caption import caption
 from harness.report.grid import grid_of
 from harness.report.markdown import markdown
-from harness.report.readme import check_markers, fill, markers, set_aside
+from harness.report.overview import STATUS, overviews
+from harness.report.published import Source, read_published
+from harness.report.readme import Marker, check_markers, fill, markers, read_pages
 from harness.report.results import TableResults, files_of, read_or_empty, results_of
 from harness.report.row import Row
 from harness.report.scores import backed_scores
 from harness.report.select import Read, as_read, built_otherwise, mismatch, select
-from harness.report.table import ReportError, Table, read_tables, reading
+from harness.report.table import ReportError, Table, Tables, read_tables
 
 _TRACES = ("commit", "environment", "identity", "data_fingerprint", "scores_digest")
 """What of a row tells whether a newer one is of the same code, data and scores."""
@@ -30,7 +32,9 @@ def publish(
     drop: Callable[[str, Row], bool] = lambda table, row: False,
     read: Read = as_read,
 ) -> tuple[list[str], list[str]]:
-    """Write `results/` and the README's tables: every file, or none.
+    """Write `results/`, and what stands at the markers of the pages: every file, or none.
+
+    A table without a marker is kept in `results/` alone.
 
     Parameters
     ----------
@@ -64,20 +68,18 @@ def publish(
     unknown = sorted(set(only) - names)
     if unknown:
         raise ReportError(f"no table {', '.join(unknown)}; there are {', '.join(sorted(names))}")
-    with reading(root / "README.md") as file:
-        text = file.read()
-    aside = set_aside(tables, text, results, wanted=only)
+    pages = read_pages(root)
+    found = markers(pages)
     if not only:
-        check_markers(text, tables, known=names)
-    refusals = [tables.refused[name] for name in only or markers(text) if name in tables.refused]
+        check_markers(pages, known=known_markers(tables, found))
+    marked = [marker.name for marker in found if marker.kind == "table"]
+    refusals = [tables.refused[name] for name in only or marked if name in tables.refused]
     held = {
         name: read_or_empty(results, name)
         for name in names
         if name in tables or (results / f"{name}.csv").exists()
     }
     runs, notes = list(runs), []
-    if aside and not only:
-        notes.append(f"not shown, for README.md has no marker: {', '.join(aside)}")
     made: dict[str, Table] = {}
     for name in filter(tables.__contains__, only or tables):
         table, before = tables[name], held[name]
@@ -94,8 +96,37 @@ def publish(
             continue
         made[name], held[name] = table, after
         notes += [*selection.notes, *_changed(table, before.rows, after.rows)]
-    notes += _write(root, held, readme=fill(text, markdowns(made, held)))
+    sound = {name: table for name, table in tables.items() if _fits(table, held[name])}
+    contents = markdowns(made, held, found)
+    contents |= overviews(found, sound, held, lambda: published_sources(results))
+    for name in [name for name in held if not held[name].rows and name not in marked]:
+        if not (results / f"{name}.csv").exists():
+            del held[name]
+    notes += _write(root, held, pages=fill(pages, contents))
     return notes, refusals
+
+
+def known_markers(tables: Tables, found: Iterable[Marker]) -> set[Marker]:
+    """List the markers that there may be; of a refused table's dataset nothing is known."""
+    datasets = {table.choice("dataset") for table in tables.values()}
+    if tables.refused:
+        datasets |= {marker.name for marker in found if marker.kind == "results"}
+    known = {Marker("table", name) for name in (*tables, *tables.refused)}
+    return known | {Marker("results", name) for name in datasets} | {STATUS}
+
+
+def published_sources(results: Path) -> list[Source]:
+    """Read the published numbers, if there are any."""
+    return read_published(results) if (results / "published.csv").exists() else []
+
+
+def _fits(table: Table, results: TableResults) -> bool:
+    try:
+        for row in results.rows:
+            check_row(table, row)
+    except ReportError:
+        return False
+    return True
 
 
 def check_row(table: Table, row: Row) -> None:
@@ -126,7 +157,7 @@ def _changed(table: Table, before: Iterable[Row], after: Iterable[Row]) -> Itera
             yield f"{what} gives way to run {new.run_id}; changed: {told}"
 
 
-def _write(root: Path, held: Mapping[str, TableResults], *, readme: str) -> list[str]:
+def _write(root: Path, held: Mapping[str, TableResults], *, pages: Mapping[str, str]) -> list[str]:
     """Write what is not there yet, remove scores without a row, and say which."""
     results = root / "results"
     files: dict[Path, bytes | None] = {
@@ -135,7 +166,7 @@ def _write(root: Path, held: Mapping[str, TableResults], *, readme: str) -> list
     }
     stray = sorted({*results.glob("scores/*.csv")} - set(files))
     files |= dict.fromkeys(stray)
-    files[root / "README.md"] = readme.encode()
+    files |= {root / page: text.encode() for page, text in pages.items()}
     write_together({p: data for p, data in files.items() if data is None or data != _content(p)})
     return [f"{path}: no published row has these scores; the file is removed" for path in stray]
 
@@ -144,9 +175,13 @@ def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
 
 
-def markdowns(tables: Mapping[str, Table], held: Mapping[str, TableResults]) -> dict[str, str]:
-    """Render every table as the README has it."""
-    return {
-        name: markdown(grid_of(table, held[name]), caption(table, held[name].rows))
-        for name, table in tables.items()
-    }
+def markdowns(
+    tables: Mapping[str, Table], held: Mapping[str, TableResults], found: Iterable[Marker]
+) -> dict[Marker, str]:
+    """Render every table with a marker as the pages have it."""
+    made = {}
+    for marker in found:
+        if marker.kind == "table" and marker.name in tables:
+            table, results = tables[marker.name], held[marker.name]
+            made[marker] = markdown(grid_of(table, results), caption(table, results.rows))
+    return made

@@ -12,6 +12,7 @@ from harness.report.caption import caption
 from harness.report.grid import grid_of
 from harness.report.latex import latex
 from harness.report.publish import publish
+from harness.report.readme import PAGES
 from harness.report.results import read_results
 from harness.report.table import read_tables
 from tests.report.synthetic import sweep
@@ -23,7 +24,7 @@ _CHECKOUT = Path(__file__).parent / "checkout"
 def outputs(checkout: Path) -> dict[str, str]:
     """Publish the mini sweep into a synthetic checkout; return every file, and the LaTeX."""
     publish(checkout, sweep())
-    files = [checkout / "README.md", *(checkout / "results").rglob("*.*")]
+    files = [*map(checkout.joinpath, PAGES), *(checkout / "results").rglob("*.*")]
     texts = {str(path.relative_to(checkout)): path.read_bytes().decode() for path in files}
     for name, table in read_tables(checkout / "conf").items():
         held = read_results(checkout / "results", name)

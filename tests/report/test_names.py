@@ -58,9 +58,7 @@ def published(checkout: Path, names: tuple[str, ...]) -> Path:
     path.write_text(text, encoding="utf-8")
     # It declares categories that are not there any more.
     (checkout / "conf/experiment/parts_few.yaml").unlink()
-    readme = checkout / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    readme.write_text(text.replace("<!-- table: parts_few -->\n<!-- /table -->\n", ""))
+    (checkout / "docs/results.md").unlink()
     publish(checkout, runs_of(names))
     return checkout
 
@@ -167,6 +165,28 @@ class Structure(HTMLParser):
 
     def handle_comment(self, data: str) -> None:
         self.tags.append(("comment", data))
+
+
+def test_the_overview_shows_any_name(named: tuple[Path, tuple[str, ...]]) -> None:
+    """A Markdown parser takes all of its table for HTML, in which no name is a tag."""
+    root, names = named
+    page = (root / "README.md").read_text(encoding="utf-8")
+    source = page.partition("<!-- results: parts -->")[2].partition("<!-- /results -->")[0]
+    found = tokens(source)
+    assert [kind for kind, _ in found][:2] == ["html_block", "paragraph_open"]
+    assert {kind for kind, _ in found[1:]} <= PARAGRAPH | {"code_inline"}
+    structure = Structure()
+    structure.feed(found[0][1])
+    structure.close()
+    assert all(shown(name) in structure.words for name in names)
+    assert {tag for tag, *_ in structure.tags} == TAGS
+    assert sum(tag == "td" for tag, *_ in structure.tags) == 5 * (len(names) + 1)
+    listed = tokens(page.partition("<!-- status: all -->")[2].partition("<!-- /status -->")[0])
+    [title, *_] = [words for kind, words in listed if kind == "text"]
+    assert title.startswith(shown(names[0]).strip() + ": ")
+
+
+TAGS = {"table", "thead", "tbody", "tr", "th", "td", "b"}
 
 
 def gallery(folder: Path, name: str, picture: str = "00_picture.webp") -> None:

@@ -311,16 +311,22 @@ def test_scores_go_with_their_rows(published: Path) -> None:
         assert check(published) == ""
 
 
-def test_an_experiment_without_a_marker_holds_up_no_other_table(checkout: Path) -> None:
+def test_an_experiment_without_a_marker_costs_nothing(checkout: Path) -> None:
+    """Its rows are kept in `results/`, which has no file of it before it has one."""
+    publish(checkout, complete())
+    pages = {name: text for name, text in texts(checkout).items() if name.endswith(".md")}
     text = (checkout / "conf/experiment/parts_wide.yaml").read_text()
     (checkout / "conf/experiment/mine.yaml").write_text(text)
     (checkout / "conf/experiment/broken.yaml").write_text("defaults: [override /backbone: no]")
-    readme = checkout / "README.md"
-    readme.write_text(readme.read_text() + "\n<!-- table: gone -->\n<!-- /table -->\n")
-    assert publish(checkout, complete(), only=["parts_tiny"]) == ([], [])
-    assert ids(checkout) == ["r-bolt", "r-cap", "r-01"]
-    with pytest.raises(ReportError, match="no marker for mine"):
-        publish(checkout, complete(), only=["mine"])
+    assert publish(checkout, complete()) == ([], [])
+    assert not (checkout / "results/mine.csv").exists()
+    assert check(checkout) == ""
+    assert main(["--root", str(checkout), "html", "--output", str(checkout / "page.html")]) == 0
+    wide = {"backbone": "wide", "weights_digest": "cd" * 32}
+    assert publish(checkout, [run("w", record("cap", 5, **wide))], only=["mine"]) == ([], [])
+    assert ids(checkout, "mine") == ["w"]
+    assert {name: texts(checkout)[name] for name in pages} == pages
+    assert check(checkout) == ""
 
 
 def changed(of: Record, **metrics: float) -> StoredRun:
