@@ -171,7 +171,8 @@ def _publish(options: argparse.Namespace) -> int:
     except OSError as error:
         raise ReportError(f"{error}; nothing has been changed") from None
     say(*notes, *(f"error: {refusal}" for refusal in refusals), error=True)
-    say(f"wrote {options.root / 'results'} and {' and '.join(PAGES)}")
+    written = [options.root / name for name in ("results", *PAGES)]
+    say(f"wrote {', '.join(str(path) for path in written if path.exists())}")
     return 1 if refusals else 0
 
 

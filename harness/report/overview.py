@@ -9,7 +9,7 @@ from harness.metrics.registry import HEADLINE, METRICS
 from harness.report.caption import claim
 from harness.report.grid import ABSENT, average_cell, metric_cell, number, shown_metrics
 from harness.report.markdown import code, text
-from harness.report.published import AVERAGE, Source
+from harness.report.published import AVERAGE, METHOD, Source
 from harness.report.readme import Marker
 from harness.report.results import TableResults
 from harness.report.table import Table
@@ -116,12 +116,12 @@ def overview(
 
 
 def reference(dataset: str, sources: Sequence[Source]) -> Source | None:
-    """Choose the source with the most numbers that an overview shows; of several, the first."""
+    """Choose DFKDE's source with the most numbers that an overview shows; of several, the first."""
 
     def shown(source: Source) -> int:
         return sum(key[0] == dataset and key[2] in HEADLINE for key in source.values)
 
-    best = max(sources, key=shown, default=None)
+    best = max((s for s in sources if s.method == METHOD), key=shown, default=None)
     return best if best and shown(best) else None
 
 

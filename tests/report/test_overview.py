@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -22,16 +23,17 @@ from tests.report.synthetic import complete, failed, maskless, record, run
 WIDE = {"backbone": "wide", "weights_digest": "cd" * 32}
 
 
-def source(name: str, **values: float) -> Source:
+def source(name: str, method: str = "dfkde", **values: float) -> Source:
     """A source of `parts`; `bolt_image_auroc=0.5` is a number of it."""
     keys = {key.partition("_")[::2]: value for key, value in values.items()}
     return Source(
         name=name,
         label=f"{name} <1>",
+        method=method,
         backbone="other",
         reference=f"a page of {name}",
         differences="",
-        values={("parts", category, metric): value for (category, metric), value in keys.items()},
+        values={("parts", c, metric): Decimal(str(value)) for (c, metric), value in keys.items()},
     )
 
 
@@ -133,6 +135,7 @@ def test_the_reference_has_the_most_numbers_that_are_shown() -> None:
     also = source("also", bolt_image_auroc=0.5, bolt_image_f1_max=0.5)
     other = source("other", a_image_average_precision=0.1, b_pixel_f1_max=0.1, c_x=0.1)
     assert reference("parts", [one, other, two, also]) is two
+    assert reference("parts", [source("x", "padim", a_aupro=0.1, b_aupro=0.1), one]) is one
     assert reference("parts", [other]) is None
     assert reference("cells", [one, two]) is None
     assert reference("parts", []) is None

@@ -99,29 +99,6 @@ def test_a_marker_of_what_no_table_shows_is_refused_and_the_others_are_made(
     assert "+| **Average** | 0." in check(checkout), "the others are checked all the same"
 
 
-def test_an_experiment_with_neither_marker_nor_results_is_no_table_yet(
-    checkout: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    declare(checkout, category="glob(*)")
-    assert "new" in read_tables(checkout / "conf")
-    notes, refusals = publish(checkout, complete())
-    assert notes[0] == "not shown, for README.md has no marker: new"
-    assert refusals == []
-    assert not (checkout / "results" / "new.csv").exists()
-    assert check(checkout) == ""
-    output = str(checkout / "page.html")
-    assert main(["--root", str(checkout), "html", "--output", output]) == 0
-    assert main(["--root", str(checkout), "latex", "new"]) == 1
-    assert capsys.readouterr().err.endswith("new.csv is missing\n")
-    with pytest.raises(ReportError, match=r"^README.md has no marker for new$"):
-        publish(checkout, complete(), only=["new"])
-    (checkout / "results" / "new.csv").write_bytes(
-        (checkout / "results" / "parts_wide.csv").read_bytes()
-    )
-    with pytest.raises(ReportError, match=r"^README.md has no marker for new$"):
-        check(checkout)
-
-
 def test_only_refuses_what_no_table_shows(checkout: Path) -> None:
     declare(checkout, model="glob(*)", n_train="1,2", seed="1,2")
     (checkout / "conf" / "model" / "other.yaml").write_text("name: other\nfactory: nowhere:other\n")
