@@ -209,15 +209,17 @@ def experiments(conf: Path) -> list[str]:
     paths = sorted(conf.glob("experiment/*.yaml"))
     if not paths:
         raise ReportError(f"no experiment in {conf / 'experiment'}: run this in a checkout's root")
-    for path in paths:
-        if not path.is_file():  # Hydra would wait for a pipe
-            raise ReportError(f"{path} is no regular file")
     return [path.stem for path in paths]
 
 
 def _read(conf: Path, names: Iterable[str]) -> Tables:
-    tables = Tables()
-    for name, sweep in sweeps_of(conf, names).items():
+    tables, paths = Tables(), {name: Path("conf", "experiment", f"{name}.yaml") for name in names}
+    # Hydra would wait for a pipe.
+    whole = [name for name, path in paths.items() if (conf.parent / path).is_file()]
+    tables.refused = {
+        n: f"{path} is no regular file" for n, path in paths.items() if n not in whole
+    }
+    for name, sweep in sweeps_of(conf, whole).items():
         try:
             tables[name] = _table(name, sweep)
         except ReportError as error:

@@ -86,7 +86,7 @@ def test_an_experiment_that_is_a_pipe_is_named(
 ) -> None:
     (published / DECLARATION).unlink()
     os.mkfifo(published / DECLARATION)
-    root, reason = ["--root", str(published)], f"{DECLARATION}: In 'config': Could not find "
+    root, reason = ["--root", str(published)], f"{DECLARATION} is no regular file"
     assert main([*root, "--check"]) == 1
     assert capsys.readouterr().err.startswith(f"error: {reason}")
     assert main([*root, "html", "--output", str(published / "page.html")]) == 0
