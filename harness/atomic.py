@@ -35,10 +35,9 @@ def write_atomically(path: Path, data: bytes) -> None:
     """
     part = _write_beside(path, data)
     try:
-        os.replace(part, path)
-    except BaseException:
-        _remove(part)
-        raise
+        _put(part, path)
+    finally:
+        _remove(part)  # it is there after an error alone
 
 
 def write_together(files: Mapping[Path, bytes | None]) -> None:
@@ -75,10 +74,10 @@ def write_together(files: Mapping[Path, bytes | None]) -> None:
 
 
 def _put(part: Path | None, path: Path) -> None:
-    if part is None:
-        path.unlink(missing_ok=True)
-    else:
-        os.replace(part, path)
+    try:
+        path.unlink(missing_ok=True) if part is None else os.replace(part, path)
+    except OSError as error:  # a full disk's error names no file
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _write_beside(path: Path, data: bytes) -> Path:

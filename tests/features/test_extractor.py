@@ -332,6 +332,7 @@ HOUSEKEEPING = {
     "harness.features.recipe",
     "harness.features.store",
     "harness.features.upkeep",
+    "harness.locks",
     "harness.threads",
 }
 
