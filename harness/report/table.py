@@ -213,12 +213,11 @@ def experiments(conf: Path) -> list[str]:
 
 
 def _read(conf: Path, names: Iterable[str]) -> Tables:
-    tables, paths = Tables(), {name: Path("conf", "experiment", f"{name}.yaml") for name in names}
+    tables, names = Tables(), list(names)
     # Hydra would wait for a pipe.
-    whole = [name for name, path in paths.items() if (conf.parent / path).is_file()]
-    tables.refused = {
-        n: f"{path} is no regular file" for n, path in paths.items() if n not in whole
-    }
+    whole = [name for name in names if (conf / "experiment" / f"{name}.yaml").is_file()]
+    for name in sorted({*names} - {*whole}):
+        tables.refused[name] = f"conf/experiment/{name}.yaml is no regular file"
     for name, sweep in sweeps_of(conf, whole).items():
         try:
             tables[name] = _table(name, sweep)
