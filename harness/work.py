@@ -27,7 +27,7 @@ from harness.tracking import (
     Tracker,
     open_tracker,
 )
-from harness.tracking.averages import averages
+from harness.tracking.average_runs import averages
 
 if TYPE_CHECKING:
     from harness.data import Split

@@ -10,7 +10,7 @@ import pytest
 from harness.code import CHANGED
 from harness.config import TrackingConfig
 from harness.outcome import Outcome
-from harness.tracking import Known, averages, outdated, read_runs
+from harness.tracking import Known, average_runs, outdated, read_runs
 from harness.tracking.store import connect, experiment_id
 from harness.tracking.write import MlflowTracker, open_runs
 
@@ -48,7 +48,7 @@ def finish(tracker, record):
 
 
 def keep(uri, tracker, ends):
-    return list(averages.averages(TrackingConfig(uri=uri), ends, tracker.lock))
+    return list(average_runs.averages(TrackingConfig(uri=uri), ends, tracker.lock))
 
 
 def kept(uri, experiment="parts"):
@@ -183,7 +183,7 @@ def _broken(*_, **__):
 def test_store_that_fails_costs_the_average_only_and_it_is_sent_once(uri, tracker, both, finish):
     ends = [finish(job) for job in both]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(averages, "connect", _broken)
+        patch.setattr(average_runs, "connect", _broken)
         [line] = keep(uri, tracker, ends)
         assert line.endswith("s42: not written: ConnectionError: nobody answers")
     with pytest.MonkeyPatch.context() as patch:
@@ -207,9 +207,9 @@ def test_another_process_that_writes_it_is_left_to_it(uri, tmp_path, tracker, bo
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harness.locks._PATIENCE", 0.0)
-        list(averages.averages(TrackingConfig(uri=uri), ends, lock))
+        list(average_runs.averages(TrackingConfig(uri=uri), ends, lock))
         [run] = kept(uri)
         connect(uri).delete_run(run.info.run_id)
         with locked.lock(digests[0]):
-            assert list(averages.averages(TrackingConfig(uri=uri), ends, lock)) == []
+            assert list(average_runs.averages(TrackingConfig(uri=uri), ends, lock)) == []
     assert kept(uri) == []
