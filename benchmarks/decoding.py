@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from benchmarks.measure import machine, medians, table, write_pictures
 from harness.data import read_image
 from harness.data.images import read_file
-from harness.features.decoding import decode
-from harness.features.inputs import read_input, read_pixels, scale
+from harness.features.inputs import decode, read_input, read_pixels, scale
 
 FORMATS = (".png", ".jpg", ".bmp")
 

@@ -33,10 +33,11 @@ from benchmarks.measure import (
 )
 from harness.config import FeaturesConfig
 from harness.data import Sample
-from harness.features import FeatureReader, LazyExtractor
-from harness.features.choice import usable_engines
 from harness.features.engines import build_engine
-from harness.threads import cores
+from harness.features.extractor import LazyExtractor
+from harness.features.reader import FeatureReader
+from harness.features.settings import usable_engines
+from harness.system.threads import cores
 
 SIZE = 256
 BATCH = 16

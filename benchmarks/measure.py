@@ -19,8 +19,8 @@ from PIL import Image
 
 from harness.config import BackboneConfig
 from harness.data import NORMAL, Sample
-from harness.features import FeatureReader
-from harness.threads import cores
+from harness.features.reader import FeatureReader
+from harness.system.threads import cores
 
 PACKAGES = ("numpy", "pillow", "imagecodecs", "torch", "onnxruntime", "openvino")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")

@@ -22,7 +22,8 @@ from benchmarks.measure import backbone, machine, table
 from dfkde import DFKDE, localizer, render
 from harness.config import DatasetConfig, FeaturesConfig
 from harness.data import Split, load_split, read_mask
-from harness.features import FeatureReader, LazyExtractor
+from harness.features.extractor import LazyExtractor
+from harness.features.reader import FeatureReader
 from harness.metrics import image_metrics, pixel_metrics
 
 

@@ -30,9 +30,10 @@ from benchmarks.measure import (
     write_pictures,
 )
 from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
-from harness.evaluate import evaluate
-from harness.features import FeatureReader, LazyExtractor
-from harness.threads import cores
+from harness.experiment import evaluate
+from harness.features.extractor import LazyExtractor
+from harness.features.reader import FeatureReader
+from harness.system.threads import cores
 
 NUMBERS = (100, 1000, 10_000)
 SIZE = 64

@@ -26,8 +26,8 @@ import yaml
 from benchmarks.measure import backbone, machine, medians, table
 from harness.config import DatasetConfig, FeaturesConfig, Job, ModelConfig, TrackingConfig
 from harness.data.synthetic import Plan, write_synthetic
-from harness.evaluate import evaluate
-from harness.features import feature_reader
+from harness.experiment import evaluate
+from harness.features.reader import feature_reader
 from harness.record import Record
 from harness.work import Task, perform
 

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from dfkde.baselines import KNN, Constant, Gaussian
     from dfkde.density import DFKDE, DFKDEResidual
     from dfkde.extractor import FeatureExtractor
-    from dfkde.localizers import Localizer, localizer
-    from dfkde.rendering import render
+    from dfkde.localizers import Localizer, localizer, render
     from dfkde.trained import Backbone, TrainedDetector
 
 __all__ = [
@@ -49,7 +48,7 @@ _HOMES = {
     "TrainedDetector": "dfkde.trained",
     "load_backbone": "dfkde.backbones.loading",
     "localizer": "dfkde.localizers",
-    "render": "dfkde.rendering",
+    "render": "dfkde.localizers",
 }
 
 

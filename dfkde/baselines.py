@@ -8,7 +8,7 @@ from scipy.spatial.distance import cdist
 from sklearn.covariance import LedoitWolf
 
 from dfkde.base import AnomalyDetector, Array
-from dfkde.kernel_density import lower_cholesky
+from dfkde.density import lower_cholesky
 
 
 class KNN(AnomalyDetector):

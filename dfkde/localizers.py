@@ -4,18 +4,111 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Self
+from functools import lru_cache
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg.blas import dsyrk
+from scipy.ndimage import gaussian_filter1d
 from scipy.special import logsumexp
 from sklearn.base import BaseEstimator
 
 from dfkde.base import AnomalyDetector, Array, check_integer
 from dfkde.choices import check_localizer
-from dfkde.feature_maps import FeatureMap, check_map, checked, positions
 from dfkde.pca import leading_components_of_scatter
+
+FeatureMap = np.ndarray[Any, Any]
+
+
+def positions(feature_map: FeatureMap) -> Array:
+    """Turn a feature map (d, h, w) to one feature per position (h * w, d), in float64."""
+    return feature_map.reshape(len(feature_map), -1).T.astype(np.float64)
+
+
+def checked(
+    train_maps: Iterable[FeatureMap], features_shape: tuple[int, ...]
+) -> Iterator[FeatureMap]:
+    """Yield the training maps, as many as the features (n_samples, n_features) and all alike.
+
+    Raises
+    ------
+    ValueError
+        If one has another shape or is not finite, or their number is another.
+    """
+    n, d = features_shape
+    shape, count = (d, 0, 0), 0
+    for count, feature_map in enumerate(train_maps, start=1):
+        if count == 1 and feature_map.ndim == 3:
+            shape = (d, *feature_map.shape[1:])
+        check_map(feature_map, shape, name=f"train_maps[{count - 1}]")
+        yield feature_map
+    if count != n:
+        raise ValueError(f"train_maps must be as many as train_features, got {count} and {n}")
+
+
+def check_map(feature_map: FeatureMap, shape: tuple[int, ...], *, name: str) -> None:
+    """Refuse a feature map of another shape than (n_features, h, w), or with NaN or infinity.
+
+    Raises
+    ------
+    ValueError
+        In one line: its name, the rule and what it is.
+    """
+    if feature_map.shape != shape:
+        raise ValueError(
+            f"{name} must be of shape (n_features, h, w) = {shape} like the training images',"
+            f" got {feature_map.shape}"
+        )
+    finite = np.isfinite(feature_map)
+    if not finite.all():
+        place = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise ValueError(f"{name} must be finite, got {feature_map[place]} at {place}")
+
+
+def render(anomaly_map: Array, *, size: tuple[int, int], sigma: float = 4.0) -> Array:
+    """Bring an anomaly map to the size of an image.
+
+    Bilinear upsampling (pixel centres at half-integers, edges repeated), then Gaussian smoothing.
+    Both are linear and separable, so the whole is one small matrix product per axis.
+
+    Parameters
+    ----------
+    anomaly_map : array of shape (h, w)
+        One value for each position of the feature map.
+    size : tuple of int
+        Height and width of the result, in pixels.
+    sigma : float
+        Standard deviation of the smoothing in pixels of an image 256 pixels high or wide; it
+        grows in proportion with each side. 0 for none.
+
+    Returns
+    -------
+    array of shape `size`
+        float64; one value where the map has only one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> render(np.array([[0.0, 1.0]]), size=(1, 4), sigma=0)
+    array([[0.  , 0.25, 0.75, 1.  ]])
+    """
+    h, w = anomaly_map.shape
+    height, width = size
+    # The weights of a pixel sum to 1 up to rounding only, which would break a tie of all pixels.
+    if (anomaly_map == anomaly_map[0, 0]).all():
+        return np.full(size, anomaly_map[0, 0], dtype=np.float64)
+    return _operator(h, height, sigma) @ anomaly_map @ _operator(w, width, sigma).T
+
+
+@lru_cache(maxsize=32)
+def _operator(n: int, size: int, sigma: float) -> Array:
+    """Give the matrix (size, n) that upsamples and smooths one axis."""
+    centres = (np.arange(size) + 0.5) * n / size - 0.5
+    upsample = np.stack([np.interp(centres, np.arange(n), row) for row in np.eye(n)], axis=1)
+    operator = gaussian_filter1d(upsample, sigma * size / 256, axis=0) if sigma else upsample
+    operator.setflags(write=False)
+    return operator
 
 
 class Localizer(BaseEstimator, ABC):

@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any, Self
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from dfkde.backbones.download import WeightsError
-from dfkde.backbones.presence import check_weights
-from dfkde.trust import TrustError, check_trusted, untrusted
+from dfkde.backbones.presence import WeightsError, check_weights
+from dfkde.state import TrustError, check_trusted, untrusted
 
 if TYPE_CHECKING:
     from dfkde.base import AnomalyDetector, Array

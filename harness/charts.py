@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from harness.metrics.registry import METRICS
 from harness.record import ImageScore, Mistake, Record
 from harness.scale import Scale, bend_around, bent_ticks, nice_ticks
-from harness.show import in_markup
+from harness.system.terminal import in_markup
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -10,12 +10,10 @@ from unicodedata import category
 
 from dfkde.backbones.presence import CHECKPOINTS, LITE, PARTS, TORCHVISION
 from dfkde.choices import check_localizer
-from harness.cgroups import group_folders
 from harness.config import BackboneConfig, Config
-from harness.crop import check_center_crop
-from harness.features import LazyExtractor
-from harness.features.choice import check_numbers, input_shape, resolve_device
-from harness.threads import available
+from harness.features.extractor import LazyExtractor
+from harness.features.settings import check_center_crop, check_numbers, input_shape, resolve_device
+from harness.system.threads import available, group_folders
 
 _SEEDS = 2**32
 """Seeds below it are those that numpy's and scikit-learn's generators take."""

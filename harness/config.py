@@ -12,9 +12,26 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from dfkde.backbones.presence import is_random
+
+
+def conf_dir() -> Path:
+    """Return the folder of `dataset/`, `backbone/`, ...: `harness/conf`, else `conf`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If neither exists.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "dataset").is_dir():
+            return folder
+    raise FileNotFoundError(f"no configuration folder 'conf' in '{package}' or beside it")
+
 
 # What omegaconf takes for "mandatory, no default" (omegaconf.MISSING), written out so that this
 # module needs no omegaconf.

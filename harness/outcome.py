@@ -10,7 +10,7 @@ from shutil import get_terminal_size
 from typing import Literal
 
 from harness.metrics.registry import HEADLINE, METRICS
-from harness.show import say, shown, writable
+from harness.system.terminal import say, shown, writable
 
 Status = Literal["finished", "skipped", "busy", "failed", "stopped"]
 _PART = 24

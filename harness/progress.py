@@ -11,7 +11,7 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from harness.outcome import Outcome
-from harness.show import writable
+from harness.system.terminal import writable
 
 
 class Progress:

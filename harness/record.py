@@ -1,17 +1,59 @@
-"""The record of one job: what `evaluate` returns, tracking stores and the report reads.
-
-Free of torch, hydra and mlflow. A failed job has a record too.
-"""
+"""What a job leaves behind: scores, metrics, durations; and the same read back from a run."""
 
 from __future__ import annotations
 
+import logging
 import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+
+class Stages:
+    """A stopwatch with named laps.
+
+    Parameters
+    ----------
+    watch : callable, optional
+        Called with a stage's name when it begins.
+
+    Attributes
+    ----------
+    seconds : dict of str to float
+        Wall time of every stage so far.
+
+    Examples
+    --------
+    >>> stages = Stages()
+    >>> with stages("fit"):
+    ...     pass
+    >>> list(stages.seconds)
+    ['fit']
+    """
+
+    def __init__(self, watch: Callable[[str], object] | None = None) -> None:
+        self._watch = watch
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Time the body of a `with` statement under that name; repeated names add up."""
+        if self._watch is not None:
+            self._watch(name)
+        started = time.perf_counter()
+        yield
+        elapsed = time.perf_counter() - started
+        log.info("%s: %.3f s", name, elapsed)
+        self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
+
 
 SCHEMA_VERSION = 3
 """Raised whenever a field of the record, or the code behind a number, changes its meaning."""

@@ -17,17 +17,15 @@ from hydra.core.plugins import Plugins
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
-from harness.categories import Named, name_categories
 from harness.checks import check_settings
-from harness.compose import typed
-from harness.confdir import conf_dir
-from harness.config import Config
+from harness.compose import Named, name_categories, typed
+from harness.config import Config, conf_dir
 from harness.outcome import Outcome, failures, leave_if_busy, summary
 from harness.progress import Progress
-from harness.secrets import check_argument
-from harness.show import say, shown
+from harness.record import Stages
 from harness.signals import interruptible
-from harness.stages import Stages
+from harness.system.secrets import check_argument
+from harness.system.terminal import say, shown
 from harness.tracking import StoreError
 from harness.work import Task, perform, sweep_of
 

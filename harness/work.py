@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.code import code_digest
 from harness.config import Job, TrackingConfig
 from harness.outcome import Outcome, Status, one_line
 from harness.progress import Progress
-from harness.record import Record
-from harness.show import LineFormatter, say
+from harness.provenance import code_digest
+from harness.record import Record, Stages
 from harness.signals import Interrupted, deferred, interruptible
-from harness.stages import Stages
+from harness.system.terminal import LineFormatter, say
 from harness.tracking import (
     Earlier,
     Known,
@@ -170,7 +169,7 @@ class _Work:
             return self._failed(error)
 
     def _compute(self, split: Split, save_model: bool) -> Outcome:
-        from harness.evaluate import measure
+        from harness.experiment import measure
         from harness.fitting import fit
 
         assert self.run is not None  # noqa: S101
@@ -191,7 +190,7 @@ class _Work:
 def _known(job: Job) -> tuple[Split, Known]:
     code = code_digest(job)  # before it is imported: an edit in between is noticed at the end
     # What computes takes a second to import, for `--help` and for mistakes in the settings too.
-    from harness.evaluate import identify
+    from harness.experiment import identify
     from harness.fitting import split_of
 
     split = split_of(job)
@@ -199,7 +198,7 @@ def _known(job: Job) -> tuple[Split, Known]:
 
 
 def _check_save_model(job: Job, tracker: Tracker, *, n_train: int) -> None:
-    from harness.holdout import check_holding_out
+    from harness.fitting import check_holding_out
 
     if type(tracker) is Tracker:
         raise ValueError("save_model must be false where tracking.kind is none, got true")
@@ -208,7 +207,7 @@ def _check_save_model(job: Job, tracker: Tracker, *, n_train: int) -> None:
 
 def _saving(fitted: Fitted) -> Callable[[Path], None]:
     """Return what writes the model into a folder; all that takes time is done before."""
-    from harness.predict.saving import saving  # mlflow is imported for those who ask for it
+    from harness.predict.model import saving  # mlflow is imported for those who ask for it
 
     return saving(fitted)
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from harness.data import load_split, read_image, read_mask
-from harness.data.settings import dataset_settings
+from harness.data.load import dataset_settings
 from harness.data.synthetic import Plan, write_synthetic
 
 # %% [markdown]

@@ -26,12 +26,12 @@ import yaml
 from scipy.stats import gaussian_kde
 
 from dfkde import DFKDE, localizer, render
-from harness.confdir import conf_dir
+from harness.config import conf_dir
 from harness.config import BackboneConfig, FeaturesConfig
 from harness.data import load_split, read_image
-from harness.data.settings import dataset_settings
+from harness.data.load import dataset_settings
 from harness.data.synthetic import Plan, write_synthetic
-from harness.features import feature_reader
+from harness.features.reader import feature_reader
 
 # %%
 ROOT = None  # the folder of MVTec AD; None makes a small synthetic dataset in its layout

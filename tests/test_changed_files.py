@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness import evaluate as evaluate_module
+from harness import experiment as evaluate_module
 from harness.data import DataError, load_split, read_image, read_mask
+from harness.data.load import dataset_settings
 from harness.data.readers import READERS
-from harness.data.settings import dataset_settings
 from harness.data.synthetic import write_synthetic
-from harness.evaluate import evaluate
-from harness.features import FeatureReader
+from harness.experiment import evaluate
+from harness.features.reader import FeatureReader
 from harness.fitting import reader_of
 from harness.gallery import draw
 from harness.record import ImageScore

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import code
+from harness import provenance
 from harness.config import ModelConfig
-from harness.evaluate import evaluate
+from harness.experiment import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = {
@@ -33,14 +33,14 @@ def _anew():
 
 def forget():
     """Let the next digest be the first one of a process."""
-    code._first.clear()
-    code._held.cache_clear()
+    provenance._first.clear()
+    provenance._held.cache_clear()
 
 
 def digest(job):
     """The digest that a new process would find."""
     forget()
-    return code.code_digest(job)
+    return provenance.code_digest(job)
 
 
 def of_model(job, factory):
@@ -82,16 +82,15 @@ def edit(path, change):
     [
         "dfkde/base.py",
         "dfkde/density.py",
-        "dfkde/kernel_density.py",
         "dfkde/localizers.py",
         "dfkde/pca.py",
-        "harness/data/readers/visa.py",
-        "harness/evaluate.py",
+        "harness/data/readers.py",
+        "harness/experiment.py",
         "harness/features/inputs.py",
-        "harness/holdout.py",
+        "harness/fitting.py",
         "harness/metrics/counting.py",
         "harness/metrics/pixel.py",
-        "harness/threads.py",
+        "harness/system/threads.py",
     ],
 )
 def test_code_that_computes_counts(job, project, file):
@@ -379,24 +378,24 @@ def test_a_process_runs_what_it_has_read_and_notices_an_edit(job, tmp_path, monk
     mine = tmp_path / "mine.py"
     mine.write_text("a = 1\n")
     first, second = of_model(job, "mine:A"), of_model(job, "mine:B")
-    held = code.code_digest(first)
-    assert not code.code_changed(first)
+    held = provenance.code_digest(first)
+    assert not provenance.code_changed(first)
     mine.write_text("a = 1  # one\n")
-    assert not code.code_changed(first)
+    assert not provenance.code_changed(first)
     mine.write_text("a = 2\n")
-    assert code.code_digest(first) == held
-    assert code.code_changed(first)
-    assert code.code_changed(second)  # another name of a module that this process holds
+    assert provenance.code_digest(first) == held
+    assert provenance.code_changed(first)
+    assert provenance.code_changed(second)  # another name of a module that this process holds
     mine.write_text("a = 1\n")
-    assert not code.code_changed(first)
-    assert not code.code_changed(second)
+    assert not provenance.code_changed(first)
+    assert not provenance.code_changed(second)
 
 
 def test_a_worker_holds_the_shared_code_before_it_has_a_job(job, project):
     forget()
-    code.read_shared_code()
+    provenance.read_shared_code()
     edit(project / "harness/metrics/counting.py", lambda text: text + "\nadded = 1\n")
-    assert code.code_changed(job)
+    assert provenance.code_changed(job)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -422,7 +421,7 @@ def test_nothing_that_computes_is_forgotten(job, name):
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
-    walk = code._Walk({})
+    walk = provenance._Walk({})
     walk.digest(job.model.factory, job.backbone.factory)
     modules = {module_name(file) for file, function in ran if is_code(file, function)}
     assert {"harness.fitting", "harness.metrics.counting", "dfkde.base", "tests.tiny"} <= modules

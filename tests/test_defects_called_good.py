@@ -15,7 +15,7 @@ from harness.data import load_split, read_mask
 from harness.data.listing import ImageFile, Listing
 from harness.data.official import split_digest
 from harness.data.synthetic import write_synthetic
-from harness.evaluate import evaluate
+from harness.experiment import evaluate
 from harness.record import ImageScore
 from tests.conftest import dataset_config
 from tests.figures.test_figures import record

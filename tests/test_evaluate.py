@@ -24,7 +24,7 @@ from sklearn.model_selection import KFold
 from dfkde.choices import LOCALIZERS
 from harness.config import ModelConfig
 from harness.data import load_split, read_mask
-from harness.evaluate import evaluate
+from harness.experiment import evaluate
 from harness.features import engines, reader
 from harness.fitting import fit
 from tests import tiny

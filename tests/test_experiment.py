@@ -11,8 +11,8 @@ import yaml
 from dfkde import Constant
 from harness.config import FeaturesConfig, ModelConfig
 from harness.data import DataError
-from harness.evaluate import evaluate
-from harness.features import FeatureReader
+from harness.experiment import evaluate
+from harness.features.reader import FeatureReader
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,11 +11,9 @@ from PIL import Image
 
 import harness.run  # noqa: F401 - registers the schema
 from dfkde import KNN, Constant
-from harness.confdir import conf_dir
-from harness.config import ModelConfig
-from harness.evaluate import identify
-from harness.features import Recipe
-from harness.identity import identity, settings
+from harness.config import ModelConfig, conf_dir
+from harness.experiment import identify, identity, settings
+from harness.features.spec import Recipe
 
 
 def test_identity_depends_on_what_determines_the_numbers_and_on_nothing_else(job, tmp_path):

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from harness import locks
-from harness.locks import JobLocks, _known_to_one_machine, hold
+from harness.system import locks
+from harness.system.locks import JobLocks, _known_to_one_machine, hold
 
 NAME = "f" * 64
 HOLD = """
 import sys, time
 from pathlib import Path
-from harness.locks import JobLocks
+from harness.system.locks import JobLocks
 with JobLocks(Path(sys.argv[1])).hold(sys.argv[2]) as holder:
     print(holder, flush=True)
     time.sleep(60)

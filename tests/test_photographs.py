@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from harness.config import BackboneConfig
-from harness.evaluate import evaluate
+from harness.experiment import evaluate
 from tests.conftest import dataset_config
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.secrets import masked, with_secrets, without_secrets
+from harness.system.secrets import masked, with_secrets, without_secrets
 from harness.tracking import StoreError, store_uri
 
 ADDRESSES = [

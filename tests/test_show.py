@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from harness import cache as cache_module
-from harness.cache import main
-from harness.features.upkeep import Section
+from harness.features import __main__ as cache_module
+from harness.features.__main__ import main
+from harness.features.eviction import Section
 from harness.outcome import Outcome, one_line, summary
 from harness.progress import Progress
-from harness.show import alike, csv_line, from_cell, is_formula, shown, to_cell
+from harness.system.terminal import alike, csv_line, from_cell, is_formula, shown, to_cell
 from harness.work import log_file
 from tests.names import NAMES
 

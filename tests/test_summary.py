@@ -12,7 +12,7 @@ from rich.console import Console
 from harness.metrics.registry import HEADLINE, METRICS
 from harness.outcome import Outcome, summary
 from harness.progress import Progress
-from harness.show import say
+from harness.system.terminal import say
 
 LONG = "mvtec/metal_nut · dfkde_residual · efficientnet_lite0 · s42 · image_size=224"
 OUTCOMES = [

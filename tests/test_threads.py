@@ -12,7 +12,7 @@ import pytest
 import scipy.linalg  # noqa: F401 - loads its BLAS
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from harness.threads import available, cores, one_blas_thread, parallel_map, shared
+from harness.system.threads import available, cores, one_blas_thread, parallel_map, shared
 
 
 @pytest.mark.parametrize("workers", [1, 3])

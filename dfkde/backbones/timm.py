@@ -12,13 +12,14 @@ import timm
 from huggingface_hub import try_to_load_from_cache
 from torch import nn
 
-from dfkde.backbones.download import WeightsError, reachable
 from dfkde.backbones.presence import (
     HUB_FILE,
+    WeightsError,
     checkpoint_error,
     checkpoint_folder,
     hub_error,
     hub_reachable,
+    reachable,
 )
 
 PRETRAINED = "pretrained"

@@ -8,8 +8,7 @@ from pathlib import Path
 from torch import nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
-from dfkde.backbones.download import reachable
-from dfkde.backbones.presence import checkpoint_error, checkpoint_folder
+from dfkde.backbones.presence import checkpoint_error, checkpoint_folder, reachable
 
 
 def torchvision_model(

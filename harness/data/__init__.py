@@ -1,11 +1,10 @@
 """Datasets: read, verified, fingerprinted and split."""
 
-from harness.data.errors import DataError
 from harness.data.images import image_size, read_image, read_mask
+from harness.data.listing import DataError
 from harness.data.load import load_split
 from harness.data.readers import READERS
-from harness.data.split import NORMAL, Sample, Split
-from harness.data.streams import random_stream
+from harness.data.split import NORMAL, Sample, Split, random_stream
 
 __all__ = [
     "NORMAL",

@@ -10,14 +10,13 @@ from typing import TypeVar
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from harness.config import DatasetConfig
-from harness.data.archives import ARCHIVES
-from harness.data.errors import DataError
 from harness.data.fetch import fetch
-from harness.data.roots import usual_root
-from harness.data.settings import dataset_settings
+from harness.data.listing import DataError
+from harness.data.load import dataset_settings
+from harness.data.roots import ARCHIVES, usual_root
+from harness.data.survey import Verdict, verify
 from harness.data.synthetic import Plan, write_synthetic
-from harness.data.verify import Verdict, verify
-from harness.show import say
+from harness.system.terminal import say
 
 USAGE = """\
 python -m harness.data fetch     dataset=NAME [dataset.root=PATH] [url=MIRROR]

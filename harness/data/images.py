@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from harness.atomic import DamagedError, open_regular
-from harness.data.errors import DataError
-from harness.data.listing import shown
+from harness.data.listing import DataError, shown
+from harness.system.files import DamagedError, open_regular
 
 # Told by the content, whatever the file's name; JPEG includes MPO. Pillow knows dozens more, one of
 # which starts another program.

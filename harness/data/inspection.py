@@ -13,10 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from harness.atomic import DamagedError, open_regular
-from harness.data.errors import DataError
 from harness.data.images import decode_mask, displayed_size, opened
-from harness.data.listing import stamp
+from harness.data.listing import DataError, stamp
+from harness.system.files import DamagedError, open_regular
 
 SYNTHETIC = b"synthetic image, made by python -m harness.data"
 """What every image file of a synthetic dataset holds."""

@@ -11,8 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.data.errors import DataError
-from harness.show import alike, shown
+from harness.system.terminal import alike, shown
+
+
+class DataError(ValueError):
+    """The data or a setting about them breaks a rule; the message is one line."""
+
 
 NO_MASK = "has no ground truth mask"
 """The rule that an anomalous image without a mask breaks, where the category has masks."""

@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from harness.data.errors import DataError
 from harness.data.images import MOST_PIXELS
 from harness.data.inspection import SYNTHETIC
+from harness.data.listing import DataError
 from harness.data.official import PUBLISHED, Published
-from harness.data.readers.visa import HEADER, SPLIT_CSV
-from harness.data.split import NORMAL
-from harness.data.streams import random_stream
+from harness.data.readers import HEADER, SPLIT_CSV
+from harness.data.split import NORMAL, random_stream
 
 _SINGLE_CHANNEL = frozenset({"grid", "screw", "zipper"})
 _FEWEST_TRAIN = 24

@@ -15,18 +15,55 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.config import FeaturesConfig
+from harness.config import BackboneConfig, FeaturesConfig
 from harness.data import Sample
-from harness.features.ahead import Inputs
-from harness.features.choice import check_numbers
 from harness.features.engines import Engine, build_engine
-from harness.features.extraction import Extracted, Extraction, PooledRows, batches
-from harness.features.extractor import Extractor
-from harness.features.recent import RecentFeatures
-from harness.features.recipe import recipe_of
-from harness.features.store import MAPS, POOLED, FeatureStore
-from harness.features.upkeep import prune
-from harness.threads import available, parallel_map
+from harness.features.eviction import prune
+from harness.features.extraction import Extracted, Extraction, Inputs, PooledRows, batches
+from harness.features.extractor import Extractor, LazyExtractor
+from harness.features.feature_cache import MAPS, POOLED, FeatureStore
+from harness.features.settings import check_numbers
+from harness.features.spec import recipe_of
+from harness.system.threads import available, parallel_map
+
+
+class RecentFeatures:
+    """Holds pooled features in memory, and lets go of the oldest ones.
+
+    Parameters
+    ----------
+    limit : int
+        How many bytes it holds at most.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._arrays: dict[tuple[str, ...], NDArray[np.float32]] = {}
+
+    def find(self, samples: Sequence[Sample]) -> NDArray[np.float32] | None:
+        """Return the pooled features of these samples in this order, if they are held.
+
+        Returns
+        -------
+        ndarray of shape (n, D), float32, or None
+        """
+        key = _key(samples)
+        values = self._arrays.pop(key, None)
+        if values is not None:
+            self._arrays[key] = values  # the youngest now
+        return values
+
+    def keep(self, samples: Sequence[Sample], values: NDArray[np.float32]) -> None:
+        """Hold pooled features (n, D), which nobody may write to from now on."""
+        values.flags.writeable = False
+        self._arrays[_key(samples)] = values
+        while sum(array.nbytes for array in self._arrays.values()) > self._limit:
+            del self._arrays[next(iter(self._arrays))]
+
+
+def _key(samples: Sequence[Sample]) -> tuple[str, ...]:
+    return tuple(sample.digest for sample in samples)
+
 
 _DEFAULTS = FeaturesConfig()
 # Bytes of pooled features held in memory: all of MVTec AD's at 2,048 dimensions.
@@ -280,3 +317,34 @@ class FeatureReader:
 
 def _distinct(samples: Sequence[Sample]) -> Iterable[Sample]:
     return {sample.digest: sample for sample in samples}.values()
+
+
+_readers: dict[str, FeatureReader] = {}
+
+
+def feature_reader(
+    backbone: BackboneConfig,
+    features: FeaturesConfig,
+    *,
+    image_size: int,
+    center_crop: int | None = None,
+    random_seed: int | None = None,
+) -> FeatureReader:
+    """Return the reader of these settings; the same one for equal settings.
+
+    Only the reader asked for last is kept: two backbones of a sweep need not fit into memory
+    together. Nor is one whose network turned out to have changed on disk. `random_seed` is as
+    `LazyExtractor` takes it.
+    """
+    seed = random_seed if backbone.random else None
+    key = repr((backbone, features, image_size, center_crop, seed))
+    if key not in _readers or _readers[key].outdated:
+        _readers.clear()
+        _readers[key] = FeatureReader(
+            LazyExtractor(backbone, cache=features.cache, random_seed=seed),
+            image_size=image_size,
+            cache=features.cache,
+            settings=features,
+            center_crop=center_crop,
+        )
+    return _readers[key]

@@ -12,7 +12,7 @@ from harness.record import ImageScore
 from harness.report.results import read_or_empty
 from harness.report.scores import backed_scores
 from harness.report.table import ReportError, read_tables
-from harness.show import say
+from harness.system.terminal import say
 from harness.tracking import StoreError, read_job
 
 

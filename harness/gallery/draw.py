@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from dfkde import render
 from harness.config import Job
-from harness.crop import region
 from harness.data import Sample, read_image, read_mask
-from harness.fitting import Fitted, fit
-from harness.localize import anomaly_grids, gt_mask_of
+from harness.experiment import EACH, wrong_side
+from harness.features.settings import region
+from harness.fitting import Fitted, anomaly_grids, fit, gt_mask_of
 from harness.metrics import pixel_auroc
-from harness.mistakes import EACH, wrong_side
 from harness.record import ImageScore
 from harness.report.page.gallery import COLUMNS, INDEX
 from harness.report.row import to_csv

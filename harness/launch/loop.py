@@ -9,8 +9,8 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from harness.outcome import Outcome, one_line
+from harness.record import Stages
 from harness.signals import deferred
-from harness.stages import Stages
 from harness.work import Task, log_file, perform
 
 log = logging.getLogger(__name__)

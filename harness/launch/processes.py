@@ -14,11 +14,11 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
 from traceback import format_exc
 
-from harness.code import read_shared_code
 from harness.launch.loop import Pending, Pool, WorkerDiedError
 from harness.outcome import Outcome, one_line
-from harness.stages import Stages
-from harness.threads import shared
+from harness.provenance import read_shared_code
+from harness.record import Stages
+from harness.system.threads import shared
 from harness.tracking.store import import_mlflow
 from harness.work import Task, perform
 
@@ -180,7 +180,7 @@ def _serve(pipe: Connection, parent: int) -> None:
 def _do_tasks(pipe: Connection) -> None:
     # What every task needs is imported while the parent looks after the store.
     read_shared_code()
-    import_module("harness.evaluate")
+    import_module("harness.experiment")
     import_mlflow()
 
     def tell(stage: str) -> None:

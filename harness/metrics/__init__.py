@@ -20,14 +20,21 @@ if TYPE_CHECKING:
     )
     from harness.metrics.pixel import (
         aupro,
+        evaluation_size,
         pixel_auroc,
         pixel_average_precision,
         pixel_f1_max,
         pixel_metrics,
+        resize_mask,
     )
-    from harness.metrics.registry import HEADLINE, METRICS, Metric
-    from harness.metrics.resolution import evaluation_size, resize_mask
-    from harness.metrics.result import F1Max, MetricValues, UndefinedMetricError
+    from harness.metrics.registry import (
+        HEADLINE,
+        METRICS,
+        F1Max,
+        Metric,
+        MetricValues,
+        UndefinedMetricError,
+    )
 
 __all__ = [
     "HEADLINE",
@@ -53,12 +60,12 @@ __all__ = [
 _HOMES = {
     "HEADLINE": "harness.metrics.registry",
     "METRICS": "harness.metrics.registry",
-    "F1Max": "harness.metrics.result",
+    "F1Max": "harness.metrics.registry",
     "Metric": "harness.metrics.registry",
-    "MetricValues": "harness.metrics.result",
-    "UndefinedMetricError": "harness.metrics.result",
+    "MetricValues": "harness.metrics.registry",
+    "UndefinedMetricError": "harness.metrics.registry",
     "aupro": "harness.metrics.pixel",
-    "evaluation_size": "harness.metrics.resolution",
+    "evaluation_size": "harness.metrics.pixel",
     "image_auroc": "harness.metrics.image",
     "image_average_precision": "harness.metrics.image",
     "image_f1_at": "harness.metrics.image",
@@ -68,7 +75,7 @@ _HOMES = {
     "pixel_average_precision": "harness.metrics.pixel",
     "pixel_f1_max": "harness.metrics.pixel",
     "pixel_metrics": "harness.metrics.pixel",
-    "resize_mask": "harness.metrics.resolution",
+    "resize_mask": "harness.metrics.pixel",
 }
 
 

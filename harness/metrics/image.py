@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from harness.metrics import ranks as _ranks
 from harness.metrics.ranks import Ranks
-from harness.metrics.result import F1Max, MetricValues, UndefinedMetricError
+from harness.metrics.registry import F1Max, MetricValues, UndefinedMetricError
 
 
 def image_auroc(labels: ArrayLike, scores: ArrayLike) -> float:

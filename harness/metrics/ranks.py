@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.metrics.result import F1Max
+from harness.metrics.registry import F1Max
 
 # Scores searched at a time, and equal values looked at one by one: what took least time.
 _BLOCK = 4096

@@ -49,3 +49,37 @@ METRICS: dict[str, Metric] = {
 
 HEADLINE: tuple[str, ...] = ("image_auroc", "image_f1_max", "pixel_auroc", "aupro")
 """The four metrics that stand for a cell where there is room for no more."""
+
+
+class UndefinedMetricError(ValueError):
+    """A metric has no value for this input, such as AUROC where one class is missing."""
+
+
+class MetricValues(NamedTuple):
+    """Several metrics of one run.
+
+    Attributes
+    ----------
+    values : dict of str to float
+        By name of `METRICS`; an undefined metric is absent.
+    undefined : dict of str to str
+        Why each absent metric is undefined, by name.
+    """
+
+    values: dict[str, float]
+    undefined: dict[str, str]
+
+
+class F1Max(NamedTuple):
+    """The best F1 over all thresholds, an *oracle* value.
+
+    Attributes
+    ----------
+    value : float
+        F1 at that threshold.
+    threshold : float
+        The highest score threshold that reaches it: anomalous is `score >= threshold`.
+    """
+
+    value: float
+    threshold: float

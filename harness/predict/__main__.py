@@ -13,8 +13,8 @@ from rich.progress import Progress
 
 from harness.outcome import one_line
 from harness.predict.command import CSV, Settings, Tally, run
-from harness.show import LineFormatter, say
 from harness.signals import interruptible
+from harness.system.terminal import LineFormatter, say
 
 USAGE = """\
 python -m harness.predict model=RUN_ID|FOLDER images=FOLDER [out=predictions] [quantile=0.95]

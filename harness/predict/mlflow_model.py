@@ -25,7 +25,7 @@ class ImageScorer(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Read the detector."""
         from dfkde import TrainedDetector
-        from harness.predict import Predictor
+        from harness.predict.predictor import Predictor
 
         settings = context.model_config or {}
         self.predictor = Predictor(
@@ -58,7 +58,7 @@ class ImageScorer(PythonModel):
         pandas.DataFrame
             One row for each image.
         """
-        from harness.predict import QUANTILE
+        from harness.predict.predictor import QUANTILE
 
         threshold = self.predictor.threshold((params or {}).get("quantile", QUANTILE))
         with TemporaryDirectory() as folder:

@@ -4,16 +4,85 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from dfkde import Backbone, TrainedDetector
 from dfkde.trained import names_to_trust
-from harness.provenance import versions
+from harness.fitting import Fitted, folds, held_out_scores
+from harness.predict.predictor import QUANTILE
+from harness.provenance import commit, versions
+from harness.system.threads import one_blas_thread
 from harness.tracking.store import StoreError, artifacts_of, connect_to_read
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
+
+
+def trained(fitted: Fitted) -> TrainedDetector:
+    """Take out of a fitted job what predicts, and hold out its training images.
+
+    Parameters
+    ----------
+    fitted : Fitted
+        A fitted job.
+
+    Returns
+    -------
+    TrainedDetector
+        Its `inputs` say how images are read, every `auto` resolved, and where it comes from.
+    """
+    settings, recipe = fitted.job.backbone, fitted.reader.recipe
+    with one_blas_thread():
+        train_scores = held_out_scores(fitted)
+        map_values = _map_values(fitted)
+    backbone = Backbone(
+        factory=settings.factory,
+        arguments=dict(settings.arguments),
+        weights=settings.weights,
+        layers=list(recipe.layers),
+        mean=list(recipe.mean),
+        std=list(recipe.std),
+        digest=recipe.weights_digest,
+        seed=fitted.job.seed if settings.random else None,
+    )
+    inputs = _inputs(fitted) | {"map_values": map_values}
+    return TrainedDetector(fitted.model, fitted.localizer, backbone, inputs, train_scores)
+
+
+def _inputs(fitted: Fitted) -> dict[str, Any]:
+    job, recipe = fitted.job, fitted.reader.recipe
+    return {
+        "image_size": recipe.image_size,
+        "center_crop": recipe.center_crop,
+        "resize": recipe.resize,
+        "engine": recipe.engine,
+        "precision": recipe.precision,
+        "device": recipe.device,
+        "versions": list(recipe.versions),
+        "network_digest": recipe.network_digest,
+        "shape": list(recipe.shape),
+        "job": str(job),
+        "data_fingerprint": fitted.split.fingerprint,
+        "commit": commit().sha,
+        "libraries": versions(),
+    }
+
+
+def _map_values(fitted: Fitted) -> list[float] | None:
+    """Return median and maximum over the anomaly maps of a fold that was held out."""
+    rest, held_out = next(folds(fitted))
+    locate = rest.localizer
+    if locate is None:
+        return None
+    samples = [fitted.split.train[k] for k in held_out]
+    maps = [locate.anomaly_map(one) for one in fitted.reader.maps(samples)]
+    return [float(np.median(maps)), float(np.max(maps))]
+
 
 MODEL_FILE = "MLmodel"
 """What tells an MLflow model's folder from others."""
@@ -118,3 +187,22 @@ def detector_of(model: Path) -> Path:
 def _requirements() -> list[str]:
     """Return the libraries that the scores depend on, of the versions here."""
     return [f"{name}=={value}" for name, value in versions().items() if name != "python"]
+
+
+_CODE = Path(__file__).with_name("mlflow_model.py")
+
+
+def saving(fitted: Fitted) -> Callable[[Path], None]:
+    """Score the training images, and return what then writes the MLflow model into a folder.
+
+    Parameters
+    ----------
+    fitted : Fitted
+        A fitted job.
+
+    Returns
+    -------
+    callable
+        Takes the folder of a run's artifacts; writes there and nothing else.
+    """
+    return partial(write_model, save=trained(fitted).save, code=_CODE, quantile=QUANTILE)

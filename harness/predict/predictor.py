@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -14,12 +16,134 @@ from numpy.typing import NDArray
 
 from dfkde import AnomalyDetector, Backbone, TrainedDetector
 from harness.config import BackboneConfig, FeaturesConfig
-from harness.features import FeatureReader, LazyExtractor
-from harness.features.reader import Features
-from harness.features.recipe import NETWORK, library
-from harness.holdout import quantile_score
-from harness.predict.prediction import QUANTILE, Prediction, check_quantile, reason_of
-from harness.threads import one_blas_thread, parallel_map
+from harness.data.listing import IMAGE_SUFFIXES
+from harness.features.extractor import LazyExtractor
+from harness.features.reader import FeatureReader, Features
+from harness.features.spec import NETWORK, library
+from harness.fitting import quantile_score
+from harness.system.terminal import shown
+from harness.system.threads import one_blas_thread, parallel_map
+
+HEATMAPS = "heatmaps"
+"""The folder of the heatmaps, in the one that the command writes to."""
+# What file servers and archivers put beside images, in lower case.
+_JUNK = frozenset({"@eadir", "__macosx"})
+
+
+def image_files(folder: Path, *, without: Path) -> dict[Path, str | None]:
+    """List the image files of a folder and of the folders in it.
+
+    Links are followed. Whatever has an image's name is listed, be it a pipe or a dangling link:
+    who reads it tells. Hidden files and folders are left out.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to look.
+    without : Path
+        What `harness.predict` writes there, from an earlier time, is no image to score: its
+        heatmaps.
+
+    Returns
+    -------
+    dict of Path to str or None
+        Sorted by path: None for an image file, and for a folder that cannot be listed, why not.
+
+    Raises
+    ------
+    ValueError
+        If there are none.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"images must be a folder, got '{folder}'")
+    written = os.path.realpath(without / HEATMAPS)
+    found = dict(sorted(_listed(folder, written, within=())))
+    if folder in found:
+        raise ValueError(f"images must be a folder that can be listed, got '{folder}'")
+    if not found:
+        kinds = " ".join(sorted(IMAGE_SUFFIXES))
+        raise ValueError(f"images must be a folder with image files ({kinds}), got '{folder}'")
+    return found
+
+
+def _listed(
+    folder: Path, written: str, *, within: tuple[str, ...]
+) -> Iterator[tuple[Path, str | None]]:
+    place = os.path.realpath(folder)
+    if place == written:
+        return
+    if place in within:
+        yield folder, "cannot be listed (it is a link to a folder that it lies in)"
+        return
+    try:
+        with os.scandir(folder) as listed:
+            entries = list(listed)
+    except OSError as error:
+        yield folder, f"cannot be listed ({error.strerror})"
+        return
+    for entry in entries:
+        path = folder / entry.name
+        if entry.name.startswith(".") or entry.name.lower() in _JUNK:
+            continue
+        if entry.is_dir(follow_symlinks=False) or os.path.isdir(path):
+            yield from _listed(path, written, within=(*within, place))
+        elif _counts(path, written):
+            yield path, None
+
+
+def _counts(path: Path, written: str) -> bool:
+    # A link to a heatmap is none either.
+    return path.suffix.lower() in IMAGE_SUFFIXES and Path(written) not in (
+        Path(os.path.realpath(path)).parents
+    )
+
+
+QUANTILE = 0.95
+"""The share of the training images that the threshold calls normal, unless another is asked."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What became of one image.
+
+    Attributes
+    ----------
+    score : float, optional
+        The anomaly score, unbounded: the higher, the more anomalous. None where there is an error.
+    anomaly_map : ndarray of shape (h, w), optional
+        On the grid of the features; None where there is an error or none was asked for.
+    error : str, optional
+        Why the image has no score, or no heatmap, in one line.
+    """
+
+    score: float | None = None
+    anomaly_map: NDArray[np.float64] | None = None
+    error: str | None = None
+
+    def verdict(self, threshold: float) -> str | None:
+        """Return `anomalous` for a score above the threshold, else `normal`; None without one."""
+        if self.score is None:
+            return None
+        return "anomalous" if self.score > threshold else "normal"
+
+
+def reason_of(error: ValueError | OSError, path: Path) -> str:
+    """Return what an error says of an image, in one line and without the image's path."""
+    told = str(error).removeprefix(f"{path}: ").removeprefix(f"{shown(str(path))}: ")
+    return shown(" ".join(told.split()))
+
+
+def check_quantile(quantile: float) -> None:
+    """Refuse what is no share of the training images.
+
+    Raises
+    ------
+    ValueError
+        If the quantile is not in (0, 1].
+    """
+    if not 0 < quantile <= 1:
+        raise ValueError(f"quantile must be above 0 and at most 1, got {quantile}")
+
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.atomic import write_atomically
 from harness.report.check import check
 from harness.report.publish import publish
 from harness.report.readme import PAGES
 from harness.report.results import TableResults, read_or_empty, read_results
 from harness.report.table import ReportError, Table, read_table, read_tables, reading
-from harness.show import say
+from harness.system.files import write_atomically
+from harness.system.terminal import say
 
 MEND = "python -m harness.report"
 """The command that makes results and pages agree again."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.report.row import Row, to_csv
 from harness.report.table import ReportError, reading
-from harness.show import from_cell
+from harness.system.terminal import from_cell
 
 _HEADER = ("table", "metric", "categories", "average", "low", "high")
 

@@ -6,7 +6,7 @@ import re
 
 from harness.report.grid import Grid
 from harness.report.markdown import spans
-from harness.show import shown
+from harness.system.terminal import shown
 
 _SPECIAL = {
     "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",

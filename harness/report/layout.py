@@ -8,7 +8,7 @@ from statistics import stdev
 
 import yaml
 
-from harness.confdir import conf_dir
+from harness.config import conf_dir
 from harness.metrics.registry import METRICS
 from harness.record import StoredRun
 from harness.report.averages import mean

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from harness.report.grid import Grid
-from harness.show import shown
+from harness.system.terminal import shown
 
 # What may begin markup. An underscore within a word is none, and stays: `metal_nut`.
 _SPECIAL = re.compile(r"[\\`*<>\[\]&~$#|]|(?<![^\W_])_|_(?![^\W_])|^[-+=]")

@@ -13,7 +13,7 @@ from harness.report.published import AVERAGE, METHOD, Source
 from harness.report.readme import Marker
 from harness.report.results import TableResults
 from harness.report.table import Table
-from harness.show import in_markup
+from harness.system.terminal import in_markup
 
 STATUS = Marker("status", "all")
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from harness.atomic import write_together
 from harness.record import StoredRun
 from harness.report.caption import caption
 from harness.report.grid import grid_of
@@ -19,6 +18,7 @@ from harness.report.row import Row
 from harness.report.scores import backed_scores
 from harness.report.select import Read, as_read, built_otherwise, mismatch, select
 from harness.report.table import ReportError, Table, Tables, read_tables
+from harness.system.files import write_together
 
 _TRACES = ("commit", "environment", "identity", "data_fingerprint", "scores_digest")
 """What of a row tells whether a newer one is of the same code, data and scores."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from harness.record import OLDEST_SCHEMA, SCHEMA_VERSION, ImageScore, StoredRun
 from harness.report.table import ReportError, reading
-from harness.show import csv_line, from_cell, to_cell
+from harness.system.terminal import csv_line, from_cell, to_cell
 
 FINISHED, FAILED = "finished", "failed"
 

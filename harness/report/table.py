@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from harness.atomic import DamagedError, open_regular
 from harness.compose import Composed, ComposeError, Sweep, sweeps_of
 from harness.config import BackboneConfig
+from harness.system.files import DamagedError, open_regular
 
 
 class ReportError(ValueError):

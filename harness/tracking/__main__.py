@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from harness.config import FeaturesConfig, TrackingConfig
-from harness.secrets import with_secrets
-from harness.show import say
+from harness.system.secrets import with_secrets
+from harness.system.terminal import say
 from harness.tracking import StoreError, open_tracker, store_uri
 from harness.tracking.outbox import stores
 from harness.tracking.store import connect_to_read

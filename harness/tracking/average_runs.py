@@ -11,9 +11,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from harness.code import CHANGED
 from harness.config import Job, TrackingConfig
 from harness.outcome import Outcome, one_line
+from harness.provenance import CHANGED
 from harness.tracking import contents
 from harness.tracking.names import AVERAGE, CODE, COUNTS, SCHEMA, SECONDS, UNDEFINED
 from harness.tracking.outbox import Entry, Outbox

@@ -13,13 +13,12 @@ from typing import Any
 
 import yaml
 
-from harness.code import CHANGED, code_changed
 from harness.config import Job
-from harness.models import without_seed
-from harness.provenance import commit, machine, versions
+from harness.fitting import without_seed
+from harness.provenance import CHANGED, code_changed, commit, machine, versions
 from harness.record import SCHEMA_VERSION, ImageScore, Record
-from harness.secrets import masked
-from harness.show import csv_line, to_cell
+from harness.system.secrets import masked
+from harness.system.terminal import csv_line, to_cell
 from harness.tracking.names import (
     CODE,
     COUNTS,

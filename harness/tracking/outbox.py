@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, field, replace
 from hashlib import file_digest, sha256
 from pathlib import Path
 
-from harness.atomic import DamagedError, json_bytes, read_json, read_regular, write_atomically
-from harness.locks import hold, warn_once
-from harness.secrets import VARIABLE
-from harness.show import shown
+from harness.system.files import DamagedError, json_bytes, read_json, read_regular, write_atomically
+from harness.system.locks import hold, warn_once
+from harness.system.secrets import VARIABLE
+from harness.system.terminal import shown
 from harness.tracking.names import IDENTITY
 from harness.tracking.store import store_folder, store_uri
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.locks import hold
+from harness.system.locks import hold
 from harness.tracking.names import ENTRY, ERROR_CLASS, ERROR_MESSAGE
 from harness.tracking.outbox import (
     Entry,

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dfkde.trust import TrustError, check_trusted
-from harness.atomic import read_regular
+from dfkde.state import TrustError, check_trusted
 from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
 from harness.outcome import one_line
 from harness.record import SCHEMA_VERSION, ImageScore, Record, StoredRun, finite
-from harness.show import from_cell, shown
+from harness.system.files import read_regular
+from harness.system.terminal import from_cell, shown
 from harness.tracking.names import (
     COUNTS,
     ERROR_CLASS,

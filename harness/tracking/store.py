@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.locks import hold
 from harness.outcome import one_line
-from harness.secrets import check_address, with_secrets
+from harness.system.locks import hold
+from harness.system.secrets import check_address, with_secrets
 from harness.tracking.view import TAG, view
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def store_uri(uri: str | None = None) -> str:
     """Return the tracking URI: the given one, else the SQLite store of the working folder.
 
     The path in it is absolute, so that a run knows its store from every folder, and there is no
-    password in it: see `harness.secrets`.
+    password in it: see `harness.system.secrets`.
 
     Raises
     ------

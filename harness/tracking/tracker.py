@@ -22,11 +22,11 @@ class Known(NamedTuple):
     Attributes
     ----------
     identity : str
-        See `harness.identity`.
+        See `harness.experiment`.
     official : bool
         Whether its data are the published dataset.
     code : str
-        See `harness.code`: a run of other code does not make the job needless.
+        See `harness.provenance`: a run of other code does not make the job needless.
     """
 
     identity: str

@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.code import CHANGED
 from harness.config import Job
-from harness.locks import JobLocks
 from harness.outcome import one_line
+from harness.provenance import CHANGED
 from harness.record import Record
-from harness.show import shown
 from harness.signals import deferred, ending
+from harness.system.locks import JobLocks
+from harness.system.terminal import shown
 from harness.tracking import contents
 from harness.tracking.names import (
     CODE,

@@ -19,8 +19,8 @@ from harness.config import Config, told_apart
 from harness.launch import InProcess, Pool, Processes, run_tasks
 from harness.outcome import Outcome
 from harness.progress import Progress
-from harness.show import shown
-from harness.threads import cores
+from harness.system.terminal import shown
+from harness.system.threads import cores
 from harness.tracking import StoreError
 from harness.work import Task, keep_averages, sweep_of
 

@@ -15,12 +15,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from harness.compose import Composer
-from harness.confdir import conf_dir
-from harness.config import Config
+from harness.config import Config, conf_dir
 from harness.multirun import Shared, check_sweep, environment
 from harness.outcome import Outcome, failures, leave_if_busy, summary
-from harness.show import say
 from harness.signals import Interrupted
+from harness.system.terminal import say
 
 
 class SweepError(CompactHydraException):

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from harness.config import DatasetConfig
-from harness.data import download
+from harness.data import fetch
+from harness.data.load import dataset_settings
 from harness.data.official import PUBLISHED
-from harness.data.settings import dataset_settings
 from harness.data.synthetic import as_published, write_synthetic
 from tests.data.serving import Server
 from tests.data.small import CATEGORY, PLAN
@@ -58,7 +58,7 @@ def copy(pristine, tmp_path, _small_is_official) -> Callable[[str], DatasetConfi
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(download, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(fetch, "_PAUSE_S", 0.0)
     server = Server()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

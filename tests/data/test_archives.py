@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.data import DataError, extract
+from harness.data import DataError, fetch
 from tests.data.serving import archive_of, fetch_to, left_in
 
 
@@ -130,15 +130,15 @@ def test_a_malicious_archive_writes_nothing(server, tmp_path, name):
 
 @pytest.mark.parametrize("form", ["zip", "xz", "gz"])
 def test_an_archive_that_grows_without_measure_is_given_up(server, tmp_path, monkeypatch, form):
-    monkeypatch.setattr(extract, "_BLOCK", 2**12)
-    monkeypatch.setattr(extract, "_MOST_GROWTH", 20)
+    monkeypatch.setattr(fetch, "_COPY_BLOCK", 2**12)
+    monkeypatch.setattr(fetch, "_MOST_GROWTH", 20)
     with pytest.raises(DataError, match=r"data.tar: unpacks to more than 20 times its size"):
         fetch_to(archive_of(server, _growing(form)), tmp_path / "mvtec")
     assert left_in(tmp_path) == {"data.tar", ".mvtec.lock"}
 
 
 def test_too_many_members_are_given_up(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(extract, "_MOST_FILES", 3)
+    monkeypatch.setattr(fetch, "_MOST_FILES", 3)
     members = [(f"bottle/{number}", None) for number in range(4)]
     fetch_to(archive_of(server, _tar(*members[:3])), tmp_path / "three")
     with pytest.raises(DataError, match=r"data.tar: holds more than 3 files"):

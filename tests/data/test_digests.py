@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.atomic import write_json
 from harness.data import DataError, digests, load_split, survey
 from harness.data.inspection import Inspection, fingerprint
+from harness.system.files import write_json
 from tests.data.small import CATEGORY, unofficial
 
 

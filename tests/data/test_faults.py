@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from harness.data import DataError, inspection, load_split
-from harness.data.settings import dataset_settings
+from harness.data.load import dataset_settings
 from tests.data.faults import FAULTS, TRAIN
 from tests.data.planting import huge
 from tests.data.small import CATEGORY, unofficial

@@ -20,13 +20,13 @@ from pathlib import Path
 
 import pytest
 
-from harness import locks
-from harness.data import DataError, download, fetch, load_split
+from harness.data import DataError, fetch, load_split
 from harness.data.__main__ import main
-from harness.data.archives import ARCHIVES, Archive
-from harness.data.manifest import write_manifest
-from harness.data.settings import dataset_settings
-from harness.locks import NO_LOCKS
+from harness.data.digests import write_manifest
+from harness.data.load import dataset_settings
+from harness.data.roots import ARCHIVES, Archive
+from harness.system import locks
+from harness.system.locks import NO_LOCKS
 from tests.data.serving import archive_of, fetch_to, left_in, replying
 
 
@@ -150,7 +150,7 @@ def test_a_disk_too_small_is_noticed_before(server, packed, tmp_path, monkeypatc
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_disk_that_fills_up_while_downloading(server, packed, tmp_path, monkeypatch):
     full = lambda *_: os.open("/dev/full", os.O_WRONLY)  # noqa: E731
-    monkeypatch.setattr(download, "_regular", full)
+    monkeypatch.setattr(fetch, "_regular", full)
     with pytest.raises(DataError, match=r"data.tar.part' cannot be written \(No space left"):
         fetch_to(archive_of(server, packed), tmp_path / "mvtec")
 
@@ -360,7 +360,7 @@ PLACES = {
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_redirect_to_anywhere_but_the_web_is_not_followed(tmp_path, place, monkeypatch):
-    monkeypatch.setattr(download, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(fetch, "_PAUSE_S", 0.0)
     with replying(b"HTTP/1.1 302 Found\r\nLocation: %s\r\n\r\n" % place.encode()) as url:
         assert PLACES[place] in failure(tmp_path, url)
 
@@ -375,7 +375,7 @@ def test_a_redirect_gives_up_no_encryption():
     headers = Message()
     headers["Location"] = "http://host/data.tar"
     with pytest.raises(DataError, match=r"host/data.tar', which must start with https://$"):
-        download._Redirects().http_error_302(request, io.BytesIO(), 302, "Found", headers)
+        fetch._Redirects().http_error_302(request, io.BytesIO(), 302, "Found", headers)
 
 
 def test_a_redirect_within_the_web_is_followed(server, packed, tmp_path):
@@ -410,7 +410,7 @@ def test_the_body_of_a_redirect_is_not_read(server, packed, tmp_path):
     ids=range(5),
 )
 def test_what_a_server_says_is_shown_without_its_escape_sequences(tmp_path, reply, monkeypatch):
-    monkeypatch.setattr(download, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(fetch, "_PAUSE_S", 0.0)
     with replying(reply) as url:
         assert "data.tar: " in failure(tmp_path, url)
 
@@ -419,7 +419,7 @@ def test_what_a_server_says_is_shown_without_its_escape_sequences(tmp_path, repl
     "headers", [b"", b"Content-Length: x\r\n", b"Transfer-Encoding: chunked\r\n"]
 )
 def test_a_body_without_end_is_given_up_and_deleted(tmp_path, headers, monkeypatch):
-    monkeypatch.setattr(download, "_MOST_BYTES", 2**22)
+    monkeypatch.setattr(fetch, "_MOST_BYTES", 2**22)
     chunk = b"10000\r\n" + bytes(2**16) + b"\r\n" if b"chunked" in headers else bytes(2**16)
     with replying(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n", endless=chunk) as url:
         assert "does not end after 4,194,304 bytes; what came was deleted" in failure(tmp_path, url)
@@ -433,7 +433,7 @@ def test_a_body_without_end_does_not_fill_the_disk(tmp_path, monkeypatch):
 
 
 def test_more_bytes_than_any_archive_has_are_not_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "_MOST_BYTES", 2**22)
+    monkeypatch.setattr(fetch, "_MOST_BYTES", 2**22)
     with replying(b"HTTP/1.1 200 OK\r\nContent-Length: 4194305\r\n\r\n") as url:
         assert "4,194,305 bytes are too many for an archive" in failure(tmp_path, url)
 
@@ -447,15 +447,15 @@ def test_bytes_behind_the_declared_length_are_not_read(tmp_path, packed):
 
 def test_a_server_that_falls_silent_is_not_waited_for(tmp_path, monkeypatch):
     """Whatever it sends before: each wait has the limit, not each megabyte."""
-    monkeypatch.setattr(download, "_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(download, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(fetch, "_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(fetch, "_PAUSE_S", 0.0)
     progress = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=_fall_silent, args=(listener,))
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/data.tar"
         with pytest.raises(DataError, match=r"timed out\); the same command resumes it"):
-            download.download(
+            fetch.download(
                 url, tmp_path / "x", sha256="", progress=lambda done, total: progress.append(done)
             )
         listener.shutdown(socket.SHUT_RDWR)

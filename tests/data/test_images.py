@@ -18,7 +18,7 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin, features
 
 from harness.data import DataError, image_size, read_image, read_mask
 from harness.data.inspection import inspect_image, inspect_mask, read_stamped
-from harness.features.decoding import decode
+from harness.features.inputs import decode
 from tests.data.planting import huge
 
 RGB = np.random.default_rng(0).integers(0, 256, size=(5, 7, 3), dtype=np.uint8)

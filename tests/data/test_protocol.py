@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harness.data import DataError, load_split, random_stream
-from harness.data.settings import dataset_settings
+from harness.data.load import dataset_settings
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from harness.data import DataError, load_split, read_image, read_mask
+from harness.data.load import dataset_settings
 from harness.data.official import PUBLISHED
-from harness.data.readers.visa import split_rows
-from harness.data.settings import dataset_settings
+from harness.data.readers import split_rows
 from tests.data.small import CATEGORY
 
 REAL = os.environ.get("DFKDE_TEST_DATA")

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from harness.data import DataError, load_split, read_image, read_mask
+from harness.data.load import dataset_settings
 from harness.data.official import PUBLISHED
-from harness.data.settings import dataset_settings
 from harness.data.synthetic import Plan, as_published, write_synthetic
 
 TINY = Plan(scale=0.01, side=16)

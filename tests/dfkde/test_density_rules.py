@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dfkde import DFKDE, DFKDEResidual, NonFiniteError
-from dfkde.kernel_density import GaussianKDE
+from dfkde.density import GaussianKDE
 from tests.dfkde.test_density import correlated
 
 

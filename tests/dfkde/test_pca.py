@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import gaussian_kde
 
-from dfkde import DFKDE, DFKDEResidual, kernel_density, pca
+from dfkde import DFKDE, DFKDEResidual, density, pca
 from dfkde.pca import PCA, exact_mean, leading_components_of_scatter
 
 
@@ -138,7 +138,7 @@ def test_many_samples_are_taken_in_blocks(shape, monkeypatch):
 @pytest.mark.parametrize("model", [DFKDE(16), DFKDEResidual(16)])
 def test_many_features_are_not_copied(model, monkeypatch):
     monkeypatch.setattr(pca, "_BLOCK", 2**12)
-    monkeypatch.setattr(kernel_density, "_BLOCK", 2**14)
+    monkeypatch.setattr(density, "_BLOCK", 2**14)
     X = np.random.default_rng(0).normal(size=(6000, 256)).astype(np.float32)
     tracemalloc.start()
     try:

@@ -15,9 +15,8 @@ from sklearn.base import BaseEstimator
 
 import dfkde
 from dfkde import KNN, Backbone, Constant, Gaussian, TrainedDetector, localizer
-from dfkde.state import Decoder
+from dfkde.state import ESTIMATORS, FACTORIES, Decoder, TrustError, check_trusted, untrusted
 from dfkde.trained import names_to_trust
-from dfkde.trust import ESTIMATORS, FACTORIES, TrustError, check_trusted, untrusted
 from tests.centroid import Centroid
 from tests.saved import ARRAYS, STATE, rewrite, touching, with_class, with_factory
 

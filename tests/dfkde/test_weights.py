@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 from torchvision.models import get_model
 
 from dfkde import load_backbone
-from dfkde.backbones.download import WeightsError, reachable
-from dfkde.backbones.presence import TIMM, TORCHVISION
+from dfkde.backbones.presence import TIMM, TORCHVISION, WeightsError, reachable
 
 
 @pytest.fixture

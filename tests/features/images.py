@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from harness.data import NORMAL, Sample
-from harness.features.backbone_digests import Digests
+from harness.features.extractor import Digests
 
 PLAIN = SimpleNamespace(
     code="",

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 from harness.config import FeaturesConfig
-from harness.features import FeatureReader, reader
+from harness.features import reader
+from harness.features.reader import FeatureReader
 from tests.features.images import PLAIN, PlainEngine, sample_of
 
 SIZE = 32

@@ -9,7 +9,7 @@ from torch.export import ExportedProgram
 
 from dfkde.graph import capture, graph_digest
 from harness.config import FeaturesConfig
-from harness.features.backbone_digests import Digests
+from harness.features.extractor import Digests
 
 SIZE = 32
 TORCH = FeaturesConfig(engine="torch", device="cpu", workers=2)

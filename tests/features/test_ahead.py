@@ -10,10 +10,11 @@ import pytest
 
 from harness.config import FeaturesConfig
 from harness.data import DataError
-from harness.features import FeatureReader, ahead
+from harness.features import extraction
 from harness.features import reader as reader_module
-from harness.features.ahead import Inputs
-from harness.features.recipe import recipe_of
+from harness.features.extraction import Inputs
+from harness.features.reader import FeatureReader
+from harness.features.spec import recipe_of
 from tests.features.images import PLAIN, PlainEngine, sample_of
 
 SIZE = 32
@@ -31,7 +32,7 @@ class Counted:
     def __init__(self, monkeypatch):
         self.paths: list[Path] = []
         monkeypatch.setattr("harness.features.inputs.decode", self)
-        from harness.features.decoding import decode
+        from harness.features.inputs import decode
 
         self._decode = decode
 
@@ -63,7 +64,7 @@ def test_an_input_is_the_same_ahead_of_time_and_in_time(samples, resize, monkeyp
 
 
 def test_the_bytes_read_ahead_are_bounded(samples, monkeypatch):
-    monkeypatch.setattr(ahead, "LIMIT", 3 * PIXELS)
+    monkeypatch.setattr(extraction, "LIMIT", 3 * PIXELS)
     counted = Counted(monkeypatch)
     with Inputs(recipe()).read_ahead(samples, threads=1):
         wait_for(lambda: len(counted.paths) == 3)

@@ -6,13 +6,13 @@ import os
 
 import pytest
 
-from harness.cache import main
-from harness.features import FeatureReader
 from harness.features import reader as reader_module
-from harness.features.claims import claim
-from harness.features.recipe import graph_of
-from harness.features.store import Store
-from harness.features.upkeep import damaged, prune, sections
+from harness.features.__main__ import main
+from harness.features.entries import claim
+from harness.features.eviction import damaged, prune, sections
+from harness.features.feature_cache import Store
+from harness.features.reader import FeatureReader
+from harness.features.spec import graph_of
 from tests.features.images import PLAIN, PlainEngine
 from tests.features.slow_process import SETTINGS, SIZE
 

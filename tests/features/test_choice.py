@@ -6,15 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.features import choice
-from harness.features.choice import resolve_device, resolve_engine, usable_engines
+from harness.features import settings
+from harness.features.settings import resolve_device, resolve_engine, usable_engines
 
 EVERY = {"torch", "onnxruntime", "openvino", "onnx", "onnxscript"}
 
 
 def install(monkeypatch, names):
     found = SimpleNamespace(submodule_search_locations=[])
-    monkeypatch.setattr(choice, "find_spec", lambda name: found if name in names else None)
+    monkeypatch.setattr(settings, "find_spec", lambda name: found if name in names else None)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_gpu_is_for_torch_alone(monkeypatch):
 
 def test_auto_takes_the_gpu_where_there_is_one(monkeypatch):
     for found in (True, False):
-        monkeypatch.setattr(choice, "_has_cuda", lambda found=found: found)
+        monkeypatch.setattr(settings, "_has_cuda", lambda found=found: found)
         assert resolve_device("auto") == ("cuda" if found else "cpu")
     with pytest.raises(ValueError, match=r"^device must be cpu or auto .*, got 'cuda'$"):
         resolve_device("cuda")

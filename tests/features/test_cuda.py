@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.features import FeatureReader
+from harness.features.reader import FeatureReader
 from tests.features.small import SIZE, TORCH
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")

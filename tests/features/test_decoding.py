@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from harness.data import DataError, read_image
-from harness.features.decoding import decode, is_plain_png
+from harness.features.inputs import decode, is_plain_png
 from tests.features.pictures import SMOOTH, save
 
 XMP = '<rdf:Description tiff:Orientation="6"/>'
@@ -187,7 +187,7 @@ def test_damage_of_any_kind_is_what_read_image_makes_of_it(tmp_path_factory, dat
 
 def test_a_png_is_known_by_its_content(tmp_path, monkeypatch):
     (tmp_path / "7").write_bytes(PLAIN)
-    monkeypatch.setattr("harness.features.decoding.image_of", None)
+    monkeypatch.setattr("harness.features.inputs.image_of", None)
     np.testing.assert_array_equal(decode_file(tmp_path / "7"), PIXELS)
 
 

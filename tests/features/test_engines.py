@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from harness.config import BackboneConfig
-from harness.features import FeatureReader, LazyExtractor
-from harness.features.engines.fusion import fuse_batch_norms
+from harness.features.extractor import LazyExtractor
+from harness.features.reader import FeatureReader
+from harness.features.torch_engine import fuse_batch_norms
 from tests.features.images import sample_of
 from tests.features.small import SIZE, TORCH, SmallExtractor
 
@@ -105,7 +106,7 @@ from harness.config import FeaturesConfig
 from harness.data import Sample
 from harness.config import BackboneConfig
 from harness.features import FeatureReader
-from harness.features.backbone_digests import Digests
+from harness.features.extractor import Digests
 extractor = SimpleNamespace(
     code="", digests=lambda shape: Digests(*{tuple(digests)!r}),
     layers={extractor.layers!r},
@@ -132,8 +133,8 @@ import logging, sys
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 logging.getLogger().handlers[0].addFilter(lambda one: one.name.endswith("translate"))
 from pathlib import Path
-from harness.features.engines.translate import onnx_model
-from harness.features.recipe import recipe_of
+from harness.features.engines import onnx_model
+from harness.features.spec import recipe_of
 from tests.features.small import SIZE, TORCH, SmallExtractor
 extractor = SmallExtractor()
 recipe = recipe_of(extractor, image_size=SIZE, settings=TORCH)

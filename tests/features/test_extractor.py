@@ -18,17 +18,11 @@ import torchvision
 
 from dfkde import load_backbone
 from dfkde.backbones.presence import CHECKPOINTS
-from harness import code
+from harness import provenance
 from harness.config import BackboneConfig, FeaturesConfig
-from harness.features import (
-    FeatureReader,
-    LazyExtractor,
-    backbone_digests,
-    feature_reader,
-    recipe,
-    shared,
-)
-from harness.features.backbone_digests import DigestCache, Digests
+from harness.features import extractor, reader, spec
+from harness.features.extractor import DigestCache, Digests, LazyExtractor
+from harness.features.reader import FeatureReader, feature_reader
 from tests.features.images import PLAIN
 
 LITE = BackboneConfig(
@@ -191,7 +185,7 @@ def exchange(weights, content):
 def test_another_network_than_the_cached_one_is_an_error_once(tmp_path, monkeypatch):
     backbone = pinned(tmp_path)
     # As for weights that torch downloads, whose file is not looked at.
-    monkeypatch.setattr(backbone_digests, "_state", lambda file: (0, 0, 0))
+    monkeypatch.setattr(extractor, "_state", lambda file: (0, 0, 0))
     first = LazyExtractor(backbone, cache=str(tmp_path)).digests(SHAPE)
     exchange(Path(backbone.weights), squeezenet(seed=1))
     warm = LazyExtractor(backbone, cache=str(tmp_path))
@@ -209,12 +203,12 @@ def test_another_network_than_the_cached_one_is_an_error_once(tmp_path, monkeypa
 
 def test_a_reader_whose_network_has_changed_serves_no_other_job(tmp_path, samples, monkeypatch):
     backbone = pinned(tmp_path)
-    monkeypatch.setattr(backbone_digests, "_state", lambda file: (0, 0, 0))
+    monkeypatch.setattr(extractor, "_state", lambda file: (0, 0, 0))
     settings = FeaturesConfig(engine="torch", device="cpu", cache=str(tmp_path / "cache"))
     first = feature_reader(backbone, settings, image_size=64)
     first.pooled(samples[:1])
     exchange(Path(backbone.weights), squeezenet(seed=1))
-    shared._readers.clear()  # as in another process
+    reader._readers.clear()  # as in another process
     stale = feature_reader(backbone, settings, image_size=64)
     assert stale.recipe == first.recipe
     stale.pooled(samples[:1])  # what the first network gave, and what the recipe says
@@ -282,7 +276,7 @@ def test_random_weights_are_named_so(change, is_random):
 
 def test_every_field_of_a_recipe_is_in_its_key():
     settings = FeaturesConfig(device="cpu", engine="torch")
-    plain = recipe.recipe_of(PLAIN, image_size=64, settings=settings)
+    plain = spec.recipe_of(PLAIN, image_size=64, settings=settings)
     others = [
         replace(plain, **{field.name: ("another",) if field.name != "center_crop" else 32})
         for field in fields(plain)
@@ -303,37 +297,36 @@ def test_every_field_of_a_recipe_is_in_its_key():
 def test_a_recipe_names_every_library_between_file_and_feature(engine, libraries, monkeypatch):
     pytest.importorskip(engine)
     settings = FeaturesConfig(device="cpu", engine=engine)
-    plain = recipe.recipe_of(PLAIN, image_size=64, settings=settings)
-    graph = recipe.graph_of(plain)
+    plain = spec.recipe_of(PLAIN, image_size=64, settings=settings)
+    graph = spec.graph_of(plain)
     decoders = ["pillow", "imagecodecs"] if find_spec("imagecodecs") else ["pillow"]
     assert plain.versions == tuple(f"{name} {version(name)}" for name in [*libraries, *decoders])
     for changed in [*libraries, *decoders]:
         monkeypatch.setattr(
-            recipe, "version", lambda name, c=changed: "9" if name == c else version(name)
+            spec, "version", lambda name, c=changed: "9" if name == c else version(name)
         )
-        other = recipe.recipe_of(PLAIN, image_size=64, settings=settings)
+        other = spec.recipe_of(PLAIN, image_size=64, settings=settings)
         assert other.key != plain.key, changed
         translated = changed not in (engine if engine != "torch" else "", *decoders)
-        assert (recipe.graph_of(other).key != graph.key) is translated, changed
+        assert (spec.graph_of(other).key != graph.key) is translated, changed
 
 
 # Modules that run between file and feature and decide nothing about its value.
 HOUSEKEEPING = {
     "dfkde.graph",
-    "harness.atomic",
-    "harness.code",
+    "harness.system.files",
+    "harness.provenance",
     "harness.data.split",
-    "harness.features.ahead",
-    "harness.features.backbone_digests",
-    "harness.features.choice",
-    "harness.features.claims",
+    "harness.features.extraction",
+    "harness.features.extractor",
+    "harness.features.settings",
+    "harness.features.entries",
     "harness.features.reader",
-    "harness.features.recent",
-    "harness.features.recipe",
-    "harness.features.store",
-    "harness.features.upkeep",
-    "harness.locks",
-    "harness.threads",
+    "harness.features.spec",
+    "harness.features.feature_cache",
+    "harness.features.eviction",
+    "harness.system.locks",
+    "harness.system.threads",
 }
 
 
@@ -358,8 +351,8 @@ def test_a_recipe_holds_the_code_of_every_module_between_file_and_feature(
         sys.setprofile(None)
         threading.setprofile(None)
     ours = {name for name in ran if str(name).partition(".")[0] in ("harness", "dfkde")}
-    assert "harness.features.decoding" in ours
-    assert ours - HOUSEKEEPING <= set(recipe.CODE)
+    assert "harness.features.inputs" in ours
+    assert ours - HOUSEKEEPING <= set(spec.CODE)
 
 
 def test_the_code_of_ones_own_backbone_counts_beside_its_graph(tmp_path, monkeypatch):
@@ -369,12 +362,12 @@ def test_the_code_of_ones_own_backbone_counts_beside_its_graph(tmp_path, monkeyp
     found = set()
     for text in ("x = 1", "x = 2", "x = 2  # the same"):
         own.write_text(text)
-        code._first.clear()
+        provenance._first.clear()
         found.add(LazyExtractor(replace(OWN, factory="net_of_mine:build")).code)
     assert len(found) == 2
     assert LazyExtractor(LITE).code == ""
     plain, other = (
-        recipe.recipe_of(
+        spec.recipe_of(
             SimpleNamespace(**{**vars(PLAIN), "code": one}),
             image_size=64,
             settings=FeaturesConfig(device="cpu", engine="torch"),
@@ -382,23 +375,25 @@ def test_the_code_of_ones_own_backbone_counts_beside_its_graph(tmp_path, monkeyp
         for one in found
     )
     assert plain.key != other.key
-    assert recipe.graph_of(plain).key != recipe.graph_of(other).key
+    assert spec.graph_of(plain).key != spec.graph_of(other).key
 
 
 def test_edited_code_between_file_and_feature_makes_other_features(monkeypatch):
     settings = FeaturesConfig(device="cpu", engine="torch")
-    plain = recipe.recipe_of(PLAIN, image_size=64, settings=settings)
-    assert plain.code == code.modules_digest(recipe.CODE)
-    assert all(code.modules_digest([name]) != code.modules_digest([]) for name in recipe.CODE)
-    read = code._read
-    for edited in ("decoding", "inputs", "pytorch", "images"):
+    plain = spec.recipe_of(PLAIN, image_size=64, settings=settings)
+    assert plain.code == provenance.modules_digest(spec.CODE)
+    assert all(
+        provenance.modules_digest([name]) != provenance.modules_digest([]) for name in spec.CODE
+    )
+    read = provenance._read
+    for edited in ("inputs", "torch_engine", "images"):
 
         def other(path, *rest, edited=edited, **named):
             found = read(path, *rest, **named)
             return found._replace(digest="1") if path.endswith(f"/{edited}.py") else found
 
-        monkeypatch.setattr(code, "_read", other)
-        assert recipe.recipe_of(PLAIN, image_size=64, settings=settings).key != plain.key, edited
+        monkeypatch.setattr(provenance, "_read", other)
+        assert spec.recipe_of(PLAIN, image_size=64, settings=settings).key != plain.key, edited
 
 
 @pytest.mark.parametrize(
@@ -406,11 +401,11 @@ def test_edited_code_between_file_and_feature_makes_other_features(monkeypatch):
 )
 def test_a_translation_is_shared_by_all_who_use_the_same_graph(change):
     settings = FeaturesConfig(device="cpu", engine="torch")
-    plain = recipe.recipe_of(PLAIN, image_size=64, settings=settings)
-    graph = recipe.graph_of(plain)
-    assert recipe.graph_of(replace(plain, **change)).key == graph.key
+    plain = spec.recipe_of(PLAIN, image_size=64, settings=settings)
+    graph = spec.graph_of(plain)
+    assert spec.graph_of(replace(plain, **change)).key == graph.key
     for other in ({"image_size": 32}, {"batch": 1}, {"network_digest": "other"}):
-        assert recipe.graph_of(replace(plain, **other)).key != graph.key
+        assert spec.graph_of(replace(plain, **other)).key != graph.key
 
 
 def test_a_warm_process_imports_no_torch(samples, tmp_path):
@@ -420,7 +415,7 @@ def test_a_warm_process_imports_no_torch(samples, tmp_path):
     assert feature_reader(LITE, settings, image_size=64) is reader
     reader.pooled(samples[:2])
     digests = [sample.digest for sample in samples[:2]]
-    code = f"""
+    provenance = f"""
 import sys
 from pathlib import Path
 from harness.config import BackboneConfig, FeaturesConfig
@@ -433,6 +428,6 @@ samples = [Sample(Path(), "gone", "good", False, None, d, None, (1, 1)) for d in
 print(reader.pooled(samples).shape, len(list(reader.maps(samples))), "torch" in sys.modules)
 """
     output = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", provenance], capture_output=True, text=True, check=True
     )
     assert output.stdout.strip() == "(2, 1280) 2 False"

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import locks
-from harness.atomic import write_atomically
-from harness.features import FeatureReader
 from harness.features import reader as reader_module
-from harness.features.claims import claim
+from harness.features.entries import claim
+from harness.features.reader import FeatureReader
+from harness.system import locks
+from harness.system.files import write_atomically
 from tests.features.images import PLAIN, PlainEngine
 from tests.features.slow_process import SETTINGS, SIZE
 

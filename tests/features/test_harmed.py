@@ -10,16 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import locks
-from harness.atomic import DamagedError, read_json, read_regular, seal, write_json
-from harness.cache import main
-from harness.features import FeatureReader
 from harness.features import reader as reader_module
-from harness.features.claims import claim
-from harness.features.entries import array_from_bytes, array_to_bytes, entry_key
-from harness.features.recipe import graph_of
-from harness.features.store import POOLED, FeatureStore, Store
-from harness.features.upkeep import damaged, prune, sections
+from harness.features.__main__ import main
+from harness.features.entries import array_from_bytes, array_to_bytes, claim, entry_key
+from harness.features.eviction import damaged, prune, sections
+from harness.features.feature_cache import POOLED, FeatureStore, Store
+from harness.features.reader import FeatureReader
+from harness.features.spec import graph_of
+from harness.system import locks
+from harness.system.files import DamagedError, read_json, read_regular, seal, write_json
 from tests.data.planting import huge
 from tests.features.images import PLAIN, PlainEngine
 from tests.features.slow_process import SETTINGS, SIZE

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from harness.crop import check_center_crop, region
 from harness.data import DataError, read_image
 from harness.features.inputs import read_input
+from harness.features.settings import check_center_crop, region
 from tests.features.pictures import save
 
 

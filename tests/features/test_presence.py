@@ -15,21 +15,20 @@ import torch
 from torchvision.models import get_model_weights
 
 from dfkde import load_backbone, localizer
-from dfkde.backbones import download, presence
-from dfkde.backbones.download import WeightsError
+from dfkde.backbones import presence
 from dfkde.backbones.presence import (
     CHECKPOINTS,
     ELSEWHERE,
     LITE,
     PARTS,
     TIMM,
+    WeightsError,
     check_layers,
     check_weights,
     checkpoint_folder,
 )
 from dfkde.choices import LOCALIZERS
-from harness.features import LazyExtractor
-from harness.features.backbone_digests import DigestCache, Digests
+from harness.features.extractor import DigestCache, Digests, LazyExtractor
 from tests.sweep.test_start import RESNET50
 
 SHAPE = (1, 3, 256, 256)
@@ -195,4 +194,4 @@ def test_of_other_weights_nothing_is_said(offline, factory, architecture, weight
 
 def test_time_for_the_network_leaves_time_to_start():
     """The whole must take less than two seconds; starting takes about half of one."""
-    assert download._PATIENCE <= 1.3
+    assert presence._PATIENCE <= 1.3

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.features import FeatureReader
 from harness.features import reader as reader_module
-from harness.features.claims import claim
-from harness.features.upkeep import damaged
+from harness.features.entries import claim
+from harness.features.eviction import damaged
+from harness.features.reader import FeatureReader
 from tests.features.images import PLAIN, PlainEngine
 from tests.features.slow_process import SETTINGS, SIZE
 
@@ -83,7 +83,7 @@ def test_a_sample_that_another_process_computes_is_waited_for(samples, tmp_path)
     name = samples[0].digest
     path = tmp_path / "cache" / reader.recipe.key / name[:2] / f"{name}.lock"
     script = (
-        "import sys, time; from pathlib import Path; from harness.features.claims import claim\n"
+        "import sys, time; from pathlib import Path; from harness.features.entries import claim\n"
         "with claim(Path(sys.argv[1]), wait=False):\n    print('held', flush=True); time.sleep(1)"
     )
     command = [sys.executable, "-c", script, str(path)]

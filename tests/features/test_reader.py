@@ -12,10 +12,9 @@ import torch
 
 from harness.config import FeaturesConfig
 from harness.data import DataError
-from harness.features import FeatureReader
+from harness.features.feature_cache import POOLED, FeatureStore
 from harness.features.inputs import read_input
-from harness.features.recent import RecentFeatures
-from harness.features.store import POOLED, FeatureStore
+from harness.features.reader import FeatureReader, RecentFeatures
 from tests.features.images import sample_of
 from tests.features.small import SIZE, TORCH
 

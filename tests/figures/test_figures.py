@@ -13,10 +13,10 @@ from PIL import Image
 
 from harness.charts import WIDTH, draw_curves, draw_mistakes
 from harness.data.split import Sample
-from harness.mistakes import most_wrong
+from harness.experiment import most_wrong
 from harness.record import ImageScore, Record
 from harness.scale import nice_ticks
-from harness.show import shown
+from harness.system.terminal import shown
 from tests.names import NAMES
 
 SCORES = (

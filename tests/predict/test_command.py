@@ -17,11 +17,10 @@ from PIL import Image
 
 from harness.config import ModelConfig
 from harness.fitting import fit
-from harness.predict import Predictor, trained
 from harness.predict.__main__ import _NAMES, main
 from harness.predict.command import _open_to_write, _row
-from harness.predict.images import image_files
-from harness.predict.prediction import Prediction, reason_of
+from harness.predict.model import trained
+from harness.predict.predictor import Prediction, Predictor, image_files, reason_of
 from tests.predict.conftest import BROKEN, TRUSTED, environment, predict_command
 from tests.saved import rewrite, touching, with_class
 
@@ -426,7 +425,7 @@ def test_a_folder_that_cannot_be_listed_has_a_row(arguments, images, tmp_path, m
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return real(path)
 
-    monkeypatch.setattr("harness.predict.images.os.scandir", refuse)
+    monkeypatch.setattr("harness.predict.predictor.os.scandir", refuse)
     closed = images / "below"
     assert main([*arguments, "heatmaps=false"]) == 1
     found = {row["path"]: row for row in rows(tmp_path / "out")}

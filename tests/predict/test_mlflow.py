@@ -21,7 +21,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from dfkde.trust import TrustError
+from dfkde.state import TrustError
 from harness.config import BackboneConfig, ModelConfig, TrackingConfig
 from harness.predict.__main__ import main
 from harness.tracking import open_tracker

@@ -13,14 +13,14 @@ from sklearn.decomposition import PCA
 from sklearn.model_selection import KFold
 
 from dfkde import TrainedDetector
-from dfkde.trust import TrustError
+from dfkde.state import TrustError
 from harness.config import ModelConfig
-from harness.evaluate import measure
+from harness.experiment import measure
 from harness.fitting import fit
-from harness.predict import Prediction, Predictor, trained
-from harness.predict.overlay import overlay
-from harness.predict.predictor import REQUIRED
-from harness.stages import Stages
+from harness.predict.command import overlay
+from harness.predict.model import trained
+from harness.predict.predictor import REQUIRED, Prediction, Predictor
+from harness.record import Stages
 from tests.predict.conftest import TRUSTED, environment
 from tests.saved import rewrite, touching
 

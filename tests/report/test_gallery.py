@@ -13,7 +13,7 @@ import cv2
 import pytest
 import yaml
 
-from dfkde.trust import TrustError
+from dfkde.state import TrustError
 from harness.config import (
     BackboneConfig,
     DatasetConfig,
@@ -23,11 +23,10 @@ from harness.config import (
     TrackingConfig,
 )
 from harness.data import DataError, load_split
-from harness.evaluate import evaluate
+from harness.experiment import EACH, evaluate
 from harness.gallery import __main__ as command
 from harness.gallery.draw import SIZE, draw_gallery
 from harness.metrics import image_metrics
-from harness.mistakes import EACH
 from harness.record import ImageScore
 from harness.report.page.gallery import read_gallery
 from harness.report.row import scores_digest

@@ -27,7 +27,7 @@ from harness.report.publish import publish
 from harness.report.results import read_results
 from harness.report.row import public
 from harness.report.table import ReportError, read_tables
-from harness.show import is_formula, shown, to_cell
+from harness.system.terminal import is_formula, shown, to_cell
 from tests.names import NAMES
 from tests.report.synthetic import failed, record, run, scores
 

@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict, read_write
 
 from harness.compose import Composer
-from harness.confdir import conf_dir
+from harness.config import conf_dir
 
 JOBS = [
     ["dataset=btad", "category='01'", "seed=7"],

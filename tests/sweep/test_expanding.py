@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from harness.compose import ComposeError, Sweep, sweeps_of
-from harness.confdir import conf_dir
+from harness.config import conf_dir
 from tests.names import NAMES
 
 NASTY = [

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import locks
 from harness.config import TrackingConfig
-from harness.locks import JobLocks
 from harness.signals import Interrupted
+from harness.system import locks
+from harness.system.locks import JobLocks
 from harness.tracking import open_tracker, read_runs, read_scores
 from harness.tracking.__main__ import main as tracking
 from harness.tracking.names import IDENTITY, LOCKS, PID

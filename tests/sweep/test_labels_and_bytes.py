@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from harness.data.load import survey as survey_of
-from harness.features import shared
+from harness.features import reader
 from harness.tracking import read_runs
 from tests.sweep.conftest import in_process, runs
 
@@ -43,7 +43,7 @@ def test_a_defect_type_called_good_is_anomalous(client, folder, mode):
 def test_an_image_replaced_during_a_job_and_put_back_costs_that_run_only(
     client, folder, mode, monkeypatch
 ):
-    monkeypatch.setattr(shared, "_readers", {})  # or features of another test's are in memory
+    monkeypatch.setattr(reader, "_readers", {})  # or features of another test's are in memory
     root = write_folder(folder / "mine", defect_type="bent")
     image = root / "abnormal" / "bent" / "0.png"
     before, other = image.read_bytes(), (root / "normal" / "0.png").read_bytes()

@@ -10,7 +10,7 @@ import torch
 import torchvision
 
 from dfkde.backbones.presence import CHECKPOINTS
-from harness.features import shared
+from harness.features import reader
 from tests.sweep.conftest import as_process, in_process, runs
 
 OWN = """
@@ -107,11 +107,11 @@ def test_a_checkpoint_that_was_replaced_is_told_and_never_recorded_as_the_other(
     client, folder, monkeypatch, mode, category
 ):
     monkeypatch.setenv("TORCH_HOME", str(folder / "torch"))
-    monkeypatch.setattr(shared, "_readers", {})
+    monkeypatch.setattr(reader, "_readers", {})
     write_checkpoint(folder / "torch", seed=0)
     assert in_process(*mode, *RESNET18, "category=01", settings=()).status == 0
     write_checkpoint(folder / "torch", seed=1)
-    shared._readers.clear()  # as in another process
+    reader._readers.clear()  # as in another process
     replaced = in_process(*mode, *RESNET18, f"category={category}", settings=())
     assert replaced.status == 1
     [told] = [line for line in replaced.out.splitlines() if "failed:" in line]

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from harness.code import CHANGED
 from harness.config import TrackingConfig
 from harness.outcome import Outcome
+from harness.provenance import CHANGED
 from harness.tracking import Known, average_runs, outdated, read_runs
 from harness.tracking.store import connect, experiment_id
 from harness.tracking.write import MlflowTracker, open_runs
@@ -206,7 +206,7 @@ def test_another_process_that_writes_it_is_left_to_it(uri, tmp_path, tracker, bo
         return locked.lock(known)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.locks._PATIENCE", 0.0)
+        patch.setattr("harness.system.locks._PATIENCE", 0.0)
         list(average_runs.averages(TrackingConfig(uri=uri), ends, lock))
         [run] = kept(uri)
         connect(uri).delete_run(run.info.run_id)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.code import CHANGED
+from harness.provenance import CHANGED
 from harness.record import SCHEMA_VERSION
 from harness.report.__main__ import main as report
 from harness.tracking import Known, outdated, read_runs, read_scores

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.config import TrackingConfig
-from harness.show import is_formula
+from harness.system.terminal import is_formula
 from harness.tracking import (
     Known,
     StoreError,

@@ -13,8 +13,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from harness import locks
-from harness.locks import hold
+from harness.system import locks
+from harness.system.locks import hold
 from harness.tracking import Known, StoreError
 from harness.tracking import write as write_module
 from harness.tracking.names import HOST, IDENTITY, LOCKS, PID

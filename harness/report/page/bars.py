@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from harness.report.grid import limits, number
 from harness.report.protocol import INTERVAL_METRIC
 from harness.report.row import Row
-from harness.show import in_markup
+from harness.system.terminal import in_markup
 
 CHANCE = 0.5
 

@@ -22,7 +22,7 @@ from harness.report.results import TableResults
 from harness.report.row import Row
 from harness.report.scores import backed_scores
 from harness.report.table import Table
-from harness.show import in_markup
+from harness.system.terminal import in_markup
 
 TITLE = "DFKDE benchmark"
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.atomic import read_regular
 from harness.report.table import ReportError, reading
-from harness.show import from_cell, in_markup
+from harness.system.files import read_regular
+from harness.system.terminal import from_cell, in_markup
 
 INDEX = "index.csv"
 COLUMNS = ("kind", "image", "defect_type", "score", "note", "picture", "map", "mask")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from harness.report.grid import Grid
 from harness.report.markdown import spans
-from harness.show import in_markup
+from harness.system.terminal import in_markup
 
 _NUMBER = re.compile(r"^[+-]?\d+(\.\d+)?")
 

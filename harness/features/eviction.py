@@ -10,11 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.atomic import DamagedError, read_json, read_regular, unseal
-from harness.features.claims import claim, link_to
-from harness.features.entries import entry_key
-from harness.locks import warn_once
-from harness.show import shown
+from harness.features.entries import claim, entry_key, link_to
+from harness.system.files import DamagedError, read_json, read_regular, unseal
+from harness.system.locks import warn_once
+from harness.system.terminal import shown
 
 _ABANDONED = 3600.0
 """Seconds after which a half-written file belongs to no living process."""

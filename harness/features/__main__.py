@@ -1,6 +1,6 @@
 """The feature cache from the command line: list, verify, prune.
 
-`python -m harness.cache list`, `... verify`, `... prune --limit-gb 20`; `--cache` names another
+`python -m harness.features list`, `... verify`, `... prune --limit-gb 20`; `--cache` names another
 folder than the configuration's default.
 """
 
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import FeaturesConfig
-from harness.features.upkeep import Section, damaged, prune, sections
-from harness.show import say, shown
+from harness.features.eviction import Section, damaged, prune, sections
+from harness.system.terminal import say, shown
 
 _COLUMNS = "{:12}  {:12}  {:>9}  {:34}  {:>7}  {:>7}  {:>9}  {}"
 _COMPUTING = ("engine", "precision", "device", "resize")
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m harness.cache", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m harness.features", description=__doc__)
     parser.add_argument("--cache", default=FeaturesConfig().cache, help="folder of the cache")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="what is in the cache, by backbone and preprocessing")

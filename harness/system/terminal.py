@@ -15,7 +15,7 @@ from html import escape
 from typing import IO
 from unicodedata import normalize
 
-from harness.secrets import masked
+from harness.system.secrets import masked
 
 # Also as a full-width character, and behind spaces: programs differ in what they forgive.
 _FORMULA = re.compile(r"'*\s*[=+\-@\t\r\n＝＋－＠]")

@@ -13,32 +13,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.code import modules_digest
 from harness.config import FeaturesConfig
-from harness.crop import check_center_crop
-from harness.features.choice import (
+from harness.features.extractor import Extractor
+from harness.features.inputs import RESIZES, read_pixels, scale
+from harness.features.settings import (
     batch_of,
+    check_center_crop,
     input_shape,
     resolve_device,
     resolve_engine,
     resolve_precision,
 )
-from harness.features.extractor import Extractor
-from harness.features.inputs import RESIZES, read_pixels, scale
+from harness.provenance import modules_digest
 
 CODE = (
-    "harness.crop",
     "harness.data.images",
-    "harness.features.decoding",
     "harness.features.engines",
-    "harness.features.engines.fusion",
-    "harness.features.engines.onnx_runtime",
-    "harness.features.engines.open_vino",
-    "harness.features.engines.pytorch",
-    "harness.features.engines.translate",
     "harness.features.entries",
     "harness.features.extraction",
     "harness.features.inputs",
+    "harness.features.settings",
+    "harness.features.torch_engine",
 )
 """The modules that turn an image file and a network into features."""
 

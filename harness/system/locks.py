@@ -16,8 +16,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
-from harness.atomic import read_regular, write_atomically
-from harness.show import shown
+from harness.system.files import read_regular, write_atomically
+from harness.system.terminal import shown
 
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 """How a filesystem says that it has no locks."""

@@ -18,7 +18,17 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.atomic import (
+from harness.features.entries import (
+    array_from_bytes,
+    array_to_bytes,
+    check_own,
+    claim,
+    entry_key,
+    link_to,
+    tell_unwritable,
+)
+from harness.features.spec import Graph, Recipe
+from harness.system.files import (
     DamagedError,
     read_json,
     read_regular,
@@ -27,10 +37,7 @@ from harness.atomic import (
     write_atomically,
     write_json,
 )
-from harness.features.claims import check_own, claim, link_to, tell_unwritable
-from harness.features.entries import array_from_bytes, array_to_bytes, entry_key
-from harness.features.recipe import Graph, Recipe
-from harness.locks import warn_once
+from harness.system.locks import warn_once
 
 POOLED = "pooled"
 MAPS = "maps"
@@ -88,7 +95,7 @@ class Store:
 
     @contextmanager
     def claim(self, name: str, *, wait: bool) -> Iterator[bool]:
-        """Hold the right to make what belongs to a name; see `harness.features.claims.claim`.
+        """Hold the right to make what belongs to a name; see `harness.features.entries.claim`.
 
         Where the cache cannot be written to, everyone gets it.
         """

@@ -1,0 +1,1 @@
+"""What stands between the harness and the operating system: files, locks, threads, terminal."""
