@@ -22,14 +22,13 @@ from harness.checks import check_settings
 from harness.compose import typed
 from harness.confdir import conf_dir
 from harness.config import Config
-from harness.outcome import Outcome, failures, leave_if_busy, summary
-from harness.progress import Progress
 from harness.secrets import check_argument
 from harness.show import say, shown
-from harness.signals import interruptible
 from harness.stages import Stages
+from harness.sweep.outcome import Outcome, Progress, failures, leave_if_busy, summary
+from harness.sweep.signals import interruptible
+from harness.sweep.task import Task, perform, sweep_of
 from harness.tracking import StoreError
-from harness.work import Task, perform, sweep_of
 
 
 class JobError(CompactHydraException):

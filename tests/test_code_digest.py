@@ -120,7 +120,7 @@ def test_a_sign_counts(job, project):
         "harness/report/row.py",
         "harness/run.py",
         "harness/tracking/write.py",
-        "harness/work.py",
+        "harness/sweep/task.py",
     ],
 )
 def test_code_that_computes_no_number_of_the_job_does_not_count(job, project, file):

@@ -14,10 +14,9 @@ from rich.console import Console
 from harness import cache as cache_module
 from harness.cache import main
 from harness.features.upkeep import Section
-from harness.outcome import Outcome, one_line, summary
-from harness.progress import Progress
 from harness.show import alike, csv_line, from_cell, is_formula, shown, to_cell
-from harness.work import log_file
+from harness.sweep.outcome import Outcome, Progress, one_line, summary
+from harness.sweep.task import log_file
 from tests.names import NAMES
 
 ANY_TEXT = st.text(st.characters())

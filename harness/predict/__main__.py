@@ -11,10 +11,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from harness.outcome import one_line
 from harness.predict.command import CSV, Settings, Tally, run
 from harness.show import LineFormatter, say
-from harness.signals import interruptible
+from harness.sweep.outcome import one_line
+from harness.sweep.signals import interruptible
 
 USAGE = """\
 python -m harness.predict model=RUN_ID|FOLDER images=FOLDER [out=predictions] [quantile=0.95]

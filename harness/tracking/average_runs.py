@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.code import CHANGED
 from harness.config import Job, TrackingConfig
-from harness.outcome import Outcome, one_line
+from harness.sweep.outcome import Outcome, one_line
 from harness.tracking import contents
 from harness.tracking.names import AVERAGE, CODE, COUNTS, SCHEMA, SECONDS, UNDEFINED
 from harness.tracking.outbox import Entry, Outbox

@@ -17,9 +17,9 @@ import yaml
 from dfkde.trust import TrustError, check_trusted
 from harness.atomic import read_regular
 from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
-from harness.outcome import one_line
 from harness.record import SCHEMA_VERSION, ImageScore, Record, StoredRun, finite
 from harness.show import from_cell, shown
+from harness.sweep.outcome import one_line
 from harness.tracking.names import (
     COUNTS,
     ERROR_CLASS,

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.locks import hold
-from harness.outcome import one_line
 from harness.secrets import check_address, with_secrets
+from harness.sweep.outcome import one_line
 from harness.tracking.view import TAG, view
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from typing import Any
 from harness.code import CHANGED
 from harness.config import Job
 from harness.locks import JobLocks
-from harness.outcome import one_line
 from harness.record import Record
 from harness.show import shown
-from harness.signals import deferred, ending
+from harness.sweep.outcome import one_line
+from harness.sweep.signals import deferred, ending
 from harness.tracking import contents
 from harness.tracking.names import (
     CODE,

@@ -17,10 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from harness.compose import Composer
 from harness.confdir import conf_dir
 from harness.config import Config
-from harness.multirun import Shared, check_sweep, environment
-from harness.outcome import Outcome, failures, leave_if_busy, summary
 from harness.show import say
-from harness.signals import Interrupted
+from harness.sweep.multirun import Shared, check_sweep, environment
+from harness.sweep.outcome import Outcome, failures, leave_if_busy, summary
+from harness.sweep.signals import Interrupted
 
 
 class SweepError(CompactHydraException):

@@ -9,7 +9,7 @@ import pytest
 
 from harness.code import CHANGED
 from harness.config import TrackingConfig
-from harness.outcome import Outcome
+from harness.sweep.outcome import Outcome
 from harness.tracking import Known, average_runs, outdated, read_runs
 from harness.tracking.store import connect, experiment_id
 from harness.tracking.write import MlflowTracker, open_runs

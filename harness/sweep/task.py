@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 
 from harness.code import code_digest
 from harness.config import Job, TrackingConfig
-from harness.outcome import Outcome, Status, one_line
-from harness.progress import Progress
 from harness.record import Record
 from harness.show import LineFormatter, say
-from harness.signals import Interrupted, deferred, interruptible
 from harness.stages import Stages
+from harness.sweep.outcome import Outcome, Progress, Status, one_line
+from harness.sweep.signals import Interrupted, deferred, interruptible
 from harness.tracking import (
     Earlier,
     Known,
