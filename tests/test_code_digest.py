@@ -119,7 +119,7 @@ def test_a_sign_counts(job, project):
         "harness/predict/predictor.py",
         "harness/report/row.py",
         "harness/run.py",
-        "harness/tracking/write.py",
+        "harness/tracking/tracker.py",
         "harness/sweep/task.py",
     ],
 )

@@ -15,11 +15,9 @@ from harness.code import CHANGED
 from harness.config import Job, TrackingConfig
 from harness.sweep.outcome import Outcome, one_line
 from harness.tracking import contents
-from harness.tracking.names import AVERAGE, CODE, COUNTS, SCHEMA, SECONDS, UNDEFINED
-from harness.tracking.outbox import Entry, Outbox
-from harness.tracking.push import push
+from harness.tracking.contents import AVERAGE, CODE, COUNTS, SCHEMA, SECONDS, UNDEFINED, Known
+from harness.tracking.outbox import Entry, Outbox, push
 from harness.tracking.store import connect, experiment_id, store_uri
-from harness.tracking.tracker import Known
 
 Lock = Callable[[Known], AbstractContextManager[object]]
 """Keeps other processes from what it is given; gives who is at it, or None."""

@@ -21,9 +21,9 @@ from harness.locks import JobLocks
 from harness.sweep.signals import Interrupted
 from harness.tracking import open_tracker, read_runs, read_scores
 from harness.tracking.__main__ import main as tracking
-from harness.tracking.names import IDENTITY, LOCKS, PID
+from harness.tracking.contents import IDENTITY, LOCKS, PID
 from harness.tracking.store import connect, store_uri
-from harness.tracking.write import MlflowTracker
+from harness.tracking.tracker import MlflowTracker
 from tests.sweep.conftest import (
     LAUNCHERS,
     as_process,

@@ -12,7 +12,7 @@ import pytest
 
 from harness.sweep.outcome import Outcome
 from harness.sweep.workers import InProcess
-from harness.tracking.write import MlflowTracker
+from harness.tracking.tracker import MlflowTracker
 from tests.sweep.conftest import as_process, in_process
 from tests.sweep.postgresql import Server
 
