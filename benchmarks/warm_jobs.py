@@ -29,7 +29,7 @@ from harness.data.synthetic import Plan, write_synthetic
 from harness.experiment import evaluate
 from harness.features.reader import feature_reader
 from harness.record import Record
-from harness.work import Task, perform
+from harness.sweep.task import Task, perform
 
 MODELS = (
     *(ModelConfig("dfkde", "dfkde.density:DFKDE", {"n_components": k}) for k in (8, 16, 32)),

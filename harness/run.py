@@ -20,14 +20,13 @@ from omegaconf import DictConfig
 from harness.checks import check_settings
 from harness.compose import Named, name_categories, typed
 from harness.config import Config, conf_dir
-from harness.outcome import Outcome, failures, leave_if_busy, summary
-from harness.progress import Progress
 from harness.record import Stages
-from harness.signals import interruptible
+from harness.sweep.outcome import Outcome, Progress, failures, leave_if_busy, summary
+from harness.sweep.signals import interruptible
+from harness.sweep.task import Task, perform, sweep_of
 from harness.system.secrets import check_argument
 from harness.system.terminal import say, shown
 from harness.tracking import StoreError
-from harness.work import Task, perform, sweep_of
 
 
 class JobError(CompactHydraException):

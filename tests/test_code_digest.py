@@ -118,8 +118,8 @@ def test_a_sign_counts(job, project):
         "harness/predict/predictor.py",
         "harness/report/row.py",
         "harness/run.py",
-        "harness/tracking/write.py",
-        "harness/work.py",
+        "harness/tracking/tracker.py",
+        "harness/sweep/task.py",
     ],
 )
 def test_code_that_computes_no_number_of_the_job_does_not_count(job, project, file):

@@ -14,10 +14,9 @@ from rich.console import Console
 from harness.features import __main__ as cache_module
 from harness.features.__main__ import main
 from harness.features.eviction import Section
-from harness.outcome import Outcome, one_line, summary
-from harness.progress import Progress
+from harness.sweep.outcome import Outcome, Progress, one_line, summary
+from harness.sweep.task import log_file
 from harness.system.terminal import alike, csv_line, from_cell, is_formula, shown, to_cell
-from harness.work import log_file
 from tests.names import NAMES
 
 ANY_TEXT = st.text(st.characters())

@@ -11,9 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from harness.outcome import one_line
 from harness.predict.command import CSV, Settings, Tally, run
-from harness.signals import interruptible
+from harness.sweep.outcome import one_line
+from harness.sweep.signals import interruptible
 from harness.system.terminal import LineFormatter, say
 
 USAGE = """\

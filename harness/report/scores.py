@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from harness.metrics.registry import HEADLINE, METRICS
-from harness.outcome import one_line
 from harness.record import ImageScore, Record, finite
 from harness.report.row import Row, scores_digest, to_csv
 from harness.report.table import ReportError, reading
+from harness.sweep.outcome import one_line
 from harness.system.terminal import from_cell
 
 _HEADER = ("category", "image", "defect_type", "anomalous", "score")

@@ -7,10 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from harness.config import TrackingConfig
+from harness.tracking.contents import Known
 from harness.tracking.read import outdated, read_job, read_record, read_runs, read_scores
 from harness.tracking.store import StoreError, store_folder, store_uri
-from harness.tracking.tracker import Earlier, Known, OpenRun, Tracker
-from harness.tracking.write import MlflowTracker
+from harness.tracking.tracker import Earlier, MlflowTracker, OpenRun, Tracker
 
 __all__ = [
     "Earlier",

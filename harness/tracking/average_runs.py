@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import Job, TrackingConfig
-from harness.outcome import Outcome, one_line
 from harness.provenance import CHANGED
+from harness.sweep.outcome import Outcome, one_line
 from harness.tracking import contents
-from harness.tracking.names import AVERAGE, CODE, COUNTS, SCHEMA, SECONDS, UNDEFINED
-from harness.tracking.outbox import Entry, Outbox
-from harness.tracking.push import push
+from harness.tracking.contents import AVERAGE, CODE, COUNTS, SCHEMA, SECONDS, UNDEFINED, Known
+from harness.tracking.outbox import Entry, Outbox, push
 from harness.tracking.store import connect, experiment_id, store_uri
-from harness.tracking.tracker import Known
 
 Lock = Callable[[Known], AbstractContextManager[object]]
 """Keeps other processes from what it is given; gives who is at it, or None."""

@@ -1,4 +1,4 @@
-"""What of a job and its record goes into MLflow: tags, params, metrics and artifacts."""
+"""What of a job and its record goes into MLflow, and how it is called there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -19,21 +19,33 @@ from harness.provenance import CHANGED, code_changed, commit, machine, versions
 from harness.record import SCHEMA_VERSION, ImageScore, Record
 from harness.system.secrets import masked
 from harness.system.terminal import csv_line, to_cell
-from harness.tracking.names import (
-    CODE,
-    COUNTS,
-    ERROR_CLASS,
-    ERROR_MESSAGE,
-    IDENTITY,
-    JOB,
-    RUNS,
-    SCHEMA,
-    SCORES,
-    SECONDS,
-    SWEPT,
-    UNDEFINED,
-)
-from harness.tracking.tracker import Known
+
+SCORES = "scores.csv"
+JOB = "job.yaml"
+SECONDS = "seconds."
+UNDEFINED = "undefined."
+ERROR_CLASS = "error.class"
+ERROR_MESSAGE = "error.message"
+IDENTITY = "identity"
+CODE = "code"
+SCHEMA = "schema"
+SWEPT = "swept"
+"""The settings that set a run apart from others of its sweep."""
+AVERAGE = "average"
+"""Marks a run of averages: a digest of the ids of the runs that it averages."""
+RUNS = "runs"
+"""Which runs those are."""
+COUNTS = {
+    "n_train": "images.train",
+    "n_test_normal": "images.test_normal",
+    "n_test_anomalous": "images.test_anomalous",
+}
+HOST = "process.host"
+PID = "process.pid"
+LOCKS = "process.locks"
+"""The folder in which the process that writes a run holds the job's lock."""
+ENTRY = "outbox.entry"
+"""The entry of an outbox that a run was created from."""
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +58,24 @@ _LONGEST = 5900
 _LONGEST_NAME = 250
 # All that MLflow takes in a param's name, but for slashes, with which it can also be a wrong path.
 _NO_NAME = re.compile(r"[^\w .:-]", re.ASCII)
+
+
+class Known(NamedTuple):
+    """What of a job is known before it runs, beside its settings.
+
+    Attributes
+    ----------
+    identity : str
+        See `harness.experiment`.
+    official : bool
+        Whether its data are the published dataset.
+    code : str
+        See `harness.provenance`: a run of other code does not make the job needless.
+    """
+
+    identity: str
+    official: bool
+    code: str
 
 
 def run_name(job: Job) -> str:

@@ -16,11 +16,11 @@ import yaml
 
 from dfkde.state import TrustError, check_trusted
 from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
-from harness.outcome import one_line
 from harness.record import SCHEMA_VERSION, ImageScore, Record, StoredRun, finite
+from harness.sweep.outcome import one_line
 from harness.system.files import read_regular
 from harness.system.terminal import from_cell, shown
-from harness.tracking.names import (
+from harness.tracking.contents import (
     COUNTS,
     ERROR_CLASS,
     ERROR_MESSAGE,
@@ -31,11 +31,11 @@ from harness.tracking.names import (
     SECONDS,
     UNDEFINED,
 )
-from harness.tracking.sqlite import ended_runs
 from harness.tracking.store import (
     WAIT,
     artifacts_of,
     connect_to_read,
+    ended_runs,
     readable,
     reading,
     sqlite_file,

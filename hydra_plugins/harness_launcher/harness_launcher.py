@@ -1,6 +1,6 @@
 """Launchers whose workers cost their own job only when they die.
 
-`conf/hydra/launcher` names them and their settings; `harness.launch` does the work. Jobs go to
+`conf/hydra/launcher` names them and their settings; `harness.sweep` does the work. Jobs go to
 workers as plain data: no worker needs Hydra.
 """
 
@@ -16,13 +16,12 @@ from omegaconf import DictConfig
 
 from harness.checks import check_settings
 from harness.config import Config, told_apart
-from harness.launch import InProcess, Pool, Processes, run_tasks
-from harness.outcome import Outcome
-from harness.progress import Progress
+from harness.sweep.outcome import Outcome, Progress
+from harness.sweep.task import Task, keep_averages, sweep_of
+from harness.sweep.workers import InProcess, Pool, Processes, run_tasks
 from harness.system.terminal import shown
 from harness.system.threads import cores
 from harness.tracking import StoreError
-from harness.work import Task, keep_averages, sweep_of
 
 _MOST = 8
 """Workers by default at most: each holds a backbone in memory."""
@@ -144,7 +143,7 @@ class SubmititSlurmLauncher(HarnessLauncher):
     def pool(self, progress: Progress) -> Pool:
         """Return the queue."""
         with _told_in_one_line():
-            from harness.launch.slurm import SlurmQueue
+            from harness.sweep.slurm import SlurmQueue
 
             return SlurmQueue(self._folder / "submitit", self._size, parameters=self._parameters)
 

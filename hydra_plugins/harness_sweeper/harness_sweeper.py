@@ -16,9 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.compose import Composer
 from harness.config import Config, conf_dir
-from harness.multirun import Shared, check_sweep, environment
-from harness.outcome import Outcome, failures, leave_if_busy, summary
-from harness.signals import Interrupted
+from harness.sweep.multirun import Shared, check_sweep, environment
+from harness.sweep.outcome import Outcome, failures, leave_if_busy, summary
+from harness.sweep.signals import Interrupted
 from harness.system.terminal import say
 
 

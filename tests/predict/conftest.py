@@ -13,8 +13,8 @@ import pytest
 
 from harness.config import TrackingConfig
 from harness.data import load_split
+from harness.sweep.task import run_job
 from harness.tracking import open_tracker
-from harness.work import run_job
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BROKEN = "broken/half.png"

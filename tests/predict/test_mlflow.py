@@ -24,9 +24,9 @@ import yaml
 from dfkde.state import TrustError
 from harness.config import BackboneConfig, ModelConfig, TrackingConfig
 from harness.predict.__main__ import main
+from harness.sweep.task import run_job
 from harness.tracking import open_tracker
 from harness.tracking.store import connect
-from harness.work import run_job
 from tests.predict.conftest import ROOT, TRUSTED, environment, run_and_keep
 from tests.saved import rewrite, touching
 

@@ -7,9 +7,9 @@ import signal
 import sys
 import time
 
-from harness.launch import processes
-from harness.outcome import Outcome
-from harness.signals import interruptible
+from harness.sweep import workers
+from harness.sweep.outcome import Outcome
+from harness.sweep.signals import interruptible
 
 
 def be_interrupted():
@@ -40,11 +40,11 @@ def serve(pipe, parent):
     """Serve without what takes seconds; `$STARTS` gets a line for each start."""
     with open(os.environ["STARTS"], "a") as file:
         file.write("started\n")
-    processes.read_shared_code = WAYS[os.environ["AT_START"]]
-    processes.import_module = lambda name: None
-    processes.import_mlflow = lambda: None
-    processes.perform = _perform
-    processes._serve(pipe, parent)
+    workers.read_shared_code = WAYS[os.environ["AT_START"]]
+    workers.import_module = lambda name: None
+    workers.import_mlflow = lambda: None
+    workers.perform = _perform
+    workers._serve(pipe, parent)
 
 
 def _perform(task, stages):

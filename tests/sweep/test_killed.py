@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 
 from harness.config import TrackingConfig
-from harness.signals import Interrupted
+from harness.sweep.signals import Interrupted
 from harness.system import locks
 from harness.system.locks import JobLocks
 from harness.tracking import open_tracker, read_runs, read_scores
 from harness.tracking.__main__ import main as tracking
-from harness.tracking.names import IDENTITY, LOCKS, PID
+from harness.tracking.contents import IDENTITY, LOCKS, PID
 from harness.tracking.store import connect, store_uri
-from harness.tracking.write import MlflowTracker
+from harness.tracking.tracker import MlflowTracker
 from tests.sweep.conftest import (
     LAUNCHERS,
     as_process,
@@ -332,7 +332,7 @@ def test_a_job_holds_its_lock_until_its_run_is_closed(client, monkeypatch):
     assert in_process(*ONE).status == 0
     assert in_process(*ONE, "seed=7", "model.params={n_components: 999}").status == 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.work._Work._compute", interrupted)
+        patch.setattr("harness.sweep.task._Work._compute", interrupted)
         assert in_process(*ONE, "seed=8").status == 143
     assert held == [True, True, True]
     [name] = {run.data.tags[IDENTITY] for run in runs(client, seed="42")}

@@ -78,7 +78,7 @@ def test_launcher_that_there_is_none_of_is_told_with_the_choices(client):
 
 def test_launcher_without_submitit_names_the_extra(client, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
-    monkeypatch.delitem(sys.modules, "harness.launch.slurm", raising=False)
+    monkeypatch.delitem(sys.modules, "harness.sweep.slurm", raising=False)
     ended = in_process(*TWO, "hydra/launcher=submitit_slurm")
     assert ended.status == 1
     assert "pip install 'dfkde-benchmark[submitit]'" in ended.err

@@ -5,9 +5,9 @@ from __future__ import annotations
 from concurrent.futures import Future
 
 from harness.config import TrackingConfig
-from harness.launch import run_tasks
-from harness.outcome import Outcome
-from harness.work import Task
+from harness.sweep.outcome import Outcome
+from harness.sweep.task import Task
+from harness.sweep.workers import run_tasks
 
 
 class Crowded:

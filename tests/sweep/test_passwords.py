@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.launch import InProcess
-from harness.outcome import Outcome
-from harness.tracking.write import MlflowTracker
+from harness.sweep.outcome import Outcome
+from harness.sweep.workers import InProcess
+from harness.tracking.tracker import MlflowTracker
 from tests.sweep.conftest import as_process, in_process
 from tests.sweep.postgresql import Server
 

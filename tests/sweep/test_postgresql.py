@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.tracking import read_runs, read_scores
-from harness.tracking.names import PID
+from harness.tracking.contents import PID
 from harness.tracking.store import connect, store_uri
 from tests.sweep import postgresql
 from tests.sweep.conftest import ROOT, as_process, numbers, runs, start, statuses, wait_until

@@ -8,9 +8,8 @@ import time
 import pytest
 from rich.console import Console
 
-from harness import progress as progress_module
-from harness.outcome import Outcome
-from harness.progress import Progress
+from harness.sweep import outcome as progress_module
+from harness.sweep.outcome import Outcome, Progress
 
 DONE = Outcome("a/b · m · n · s1", "finished", metrics={"image_auroc": 0.75}, n_images=30)
 FAILED = Outcome("a/c · m · n · s1", "failed", reason="OSError: gone")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.tracking.names import PID
+from harness.tracking.contents import PID
 from tests.sweep import slurm
 from tests.sweep.conftest import as_process, numbers, runs, start, statuses, wait_until
 

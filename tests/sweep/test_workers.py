@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from harness.config import TrackingConfig
-from harness.launch import Processes, processes, run_tasks
-from harness.work import Task
+from harness.sweep import workers
+from harness.sweep.task import Task
+from harness.sweep.workers import Processes, run_tasks
 from tests.sweep import ends
 from tests.sweep.conftest import LAUNCHERS, as_process
 
@@ -33,7 +34,7 @@ BY_ITSELF = [way for way in REASONS if way not in ("killed", "terminated")]
 @pytest.fixture
 def sweep(job, tmp_path, monkeypatch):
     """Run tasks that end workers in these ways; return their reasons, logs and how many started."""
-    monkeypatch.setattr(processes, "_serve", ends.serve)
+    monkeypatch.setattr(workers, "_serve", ends.serve)
     monkeypatch.setenv("STARTS", str(tmp_path / "starts"))
 
     def run(*ways, at_start="finished", size=1):

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from harness.config import TrackingConfig
-from harness.outcome import Outcome
 from harness.provenance import CHANGED
+from harness.sweep.outcome import Outcome
 from harness.tracking import Known, average_runs, outdated, read_runs
 from harness.tracking.store import connect, experiment_id
-from harness.tracking.write import MlflowTracker, open_runs
+from harness.tracking.tracker import MlflowTracker, open_runs
 
 METRICS = {"bolt": {"image_auroc": 0.1, "image_f1_max": 0.7}, "nut": {"image_auroc": 0.3}}
 
@@ -162,7 +162,7 @@ def test_runs_of_edited_code_have_none(uri, tracker, both, finish, monkeypatch):
 def test_runs_that_wait_in_the_outbox_have_none_yet(uri, tracker, both, finish):
     first = finish(both[0])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.tracking.push._log_values", _broken)
+        patch.setattr("harness.tracking.outbox._log_values", _broken)
         second = finish(both[1])
     [line] = keep(uri, tracker, [first, second])
     why = "1 of its runs are not in the store yet; the same command writes it once they are"
@@ -187,7 +187,7 @@ def test_store_that_fails_costs_the_average_only_and_it_is_sent_once(uri, tracke
         [line] = keep(uri, tracker, ends)
         assert line.endswith("s42: not written: ConnectionError: nobody answers")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.tracking.push._create", _broken)
+        patch.setattr("harness.tracking.outbox._create", _broken)
         for _ in range(2):
             keep(uri, tracker, ends)
     assert tracker.waiting().startswith("1 results wait in ")

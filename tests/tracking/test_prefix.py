@@ -10,7 +10,7 @@ from harness.config import TrackingConfig
 from harness.tracking import Known, open_tracker, read_job, read_runs
 from harness.tracking.__main__ import main
 from harness.tracking.store import connect
-from harness.tracking.write import MlflowTracker
+from harness.tracking.tracker import MlflowTracker
 from tests.sweep.conftest import runs
 
 KNOWN = Known("f" * 64, official=False, code="c" * 64)

@@ -12,7 +12,7 @@ from harness.report.scores import difference
 from harness.tracking import Known, read_job, read_record, read_runs, read_scores
 from harness.tracking.read import _search, stored
 from harness.tracking.store import artifacts_of, connect, experiment_id
-from harness.tracking.write import MlflowTracker
+from harness.tracking.tracker import MlflowTracker
 
 KNOWN = Known("f" * 64, official=True, code="c" * 64)
 PIXEL = {"aupro": 0.5, "pixel_auroc": 0.1 + 0.2}

@@ -13,7 +13,7 @@ from harness.report.__main__ import main as report
 from harness.tracking import Known, outdated, read_runs, read_scores
 from harness.tracking import read as read_module
 from harness.tracking.store import connect, experiment_id
-from harness.tracking.write import MlflowTracker
+from harness.tracking.tracker import MlflowTracker
 
 KNOWN = Known("f" * 64, official=False, code="c" * 64)
 EDITED = KNOWN._replace(code="d" * 64)

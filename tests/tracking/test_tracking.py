@@ -19,11 +19,11 @@ from harness.tracking import (
     read_scores,
     store_uri,
 )
-from harness.tracking import write as write_module
+from harness.tracking import tracker as tracker_module
 from harness.tracking.__main__ import main
 from harness.tracking.outbox import stores
 from harness.tracking.store import connect, experiment_id
-from harness.tracking.write import MlflowTracker
+from harness.tracking.tracker import MlflowTracker
 from tests.names import NAMES
 
 KNOWN = Known("f" * 64, official=False, code="c" * 64)
@@ -47,9 +47,9 @@ def broken(*_, **__):
 def unreachable(monkeypatch):
     """A store that nobody reaches until the patch is undone."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("write", "push"):
+        for module in ("tracker", "outbox"):
             patch.setattr(f"harness.tracking.{module}.connect", broken)
-        patch.setattr(write_module, "_AGAIN", 0.0)
+        patch.setattr(tracker_module, "_AGAIN", 0.0)
         yield patch
 
 
@@ -153,7 +153,7 @@ def test_results_of_a_server_are_not_sent_to_another_store(
     monkeypatch.chdir(tmp_path)
     # Nobody listens on port 1, and there is nothing to wait for.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(write_module, "_AGAIN", 0.0)
+    monkeypatch.setattr(tracker_module, "_AGAIN", 0.0)
     server = MlflowTracker("http://127.0.0.1:1")
     server.finish(server.start(job, KNOWN), record)
     own = open_tracker(TrackingConfig(), "cache")
@@ -169,7 +169,7 @@ def test_store_that_fails_in_the_middle_of_a_job(uri, job, record):
     tracker = MlflowTracker(uri)
     run = tracker.start(job, KNOWN)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.tracking.push._log_values", broken)
+        patch.setattr("harness.tracking.outbox._log_values", broken)
         tracker.finish(run, record)
     assert tracked(uri).info.status == "RUNNING"
     assert "1 results wait" in tracker.waiting()
@@ -185,7 +185,7 @@ def test_push_broken_off_makes_no_second_run(uri, job, record, unreachable, brok
     tracker.finish(tracker.start(job, KNOWN), record)
     unreachable.undo()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(f"harness.tracking.push.{broken_step}", broken)
+        patch.setattr(f"harness.tracking.outbox.{broken_step}", broken)
         tracker.recover()
         assert "ConnectionError: nobody answers" in tracker.waiting()
     tracker.recover()
@@ -195,11 +195,13 @@ def test_push_broken_off_makes_no_second_run(uri, job, record, unreachable, brok
 
 def test_store_that_fails_is_not_asked_again_at_once(uri, job, record, unreachable):
     asked = []
-    unreachable.setattr("harness.tracking.write.connect", lambda uri: asked.append(uri) or broken())
+    unreachable.setattr(
+        "harness.tracking.tracker.connect", lambda uri: asked.append(uri) or broken()
+    )
     tracker = MlflowTracker(uri)
     tracker.finish(tracker.start(job, KNOWN), record)
     assert len(asked) == 1
-    tracker._failed_at -= write_module._PAUSE
+    tracker._failed_at -= tracker_module._PAUSE
     tracker.kill(tracker.start(job, OTHER))
     assert len(asked) == 2
     unreachable.undo()
@@ -327,7 +329,7 @@ def test_an_entry_of_the_outbox_is_named_in_one_line(uri, job, record, unreachab
     tracker.finish(tracker.start(other, KNOWN), record)
     unreachable.undo()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.tracking.push._log_values", broken)
+        patch.setattr("harness.tracking.outbox._log_values", broken)
         tracker.recover()
         lines = tracker.waiting().split("\n")
     assert len(lines) == 2

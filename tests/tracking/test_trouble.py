@@ -16,12 +16,11 @@ import pytest
 from harness.system import locks
 from harness.system.locks import hold
 from harness.tracking import Known, StoreError
-from harness.tracking import write as write_module
-from harness.tracking.names import HOST, IDENTITY, LOCKS, PID
+from harness.tracking import tracker as tracker_module
+from harness.tracking.contents import HOST, IDENTITY, LOCKS, PID
 from harness.tracking.outbox import Outbox, artifacts, read_entry
 from harness.tracking.store import artifacts_of, connect, experiment_id
-from harness.tracking.tracker import OpenRun
-from harness.tracking.write import MlflowTracker
+from harness.tracking.tracker import MlflowTracker, OpenRun
 
 KNOWN = Known("f" * 64, official=False, code="c" * 64)
 OTHER = Known("0" * 64, official=False, code="c" * 64)
@@ -56,9 +55,9 @@ def down(monkeypatch):
         raise ConnectionError("nobody answers")
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("write", "push"):
+        for module in ("tracker", "outbox"):
             patch.setattr(f"harness.tracking.{module}.connect", broken)
-        patch.setattr(write_module, "_AGAIN", 0.0)
+        patch.setattr(tracker_module, "_AGAIN", 0.0)
         yield patch
 
 
@@ -132,7 +131,7 @@ def test_run_that_ends_while_it_is_taken_for_dead_stays_finished(tracker, uri, j
         [seen] = found(uri)
         tracker.finish(run, record)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(write_module, "open_runs", lambda uri: [seen])
+        patch.setattr(tracker_module, "open_runs", lambda uri: [seen])
         tracker.recover()
     assert statuses(uri) == ["FINISHED"]
     assert "error.class" not in found(uri)[0].data.tags
@@ -150,16 +149,16 @@ def test_run_closed_as_dead_that_finishes_after_all_tells_no_error(tracker, uri,
 
 def test_one_refusal_is_no_reason_to_compute_again(tracker, uri, job, record, monkeypatch):
     tracker.finish(tracker.start(job, KNOWN), record)
-    monkeypatch.setattr(write_module, "_AGAIN", 0.01)
+    monkeypatch.setattr(tracker_module, "_AGAIN", 0.01)
     refusals = [ConnectionError("once")]
-    ask = write_module.experiment_id
+    ask = tracker_module.experiment_id
 
     def once(uri, *, name):
         if refusals:
             raise refusals.pop()
         return ask(uri, name=name)
 
-    monkeypatch.setattr(write_module, "experiment_id", once)
+    monkeypatch.setattr(tracker_module, "experiment_id", once)
     assert tracker.earlier(job, KNOWN).metrics == record.metrics
 
 
@@ -274,7 +273,7 @@ def test_an_entry_of_before_there_were_checksums_is_sent(tracker, uri, job, reco
 
 def test_the_outbox_is_made_for_this_user_alone(tmp_path, job, record, uri):
     outbox = Outbox(f"sqlite:///{tmp_path}/mlflow.db")
-    outbox.add(write_module._entry(OpenRun(job), "FINISHED", tags={}), lambda folder: None)
+    outbox.add(tracker_module._entry(OpenRun(job), "FINISHED", tags={}), lambda folder: None)
     assert outbox.folder == tmp_path / f"outbox-{os.getuid()}"
     assert outbox.folder.stat().st_mode & 0o777 == 0o700
     assert len(list(outbox)) == 1
@@ -303,7 +302,7 @@ def test_an_outbox_that_is_not_this_users_alone_is_refused(tmp_path, job, kind):
             tracker.recover()
         assert "that nobody else may enter" in tracker.waiting()
     with pytest.raises(PermissionError, match="that nobody else may enter"):
-        tracker._outbox.add(write_module._entry(OpenRun(job), "KILLED", tags={}), lambda f: None)
+        tracker._outbox.add(tracker_module._entry(OpenRun(job), "KILLED", tags={}), lambda f: None)
     assert part.exists()
 
 
@@ -338,7 +337,7 @@ def test_an_outbox_whose_filesystem_forces_modes_is_warned_of(tmp_path, job, mon
 
     monkeypatch.setattr(Path, "mkdir", forced)
     outbox = Outbox(f"sqlite:///{tmp_path}/mlflow.db")
-    entry = write_module._entry(OpenRun(job), "KILLED", tags={})
+    entry = tracker_module._entry(OpenRun(job), "KILLED", tags={})
     with pytest.warns(UserWarning, match="cannot be closed to others"):
         outbox.add(entry, lambda folder: None)
     assert len(list(outbox)) == 1
@@ -383,7 +382,7 @@ def test_result_for_a_store_that_was_made_anew_is_sent_once(tracker, uri, job, r
     connect(uri)._tracking_client.store._hard_delete_run(run.run_id)
     if again:  # the process died after it had created the run
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("harness.tracking.push._log_values", lambda *_, **__: 1 / 0)
+            patch.setattr("harness.tracking.outbox._log_values", lambda *_, **__: 1 / 0)
             tracker.recover()
         assert statuses(uri) == ["RUNNING"]
     tracker.recover()

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.config import Job, TrackingConfig
-from harness.outcome import Outcome, Status, one_line
-from harness.progress import Progress
 from harness.provenance import code_digest
 from harness.record import Record, Stages
-from harness.signals import Interrupted, deferred, interruptible
+from harness.sweep.outcome import Outcome, Progress, Status, one_line
+from harness.sweep.signals import Interrupted, deferred, interruptible
 from harness.system.terminal import LineFormatter, say
 from harness.tracking import (
     Earlier,

@@ -12,9 +12,9 @@ from submitit import Job, SlurmExecutor
 from submitit.core.utils import UncompletedJobError
 from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
-from harness.launch.loop import Pending, Pool, WorkerDiedError
-from harness.outcome import Outcome
-from harness.work import Task, perform
+from harness.sweep.outcome import Outcome
+from harness.sweep.task import Task, perform
+from harness.sweep.workers import Pending, Pool, WorkerDiedError
 
 _GRACE = 10.0
 """Seconds that cancelled jobs have for closing their runs."""

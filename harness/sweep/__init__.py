@@ -1,0 +1,1 @@
+"""A sweep: its tasks, who does them, and what became of each."""
