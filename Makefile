@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# Two processes, each with one thread; the tests of a file share what is costly to make.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow check format lint types tables ui wheel clean
@@ -25,10 +27,10 @@ ui: $(READY) ## open the MLflow UI on http://127.0.0.1:5000
 	$(BIN)/python -m harness.tracking ui
 
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-slow: $(READY) ## run the tests that take over a minute
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 check: format lint types test tables ## everything that CI checks
 

@@ -14,6 +14,20 @@ from harness.data.synthetic import write_synthetic
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable():
+    """Escape lone surrogates, which a worker cannot send: captured file names hold them."""
+    return _utf8((yield))
+
+
+def _utf8(value):
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, dict):
+        return {key: _utf8(one) for key, one in value.items()}
+    return type(value)(map(_utf8, value)) if isinstance(value, list | tuple) else value
+
+
 def dataset_config(name):
     """Return `conf/dataset/<name>.yaml`."""
     return _config(DatasetConfig, "dataset", name)

@@ -1,14 +1,38 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
+from harness.compose import ComposeError, Sweep, sweeps_of
+from harness.report import table
 from harness.report.publish import publish
 from tests.report.synthetic import complete, sweep
 
 _CHECKOUT = Path(__file__).parent / "checkout"
+_composed: dict[tuple[object, ...], dict[str, Sweep | ComposeError]] = {}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compose_once() -> Iterator[None]:
+    """Compose the experiments of equal configuration files once: it takes most of a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(table, "sweeps_of", _sweeps_of)
+        yield
+
+
+def _sweeps_of(conf: Path, experiments: Iterable[str]) -> dict[str, Sweep | ComposeError]:
+    names = tuple(experiments)
+    files = sorted(path for path in conf.rglob("*") if path.is_file())
+    key = (names, *((str(path.relative_to(conf)), path.read_bytes()) for path in files))
+    if key not in _composed:
+        found = sweeps_of(conf, names)
+        if not all(isinstance(sweep, Sweep) for sweep in found.values()):
+            return found  # an error may name the folder
+        _composed[key] = found
+    return dict(_composed[key])
 
 
 @pytest.fixture
