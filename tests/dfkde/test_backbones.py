@@ -191,7 +191,7 @@ def test_a_fine_tuned_network_may_have_other_classes(tmp_path):
         ("dfkde.pca:build", {}, None, r"factory 'dfkde\.pca:build' cannot be imported: .*'build'"),
         ("dfkde", {}, None, r"factory must be written module:function, got 'dfkde'"),
         ("no/where.py:build", {}, None, r"cannot be imported: .*no/where\.py"),
-        ("dfkde.density:_BLOCK", {}, None, r"'dfkde\.kernel_density:_BLOCK' is no function"),
+        ("dfkde.density:_BLOCK", {}, None, r"'dfkde\.density:_BLOCK' is no function"),
     ],
 )
 def test_errors_are_one_line(factory, arguments, weights, message):

@@ -28,7 +28,7 @@ SCORE_ANEW = """
 import json, sys
 from pathlib import Path
 from dfkde import TrainedDetector
-from harness.predict import Predictor
+from harness.predict.predictor import Predictor
 predictor = Predictor(TrainedDetector.load(Path(sys.argv[1]), trusted=["tests.tiny:build"]))
 found = list(predictor.predict(map(Path, sys.argv[2:]), maps=True))
 print(json.dumps([[one.score, one.anomaly_map.tolist()] for one in found]))
