@@ -20,7 +20,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.report.protocol import CONFIDENCE, RESAMPLES, SEED
+from harness.record import ImageScore
+from harness.report.rows import CONFIDENCE, RESAMPLES, SEED
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -285,3 +286,53 @@ def separation_limit(n_normal: int, n_anomalous: int, confidence: float = CONFID
     0.861
     """
     return float((1 - confidence) ** (1 / min(n_normal, n_anomalous)))
+
+
+Limits = tuple[float, float]
+
+
+def resample_cell(
+    key: str, scores: Sequence[ImageScore], *, n: int = RESAMPLES
+) -> Resampled | None:
+    """Resample the image AUROC of a job's test images.
+
+    Parameters
+    ----------
+    key : str
+        Names the random stream: dataset and category.
+    scores : sequence of ImageScore
+        The job's scores.
+    n : int
+        Number of resamples.
+
+    Returns
+    -------
+    Resampled, optional
+        None where there are fewer than two images of a kind.
+    """
+    anomalous = [score.anomalous for score in scores]
+    if min(sum(anomalous), len(anomalous) - sum(anomalous)) < 2:
+        return None
+    images = images_of(anomalous, [score.score for score in scores])
+    return resample(images, auroc, key=key, n=n)
+
+
+def cell_limits(resampled: Resampled | None) -> Limits | None:
+    """Compute the interval of a job's image AUROC.
+
+    Where the scores separate perfectly, the lower limit comes from the number of images.
+    """
+    if resampled is None:
+        return None
+    if resampled.value == 1.0:
+        normal, anomalous = (len(stratum) for stratum in resampled.left_out)
+        return separation_limit(normal, anomalous), 1.0
+    return interval(resampled)
+
+
+def average_limits(cells: Sequence[Resampled | None]) -> Limits | None:
+    """Compute the interval of the average, images resampled within each category."""
+    known = [cell for cell in cells if cell is not None]
+    if not known or len(known) < len(cells):
+        return None
+    return interval(mean_of(known))

@@ -11,12 +11,11 @@ from harness.metrics.registry import METRICS
 from harness.record import ImageScore
 from harness.report import bootstrap
 from harness.report.bootstrap import Resampled
+from harness.report.declaration import ReportError, Table
+from harness.report.formats import markdown, text
 from harness.report.grid import ABSENT, Grid, number, signed
-from harness.report.markdown import markdown, text
-from harness.report.protocol import INTERVAL_METRIC, RESAMPLES
-from harness.report.results import TableResults
-from harness.report.scores import Scores, backed_scores
-from harness.report.table import ReportError, Table
+from harness.report.rows import INTERVAL_METRIC, RESAMPLES, Scores, backed_scores
+from harness.report.stored import TableResults
 
 Held = tuple[Table, TableResults]
 FEWEST = 6

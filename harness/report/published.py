@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TextIO
 
 from harness.metrics.registry import METRICS
+from harness.report.declaration import ReportError, Table, reading
+from harness.report.formats import code, markdown, text
 from harness.report.grid import ABSENT, FAILED, INTERVAL, Grid, limits, number, signed
-from harness.report.markdown import code, markdown, text
-from harness.report.results import TableResults
-from harness.report.table import ReportError, Table, reading
+from harness.report.stored import TableResults
 
 AVERAGE = "Average"
 METHOD = "dfkde"

@@ -1,4 +1,9 @@
-"""Choose and draw the pictures of one category."""
+"""Pictures of what a run gets wrong and where it looks, for `python -m harness.report html`.
+
+Of each finished run of a table: the images, anomaly maps and masks of its most confident mistakes
+and of its best and worst localisations, small. Features come from the cache; nothing is measured
+that a table shows.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +25,8 @@ from harness.localize import anomaly_grids, gt_mask_of
 from harness.metrics import pixel_auroc
 from harness.mistakes import EACH, wrong_side
 from harness.record import ImageScore
-from harness.report.page.gallery import COLUMNS, INDEX
-from harness.report.row import to_csv
+from harness.report.html import COLUMNS, INDEX
+from harness.report.rows import to_csv
 
 SIZE = 160
 """Side of a picture, in pixels."""

@@ -1,4 +1,4 @@
-"""The declaration of a table: the sweep of one `conf/experiment/<name>.yaml`."""
+"""What an experiment declares as a table: the sweep of `conf/experiment/<name>.yaml`."""
 
 from __future__ import annotations
 
