@@ -28,15 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scale:
-    """A straight line from values to positions.
-
-    Attributes
-    ----------
-    low, high : float
-        The values at either end.
-    start, stop : float
-        Their positions.
-    """
+    """A straight line from values to positions."""
 
     low: float
     high: float
@@ -71,11 +63,6 @@ class Bend:
     """A scale for anomaly scores: straight around the normal images, logarithmic far from them.
 
     Far anomalies have scores hundreds of times those of normal images; both must be seen.
-
-    Attributes
-    ----------
-    center, width : float
-        Median and spread of the normal images' scores.
     """
 
     center: float
@@ -137,17 +124,7 @@ _Kind = tuple[bool, str]
 
 
 class Chart(NamedTuple):
-    """A chart of the width `WIDTH`.
-
-    Attributes
-    ----------
-    title : str
-        What it shows, for who cannot see it.
-    body : str
-        Its elements.
-    height : float
-        Of the drawing.
-    """
+    """A chart of the width `WIDTH`."""
 
     title: str
     body: str
@@ -164,18 +141,7 @@ class Chart(NamedTuple):
 
 
 def draw_curves(record: Record) -> str:
-    """Draw a record's ROC curve, precision-recall curve and scores by defect type.
-
-    Parameters
-    ----------
-    record : Record
-        A finished job's record.
-
-    Returns
-    -------
-    str
-        SVG. Without images of both kinds there are no curves.
-    """
+    """Draw a record's ROC curve, precision-recall curve and scores by defect type."""
     name, scores = f"{record.dataset}/{record.category}", record.scores
     charts = [("images by anomaly score", histogram(name, scores))]
     if len({score.anomalous for score in scores}) == 2:
@@ -304,15 +270,7 @@ def _by_defect_type(scores: Sequence[ImageScore]) -> dict[_Kind, list[float]]:
 def learning_curve(
     title: str, axis: str, points: Mapping[str, Mapping[float, Sequence[float]]]
 ) -> Chart:
-    """Draw a metric against a swept setting, with its standard deviation over seeds.
-
-    Parameters
-    ----------
-    title, axis : str
-        What is drawn, and the name of the setting.
-    points : mapping of str to mapping of float to sequence of float
-        For each category and value, the metric of every seed.
-    """
+    """Draw a metric against a swept setting, with its standard deviation over seeds."""
     xs = sorted({value for line in points.values() for value in line})
     every = [metric for line in points.values() for seeds in line.values() for metric in seeds]
     low = min(every) - 0.02
@@ -386,18 +344,7 @@ def _axes(x: Scale, y: Scale, titles: tuple[str, str]) -> str:
 
 
 def draw_mistakes(mistakes: Sequence[Mistake]) -> str:
-    """Draw each image, its anomaly map laid over it, and what is wrong with its score.
-
-    Parameters
-    ----------
-    mistakes : sequence of Mistake
-        At least one.
-
-    Returns
-    -------
-    str
-        SVG that holds the images. Each map has the scale of its own least and largest value.
-    """
+    """Draw each image, its anomaly map laid over it, and what is wrong with its score."""
     column = 2 * _SIDE + 2 * _GAP
     rows = -(-len(mistakes) // 3)
     shapes = [

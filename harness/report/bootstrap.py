@@ -37,15 +37,7 @@ _DIGITS = 12
 
 @dataclass(frozen=True)
 class Images:
-    """The test images of one category, reduced to the order of their scores.
-
-    Attributes
-    ----------
-    normal, anomalous : array of int
-        For each image the position of its score among the distinct scores, ascending.
-    distinct : int
-        The number of distinct scores.
-    """
+    """The test images of one category, reduced to the order of their scores."""
 
     normal: Integers
     anomalous: Integers
@@ -54,17 +46,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Resampled:
-    """A metric of the test set, of its resamples, and of the test set without each image.
-
-    Attributes
-    ----------
-    value : float
-        The metric of the test set itself.
-    resamples : array of float, shape (resamples,)
-        The metric of each resample.
-    left_out : tuple of arrays of float
-        Per stratum, the metric without each one of its images.
-    """
+    """A metric of the test set, of its resamples, and of the test set without each image."""
 
     value: float
     resamples: Floats
@@ -72,13 +54,7 @@ class Resampled:
 
 
 def images_of(anomalous: Sequence[bool], scores: Sequence[float]) -> Images:
-    """Order a category's scores.
-
-    Raises
-    ------
-    ValueError
-        There are fewer than two images of a kind: their spread is unknown.
-    """
+    """Order a category's scores."""
     labels = np.asarray(anomalous, dtype=bool)
     for kind, count in (("normal", (~labels).sum()), ("anomalous", labels.sum())):
         if count < 2:
@@ -95,20 +71,7 @@ def auroc(normal: Integers, anomalous: Integers) -> Floats:
 
 
 def resample(images: Images, metric: Metric, *, key: str, n: int = RESAMPLES) -> Resampled:
-    """Resample one category.
-
-    Parameters
-    ----------
-    images : Images
-        Its scores.
-    metric : Metric
-        `auroc`, or another metric of counts.
-    key : str
-        Names the random stream: categories must have different ones, or their errors would go
-        together; models compared on the same images must have the same one.
-    n : int
-        Number of resamples.
-    """
+    """Resample one category."""
     blocks = (
         metric(
             _counts(images.normal[i], images.distinct),
@@ -213,17 +176,6 @@ def p_value(of: Resampled) -> float:
     (1993), equation 14.10, solved for alpha; Efron & Narasimhan, "The automatic construction of
     bootstrap confidence intervals", JCGS 29 (2020), on such levels. So p < 0.05 exactly where the
     95 % interval excludes 0.
-
-    Parameters
-    ----------
-    of : Resampled
-        A difference.
-
-    Returns
-    -------
-    float
-        From 2 / (resamples + 1), below which resamples tell nothing, to 1; and 1 where no resample
-        differs from any other, for there is no interval then.
     """
     n = len(of.resamples)
     if of.resamples.min() == of.resamples.max():
@@ -294,22 +246,7 @@ Limits = tuple[float, float]
 def resample_cell(
     key: str, scores: Sequence[ImageScore], *, n: int = RESAMPLES
 ) -> Resampled | None:
-    """Resample the image AUROC of a job's test images.
-
-    Parameters
-    ----------
-    key : str
-        Names the random stream: dataset and category.
-    scores : sequence of ImageScore
-        The job's scores.
-    n : int
-        Number of resamples.
-
-    Returns
-    -------
-    Resampled, optional
-        None where there are fewer than two images of a kind.
-    """
+    """Resample the image AUROC of a job's test images."""
     anomalous = [score.anomalous for score in scores]
     if min(sum(anomalous), len(anomalous) - sum(anomalous)) < 2:
         return None

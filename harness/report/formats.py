@@ -52,11 +52,6 @@ def code(words: str) -> str:
 def spans(markdown: str) -> Iterator[tuple[bool, str]]:
     r"""Read what `text` and `code` wrote, for other formats.
 
-    Yields
-    ------
-    tuple of bool and str
-        Whether it is code, and the words.
-
     Examples
     --------
     >>> list(spans(text("a|b") + " " + code("c|d")))
@@ -86,17 +81,7 @@ _NO_LABEL = re.compile(r"[^\w.:-]", re.ASCII)
 
 
 def latex(name: str, grid: Grid, caption: str) -> str:
-    """Render a grid as a floating table, labelled `tab:NAME`.
-
-    Parameters
-    ----------
-    name : str
-        The table's name.
-    grid : Grid
-        Its cells.
-    caption : str
-        Its caption in Markdown, of which code in backticks is understood.
-    """
+    """Render a grid as a floating table, labelled `tab:NAME`."""
     lines = [
         r"\begin{table}",
         r"\centering",

@@ -33,19 +33,7 @@ SIZE = 160
 
 
 class Shown(NamedTuple):
-    """A test image chosen for the gallery.
-
-    Attributes
-    ----------
-    kind : str
-        Why: `false_alarm`, `miss`, `best_map` or `worst_map`.
-    sample : Sample
-        The image.
-    score : float
-        Its recorded anomaly score.
-    note : str
-        What else is to be said.
-    """
+    """A test image chosen for the gallery."""
 
     kind: str
     sample: Sample
@@ -55,17 +43,7 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True)
 class Maps:
-    """The anomaly maps of a category's test images, small.
-
-    Attributes
-    ----------
-    of : dict of str to array of the shape of `seen`
-        By image name; empty without a localizer.
-    auroc : dict of str to float
-        The pixel AUROC within each image of which a mask tells both kinds of pixels.
-    seen : tuple of slice
-        The rows and columns of a picture that the maps cover.
-    """
+    """The anomaly maps of a category's test images, small."""
 
     of: dict[str, NDArray]
     auroc: dict[str, float]
@@ -73,27 +51,7 @@ class Maps:
 
 
 def draw_gallery(job: Job, scores: Sequence[ImageScore], folder: Path) -> int:
-    """Choose and write one category's pictures.
-
-    Parameters
-    ----------
-    job : Job
-        The job of a finished run.
-    scores : sequence of ImageScore
-        The scores that the run recorded.
-    folder : Path
-        Where `index.csv` and the pictures go.
-
-    Returns
-    -------
-    int
-        The number of images shown.
-
-    Raises
-    ------
-    DataError
-        The images are not there any more, or not the same.
-    """
+    """Choose and write one category's pictures."""
     fitted = fit(job)
     maps = _maps(fitted)
     samples = {sample.name: sample for sample in fitted.split.test}

@@ -27,17 +27,7 @@ MAIN = INTERVAL_METRIC
 
 @dataclass(frozen=True)
 class Grid:
-    """A finished table of text.
-
-    Attributes
-    ----------
-    header : tuple of str
-        The columns' titles.
-    body : tuple of tuple of str
-        One line per category.
-    average : tuple of str
-        The last line; empty for a table without one.
-    """
+    """A finished table of text."""
 
     header: tuple[str, ...]
     body: tuple[tuple[str, ...], ...]
@@ -75,15 +65,7 @@ def limits(low: float | None, high: float | None) -> str:
 
 
 def model_ms(seconds: Mapping[str, float], images: int) -> float | None:
-    """Compute the milliseconds per image of fitting the model and scoring with it.
-
-    Parameters
-    ----------
-    seconds : mapping of str to float
-        By stage, as records have them.
-    images : int
-        The training and the test images together.
-    """
+    """Compute the milliseconds per image of fitting the model and scoring with it."""
     return 1000 * seconds["model"] / images if "model" in seconds else None
 
 

@@ -29,15 +29,7 @@ TITLE = "DFKDE benchmark"
 def build_page(
     tables: Mapping[str, Table], held: Mapping[str, TableResults], *, pictures: Path
 ) -> str:
-    """Build the whole report as one HTML text.
-
-    Parameters
-    ----------
-    tables, held : mapping
-        Every declared table, and what `results/` holds of it.
-    pictures : Path
-        The folder of galleries: `TABLE/CATEGORY/index.csv`.
-    """
+    """Build the whole report as one HTML text."""
     shown = [name for name in tables if any(row.finished for row in held[name].rows)]
     waiting = [table for name, table in tables.items() if name not in shown]
     sections = "".join(
@@ -303,21 +295,7 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Picture:
-    """One entry of a category's gallery.
-
-    Attributes
-    ----------
-    kind : str
-        Why it was chosen: `false_alarm`, `miss`, `best_map` or `worst_map`.
-    image, defect_type : str
-        As in `ImageScore`.
-    score : float
-        The anomaly score.
-    note : str
-        What else is to be said, such as the image's own pixel AUROC.
-    files : dict of str to Path
-        `picture`, `map` and `mask`, those that there are.
-    """
+    """One entry of a category's gallery."""
 
     kind: str
     image: str

@@ -65,19 +65,7 @@ Measured = float | str
 
 @dataclass(frozen=True)
 class Request:
-    """What a table is asked to show.
-
-    Attributes
-    ----------
-    rows, columns : tuple of str
-        The facets that its rows and columns are; `metric` and `defect_type` may be among them.
-    metrics : tuple of str
-        Names of `METRICS`, or `model_ms`; several only where `metric` is an axis.
-    format : str
-        One of `FORMATS`.
-    choices : dict of str to Choice
-        Which runs, by facet.
-    """
+    """What a table is asked to show."""
 
     rows: Line
     columns: Line
@@ -98,25 +86,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Pivot:
-    """The runs of a table and its cells.
-
-    Attributes
-    ----------
-    request : Request
-        What was asked.
-    runs : tuple of StoredRun
-        Those that are shown, with their scores.
-    common : dict of str to str
-        What all of them have in common.
-    failed : tuple of StoredRun
-        Failed runs, each in place of a run that nobody finished.
-    cells : dict
-        By row, column and seed.
-    unofficial : set
-        Row and column of those cells whose data are not the published dataset.
-    notes : tuple of str
-        What a reader of the terminal should know.
-    """
+    """The runs of a table and its cells."""
 
     request: Request
     runs: tuple[StoredRun, ...]
@@ -128,23 +98,7 @@ class Pivot:
 
 
 def pivot(arguments: Sequence[str], runs: Iterable[StoredRun], *, read: Read) -> Pivot:
-    """Lay runs out in rows and columns.
-
-    Parameters
-    ----------
-    arguments : sequence of str
-        `KEY=VALUE`: `rows`, `columns`, `metric`, `format`, and facets that runs must have.
-    runs : iterable of StoredRun
-        Every run of a store, in any order.
-    read : callable
-        Reads the record that a run has kept, with its scores.
-
-    Raises
-    ------
-    ReportError
-        In one line: an argument is wrong, no run is left, or runs differ otherwise than by the
-        rows' and columns' keys.
-    """
+    """Lay runs out in rows and columns."""
     newest = sorted(runs, key=lambda run: (run.started, run.run_id), reverse=True)
     finished = {run.run_id: facets_of(run) for run in newest if run.status == FINISHED}
     if not finished:
@@ -286,17 +240,7 @@ def _extras(request: Request, run: StoredRun) -> Iterator[Mapping[str, str]]:
 
 
 def measure(run: StoredRun, metric: str, defect_type: str | None = None) -> Measured:
-    """Return a number of a run, or why there is none.
-
-    Parameters
-    ----------
-    run : StoredRun
-        With its scores, where a defect type is asked for.
-    metric : str
-        Of `METRICS`, or `model_ms`.
-    defect_type : str, optional
-        Measures the normal test images against the anomalous ones of this type alone.
-    """
+    """Return a number of a run, or why there is none."""
     record = run.record
     if run.status != FINISHED:
         return FAILED

@@ -49,33 +49,6 @@ def publish(
     """Write `results/`, and what stands at the markers of the pages: every file, or none.
 
     A table without a marker is kept in `results/` alone.
-
-    Parameters
-    ----------
-    root : Path
-        The checkout.
-    runs : iterable of StoredRun
-        Every tracked run, with or without its per-image scores.
-    only : collection of str
-        The tables to make anew; none given means all. The others stay as they are.
-    drop : callable
-        Whether a published row of a table is not to be kept; all are by default.
-    read : callable
-        Reads the record of a finished run, with its scores.
-
-    Returns
-    -------
-    notes : list of str
-        Refused runs, several runs of one cell, rows that were replaced or went away.
-    refusals : list of str
-        Why a table could not be made; it stays as it is.
-
-    Raises
-    ------
-    ReportError
-        Nothing can be written: a declaration, a marker or an existing result is wrong.
-    OSError
-        A file cannot be written; nothing has been changed.
     """
     tables, results = read_tables(root / "conf"), root / "results"
     names = {*tables, *tables.refused}
@@ -202,23 +175,7 @@ def markdowns(
 
 
 def check(root: Path) -> str:
-    """Compare pages and results with each other and with the schema, without any run.
-
-    Parameters
-    ----------
-    root : Path
-        The checkout.
-
-    Returns
-    -------
-    str
-        Unified diffs from the pages as they are to what the results say; empty when they agree.
-
-    Raises
-    ------
-    ReportError
-        A marker, a file or a schema is wrong, or the results contradict one another.
-    """
+    """Compare pages and results with each other and with the schema, without any run."""
     declared, folder = read_tables(root / "conf"), root / "results"
     pages = read_pages(root)
     found = markers(pages)

@@ -35,16 +35,7 @@ _CLOSE = re.compile(rf"^<!-- /({'|'.join(_KINDS)}) -->$", re.MULTILINE)
 
 
 class Marker(NamedTuple):
-    """A place of a page that the results fill.
-
-    Attributes
-    ----------
-    kind : str
-        `table` for a declared table with its intervals and its caption, `results` for the overview
-        of a dataset, `status` for how far each dataset is.
-    name : str
-        The table or the dataset; `all` for the status.
-    """
+    """A place of a page that the results fill."""
 
     kind: str
     name: str
@@ -67,18 +58,6 @@ def markers(pages: Mapping[str, str]) -> list[Marker]:
 
 def fill(pages: Mapping[str, str], contents: Mapping[Marker, str]) -> dict[str, str]:
     r"""Put each content between its markers; all other text stays as it is.
-
-    Parameters
-    ----------
-    pages : mapping of str to str
-        The texts, by path.
-    contents : mapping of Marker to str
-        What is to stand there; what stands at other markers stays.
-
-    Raises
-    ------
-    ReportError
-        A marker is doubled or unclosed.
 
     Examples
     --------
@@ -155,18 +134,6 @@ _SHOW = re.compile(
 def fill_page(page: str, table: Callable[[Sequence[str]], str]) -> str:
     r"""Put at each marker the table that its arguments ask for; all other text stays as it is.
 
-    Parameters
-    ----------
-    page : str
-        The page's text.
-    table : callable
-        Returns the table, as Markdown, of the arguments of `report show`.
-
-    Raises
-    ------
-    ReportError
-        There is no marker, or one is not closed, or as `table`.
-
     Examples
     --------
     >>> page = "# Title\n<!-- show: model=knn -->\nold\n<!-- /show -->\nmore\n"
@@ -193,21 +160,7 @@ STATUS = Marker("status", "all")
 
 @dataclass(frozen=True)
 class Group:
-    """Some columns of an overview: those of one table, or of one reference.
-
-    Attributes
-    ----------
-    label : str
-        What stands above them.
-    metrics : tuple of str
-        A column each.
-    cells : dict of str to tuple of str
-        The lines that it has, by category.
-    average : tuple of str
-        The last line.
-    told : str
-        What the caption says of it, in Markdown.
-    """
+    """Some columns of an overview: those of one table, or of one reference."""
 
     label: str
     metrics: tuple[str, ...]
@@ -222,20 +175,7 @@ def overviews(
     held: Mapping[str, TableResults],
     sources: Callable[[], Sequence[Source]],
 ) -> dict[Marker, str]:
-    """Write what stands at the markers of the kinds `results` and `status`.
-
-    Parameters
-    ----------
-    found : iterable of Marker
-        The markers of all pages. An overview is of the tables that have one, in that order.
-    tables : mapping of str to Table
-        The declared tables whose rows are as they declare.
-    held : mapping of str to TableResults
-        What `results/` holds, also of other tables. Where it holds rows of a table with a marker
-        that is not among `tables`, the overview of their dataset is not made.
-    sources : callable
-        Reads the published numbers, if an overview is to be made.
-    """
+    """Write what stands at the markers of the kinds `results` and `status`."""
     found = list(found)
     marked = [marker.name for marker in found if marker.kind == "table"]
     shown = [tables[name] for name in marked if name in tables and tables[name].headline]
@@ -261,17 +201,6 @@ def overview(
     """Lay out a dataset: a group of columns for each table with a row, and one for a reference.
 
     Categories that none of them has are left out.
-
-    Parameters
-    ----------
-    dataset : str
-        The dataset's name.
-    tables : sequence of Table
-        Its tables with one job per category.
-    held : mapping of str to TableResults
-        Their rows and averages.
-    sources : sequence of Source
-        All published numbers.
     """
     labels = _labels(tables)
     groups = [_ours(t, held[t.name], labels[t.name]) for t in tables if held[t.name].rows]

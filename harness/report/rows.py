@@ -48,29 +48,7 @@ _PLACE = re.compile(
 
 @dataclass(frozen=True)
 class Row:
-    """One job of one table.
-
-    Attributes
-    ----------
-    schema : int
-        `harness.record.SCHEMA_VERSION` of the code that wrote the row.
-    dirty : str
-        `clean`, or `dirty` where the working tree differed from `commit`.
-    environment : str
-        The key of the job's versions and machine in `environment.json`.
-    scores_digest : str
-        SHA-256 of the job's lines of the table's scores file, hexadecimal.
-    setting, undefined : dict of str to str
-        As in `Record`.
-    metric : dict of str to float
-        As in `Record`.
-    low, high : dict of str to float
-        The 95 % bootstrap interval of those metrics that have one.
-    seconds : dict of str to float
-        The record's durations.
-
-    The other attributes are those of `Record` and `StoredRun`.
-    """
+    """One job of one table."""
 
     schema: int
     dataset: str
@@ -200,13 +178,7 @@ def _csv_line(cells: Iterable[str]) -> str:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read a results file.
-
-    Raises
-    ------
-    ReportError
-        The file is missing or is not one that `write_rows` wrote under a schema that is read.
-    """
+    """Read a results file."""
     with reading(path, errors="surrogatepass", newline="") as file:
         reader = csv.DictReader(file)
         columns = tuple(name for name in reader.fieldnames or () if "." not in name)
@@ -277,21 +249,7 @@ def read_scores(path: Path) -> dict[str, tuple[ImageScore, ...]]:
 
 
 def difference(of: Record | Row, scores: Sequence[ImageScore]) -> str:
-    """Compare a finished run or row with its per-image scores.
-
-    Parameters
-    ----------
-    of : Record or Row
-        What tells numbers of images, and metrics.
-    scores : sequence of ImageScore
-        All that should be behind them.
-
-    Returns
-    -------
-    str
-        The first number that differs, with both values; empty where none does. They are equal to
-        the last bit, or another's.
-    """
+    """Compare a finished run or row with its per-image scores."""
     from harness.metrics import image_metrics
 
     labels = [image.anomalous for image in scores]
@@ -317,13 +275,7 @@ def first_difference(
 
 
 def check_scores(row: Row, scores: Sequence[ImageScore]) -> None:
-    """Refuse per-image scores that are not all those behind a finished row.
-
-    Raises
-    ------
-    ReportError
-        A number of the row is not that of the scores, or its digest of the scores is another.
-    """
+    """Refuse per-image scores that are not all those behind a finished row."""
     wrong = difference(row, scores)
     if not wrong and scores_digest(scores) != row.scores_digest:
         wrong = "its digest is of other scores"
@@ -332,13 +284,7 @@ def check_scores(row: Row, scores: Sequence[ImageScore]) -> None:
 
 
 def backed_scores(table: str, rows: Iterable[Row], scores: Scores) -> Scores:
-    """Return a table's scores, all of which its finished rows must stand behind.
-
-    Raises
-    ------
-    ReportError
-        There are scores without a finished row, or as in `check_scores`.
-    """
+    """Return a table's scores, all of which its finished rows must stand behind."""
     finished = {row.category: row for row in rows if row.finished}
     stray = [category for category in scores if category not in finished]
     if stray:

@@ -32,15 +32,7 @@ It raises `ValueError` where there is none."""
 
 @dataclass(frozen=True)
 class Selection:
-    """The runs of a table.
-
-    Attributes
-    ----------
-    runs : dict of Cell to StoredRun
-        At most one run per cell, in the table's order; a finished one with its scores.
-    notes : tuple of str
-        What a reader of the terminal should know: several runs of one cell, a refused run.
-    """
+    """The runs of a table."""
 
     runs: dict[Cell, StoredRun]
     notes: tuple[str, ...]
@@ -58,25 +50,7 @@ def select(
     published: Iterable[Row] = (),
     read: Read = as_read,
 ) -> Selection:
-    """Pick the table's runs: per cell the newest finished one, else the newest failed one.
-
-    Parameters
-    ----------
-    table : Table
-        The declaration.
-    runs : iterable of StoredRun
-        Every run there is, in any order.
-    published : iterable of Row
-        What the table has. A run that is older, or that failed where a row is finished, is no news.
-    read : callable
-        Reads the record that a run has kept.
-
-    Raises
-    ------
-    ReportError
-        The picked runs mix two sets of weights, with one another or with what is published: a table
-        claims one, or one for each seed where the seed draws them.
-    """
+    """Pick the table's runs: per cell the newest finished one, else the newest failed one."""
     rows = {cell_of(table, row): row for row in published}
     found: dict[Cell, list[StoredRun]] = {}
     refused: dict[str, list[StoredRun]] = {}
@@ -230,13 +204,7 @@ def _believed(
 
 
 def with_scores(run: StoredRun, read: Read) -> StoredRun:
-    """Return a finished run with the scores that prove its metrics.
-
-    Raises
-    ------
-    ValueError
-        In one line: it keeps none, or they, or the metrics as it logged them, are others.
-    """
+    """Return a finished run with the scores that prove its metrics."""
     kept, told = read(run), run.record
     wrong = difference(told, kept.scores) or first_difference(
         told.metrics, kept.metrics, by="its record"
@@ -340,15 +308,7 @@ def natural(value: str | None) -> tuple[float, str]:
 
 
 class Choice(NamedTuple):
-    """A facet that must have one of some values.
-
-    Attributes
-    ----------
-    name : str
-        The facet.
-    values : tuple of str
-        As given: `null`, `[layer3,layer4]`, `glob(b*)`.
-    """
+    """A facet that must have one of some values."""
 
     name: str
     values: tuple[str, ...]
@@ -370,11 +330,6 @@ class Choice(NamedTuple):
 
 def parse(arguments: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Read `KEY=VALUE` and `KEY=VALUE,VALUE`, in Hydra's names and ours.
-
-    Raises
-    ------
-    ReportError
-        An argument is not of that form, or a key is given twice.
 
     Examples
     --------
@@ -448,15 +403,6 @@ class Seen:
 
     Data may differ between categories only, weights between backbones (random ones between seeds,
     too), a model's settings between models, and other settings nowhere, unless they are an axis.
-
-    Parameters
-    ----------
-    runs : iterable of Facets
-        Those that the table shows.
-    axes : sequence of str
-        The facets that its rows and columns are.
-    timed : bool
-        Whether it shows durations, which are of one machine.
     """
 
     def __init__(self, runs: Iterable[Facets], axes: Sequence[str], *, timed: bool = False) -> None:
@@ -480,13 +426,7 @@ class Seen:
         return True
 
     def check(self) -> None:
-        """Refuse runs that differ otherwise than by the axes.
-
-        Raises
-        ------
-        ReportError
-            In one line: every setting in which they differ, its values, and what to do.
-        """
+        """Refuse runs that differ otherwise than by the axes."""
         differing = {key: values for key, values in self._values.items() if len(values) > 1}
         # What is computed from the others says nothing that they do not.
         told = {k: v for k, v in differing.items() if k[0] != "identity"} or differing

@@ -36,19 +36,7 @@ _AVERAGES_HEADER = ("table", "metric", "categories", "average", "low", "high")
 
 @dataclass(frozen=True)
 class Average:
-    """A metric's mean over all categories of a table with one job for each.
-
-    Attributes
-    ----------
-    table, metric : str
-        Which column.
-    categories : int
-        How many; an incomplete column has no average.
-    value : float
-        The mean.
-    low, high : float, optional
-        Its 95 % bootstrap interval; None where the metric has none.
-    """
+    """A metric's mean over all categories of a table with one job for each."""
 
     table: str
     metric: str
@@ -119,20 +107,7 @@ Environments = dict[str, dict[str, dict[str, str]]]
 
 @dataclass(frozen=True)
 class TableResults:
-    """What `results/` holds of one table.
-
-    Attributes
-    ----------
-    rows : tuple of Row
-        In the table's order.
-    scores : dict of str to tuple of ImageScore
-        By category, for the finished jobs of a table with one job per category. Tables over
-        seeds or settings show spreads over runs and keep no scores.
-    averages : dict of str to Average
-        By metric, for the complete columns of a table with one job per category.
-    environments : dict
-        Of those rows.
-    """
+    """What `results/` holds of one table."""
 
     rows: tuple[Row, ...] = ()
     scores: dict[str, tuple[ImageScore, ...]] = field(default_factory=dict)
@@ -143,17 +118,7 @@ class TableResults:
 def results_of(
     table: Table, runs: Mapping[Cell, StoredRun], held: TableResults | None = None
 ) -> TableResults:
-    """Put runs, with their scores, into what a table's files hold; other rows stay as they are.
-
-    Parameters
-    ----------
-    table : Table
-        The declaration.
-    runs : mapping of Cell to StoredRun
-        The runs that make a row or replace one.
-    held : TableResults, optional
-        What the files hold; nothing by default.
-    """
+    """Put runs, with their scores, into what a table's files hold; other rows stay as they are."""
     from harness.report.bootstrap import average_limits, cell_limits, resample_cell
 
     held = held or TableResults()
@@ -242,13 +207,7 @@ def files_of(tables: Mapping[str, TableResults]) -> dict[str, str]:
 
 
 def read_results(folder: Path, name: str) -> TableResults:
-    """Read back one table.
-
-    Raises
-    ------
-    ReportError
-        A file is missing, of another schema, or lacks the environment of a row.
-    """
+    """Read back one table."""
     rows = tuple(read_rows(folder / f"{name}.csv"))
     environments = _read_environments(folder / "environment.json")
     unknown = sorted({row.environment for row in rows} - set(environments))
