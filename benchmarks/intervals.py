@@ -16,7 +16,7 @@ from scipy import optimize, stats
 
 from harness.record import ImageScore
 from harness.report import bootstrap
-from harness.report.intervals import average_limits, cell_limits, resample_cell
+from harness.report.bootstrap import average_limits, cell_limits, resample_cell
 
 SIZES = ((20, 63), (12, 30), (60, 100), (200, 200))
 AUROCS = (0.75, 0.90, 0.97, 0.99)

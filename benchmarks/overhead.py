@@ -28,8 +28,8 @@ from torch import nn
 
 from benchmarks.measure import machine, table
 from harness.data.synthetic import Plan, write_synthetic
-from harness.report.row import read_rows
-from harness.report.table import read_tables
+from harness.report.declaration import read_tables
+from harness.report.rows import read_rows
 from harness.tracking import read_runs
 
 ROOT = Path(__file__).resolve().parents[1]

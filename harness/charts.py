@@ -6,8 +6,10 @@ whose features are cached. A chart is drawn for a phone's width and coloured by 
 
 from __future__ import annotations
 
+import math
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from itertools import pairwise
 from statistics import stdev
@@ -18,11 +20,82 @@ from numpy.typing import NDArray
 
 from harness.metrics.registry import METRICS
 from harness.record import ImageScore, Mistake, Record
-from harness.scale import Scale, bend_around, bent_ticks, nice_ticks
 from harness.system.terminal import in_markup
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A straight line from values to positions."""
+
+    low: float
+    high: float
+    start: float
+    stop: float
+
+    def __call__(self, value: float) -> float:
+        """Place a value, rounded to a tenth of a pixel."""
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.stop - self.start), 1)
+
+
+def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Choose about `count` round values within limits.
+
+    Examples
+    --------
+    >>> nice_ticks(0, 1)
+    [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    >>> nice_ticks(-3, 41)
+    [0.0, 10.0, 20.0, 30.0, 40.0]
+    """
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = min((m * power for m in (1, 2, 5, 10)), key=lambda s: abs(math.log(s / rough)))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(i * step, 10) for i in range(first, last + 1)]
+
+
+@dataclass(frozen=True)
+class Bend:
+    """A scale for anomaly scores: straight around the normal images, logarithmic far from them.
+
+    Far anomalies have scores hundreds of times those of normal images; both must be seen.
+    """
+
+    center: float
+    width: float
+
+    def forward(self, score: float) -> float:
+        """Bend a score."""
+        return math.asinh((score - self.center) / self.width)
+
+    def backward(self, bent: float) -> float:
+        """Unbend it."""
+        return self.center + self.width * math.sinh(bent)
+
+
+def bend_around(normal: Sequence[float]) -> Bend:
+    """Choose the bend from the normal images' scores."""
+    ordered = sorted(normal)
+    middle = ordered[len(ordered) // 2]
+    spread = ordered[(len(ordered) * 3) // 4] - ordered[len(ordered) // 4]
+    return Bend(middle, 2 * spread or 1.0)
+
+
+def bent_ticks(bend: Bend, low: float, high: float) -> list[float]:
+    """Choose round scores at about equal distances along a bent axis, four at most."""
+    ticks: list[float] = []
+    for share in (0.02, 0.34, 0.66, 0.98):
+        rough = bend.backward(low + share * (high - low))
+        digits = 1 - math.floor(math.log10(abs(rough))) if rough else 0
+        rounded = round(rough, min(digits, 6))
+        if low <= bend.forward(rounded) <= high and rounded not in ticks:
+            ticks.append(rounded)
+    return ticks
+
 
 WIDTH = 360
 _BINS = 36
@@ -51,17 +124,7 @@ _Kind = tuple[bool, str]
 
 
 class Chart(NamedTuple):
-    """A chart of the width `WIDTH`.
-
-    Attributes
-    ----------
-    title : str
-        What it shows, for who cannot see it.
-    body : str
-        Its elements.
-    height : float
-        Of the drawing.
-    """
+    """A chart of the width `WIDTH`."""
 
     title: str
     body: str
@@ -78,18 +141,7 @@ class Chart(NamedTuple):
 
 
 def draw_curves(record: Record) -> str:
-    """Draw a record's ROC curve, precision-recall curve and scores by defect type.
-
-    Parameters
-    ----------
-    record : Record
-        A finished job's record.
-
-    Returns
-    -------
-    str
-        SVG. Without images of both kinds there are no curves.
-    """
+    """Draw a record's ROC curve, precision-recall curve and scores by defect type."""
     name, scores = f"{record.dataset}/{record.category}", record.scores
     charts = [("images by anomaly score", histogram(name, scores))]
     if len({score.anomalous for score in scores}) == 2:
@@ -218,15 +270,7 @@ def _by_defect_type(scores: Sequence[ImageScore]) -> dict[_Kind, list[float]]:
 def learning_curve(
     title: str, axis: str, points: Mapping[str, Mapping[float, Sequence[float]]]
 ) -> Chart:
-    """Draw a metric against a swept setting, with its standard deviation over seeds.
-
-    Parameters
-    ----------
-    title, axis : str
-        What is drawn, and the name of the setting.
-    points : mapping of str to mapping of float to sequence of float
-        For each category and value, the metric of every seed.
-    """
+    """Draw a metric against a swept setting, with its standard deviation over seeds."""
     xs = sorted({value for line in points.values() for value in line})
     every = [metric for line in points.values() for seeds in line.values() for metric in seeds]
     low = min(every) - 0.02
@@ -300,18 +344,7 @@ def _axes(x: Scale, y: Scale, titles: tuple[str, str]) -> str:
 
 
 def draw_mistakes(mistakes: Sequence[Mistake]) -> str:
-    """Draw each image, its anomaly map laid over it, and what is wrong with its score.
-
-    Parameters
-    ----------
-    mistakes : sequence of Mistake
-        At least one.
-
-    Returns
-    -------
-    str
-        SVG that holds the images. Each map has the scale of its own least and largest value.
-    """
+    """Draw each image, its anomaly map laid over it, and what is wrong with its score."""
     column = 2 * _SIDE + 2 * _GAP
     rows = -(-len(mistakes) // 3)
     shapes = [

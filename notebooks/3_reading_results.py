@@ -24,10 +24,10 @@ from IPython.display import HTML, Markdown, display
 from harness.charts import histogram, roc_chart
 from harness.report.caption import caption
 from harness.report.grid import grid_of
-from harness.report.markdown import markdown
+from harness.report.formats import markdown
 from harness.report.paired import compare
-from harness.report.results import read_results
-from harness.report.table import read_tables
+from harness.report.stored import read_results
+from harness.report.declaration import read_tables
 
 # %% [markdown]
 # `ROOT` is the checkout.

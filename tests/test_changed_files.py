@@ -20,8 +20,8 @@ from harness.data.synthetic import write_synthetic
 from harness.experiment import evaluate
 from harness.features.reader import FeatureReader
 from harness.fitting import reader_of
-from harness.gallery import draw
 from harness.record import ImageScore
+from harness.report import gallery
 
 
 @contextmanager
@@ -151,15 +151,15 @@ def test_a_file_replaced_before_it_is_drawn(own, function, tmp_path, monkeypatch
     # The first of the pictures that have a mask.
     sample = next(sample for sample in split.test if sample.anomalous)
     path = sample.path if function == "read_image" else sample.mask_path
-    content, original = other_of(path), getattr(draw, function)
+    content, original = other_of(path), getattr(gallery, function)
 
     def meanwhile(*arguments):
         with replaced(path, content):
             return original(*arguments)
 
-    monkeypatch.setattr(draw, function, meanwhile)
+    monkeypatch.setattr(gallery, function, meanwhile)
     with pytest.raises(DataError) as caught:
-        draw.draw_gallery(own, scores, tmp_path / "gallery")
+        gallery.draw_gallery(own, scores, tmp_path / "gallery")
     check_message(caught.value, path, content)
 
 

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.report.check import check
-from harness.report.publish import publish
+from harness.record import ImageScore
+from harness.report.declaration import ReportError, Table, read_table, read_tables, reading
+from harness.report.publish import check, publish
 from harness.report.readme import PAGES
-from harness.report.results import TableResults, read_or_empty, read_results
-from harness.report.table import ReportError, Table, read_table, read_tables, reading
+from harness.report.stored import TableResults, read_or_empty, read_results
 from harness.system.files import write_atomically
 from harness.system.terminal import say
 
@@ -27,6 +27,7 @@ examples:
   python -m harness.report compare TABLE TABLE   two models or backbones, on the same images;
                                                  of more, mean ranks over their categories
   python -m harness.report latex TABLE           a table for a paper
+  python -m harness.report gallery               pictures of mistakes and anomaly maps, for the page
   python -m harness.report html                  everything as one page, runs/report.html
 """
 
@@ -76,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND")
     _add_compare(commands)
     _add_latex(commands)
+    _add_gallery(commands)
     _add_html(commands)
     _add_show(commands)
     return parser
@@ -103,6 +105,21 @@ def _add_latex(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(run=_latex)
 
 
+def _add_gallery(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("gallery", help="draw the pictures of the tables' runs")
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help="which tables (default: all)")
+    parser.add_argument("--output", type=Path, default=Path("runs/gallery"))
+    parser.add_argument(
+        "--trusted",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="models and backbones, as module:name, that a run may use beside this project's own",
+    )
+    parser.add_argument("--uri", default=argparse.SUPPRESS, help="the MLflow tracking URI")
+    parser.set_defaults(run=_gallery)
+
+
 def _add_html(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("html", help="write the report as one self-contained page")
     parser.add_argument("--output", type=Path, default=Path("runs/report.html"))
@@ -110,7 +127,7 @@ def _add_html(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "--pictures",
         type=Path,
         default=Path("runs/gallery"),
-        help="what `python -m harness.gallery` wrote (default: runs/gallery)",
+        help="what `python -m harness.report.gallery` wrote (default: runs/gallery)",
     )
     parser.set_defaults(run=_html)
 
@@ -201,8 +218,8 @@ def _published(root: Path, *, methods: bool) -> str:
 
 def _latex(options: argparse.Namespace) -> int:
     from harness.report.caption import caption
+    from harness.report.formats import latex
     from harness.report.grid import grid_of
-    from harness.report.latex import latex
 
     for name in options.tables:
         table, results = held_table(options.root, name)
@@ -210,8 +227,45 @@ def _latex(options: argparse.Namespace) -> int:
     return 0
 
 
+def _gallery(options: argparse.Namespace) -> int:
+    """Draw the categories of all tables that are asked for; 1 if one could not be drawn."""
+    from harness.report.rows import backed_scores
+
+    failed = False
+    tables = {n: t for n, t in read_tables(options.root / "conf").items() if t.headline}
+    unknown = sorted(set(options.tables) - set(tables))
+    if unknown:
+        raise ReportError(f"no table {', '.join(unknown)} to draw; there are {', '.join(tables)}")
+    for name in options.tables or tables:
+        results = read_or_empty(options.root / "results", name)
+        scores = backed_scores(name, results.rows, results.scores)
+        for row in results.rows:
+            if row.finished:
+                folder = options.output / name / row.category
+                failed |= not _draw(row.run_id, scores[row.category], folder, options)
+    return int(failed)
+
+
+def _draw(
+    run_id: str, scores: Sequence[ImageScore], folder: Path, options: argparse.Namespace
+) -> bool:
+    from harness.report.gallery import draw_gallery
+    from harness.tracking import StoreError, read_job
+
+    try:
+        job = read_job(run_id, options.uri, trusted=options.trusted)
+        shown = draw_gallery(job, scores, folder)
+    except StoreError as error:
+        raise ReportError(str(error)) from None
+    except (ValueError, OSError) as error:
+        say(f"error: {error}", error=True)
+        return False
+    say(f"{job}: {shown} images in {folder}")
+    return True
+
+
 def _html(options: argparse.Namespace) -> int:
-    from harness.report.page import build_page
+    from harness.report.html import build_page
 
     tables, held = _every_table(options.root)
     page = build_page(tables, held, pictures=options.pictures)
@@ -221,9 +275,8 @@ def _html(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from harness.report.fill import fill_page
-    from harness.report.layout import render
-    from harness.report.pivot import pivot
+    from harness.report.pivot import pivot, render
+    from harness.report.readme import fill_page
     from harness.tracking import StoreError, outdated, read_record, read_runs
 
     def table(arguments: Sequence[str]) -> str:

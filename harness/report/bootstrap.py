@@ -20,7 +20,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.report.protocol import CONFIDENCE, RESAMPLES, SEED
+from harness.record import ImageScore
+from harness.report.rows import CONFIDENCE, RESAMPLES, SEED
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -36,15 +37,7 @@ _DIGITS = 12
 
 @dataclass(frozen=True)
 class Images:
-    """The test images of one category, reduced to the order of their scores.
-
-    Attributes
-    ----------
-    normal, anomalous : array of int
-        For each image the position of its score among the distinct scores, ascending.
-    distinct : int
-        The number of distinct scores.
-    """
+    """The test images of one category, reduced to the order of their scores."""
 
     normal: Integers
     anomalous: Integers
@@ -53,17 +46,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Resampled:
-    """A metric of the test set, of its resamples, and of the test set without each image.
-
-    Attributes
-    ----------
-    value : float
-        The metric of the test set itself.
-    resamples : array of float, shape (resamples,)
-        The metric of each resample.
-    left_out : tuple of arrays of float
-        Per stratum, the metric without each one of its images.
-    """
+    """A metric of the test set, of its resamples, and of the test set without each image."""
 
     value: float
     resamples: Floats
@@ -71,13 +54,7 @@ class Resampled:
 
 
 def images_of(anomalous: Sequence[bool], scores: Sequence[float]) -> Images:
-    """Order a category's scores.
-
-    Raises
-    ------
-    ValueError
-        There are fewer than two images of a kind: their spread is unknown.
-    """
+    """Order a category's scores."""
     labels = np.asarray(anomalous, dtype=bool)
     for kind, count in (("normal", (~labels).sum()), ("anomalous", labels.sum())):
         if count < 2:
@@ -94,20 +71,7 @@ def auroc(normal: Integers, anomalous: Integers) -> Floats:
 
 
 def resample(images: Images, metric: Metric, *, key: str, n: int = RESAMPLES) -> Resampled:
-    """Resample one category.
-
-    Parameters
-    ----------
-    images : Images
-        Its scores.
-    metric : Metric
-        `auroc`, or another metric of counts.
-    key : str
-        Names the random stream: categories must have different ones, or their errors would go
-        together; models compared on the same images must have the same one.
-    n : int
-        Number of resamples.
-    """
+    """Resample one category."""
     blocks = (
         metric(
             _counts(images.normal[i], images.distinct),
@@ -212,17 +176,6 @@ def p_value(of: Resampled) -> float:
     (1993), equation 14.10, solved for alpha; Efron & Narasimhan, "The automatic construction of
     bootstrap confidence intervals", JCGS 29 (2020), on such levels. So p < 0.05 exactly where the
     95 % interval excludes 0.
-
-    Parameters
-    ----------
-    of : Resampled
-        A difference.
-
-    Returns
-    -------
-    float
-        From 2 / (resamples + 1), below which resamples tell nothing, to 1; and 1 where no resample
-        differs from any other, for there is no interval then.
     """
     n = len(of.resamples)
     if of.resamples.min() == of.resamples.max():
@@ -285,3 +238,38 @@ def separation_limit(n_normal: int, n_anomalous: int, confidence: float = CONFID
     0.861
     """
     return float((1 - confidence) ** (1 / min(n_normal, n_anomalous)))
+
+
+Limits = tuple[float, float]
+
+
+def resample_cell(
+    key: str, scores: Sequence[ImageScore], *, n: int = RESAMPLES
+) -> Resampled | None:
+    """Resample the image AUROC of a job's test images."""
+    anomalous = [score.anomalous for score in scores]
+    if min(sum(anomalous), len(anomalous) - sum(anomalous)) < 2:
+        return None
+    images = images_of(anomalous, [score.score for score in scores])
+    return resample(images, auroc, key=key, n=n)
+
+
+def cell_limits(resampled: Resampled | None) -> Limits | None:
+    """Compute the interval of a job's image AUROC.
+
+    Where the scores separate perfectly, the lower limit comes from the number of images.
+    """
+    if resampled is None:
+        return None
+    if resampled.value == 1.0:
+        normal, anomalous = (len(stratum) for stratum in resampled.left_out)
+        return separation_limit(normal, anomalous), 1.0
+    return interval(resampled)
+
+
+def average_limits(cells: Sequence[Resampled | None]) -> Limits | None:
+    """Compute the interval of the average, images resampled within each category."""
+    known = [cell for cell in cells if cell is not None]
+    if not known or len(known) < len(cells):
+        return None
+    return interval(mean_of(known))

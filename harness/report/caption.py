@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from harness.config import FeaturesConfig
 from harness.metrics.registry import METRICS
+from harness.report.declaration import Table
+from harness.report.formats import code, text
 from harness.report.grid import shown_metrics, tally
-from harness.report.markdown import code, text
-from harness.report.protocol import RESAMPLES
-from harness.report.row import Row
-from harness.report.table import Table
+from harness.report.rows import RESAMPLES, Row
 
 
 def caption(table: Table, rows: Sequence[Row]) -> str:

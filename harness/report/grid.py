@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from statistics import stdev
 
 from harness.metrics.registry import HEADLINE, METRICS
-from harness.report.averages import mean
-from harness.report.protocol import INTERVAL_METRIC
-from harness.report.results import TableResults
-from harness.report.row import Row
-from harness.report.select import axis_value
-from harness.report.table import Table
+from harness.record import ImageScore
+from harness.report.declaration import Table
+from harness.report.rows import INTERVAL_METRIC, Row
+from harness.report.selection import axis_value
+from harness.report.stored import TableResults, mean
 
 ABSENT = "–"
 UNDEFINED = "n/a"
@@ -28,17 +27,7 @@ MAIN = INTERVAL_METRIC
 
 @dataclass(frozen=True)
 class Grid:
-    """A finished table of text.
-
-    Attributes
-    ----------
-    header : tuple of str
-        The columns' titles.
-    body : tuple of tuple of str
-        One line per category.
-    average : tuple of str
-        The last line; empty for a table without one.
-    """
+    """A finished table of text."""
 
     header: tuple[str, ...]
     body: tuple[tuple[str, ...], ...]
@@ -76,15 +65,7 @@ def limits(low: float | None, high: float | None) -> str:
 
 
 def model_ms(seconds: Mapping[str, float], images: int) -> float | None:
-    """Compute the milliseconds per image of fitting the model and scoring with it.
-
-    Parameters
-    ----------
-    seconds : mapping of str to float
-        By stage, as records have them.
-    images : int
-        The training and the test images together.
-    """
+    """Compute the milliseconds per image of fitting the model and scoring with it."""
     return 1000 * seconds["model"] / images if "model" in seconds else None
 
 
@@ -254,3 +235,13 @@ def tally(rows: Sequence[Row], key: Callable[[Row], str]) -> dict[str, list[str]
             if row.category not in names:
                 names.append(row.category)
     return groups
+
+
+def of_type(scores: Sequence[ImageScore], metric: str, *, defect_type: str) -> float | str:
+    """Measure the normal test images against the anomalous ones of one defect type."""
+    from harness.metrics import image_metrics
+
+    images = [i for i in scores if not i.anomalous or i.defect_type == defect_type]
+    labels = [image.anomalous for image in images]
+    values = image_metrics(labels, [image.score for image in images]).values
+    return values.get(metric, UNDEFINED)

@@ -11,12 +11,11 @@ from harness.metrics.registry import METRICS
 from harness.record import ImageScore
 from harness.report import bootstrap
 from harness.report.bootstrap import Resampled
+from harness.report.declaration import ReportError, Table
+from harness.report.formats import markdown, text
 from harness.report.grid import ABSENT, Grid, number, signed
-from harness.report.markdown import markdown, text
-from harness.report.protocol import INTERVAL_METRIC, RESAMPLES
-from harness.report.results import TableResults
-from harness.report.scores import Scores, backed_scores
-from harness.report.table import ReportError, Table
+from harness.report.rows import INTERVAL_METRIC, RESAMPLES, Scores, backed_scores
+from harness.report.stored import TableResults
 
 Held = tuple[Table, TableResults]
 FEWEST = 6
@@ -26,15 +25,7 @@ _TITLE = f"## {METRICS[INTERVAL_METRIC].display}\n\n"
 
 @dataclass(frozen=True)
 class Pair:
-    """One category under two models.
-
-    Attributes
-    ----------
-    category : str
-        The category.
-    first, second, difference : Resampled
-        The image AUROC under each, and second minus first, over the same resamples.
-    """
+    """One category under two models."""
 
     category: str
     first: Resampled
@@ -43,18 +34,7 @@ class Pair:
 
 
 def compare(first: Held, second: Held) -> str:
-    """Compare two tables on the categories that both have, as Markdown.
-
-    Parameters
-    ----------
-    first, second : tuple of Table and TableResults
-        The tables.
-
-    Raises
-    ------
-    ReportError
-        The tables share no finished category, or were not tested on the same images.
-    """
+    """Compare two tables on the categories that both have, as Markdown."""
     pairs = pair_up(first, second)
     names = (first[0].name, second[0].name)
     body = []
@@ -154,18 +134,7 @@ def wilcoxon(differences: Sequence[float]) -> float:
 
 
 def rank(held: Sequence[Held]) -> str:
-    """Compare three tables or more by their mean ranks over all categories, as Markdown.
-
-    Parameters
-    ----------
-    held : sequence of tuple of Table and TableResults
-        The tables.
-
-    Raises
-    ------
-    ReportError
-        A table lacks a category, there are fewer than 6, or as in `compare`.
-    """
+    """Compare three tables or more by their mean ranks over all categories, as Markdown."""
     categories, names = held[0][0].categories, [table.name for table, _ in held]
     if len(categories) < FEWEST:
         raise ReportError(
@@ -201,20 +170,7 @@ def _values(table: Table, results: TableResults) -> list[float]:
 
 
 def friedman(values: bootstrap.Floats) -> tuple[list[float], float, float]:
-    """Rank models over categories: Demsar, JMLR 7 (2006), section 3.2.2, corrected for ties.
-
-    Parameters
-    ----------
-    values : array of float, shape (categories, models)
-        The higher, the better.
-
-    Returns
-    -------
-    ranks : list of float
-        The mean rank of each model, 1 for the highest.
-    statistic, p : float
-        Friedman's test; 0 and 1 where no category tells any two models apart.
-    """
+    """Rank models over categories: Demsar, JMLR 7 (2006), section 3.2.2, corrected for ties."""
     from scipy import stats
 
     ranks = stats.rankdata(-values, axis=1)

@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import stdev
 
-from harness.metrics import image_metrics
+import yaml
+
+from harness.config import conf_dir
 from harness.metrics.registry import HEADLINE, METRICS
-from harness.record import ImageScore, StoredRun
-from harness.report.facets import (
+from harness.record import StoredRun
+from harness.report.declaration import ReportError
+from harness.report.formats import code, latex, markdown, text
+from harness.report.grid import (
+    ABSENT,
+    FAILED,
+    MAIN,
+    MILLISECONDS,
+    TIMED,
+    UNDEFINED,
+    Grid,
+    model_ms,
+    of_type,
+    spread,
+)
+from harness.report.html import page_of
+from harness.report.rows import FINISHED, public, to_csv
+from harness.report.selection import (
+    CORE,
+    DATA,
+    MACHINE,
     Choice,
     Facets,
+    Read,
     Seen,
     check_choices,
     check_key,
     chosen,
     facets_of,
+    in_words,
+    natural,
     our_name,
     parse,
+    with_scores,
 )
-from harness.report.grid import ABSENT, FAILED, MAIN, UNDEFINED, model_ms
-from harness.report.row import FINISHED
-from harness.report.select import Read, with_scores
-from harness.report.table import ReportError
+from harness.report.stored import mean
 
 METRIC, DEFECT_TYPE = "metric", "defect_type"
 MODEL_MS = "model_ms"
@@ -41,19 +65,7 @@ Measured = float | str
 
 @dataclass(frozen=True)
 class Request:
-    """What a table is asked to show.
-
-    Attributes
-    ----------
-    rows, columns : tuple of str
-        The facets that its rows and columns are; `metric` and `defect_type` may be among them.
-    metrics : tuple of str
-        Names of `METRICS`, or `model_ms`; several only where `metric` is an axis.
-    format : str
-        One of `FORMATS`.
-    choices : dict of str to Choice
-        Which runs, by facet.
-    """
+    """What a table is asked to show."""
 
     rows: Line
     columns: Line
@@ -74,25 +86,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Pivot:
-    """The runs of a table and its cells.
-
-    Attributes
-    ----------
-    request : Request
-        What was asked.
-    runs : tuple of StoredRun
-        Those that are shown, with their scores.
-    common : dict of str to str
-        What all of them have in common.
-    failed : tuple of StoredRun
-        Failed runs, each in place of a run that nobody finished.
-    cells : dict
-        By row, column and seed.
-    unofficial : set
-        Row and column of those cells whose data are not the published dataset.
-    notes : tuple of str
-        What a reader of the terminal should know.
-    """
+    """The runs of a table and its cells."""
 
     request: Request
     runs: tuple[StoredRun, ...]
@@ -104,23 +98,7 @@ class Pivot:
 
 
 def pivot(arguments: Sequence[str], runs: Iterable[StoredRun], *, read: Read) -> Pivot:
-    """Lay runs out in rows and columns.
-
-    Parameters
-    ----------
-    arguments : sequence of str
-        `KEY=VALUE`: `rows`, `columns`, `metric`, `format`, and facets that runs must have.
-    runs : iterable of StoredRun
-        Every run of a store, in any order.
-    read : callable
-        Reads the record that a run has kept, with its scores.
-
-    Raises
-    ------
-    ReportError
-        In one line: an argument is wrong, no run is left, or runs differ otherwise than by the
-        rows' and columns' keys.
-    """
+    """Lay runs out in rows and columns."""
     newest = sorted(runs, key=lambda run: (run.started, run.run_id), reverse=True)
     finished = {run.run_id: facets_of(run) for run in newest if run.status == FINISHED}
     if not finished:
@@ -136,7 +114,7 @@ def pivot(arguments: Sequence[str], runs: Iterable[StoredRun], *, read: Read) ->
         if run.run_id in kept:
             of_cell.setdefault(_place(request, kept[run.run_id]), []).append(run)
     notes: list[str] = []
-    shown = tuple(_believed(of_cell.values(), read, notes))
+    shown = tuple(_newest(of_cell.values(), read, notes))
     lost = _lost(request, newest, seen=seen, known=set(of_cell))
     cells, unofficial = _cells(request, (*shown, *lost))
     notes += _uneven(request, cells.values())
@@ -194,9 +172,7 @@ def _place(request: Request, run: Facets) -> Line:
     return (*(run[key] for key in request.axes), run["seed"])
 
 
-def _believed(
-    cells: Iterable[list[StoredRun]], read: Read, notes: list[str]
-) -> Iterator[StoredRun]:
+def _newest(cells: Iterable[list[StoredRun]], read: Read, notes: list[str]) -> Iterator[StoredRun]:
     """Yield the newest run of each cell whose scores prove its metrics."""
     total = more = 0
     for runs in cells:
@@ -264,17 +240,7 @@ def _extras(request: Request, run: StoredRun) -> Iterator[Mapping[str, str]]:
 
 
 def measure(run: StoredRun, metric: str, defect_type: str | None = None) -> Measured:
-    """Return a number of a run, or why there is none.
-
-    Parameters
-    ----------
-    run : StoredRun
-        With its scores, where a defect type is asked for.
-    metric : str
-        Of `METRICS`, or `model_ms`.
-    defect_type : str, optional
-        Measures the normal test images against the anomalous ones of this type alone.
-    """
+    """Return a number of a run, or why there is none."""
     record = run.record
     if run.status != FINISHED:
         return FAILED
@@ -289,9 +255,262 @@ def measure(run: StoredRun, metric: str, defect_type: str | None = None) -> Meas
     return UNDEFINED if metric in record.undefined else ABSENT
 
 
-def of_type(scores: Sequence[ImageScore], metric: str, *, defect_type: str) -> Measured:
-    """Measure the normal test images against the anomalous ones of one defect type."""
-    images = [i for i in scores if not i.anomalous or i.defect_type == defect_type]
-    labels = [image.anomalous for image in images]
-    values = image_metrics(labels, [image.score for image in images]).values
-    return values.get(metric, UNDEFINED)
+NOT_OFFICIAL = " (not official)"
+_CATEGORY = ("category",)
+_UNTOLD = (*DATA, MACHINE, "weights_digest", "identity", "model_factory", "backbone_factory")
+
+BySeed = Mapping[int, Measured]
+
+
+def render(pivot: Pivot, arguments: Sequence[str]) -> str:
+    """Write a table in the format that was asked for; a CSV has no caption."""
+    if pivot.request.format == "csv":
+        return csv_of_pivot(pivot)
+    grid, caption = grid_of_pivot(pivot), caption_of_pivot(pivot, arguments)
+    if pivot.request.format == "latex":
+        return latex("runs", grid, caption)
+    return page_of(grid, caption) if pivot.request.format == "html" else markdown(grid, caption)
+
+
+def grid_of_pivot(pivot: Pivot) -> Grid:
+    """Lay the cells out as text: means over seeds, with their deviation, and averages."""
+    rows, columns = lines_of(pivot)
+    seeds = seeds_of(pivot)
+    body = [
+        (
+            " · ".join(_label(pivot, pivot.request.rows, row)) + rows[row],
+            *(_text(pivot.cells.get((row, column), {}), seeds) for column in columns),
+        )
+        for row in rows
+    ]
+    header = [" · ".join(map(_title, pivot.request.rows))]
+    header += [
+        " · ".join(_label(pivot, pivot.request.columns, column, keyed=True)) + columns[column]
+        for column in columns
+    ]
+    average: tuple[str, ...] = ()
+    if pivot.request.rows == _CATEGORY:
+        lines = [[pivot.cells.get((row, column), {}) for row in rows] for column in columns]
+        mark = NOT_OFFICIAL if any(rows.values()) else ""
+        average = (f"Average{mark}", *(_average(pivot, line) for line in lines))
+    elif pivot.request.columns == _CATEGORY:
+        lines = [[pivot.cells.get((row, column), {}) for column in columns] for row in rows]
+        mark = NOT_OFFICIAL if any((*rows.values(), *columns.values())) else ""
+        header.append(f"Average{mark}")
+        body = [(*cells, _average(pivot, line)) for cells, line in zip(body, lines, strict=True)]
+    return Grid(tuple(header), tuple(body), average)
+
+
+def csv_of_pivot(pivot: Pivot) -> str:
+    """Write the cells as CSV at full precision, with a column for each of the rows' keys.
+
+    Over several seeds, the cells hold means, and columns beside them the standard deviations.
+    """
+    rows, columns = lines_of(pivot)
+    seeds = seeds_of(pivot)
+    names = [
+        " · ".join(_label(pivot, pivot.request.columns, column, keyed=True)) + columns[column]
+        for column in columns
+    ]
+    if len(seeds) > 1:
+        names = [title for name in names for title in (name, f"{name}: standard deviation")]
+    lines = [[*pivot.request.rows, "official", *names]]
+    for row in rows:
+        flags = {(row, column) in pivot.unofficial for column in columns}
+        line = [*row, "mixed" if len(flags) > 1 else str(flags != {True}).lower()]
+        for column in columns:
+            line += _numbers(pivot.cells.get((row, column), {}), seeds)
+        lines.append(line)
+    return to_csv(lines)
+
+
+def lines_of(pivot: Pivot) -> tuple[dict[Line, str], dict[Line, str]]:
+    """List rows and columns in order, each with its mark where all its data are not official."""
+    keys = (pivot.request.rows, pivot.request.columns)
+    marks = [_marks(pivot, axis, side) for side, axis in enumerate(keys)]
+    if all(marks[0].values()):  # once is enough
+        marks[1] = dict.fromkeys(marks[1], "")
+    rows, columns = (
+        {line: those[line] for line in sorted(those, key=lambda x: _rank(pivot, axis, x))}
+        for those, axis in zip(marks, keys, strict=True)
+    )
+    return rows, columns
+
+
+def _marks(pivot: Pivot, keys: Line, side: int) -> dict[Line, str]:
+    flags: dict[Line, set[bool]] = {}
+    for place, by_seed in pivot.cells.items():
+        told = flags.setdefault(place[side], set())
+        if set(by_seed.values()) != {FAILED}:
+            told.add(place in pivot.unofficial)
+    return {line: NOT_OFFICIAL if those == {True} else "" for line, those in flags.items()}
+
+
+def _rank(pivot: Pivot, keys: Line, line: Line) -> tuple[tuple[int, int, float, str, str], ...]:
+    """Sort as asked for, then categories as declared, then numbers, then words."""
+    return tuple(_rank_of(pivot, key, value) for key, value in zip(keys, line, strict=True))
+
+
+def _rank_of(pivot: Pivot, key: str, value: str) -> tuple[int, int, float, str, str]:
+    order: Sequence[str] = ()
+    if key == METRIC:
+        order = pivot.request.metrics
+    elif key == "category":
+        order = declared(pivot)
+    choice = pivot.request.choices.get(key)
+    asked = (choice.rank(value) if choice else None) or 0
+    place = order.index(value) if value in order else len(order)
+    return asked, place, *natural(value), value
+
+
+def declared(pivot: Pivot) -> list[str]:
+    """List the categories of the published datasets that are shown."""
+    names = {run.record.dataset for run in (*pivot.runs, *pivot.failed)}
+    found: list[str] = []
+    for path in sorted((conf_dir() / "dataset").glob("*.yaml")):
+        told = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if told["name"] in names and told.get("official", True):
+            found += told["categories"]
+    return found
+
+
+def seeds_of(pivot: Pivot) -> list[int]:
+    """List the seeds that each cell should have; one where seeds are rows or columns."""
+    if "seed" in pivot.request.axes:
+        return [0]
+    return sorted({run.record.seed for run in (*pivot.runs, *pivot.failed)})
+
+
+def _values(by_seed: BySeed) -> list[float]:
+    return [value for _, value in sorted(by_seed.items()) if isinstance(value, float)]
+
+
+def _text(by_seed: BySeed, seeds: Sequence[int]) -> str:
+    if values := _values(by_seed):
+        return spread(values, len(seeds))
+    return next((why for why in (FAILED, UNDEFINED) if why in by_seed.values()), ABSENT)
+
+
+def _numbers(by_seed: BySeed, seeds: Sequence[int]) -> list[str]:
+    values = _values(by_seed)
+    if len(values) < len(seeds):
+        return [FAILED if FAILED in by_seed.values() else "", *[""] * (len(seeds) > 1)]
+    return [repr(mean(values)), *([repr(stdev(values))] if len(values) > 1 else [])]
+
+
+def _average(pivot: Pivot, line: Sequence[BySeed]) -> str:
+    """Average over categories for each seed, then spread over seeds; never with a gap."""
+    seeds = seeds_of(pivot)
+    known = [values for by_seed in line if len(values := _values(by_seed)) == len(seeds)]
+    expected = len({*declared(pivot), *_categories(pivot)})
+    if len(known) < expected:
+        return f"{ABSENT} ({len(known)}/{expected})"
+    return spread([mean(values) for values in zip(*known, strict=True)], len(seeds))
+
+
+def _categories(pivot: Pivot) -> set[str]:
+    return {run.record.category for run in (*pivot.runs, *pivot.failed)}
+
+
+def _label(pivot: Pivot, keys: Line, line: Line, *, keyed: bool = False) -> list[str]:
+    return [_words(key, value, keyed=keyed) for key, value in zip(keys, line, strict=True)]
+
+
+def _words(key: str, value: str, *, keyed: bool) -> str:
+    if key == METRIC:
+        return _display(value)
+    plain = not keyed or key in CORE[:4] or key == "defect_type"
+    return in_words(key, value) if plain else f"{key} = {in_words(key, value)}"
+
+
+def _title(key: str) -> str:
+    return key.replace("_", " ").capitalize() if key in (*CORE, METRIC, "defect_type") else key
+
+
+def _display(metric: str) -> str:
+    return MILLISECONDS if metric == MODEL_MS else METRICS[metric].display
+
+
+def caption_of_pivot(pivot: Pivot, arguments: Sequence[str]) -> str:
+    """Write in Markdown what all runs have in common, and how to print the table again."""
+    command = code(shlex.join(["python", "-m", "harness.report", "show", *arguments]))
+    sentences = [
+        f"{_what(pivot)}; {_fixed(pivot)}; {_trace(pivot.runs)} by {command}.",
+        *_protocol(pivot),
+        *_failures(pivot.failed),
+        *_not_official(pivot.runs),
+    ]
+    return " ".join(sentences)
+
+
+def _what(pivot: Pivot) -> str:
+    seeds = seeds_of(pivot)
+    names = ", ".join(map(_display, pivot.request.metrics))
+    types = ", normal test images against one defect type" if pivot.request.by_type else ""
+    if len(seeds) == 1:
+        return f"{names}{types}"
+    listed = ", ".join(map(str, seeds))
+    return f"{names}{types}, mean ± standard deviation over {len(seeds)} seeds ({listed})"
+
+
+def _fixed(pivot: Pivot) -> str:
+    runs = [run.record for run in pivot.runs]
+    told = {key: value for key, value in pivot.common.items() if value != "None"}
+    named = [code(f"{key}={value}") for key, value in told.items() if key not in _UNTOLD]
+    factories = sorted({name for r in runs for name in (r.model_factory, r.backbone_factory)})
+    own = [name for name in factories if not name.startswith(("dfkde.", "dfkde:"))]
+    sets = sorted({(r.backbone, r.weights_digest[:12]) for r in runs})
+    weights = [f"weights {code(w)}{_of(b, alone=len(sets) == 1)}" for b, w in sets]
+    if "data_fingerprint" in told:
+        weights.append(f"data {code(told['data_fingerprint'][:12])}")
+    seeds = {r.seed for r in runs}
+    if len(seeds) == 1 and "seed" not in pivot.request.axes:
+        named.append(code(f"seed={seeds.pop()}"))
+    return ", ".join([*named, *weights, *(f"built by {code(name)}" for name in own)])
+
+
+def _of(backbone: str, *, alone: bool) -> str:
+    return "" if alone else f" of {text(backbone)}"
+
+
+def _trace(runs: Sequence[StoredRun]) -> str:
+    changed = {True: " with uncommitted changes", False: ""}
+    commits = dict.fromkeys(f"{code(run.commit[:10])}{changed[run.dirty]}" for run in runs)
+    days = sorted({text(run.started[:10]) for run in runs})
+    when = f"on {days[0]}" if len(days) == 1 else f"from {days[0]} to {days[-1]}"
+    several = "commits" if len(commits) > 1 else "commit"
+    return f"{several} {', '.join(commits)}; {len(runs)} runs {when}"
+
+
+def _protocol(pivot: Pivot) -> list[str]:
+    metrics, sentences = pivot.request.metrics, []
+    oracles = [
+        METRICS[name].display for name in metrics if name in METRICS and METRICS[name].oracle
+    ]
+    if oracles:
+        sentences.append(f"{', '.join(oracles)}: best threshold on the test labels (an oracle).")
+    if MODEL_MS in metrics:
+        machines = dict.fromkeys(code(facets_of(run)[MACHINE]) for run in pivot.runs)
+        sentences.append(f"{MILLISECONDS}: {TIMED}, on {', '.join(machines)}.")
+    return sentences
+
+
+def _failures(failed: Iterable[StoredRun]) -> list[str]:
+    reasons = {
+        _job(run): public(" ".join((run.error or "").split()), run.record.category)
+        for run in failed
+    }
+    return [f"{text(job)} failed: {code(reason)}." for job, reason in reasons.items()]
+
+
+def _job(run: StoredRun) -> str:
+    record = run.record
+    return f"{record.dataset}/{record.category}, {record.model}, seed {record.seed}"
+
+
+def _not_official(runs: Iterable[StoredRun]) -> list[str]:
+    records = [run.record for run in runs if not run.record.official]
+    names = dict.fromkeys(f"{one.dataset}/{one.category}" for one in records)
+    if not names:
+        return []
+    return [f"Not official: {', '.join(map(text, names))} (not the published data)."]

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from harness.record import StoredRun
 from harness.report.caption import caption
+from harness.report.declaration import ReportError, Table, Tables, read_tables
+from harness.report.formats import markdown
 from harness.report.grid import grid_of
-from harness.report.markdown import markdown
-from harness.report.overview import STATUS, overviews
 from harness.report.published import Source, read_published
-from harness.report.readme import Marker, check_markers, fill, markers, read_pages
-from harness.report.results import TableResults, files_of, read_or_empty, results_of
-from harness.report.row import Row
-from harness.report.scores import backed_scores
-from harness.report.select import Read, as_read, built_otherwise, mismatch, select
-from harness.report.table import ReportError, Table, Tables, read_tables
+from harness.report.readme import (
+    STATUS,
+    Marker,
+    check_markers,
+    fill,
+    markers,
+    overviews,
+    read_pages,
+)
+from harness.report.rows import Row, backed_scores
+from harness.report.selection import Read, as_read, built_otherwise, cell_of, mismatch, select
+from harness.report.stored import (
+    TableResults,
+    averages_of,
+    files_of,
+    read_or_empty,
+    read_results,
+    results_of,
+)
 from harness.system.files import write_together
 
 _TRACES = ("commit", "environment", "identity", "data_fingerprint", "scores_digest")
@@ -35,33 +49,6 @@ def publish(
     """Write `results/`, and what stands at the markers of the pages: every file, or none.
 
     A table without a marker is kept in `results/` alone.
-
-    Parameters
-    ----------
-    root : Path
-        The checkout.
-    runs : iterable of StoredRun
-        Every tracked run, with or without its per-image scores.
-    only : collection of str
-        The tables to make anew; none given means all. The others stay as they are.
-    drop : callable
-        Whether a published row of a table is not to be kept; all are by default.
-    read : callable
-        Reads the record of a finished run, with its scores.
-
-    Returns
-    -------
-    notes : list of str
-        Refused runs, several runs of one cell, rows that were replaced or went away.
-    refusals : list of str
-        Why a table could not be made; it stays as it is.
-
-    Raises
-    ------
-    ReportError
-        Nothing can be written: a declaration, a marker or an existing result is wrong.
-    OSError
-        A file cannot be written; nothing has been changed.
     """
     tables, results = read_tables(root / "conf"), root / "results"
     names = {*tables, *tables.refused}
@@ -185,3 +172,66 @@ def markdowns(
             table, results = tables[marker.name], held[marker.name]
             made[marker] = markdown(grid_of(table, results), caption(table, results.rows))
     return made
+
+
+def check(root: Path) -> str:
+    """Compare pages and results with each other and with the schema, without any run."""
+    declared, folder = read_tables(root / "conf"), root / "results"
+    pages = read_pages(root)
+    found = markers(pages)
+    marked = {marker.name for marker in found if marker.kind == "table"}
+    held = {
+        name: read_results(folder, name)
+        for name in (*declared, *declared.refused)
+        if (name in marked and name in declared) or (folder / f"{name}.csv").exists()
+    }
+    tables = {name: table for name, table in declared.items() if name in held}
+    for name, table in tables.items():
+        _check_order(table, held[name])
+        _check_averages(table, held[name])
+        if table.headline:
+            backed_scores(name, held[name].rows, held[name].scores)
+    scored = {name for name in tables if held[name].scores}
+    for path in folder.glob("scores/*.csv"):
+        if path.stem not in {*scored, *declared.refused}:
+            raise ReportError(f"{path} has the scores of no published row")
+    check_markers(pages, known=known_markers(declared, found))
+    contents = markdowns(tables, held, found)
+    contents |= overviews(found, tables, held, lambda: published_sources(folder))
+    difference = "".join(
+        _difference(page, pages[page], filled) for page, filled in fill(pages, contents).items()
+    )
+    for name in marked:
+        if name in declared.refused and not difference:
+            raise ReportError(declared.refused[name])
+    return difference
+
+
+def _difference(page: str, before: str, after: str) -> str:
+    lines = difflib.unified_diff(
+        before.splitlines(keepends=True),
+        after.splitlines(keepends=True),
+        fromfile=page,
+        tofile=f"{page} as results/ has it",
+    )
+    return "".join(lines)
+
+
+def _check_order(table: Table, results: TableResults) -> None:
+    for row in results.rows:
+        check_row(table, row)
+    found = [cell_of(table, row) for row in results.rows]
+    if found != [cell for cell in table.cells() if cell in found]:
+        raise ReportError(
+            f"results/{table.name}.csv has its rows in another order than"
+            f" conf/experiment/{table.name}.yaml, or twice: {', '.join(map(str, found))}"
+        )
+
+
+def _check_averages(table: Table, results: TableResults) -> None:
+    found = averages_of(table, results.rows)
+    for metric, average in results.averages.items():
+        if metric not in found or found[metric].value != average.value:
+            raise ReportError(
+                f"results/averages.csv: the {metric} of {table.name} is not its rows' mean"
+            )

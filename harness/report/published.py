@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TextIO
 
 from harness.metrics.registry import METRICS
+from harness.report.declaration import ReportError, Table, reading
+from harness.report.formats import code, markdown, text
 from harness.report.grid import ABSENT, FAILED, INTERVAL, Grid, limits, number, signed
-from harness.report.markdown import code, markdown, text
-from harness.report.results import TableResults
-from harness.report.table import ReportError, Table, reading
+from harness.report.stored import TableResults
 
 AVERAGE = "Average"
 METHOD = "dfkde"
@@ -24,20 +24,7 @@ _FRACTION = re.compile(r"0\.[0-9]+|1\.0+")
 
 @dataclass(frozen=True)
 class Source:
-    """Who published numbers, and how theirs were made otherwise than ours.
-
-    Attributes
-    ----------
-    name, label : str
-        The key in `published.csv`, and the name for people.
-    method, backbone : str
-        Their method, `dfkde` or another, and their backbone by our name for it.
-    reference, differences : str
-        Where the numbers stand, and the known differences in weights, preprocessing and scoring.
-    values : dict of (str, str, str) to Decimal
-        By dataset, category and metric, with the digits that were published; `Average` is a
-        category.
-    """
+    """Who published numbers, and how theirs were made otherwise than ours."""
 
     name: str
     label: str
@@ -53,13 +40,7 @@ class Source:
 
 
 def read_published(folder: Path) -> list[Source]:
-    """Read `published.csv` and `published_sources.csv`, in the order of the sources.
-
-    Raises
-    ------
-    ReportError
-        A line is no number of a known metric, stands twice, or is of a source without a line.
-    """
+    """Read `published.csv` and `published_sources.csv`, in the order of the sources."""
     values = _read_values(folder / "published.csv")
     sources: dict[str, Source] = {}
     path = folder / "published_sources.csv"
@@ -114,13 +95,7 @@ def _lines(file: TextIO, path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def check_categories(tables: Mapping[str, Table], sources: Sequence[Source]) -> None:
-    """Refuse numbers of unknown datasets and categories, and of some categories only.
-
-    Raises
-    ------
-    ReportError
-        A source has them; an average alone, of no category, may stand.
-    """
+    """Refuse numbers of unknown datasets and categories, and of some categories only."""
     known = {t.choice("dataset"): t.config["dataset"]["categories"] for t in tables.values()}
     for source in sources:
         for dataset, metric in dict.fromkeys((d, m) for d, _, m in source.values):
@@ -148,11 +123,6 @@ def compare_published(
     """Set every table of DFKDE with a run beside the published numbers of DFKDE, as Markdown.
 
     Only numbers of the table's own backbone stand beside ours; the others are named.
-
-    Raises
-    ------
-    ReportError
-        There is nothing to compare, or published numbers are wrong, as `check_categories` says.
     """
     check_categories(tables, sources)
     parts, used = [], []
@@ -172,13 +142,7 @@ def compare_published(
 
 
 def other_methods(tables: Mapping[str, Table], sources: Sequence[Source]) -> str:
-    """List the published numbers of other methods by dataset, as Markdown; none of ours.
-
-    Raises
-    ------
-    ReportError
-        There are none, or published numbers are wrong, as `check_categories` says.
-    """
+    """List the published numbers of other methods by dataset, as Markdown; none of ours."""
     check_categories(tables, sources)
     others = [source for source in sources if source.method != METHOD]
     parts = []

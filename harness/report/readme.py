@@ -1,14 +1,23 @@
-"""The pages with results, and their markers: `<!-- KIND: NAME -->` ... `<!-- /KIND -->`."""
+"""The pages with results, their markers, and what stands there: `<!-- KIND: NAME -->`."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.report.table import ReportError, reading
+from harness.metrics.registry import HEADLINE, METRICS
+from harness.report.caption import claim
+from harness.report.declaration import ReportError, Table, reading
+from harness.report.formats import code, text
+from harness.report.grid import ABSENT, average_cell, metric_cell, number, shown_metrics
+from harness.report.published import AVERAGE, METHOD, Source
+from harness.report.stored import TableResults
+from harness.system.terminal import in_markup
 
 PAGES = ("README.md", "docs/results.md")
 """Relative to the checkout; the first must be there, and a marker stands in one of them."""
@@ -26,16 +35,7 @@ _CLOSE = re.compile(rf"^<!-- /({'|'.join(_KINDS)}) -->$", re.MULTILINE)
 
 
 class Marker(NamedTuple):
-    """A place of a page that the results fill.
-
-    Attributes
-    ----------
-    kind : str
-        `table` for a declared table with its intervals and its caption, `results` for the overview
-        of a dataset, `status` for how far each dataset is.
-    name : str
-        The table or the dataset; `all` for the status.
-    """
+    """A place of a page that the results fill."""
 
     kind: str
     name: str
@@ -58,18 +58,6 @@ def markers(pages: Mapping[str, str]) -> list[Marker]:
 
 def fill(pages: Mapping[str, str], contents: Mapping[Marker, str]) -> dict[str, str]:
     r"""Put each content between its markers; all other text stays as it is.
-
-    Parameters
-    ----------
-    pages : mapping of str to str
-        The texts, by path.
-    contents : mapping of Marker to str
-        What is to stand there; what stands at other markers stays.
-
-    Raises
-    ------
-    ReportError
-        A marker is doubled or unclosed.
 
     Examples
     --------
@@ -117,9 +105,9 @@ def check_markers(pages: Mapping[str, str], *, known: Collection[Marker]) -> Non
             raise ReportError(
                 f"{page} has a marker for what is {_KINDS[marker.kind]}: {marker.name}"
             )
-    for page, text in pages.items():
-        opened = Counter(match[1] for match in _OPEN.finditer(text))
-        for kind, closed in Counter(match[1] for match in _CLOSE.finditer(text)).items():
+    for page, content in pages.items():
+        opened = Counter(match[1] for match in _OPEN.finditer(content))
+        for kind, closed in Counter(match[1] for match in _CLOSE.finditer(content)).items():
             if closed > opened[kind]:
                 raise ReportError(f"{page} has a <!-- /{kind} --> that closes no {kind}")
 
@@ -135,3 +123,185 @@ def _check_doubled(pages: Mapping[str, str], wanted: Iterable[Marker]) -> None:
 def _where(pages: Mapping[str, str], marker: Marker) -> str:
     """Name the pages with a marker."""
     return " and ".join(page for page, text in pages.items() if marker in markers({page: text}))
+
+
+_SHOW_OPEN = re.compile(r"^<!-- show: .* -->$", re.MULTILINE)
+_SHOW = re.compile(
+    r"^(<!-- show: (.*) -->)\n(?:(?!<!-- show: ).*\n)*?(<!-- /show -->)$", re.MULTILINE
+)
+
+
+def fill_page(page: str, table: Callable[[Sequence[str]], str]) -> str:
+    r"""Put at each marker the table that its arguments ask for; all other text stays as it is.
+
+    Examples
+    --------
+    >>> page = "# Title\n<!-- show: model=knn -->\nold\n<!-- /show -->\nmore\n"
+    >>> print(fill_page(page, lambda arguments: f"| {arguments[0]} |\n"), end="")
+    # Title
+    <!-- show: model=knn -->
+    <BLANKLINE>
+    | model=knn |
+    <BLANKLINE>
+    <!-- /show -->
+    more
+    """
+    opened, closed = len(_SHOW_OPEN.findall(page)), len(_SHOW.findall(page))
+    if not opened or opened != closed:
+        raise ReportError(
+            f"a page must have markers `<!-- show: KEY=VALUE -->`, each with `<!-- /show -->`"
+            f" behind it; it has {opened}, {closed} of them closed"
+        )
+    return _SHOW.sub(lambda one: f"{one[1]}\n\n{table(shlex.split(one[2]))}\n{one[3]}", page)
+
+
+STATUS = Marker("status", "all")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some columns of an overview: those of one table, or of one reference."""
+
+    label: str
+    metrics: tuple[str, ...]
+    cells: dict[str, tuple[str, ...]]
+    average: tuple[str, ...]
+    told: str
+
+
+def overviews(
+    found: Iterable[Marker],
+    tables: Mapping[str, Table],
+    held: Mapping[str, TableResults],
+    sources: Callable[[], Sequence[Source]],
+) -> dict[Marker, str]:
+    """Write what stands at the markers of the kinds `results` and `status`."""
+    found = list(found)
+    marked = [marker.name for marker in found if marker.kind == "table"]
+    shown = [tables[name] for name in marked if name in tables and tables[name].headline]
+    withheld = [held[name].rows for name in marked if name in held and name not in tables]
+    stale = {row.dataset for rows in withheld for row in rows}
+    datasets = {table.choice("dataset") for table in tables.values()} - stale
+    made = {
+        marker: overview(marker.name, _of(marker.name, shown), held, sources())
+        for marker in found
+        if marker.kind == "results" and marker.name in datasets
+    }
+    if STATUS in found and not stale:
+        made[STATUS] = status(shown, held)
+    return made
+
+
+def overview(
+    dataset: str,
+    tables: Sequence[Table],
+    held: Mapping[str, TableResults],
+    sources: Sequence[Source],
+) -> str:
+    """Lay out a dataset: a group of columns for each table with a row, and one for a reference.
+
+    Categories that none of them has are left out.
+    """
+    labels = _labels(tables)
+    groups = [_ours(t, held[t.name], labels[t.name]) for t in tables if held[t.name].rows]
+    groups += [_theirs(source, dataset) for source in [reference(dataset, sources)] if source]
+    if not groups:
+        commands = " or ".join(code(table.command) for table in tables)
+        return f"None yet: {commands}.\n" if tables else "None yet.\n"
+    named = [
+        *(c for table in tables for c in table.categories),
+        *(c for g in groups for c in g.cells),
+    ]
+    categories = [c for c in dict.fromkeys(named) if any(c in group.cells for group in groups)]
+    told = " ".join(f"{group.told}." for group in groups)
+    return f"{_html(groups, categories)}\n{told}\n"
+
+
+def reference(dataset: str, sources: Sequence[Source]) -> Source | None:
+    """Choose DFKDE's source with the most numbers that an overview shows; of several, the first."""
+
+    def shown(source: Source) -> int:
+        return sum(key[0] == dataset and key[2] in HEADLINE for key in source.values)
+
+    best = max((s for s in sources if s.method == METHOD), key=shown, default=None)
+    return best if best and shown(best) else None
+
+
+def status(tables: Sequence[Table], held: Mapping[str, TableResults]) -> str:
+    """Tell in a line for each dataset how many categories have a result; those with one first."""
+    lines = []
+    for dataset in dict.fromkeys(table.choice("dataset") for table in tables):
+        own = _of(dataset, tables)
+        parts = [_count(t, held[t.name], _labels(own)[t.name]) for t in own if held[t.name].rows]
+        lines.append((not parts, f"- {text(own[0].title)}: {'; '.join(parts) or 'none yet'}\n"))
+    return "".join(line for _, line in sorted(lines, key=lambda line: line[0]))
+
+
+def _count(table: Table, results: TableResults, label: str) -> str:
+    finished = sum(row.finished for row in results.rows)
+    failed = len(results.rows) - finished
+    lost = f" ({failed} failed)" if failed else ""
+    return f"{finished}/{len(table.categories)} categories with {code(label)}{lost}"
+
+
+def _of(dataset: str, tables: Iterable[Table]) -> list[Table]:
+    return [table for table in tables if table.choice("dataset") == dataset]
+
+
+def _labels(tables: Iterable[Table]) -> dict[str, str]:
+    """Name tables by their backbones, or as they are declared where two have the same."""
+    labels = {table.name: table.choice("backbone") for table in tables}
+    several = len(set(labels.values())) < len(labels)
+    return {name: name for name in labels} if several else labels
+
+
+def _ours(table: Table, results: TableResults, label: str) -> Group:
+    metrics, count = shown_metrics(results.rows), len(table.categories)
+    cells = {row.category: tuple(metric_cell(row, m) for m in metrics) for row in results.rows}
+    average = tuple(average_cell(metric, results, categories=count) for metric in metrics)
+    return Group(label, metrics, cells, average, claim(table))
+
+
+def _theirs(source: Source, dataset: str) -> Group:
+    numbers = source.values.items()
+    values = {key[1:]: number(float(value)) for key, value in numbers if key[0] == dataset}
+    metrics = tuple(m for m in HEADLINE if any(metric == m for _, metric in values))
+    cells = {
+        category: tuple(values.get((category, metric), ABSENT) for metric in metrics)
+        for category, metric in values
+        if metric in metrics
+    }
+    average = cells.pop(AVERAGE, (ABSENT,) * len(metrics))
+    told = f"{text(source.label)}: published numbers, not run here ({text(source.reference)})"
+    return Group(source.label, metrics, cells, average, told)
+
+
+def _html(groups: Sequence[Group], categories: Sequence[str]) -> str:
+    """Write the lines as HTML, for Markdown has no groups of columns; no line of it is empty."""
+    names = "".join(
+        f'<th colspan="{len(group.metrics)}" scope="colgroup">{in_markup(group.label)}</th>'
+        for group in groups
+    )
+    titles = "".join(
+        f'<th scope="col">{in_markup(METRICS[metric].display)}</th>'
+        for group in groups
+        for metric in group.metrics
+    )
+    first = '<th rowspan="2" scope="col" align="left">Category</th>'
+    rows = [
+        _row(
+            in_markup(category), [g.cells.get(category, (ABSENT,) * len(g.metrics)) for g in groups]
+        )
+        for category in categories
+    ]
+    rows += [_row(f"<b>{AVERAGE}</b>", [group.average for group in groups])]
+    body = "".join(rows)
+    return (
+        f"<table><thead>\n<tr>{first}{names}</tr>\n<tr>{titles}</tr>\n</thead><tbody>\n"
+        f"{body}</tbody></table>\n"
+    )
+
+
+def _row(title: str, groups: Iterable[tuple[str, ...]]) -> str:
+    cells = "".join(f'<td align="right">{in_markup(c)}</td>' for group in groups for c in group)
+    return f"<tr><td>{title}</td>{cells}</tr>\n"

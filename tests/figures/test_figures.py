@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.charts import WIDTH, draw_curves, draw_mistakes
+from harness.charts import WIDTH, draw_curves, draw_mistakes, nice_ticks
 from harness.data.split import Sample
 from harness.experiment import most_wrong
 from harness.record import ImageScore, Record
-from harness.scale import nice_ticks
 from harness.system.terminal import shown
 from tests.names import NAMES
 

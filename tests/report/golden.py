@@ -9,12 +9,12 @@ import tempfile
 from pathlib import Path
 
 from harness.report.caption import caption
+from harness.report.declaration import read_tables
+from harness.report.formats import latex
 from harness.report.grid import grid_of
-from harness.report.latex import latex
 from harness.report.publish import publish
 from harness.report.readme import PAGES
-from harness.report.results import read_results
-from harness.report.table import read_tables
+from harness.report.stored import read_results
 from tests.report.synthetic import sweep
 
 FOLDER = Path(__file__).parent / "golden"

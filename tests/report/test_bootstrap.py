@@ -9,13 +9,14 @@ from harness.report import bootstrap
 from harness.report.bootstrap import (
     Images,
     Resampled,
+    cell_limits,
     images_of,
     interval,
     mean_of,
     p_value,
     resample,
+    resample_cell,
 )
-from harness.report.intervals import cell_limits, resample_cell
 from tests.report.synthetic import scores
 
 

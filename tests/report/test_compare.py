@@ -13,12 +13,11 @@ from scipy import stats
 from harness.record import ImageScore
 from harness.report.__main__ import held_table, main
 from harness.report.bootstrap import auroc, images_of, resample
+from harness.report.declaration import ReportError, read_table, read_tables
 from harness.report.paired import FEWEST, Held, compare, friedman, holm, pair_up, rank, wilcoxon
 from harness.report.published import METHOD, compare_published, read_published
-from harness.report.results import TableResults, read_results
-from harness.report.row import scores_digest
-from harness.report.scores import check_scores, write_scores
-from harness.report.table import ReportError, read_table, read_tables
+from harness.report.rows import check_scores, scores_digest, write_scores
+from harness.report.stored import TableResults, read_results
 from tests.report.synthetic import metrics, scores
 
 ROOT = Path(__file__).parents[2]

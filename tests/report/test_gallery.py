@@ -24,14 +24,14 @@ from harness.config import (
 )
 from harness.data import DataError, load_split
 from harness.experiment import EACH, evaluate
-from harness.gallery import __main__ as command
-from harness.gallery.draw import SIZE, draw_gallery
 from harness.metrics import image_metrics
 from harness.record import ImageScore
-from harness.report.page.gallery import read_gallery
-from harness.report.row import scores_digest
-from harness.report.select import Selection, fits, select
-from harness.report.table import ReportError, read_table
+from harness.report import __main__ as command
+from harness.report.declaration import ReportError, read_table
+from harness.report.gallery import SIZE, draw_gallery
+from harness.report.html import read_gallery
+from harness.report.rows import scores_digest
+from harness.report.selection import Selection, fits, select
 from harness.tracking import Known, open_tracker, read_job, read_runs
 from harness.tracking.store import connect
 
@@ -177,7 +177,7 @@ def _draw(
     tables = {"parts": SimpleNamespace(headline=True)}
     monkeypatch.setattr(command, "read_tables", lambda conf: tables)
     monkeypatch.setattr(command, "read_or_empty", lambda folder, name: results)
-    return command.main(options)
+    return command.main(["gallery", *options])
 
 
 def test_a_hostile_run_costs_its_category_and_runs_nothing(
@@ -222,12 +222,12 @@ def test_tables_and_scores_that_are_not_there_are_told(
     published: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = ["--root", str(published)]
-    assert command.main(["parts_few", "parts_tiny", *root]) == 1
+    assert command.main([*root, "gallery", "parts_few", "parts_tiny"]) == 1
     assert capsys.readouterr().err == (
         "error: no table parts_few to draw; there are cells_small, parts_tiny, parts_wide\n"
     )
     (published / "results" / "scores" / "parts_tiny.csv").unlink()
-    assert command.main(["parts_tiny", *root]) == 1
+    assert command.main([*root, "gallery", "parts_tiny"]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: results/scores/parts_tiny.csv: parts/bolt of run r-bolt: its n_")
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness.report.check import check
+from harness.report.publish import check
 from tests.report.golden import FOLDER, outputs
 
 

@@ -17,16 +17,13 @@ from markdown_it import MarkdownIt
 from harness.record import ImageScore, StoredRun
 from harness.report.__main__ import main
 from harness.report.caption import caption
-from harness.report.check import check
+from harness.report.declaration import ReportError, read_tables
+from harness.report.formats import code, latex, spans, text
 from harness.report.grid import grid_of
-from harness.report.latex import latex
-from harness.report.markdown import code, spans, text
-from harness.report.page import build_page
-from harness.report.page.gallery import COLUMNS, INDEX, read_gallery
-from harness.report.publish import publish
-from harness.report.results import read_results
-from harness.report.row import public
-from harness.report.table import ReportError, read_tables
+from harness.report.html import COLUMNS, INDEX, build_page, read_gallery
+from harness.report.publish import check, publish
+from harness.report.rows import public
+from harness.report.stored import read_results
 from harness.system.terminal import is_formula, shown, to_cell
 from tests.names import NAMES
 from tests.report.synthetic import failed, record, run, scores

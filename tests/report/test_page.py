@@ -12,15 +12,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import auc
 
-from harness.charts import histogram, learning_curve, roc_chart
+from harness.charts import Scale, bend_around, bent_ticks, histogram, learning_curve, roc_chart
 from harness.report.__main__ import main
+from harness.report.declaration import ReportError
 from harness.report.grid import Grid
-from harness.report.page.bars import auroc_bars
-from harness.report.page.gallery import COLUMNS, INDEX, read_gallery
-from harness.report.page.table import table_html
-from harness.report.results import read_results
-from harness.report.table import ReportError
-from harness.scale import Scale, bend_around, bent_ticks
+from harness.report.html import COLUMNS, INDEX, auroc_bars, read_gallery, table_html
+from harness.report.stored import read_results
 from tests.report.synthetic import metrics, scores
 
 LARGEST = 5_000_000

@@ -14,10 +14,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from harness.record import ImageScore, StoredRun
 from harness.report.__main__ import main
-from harness.report.layout import caption_of_pivot, grid_of_pivot, render
-from harness.report.pivot import measure, pivot
-from harness.report.select import as_read
-from harness.report.table import ReportError
+from harness.report.declaration import ReportError
+from harness.report.pivot import caption_of_pivot, grid_of_pivot, measure, pivot, render
+from harness.report.selection import as_read
 from tests.report.synthetic import SETTINGS, failed, metrics, record, run, scores
 
 

@@ -11,11 +11,10 @@ import pytest
 
 from harness.record import SCHEMA_VERSION
 from harness.report.__main__ import main
-from harness.report.check import check
-from harness.report.publish import publish
-from harness.report.results import read_results
-from harness.report.row import read_rows
-from harness.report.table import ReportError
+from harness.report.declaration import ReportError
+from harness.report.publish import check, publish
+from harness.report.rows import read_rows
+from harness.report.stored import read_results
 from tests.report.synthetic import (
     complete,
     failed,

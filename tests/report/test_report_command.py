@@ -45,8 +45,8 @@ def test_a_folder_that_is_no_checkout_is_named(
 
 
 def test_an_unknown_table_to_make_anew_is_named(published: Path) -> None:
+    from harness.report.declaration import ReportError
     from harness.report.publish import publish
-    from harness.report.table import ReportError
 
     with pytest.raises(ReportError, match="no table demo; there are cells_small, parts_few"):
         publish(published, [], only=["demo"])
@@ -95,8 +95,8 @@ def test_an_experiment_that_is_a_pipe_is_named(
 
 @pytest.mark.parametrize("name", ["README.md", "results/scores/parts_tiny.csv"])
 def test_a_pipe_is_not_written_to(checkout: Path, name: str) -> None:
+    from harness.report.declaration import ReportError
     from harness.report.publish import publish
-    from harness.report.table import ReportError
     from tests.report.synthetic import complete
 
     path = checkout / name

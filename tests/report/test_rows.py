@@ -18,11 +18,10 @@ import pytest
 from harness.metrics import image_average_precision
 from harness.record import Record, StoredRun
 from harness.report.__main__ import main
-from harness.report.check import check
-from harness.report.publish import publish
-from harness.report.results import read_results
-from harness.report.row import public
-from harness.report.table import ReportError
+from harness.report.declaration import ReportError
+from harness.report.publish import check, publish
+from harness.report.rows import public
+from harness.report.stored import read_results
 from harness.tracking import StoreError
 from tests.report.synthetic import complete, failed, maskless, record, run, sweep
 

@@ -9,8 +9,8 @@ import yaml
 
 from harness.record import StoredRun
 from harness.report.caption import caption
-from harness.report.select import Selection, select
-from harness.report.table import Cell, ReportError, Table, read_table
+from harness.report.declaration import Cell, ReportError, Table, read_table
+from harness.report.selection import Selection, select
 from tests.report.synthetic import SETTINGS, failed, few_shot, maskless, record, run
 
 CONF = Path(__file__).parent / "checkout" / "conf"

@@ -9,9 +9,8 @@ import pytest
 import yaml
 
 from harness.report.__main__ import main
-from harness.report.check import check
-from harness.report.publish import publish
-from harness.report.table import Cell, ReportError, read_table, read_tables
+from harness.report.declaration import Cell, ReportError, read_table, read_tables
+from harness.report.publish import check, publish
 from tests.report.synthetic import complete
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.report.scores import difference
+from harness.report.rows import difference
 from harness.tracking import Known, read_job, read_record, read_runs, read_scores
 from harness.tracking.read import _search, stored
 from harness.tracking.store import artifacts_of, connect, experiment_id

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from harness.gallery.__main__ import main as gallery
 from harness.metrics.registry import HEADLINE
 from harness.predict.model import fetch_model
 from harness.report.__main__ import main as report
@@ -117,7 +116,7 @@ def _told(uri, said, tmp_path, capfd):
     out = str(tmp_path / "out")
     commands = [
         partial(report, ["--root", str(tmp_path / "nowhere"), "--uri", uri]),
-        partial(gallery, ["demo", "--root", str(ROOT), "--output", out, "--uri", uri]),
+        partial(report, ["--root", str(ROOT), "gallery", "demo", "--output", out, "--uri", uri]),
         partial(tracking, ["ui", "--uri", uri]),
     ]
     for command in commands:

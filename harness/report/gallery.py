@@ -1,4 +1,9 @@
-"""Choose and draw the pictures of one category."""
+"""Pictures of what a run gets wrong and where it looks, for `python -m harness.report html`.
+
+Of each finished run of a table: the images, anomaly maps and masks of its most confident mistakes
+and of its best and worst localisations, small. Features come from the cache; nothing is measured
+that a table shows.
+"""
 
 from __future__ import annotations
 
@@ -19,27 +24,15 @@ from harness.features.settings import region
 from harness.fitting import Fitted, anomaly_grids, fit, gt_mask_of
 from harness.metrics import pixel_auroc
 from harness.record import ImageScore
-from harness.report.page.gallery import COLUMNS, INDEX
-from harness.report.row import to_csv
+from harness.report.html import COLUMNS, INDEX
+from harness.report.rows import to_csv
 
 SIZE = 160
 """Side of a picture, in pixels."""
 
 
 class Shown(NamedTuple):
-    """A test image chosen for the gallery.
-
-    Attributes
-    ----------
-    kind : str
-        Why: `false_alarm`, `miss`, `best_map` or `worst_map`.
-    sample : Sample
-        The image.
-    score : float
-        Its recorded anomaly score.
-    note : str
-        What else is to be said.
-    """
+    """A test image chosen for the gallery."""
 
     kind: str
     sample: Sample
@@ -49,17 +42,7 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True)
 class Maps:
-    """The anomaly maps of a category's test images, small.
-
-    Attributes
-    ----------
-    of : dict of str to array of the shape of `seen`
-        By image name; empty without a localizer.
-    auroc : dict of str to float
-        The pixel AUROC within each image of which a mask tells both kinds of pixels.
-    seen : tuple of slice
-        The rows and columns of a picture that the maps cover.
-    """
+    """The anomaly maps of a category's test images, small."""
 
     of: dict[str, NDArray]
     auroc: dict[str, float]
@@ -67,27 +50,7 @@ class Maps:
 
 
 def draw_gallery(job: Job, scores: Sequence[ImageScore], folder: Path) -> int:
-    """Choose and write one category's pictures.
-
-    Parameters
-    ----------
-    job : Job
-        The job of a finished run.
-    scores : sequence of ImageScore
-        The scores that the run recorded.
-    folder : Path
-        Where `index.csv` and the pictures go.
-
-    Returns
-    -------
-    int
-        The number of images shown.
-
-    Raises
-    ------
-    DataError
-        The images are not there any more, or not the same.
-    """
+    """Choose and write one category's pictures."""
     fitted = fit(job)
     maps = _maps(fitted)
     samples = {sample.name: sample for sample in fitted.split.test}

@@ -1,4 +1,4 @@
-"""A table as Markdown, and how names are written in Markdown."""
+"""A table as Markdown and as LaTeX, and how names are written in each."""
 
 from __future__ import annotations
 
@@ -52,11 +52,6 @@ def code(words: str) -> str:
 def spans(markdown: str) -> Iterator[tuple[bool, str]]:
     r"""Read what `text` and `code` wrote, for other formats.
 
-    Yields
-    ------
-    tuple of bool and str
-        Whether it is code, and the words.
-
     Examples
     --------
     >>> list(spans(text("a|b") + " " + code("c|d")))
@@ -71,3 +66,57 @@ def spans(markdown: str) -> Iterator[tuple[bool, str]]:
             yield True, match["code"]
             plain = ""
     yield from [(False, plain)] if plain else []
+
+
+_LATEX = {
+    "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    # After the end of a line they would begin an argument.
+    "[": "{[}", "]": "{]}", "*": "{*}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
+    "–": "--", "±": r"$\pm$", "·": r"$\cdot$", "−": r"$-$",
+}  # fmt: skip
+# A label is never shown, and takes no escapes.
+_NO_LABEL = re.compile(r"[^\w.:-]", re.ASCII)
+
+
+def latex(name: str, grid: Grid, caption: str) -> str:
+    """Render a grid as a floating table, labelled `tab:NAME`."""
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_latex_caption(caption)}}}",
+        rf"\label{{tab:{_NO_LABEL.sub('-', name)}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(grid.header) - 1)}}}",
+        r"\toprule",
+        _latex_line(grid.header),
+        r"\midrule",
+        *(_latex_line(line) for line in grid.body),
+        *([r"\midrule", _latex_line(grid.average)] if grid.average else []),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def escape(text: str) -> str:
+    r"""Escape what LaTeX takes for a command.
+
+    Examples
+    --------
+    >>> escape("metal_nut: 95 %")
+    'metal\\_nut: 95 \\%'
+    """
+    return "".join(_LATEX.get(character, character) for character in shown(text))
+
+
+def _latex_line(cells: tuple[str, ...]) -> str:
+    return " & ".join(escape(cell) for cell in cells) + r" \\"
+
+
+def _latex_caption(markdown: str) -> str:
+    """Turn a caption's code spans into typewriter, and escape the rest."""
+    return "".join(
+        rf"\texttt{{{escape(words)}}}" if code else escape(words) for code, words in spans(markdown)
+    )

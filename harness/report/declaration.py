@@ -1,4 +1,4 @@
-"""The declaration of a table: the sweep of one `conf/experiment/<name>.yaml`."""
+"""What an experiment declares as a table: the sweep of `conf/experiment/<name>.yaml`."""
 
 from __future__ import annotations
 
@@ -24,20 +24,7 @@ _DAMAGES = (OSError, ValueError, TypeError, LookupError, AttributeError, Recursi
 
 @contextmanager
 def reading(path: Path, *, errors: str = "strict", newline: str | None = None) -> Iterator[TextIO]:
-    """Open a text file and read it in the block; whatever is wrong with it names it.
-
-    Parameters
-    ----------
-    path : Path
-        A regular file, in UTF-8.
-    errors, newline
-        As `open` takes them.
-
-    Raises
-    ------
-    ReportError
-        If it is missing, is no regular file, or cannot be read and parsed.
-    """
+    """Open a text file and read it in the block; whatever is wrong with it names it."""
     try:
         text = io.TextIOWrapper(open_regular(path), "utf-8", errors, newline)
         with text as file:
@@ -54,17 +41,7 @@ def reading(path: Path, *, errors: str = "strict", newline: str | None = None) -
 
 
 class Cell(NamedTuple):
-    """Which job of a table.
-
-    Attributes
-    ----------
-    category : str
-        The row.
-    seed : int
-        The run's seed; tables over several seeds show their mean.
-    value : str
-        The value of the swept setting; empty where the table sweeps none.
-    """
+    """Which job of a table."""
 
     category: str
     seed: int
@@ -73,28 +50,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """One declared table: the cells it has and the settings its runs must have.
-
-    Attributes
-    ----------
-    name : str
-        The experiment's name, the README marker's and the CSV file's.
-    title : str
-        The dataset's name for people.
-    categories : tuple of str
-        The rows, in order.
-    seeds : tuple of int
-        The seeds of each row.
-    axis : str
-        The setting that the experiment sweeps beside category and seed; empty for none.
-    values : tuple of str
-        The values of that setting, in order; `("",)` without one.
-    config : dict
-        The configuration that its runs must have, nested as in `conf/`; category, seed and the
-        swept setting are those of the first job.
-    jobs : tuple of Composed
-        What the sweep runs.
-    """
+    """One declared table: the cells it has and the settings its runs must have."""
 
     name: str
     title: str
@@ -142,18 +98,7 @@ class Table:
         ]
 
     def expected(self, setting: str) -> Any:
-        """Look up the value that a run's setting must have.
-
-        Parameters
-        ----------
-        setting : str
-            A key of `Record.settings`: `image_size`, `model.n_components`.
-
-        Raises
-        ------
-        KeyError
-            The table's configuration has no such setting.
-        """
+        """Look up the value that a run's setting must have."""
         *groups, key = setting.split(".")
         home = self.config
         for group in groups:
@@ -162,13 +107,7 @@ class Table:
 
 
 class Tables(dict[str, Table]):
-    """The declared tables by name, in alphabetical order.
-
-    Attributes
-    ----------
-    refused : dict of str to str
-        The other experiments, and in one line why a table cannot show them.
-    """
+    """The declared tables by name, in alphabetical order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,20 +120,7 @@ def read_tables(conf: Path) -> Tables:
 
 
 def read_table(conf: Path, name: str) -> Table:
-    """Read one declared table.
-
-    Parameters
-    ----------
-    conf : Path
-        The folder with `config.yaml` and the groups.
-    name : str
-        The experiment.
-
-    Raises
-    ------
-    ReportError
-        There is none, it cannot be composed, or it sweeps what a table cannot show.
-    """
+    """Read one declared table."""
     names = experiments(conf)
     if name not in names:
         raise ReportError(f"no table {name!r}; there are {', '.join(names)}")

@@ -2,24 +2,102 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.record import SCHEMA_VERSION, ImageScore, StoredRun
-from harness.report.averages import Average, complete, mean, read_averages, write_averages
-from harness.report.protocol import INTERVAL_METRIC
-from harness.report.row import Row, check_schema, read_rows, row_of, write_rows
-from harness.report.scores import read_scores, write_scores
-from harness.report.select import cell_of
-from harness.report.table import Cell, ReportError, Table, reading
+from harness.report.declaration import Cell, ReportError, Table, reading
+from harness.report.rows import (
+    INTERVAL_METRIC,
+    Row,
+    check_schema,
+    read_rows,
+    read_scores,
+    row_of,
+    to_csv,
+    write_rows,
+    write_scores,
+)
+from harness.report.selection import cell_of
+from harness.system.terminal import from_cell
 
 if TYPE_CHECKING:
     from harness.report.bootstrap import Resampled
+
+
+_AVERAGES_HEADER = ("table", "metric", "categories", "average", "low", "high")
+
+
+@dataclass(frozen=True)
+class Average:
+    """A metric's mean over all categories of a table with one job for each."""
+
+    table: str
+    metric: str
+    categories: int
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def mean(values: Iterable[float]) -> float:
+    """Average in the order given, so that the last bit is the same everywhere."""
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def complete(rows: Iterable[Row], metric: str, *, categories: int) -> list[float] | None:
+    """Gather a metric of every category, None when one is without."""
+    values = [row.metric[metric] for row in rows if metric in row.metric]
+    return values if len(values) == categories else None
+
+
+def write_averages(averages: Iterable[Average]) -> str:
+    """Write averages as CSV at full precision."""
+    lines = [
+        (
+            a.table,
+            a.metric,
+            str(a.categories),
+            repr(a.value),
+            _limit_text(a.low),
+            _limit_text(a.high),
+        )
+        for a in averages
+    ]
+    return to_csv([_AVERAGES_HEADER, *lines])
+
+
+def read_averages(path: Path) -> tuple[Average, ...]:
+    """Read `averages.csv`."""
+    with reading(path, newline="") as file:
+        reader = csv.reader(file)
+        if tuple(next(reader, ())) != _AVERAGES_HEADER:
+            raise ReportError(f"{path} has not the columns {', '.join(_AVERAGES_HEADER)}")
+        try:
+            return tuple(map(_average, reader))
+        except ValueError:
+            raise ReportError(f"{path}:{reader.line_num} is no line of averages") from None
+
+
+def _average(line: list[str]) -> Average:
+    table, metric, categories, value, low, high = map(from_cell, line)
+    return Average(table, metric, int(categories), float(value), _limit(low), _limit(high))
+
+
+def _limit_text(value: float | None) -> str:
+    return "" if value is None else repr(value)
+
+
+def _limit(text: str) -> float | None:
+    return float(text) if text else None
+
 
 Limits = tuple[float, float]
 
@@ -29,20 +107,7 @@ Environments = dict[str, dict[str, dict[str, str]]]
 
 @dataclass(frozen=True)
 class TableResults:
-    """What `results/` holds of one table.
-
-    Attributes
-    ----------
-    rows : tuple of Row
-        In the table's order.
-    scores : dict of str to tuple of ImageScore
-        By category, for the finished jobs of a table with one job per category. Tables over
-        seeds or settings show spreads over runs and keep no scores.
-    averages : dict of str to Average
-        By metric, for the complete columns of a table with one job per category.
-    environments : dict
-        Of those rows.
-    """
+    """What `results/` holds of one table."""
 
     rows: tuple[Row, ...] = ()
     scores: dict[str, tuple[ImageScore, ...]] = field(default_factory=dict)
@@ -53,18 +118,8 @@ class TableResults:
 def results_of(
     table: Table, runs: Mapping[Cell, StoredRun], held: TableResults | None = None
 ) -> TableResults:
-    """Put runs, with their scores, into what a table's files hold; other rows stay as they are.
-
-    Parameters
-    ----------
-    table : Table
-        The declaration.
-    runs : mapping of Cell to StoredRun
-        The runs that make a row or replace one.
-    held : TableResults, optional
-        What the files hold; nothing by default.
-    """
-    from harness.report.intervals import average_limits, cell_limits, resample_cell
+    """Put runs, with their scores, into what a table's files hold; other rows stay as they are."""
+    from harness.report.bootstrap import average_limits, cell_limits, resample_cell
 
     held = held or TableResults()
     scores = dict(held.scores)
@@ -152,13 +207,7 @@ def files_of(tables: Mapping[str, TableResults]) -> dict[str, str]:
 
 
 def read_results(folder: Path, name: str) -> TableResults:
-    """Read back one table.
-
-    Raises
-    ------
-    ReportError
-        A file is missing, of another schema, or lacks the environment of a row.
-    """
+    """Read back one table."""
     rows = tuple(read_rows(folder / f"{name}.csv"))
     environments = _read_environments(folder / "environment.json")
     unknown = sorted({row.environment for row in rows} - set(environments))
