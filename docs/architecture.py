@@ -1,8 +1,8 @@
 """Draw the packages and what they import, read from the source: `python docs/architecture.py`.
 
-A box stands for a package or a top-level module of `harness`, for `dfkde` or for the Hydra plugins.
-It stands above all that it imports. An arrow that follows from others is left out. Imports for types
-alone do not count. Fails where two boxes import each other.
+A box is a package or a top-level module of `harness`, is `dfkde` or the Hydra plugins, and stands
+above all that it imports. An arrow that follows from others is left out. Imports for types alone
+do not count. Fails where two boxes import each other.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from harness.metrics.registry import HEADLINE, METRICS
-from harness.outcome import one_line
 from harness.record import OLDEST_SCHEMA, SCHEMA_VERSION, ImageScore, Record, StoredRun, finite
 from harness.report.declaration import ReportError, reading
+from harness.sweep.outcome import one_line
 from harness.system.terminal import csv_line, from_cell, to_cell
 
 CONFIDENCE = 0.95
