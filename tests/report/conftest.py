@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.compose import ComposeError, Sweep, sweeps_of
-from harness.report import table
+from harness.report import declaration
 from harness.report.publish import publish
 from tests.report.synthetic import complete, sweep
 
@@ -19,7 +19,7 @@ _composed: dict[tuple[object, ...], dict[str, Sweep | ComposeError]] = {}
 def _compose_once() -> Iterator[None]:
     """Compose the experiments of equal configuration files once: it takes most of a second."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table, "sweeps_of", _sweeps_of)
+        patch.setattr(declaration, "sweeps_of", _sweeps_of)
         yield
 
 
