@@ -28,11 +28,13 @@ _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 MOST_PIXELS = 2**30 // 12
 # Of a JPEG, each of which may visit every pixel: libtiff's limit. Encoders write a dozen.
 _MOST_SCANS = 100
+_MOST_SCANNED = 20 * MOST_PIXELS  # pixels, in all scans together
 _SCAN, _END = 0xDA, 0xD9
 # What a segment follows: no byte of a scan (FF 00), no restart within one, no padding.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")
 # Of what else Pillow visits each, one by one: many times what cameras and programs write.
 _MOST_SEGMENTS = 500  # APPn and comments, of 64 KiB: an ICC profile has up to 255
+_MOST_SEGMENTS_IN_ALL = 50_000  # with tables, and up to the end
 _MOST_EXIF_SEGMENTS = 16  # copied together again with each; one is the rule
 _MOST_FILLING = 2**18  # bytes of padding, and of tables, which take a few thousand
 _MOST_CHUNKS = 500  # ImageMagick writes a text for each EXIF tag
@@ -41,6 +43,7 @@ _MOST_PIXEL_CHUNKS = 100_000  # libpng writes 8 KiB into each
 _MOST_TAGS, _MOST_VALUES = 1000, 500_000  # a palette has 196,608 values
 _MOST_EXIF = 2**20  # bytes; EXIF 2.3 allows 64 KiB
 _MOST_RLE_PIXELS, _MOST_RLE_BYTES = 2**24, 2**23  # of a BMP, which Pillow decodes in Python
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the markers that a size follows
 # The markers whose segments Pillow reads; all others are padding to it.
 _SEGMENT = re.compile(rb"\xff[\xc0-\xc7\xc9-\xcf\xda-\xef\xfe]")
 _TIFF, _BIG_TIFF = ("H", "I", "HHII"), ("Q", "Q", "HHQQ")
@@ -245,7 +248,7 @@ def excess(data: bytes) -> str | None:
 
 
 def _jpeg_counts(data: bytes) -> Counts:
-    segments, exif, filling, place, kind = 0, 0, 0, 2, 0
+    segments, exif, filling, pixels, place, kind = 0, 0, 0, 0, 2, 0
     while place < len(data) and kind != _SCAN:
         end = min(len(data), place + _MOST_FILLING + 2)
         found = _SEGMENT.search(data, place, end)
@@ -260,19 +263,24 @@ def _jpeg_counts(data: bytes) -> Counts:
         yield exif, "or more segments of EXIF data", _MOST_EXIF_SEGMENTS
         yield filling, "or more bytes of padding and tables before its pixels", _MOST_FILLING
         place = start + length
-    yield _n_scans(data), "scans", _MOST_SCANS
+        if kind in _FRAMES:
+            sides = (data[start + k : start + k + 2] for k in (5, 7))
+            pixels = max(pixels, math.prod(int.from_bytes(side, "big") for side in sides))
+    scans = data.count(bytes((0xFF, _SCAN)))
+    if scans > _MOST_SCANS or scans * pixels > _MOST_SCANNED:  # few files have so many alike
+        yield from _scan_counts(data, pixels)
 
 
-def _n_scans(data: bytes) -> int:
-    # Few have so many even by chance, in the middle of other segments.
-    if data.count(bytes((0xFF, _SCAN))) <= _MOST_SCANS:
-        return 0
-    scans, place = 0, 2
+def _scan_counts(data: bytes, pixels: int) -> Counts:
+    scans, segments, place = 0, 0, 2
     while (found := _MARKER.search(data, place)) and (kind := data[found.end() - 1]) != _END:
         scans += kind == _SCAN
+        segments += 1
+        yield segments, "or more segments", _MOST_SEGMENTS_IN_ALL
         length = data[found.end() : found.end() + 2]
         place = found.end() + int.from_bytes(length, "big")
-    return scans
+    yield scans, "scans", _MOST_SCANS
+    yield scans * pixels, "pixels in all its scans", _MOST_SCANNED
 
 
 def _png_counts(data: bytes) -> Counts:

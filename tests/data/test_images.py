@@ -267,6 +267,16 @@ def test_more_scans_than_any_encoder_writes_are_refused(tmp_path, look):
         inspect_image(data)
 
 
+@pytest.mark.parametrize("look", LOOKS)
+def test_scans_that_visit_too_many_pixels_together_are_refused(tmp_path, look):
+    """Of the largest image, fewer scans than of a small one."""
+    data = bytearray(progressive(again=21 - progressive().count(b"\xff\xda")))
+    frame = data.index(b"\xff\xc2")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", 10_500, 8500)
+    what = refusal(tmp_path / "scans.jpg", bytes(data), look)
+    assert "(has 1,874,250,000 pixels in all its scans, more than 1,789,569,700)" in what
+
+
 def test_what_looks_like_many_scans_and_is_none_is_read(tmp_path):
     alike = b"\xff\xda" * 200
     path = tmp_path / "image.jpg"
@@ -369,6 +379,10 @@ EXCESS = {
     "metadata": (
         lambda: jpeg(segment(0xED, b"x") * 500),
         "501 or more segments of metadata, more than 500",
+    ),
+    "comments behind the pixels": (
+        lambda: jpeg()[:-2] + segment(0xFE, b"\xff\xda" * 101) + segment(0xFE) * 50_000,
+        "50,001 or more segments, more than 50,000",
     ),
     "EXIF data of a JPEG": (
         lambda: jpeg(segment(0xE1, b"Exif\0\0") * 17),
