@@ -339,7 +339,7 @@ def directory(tag, kind, count):
 
 
 def with_directory(*, big=False, kind=4):
-    """Write a TIFF whose EXIF directory says of a tag that it has 500,000 values."""
+    """Write a TIFF whose EXIF directory says of a tag that it has 250,000 values."""
     head = (big_tiff if big else tiff)(*GREY_TIFF, (34665, 0))
     field = struct.pack("<HHQQ" if big else "<HHII", 34665, 4, 1, 0)
     place = struct.pack("<HHQQ" if big else "<HHII", 34665, kind, 1, len(head))
@@ -347,8 +347,8 @@ def with_directory(*, big=False, kind=4):
     data = head.replace(field, place)
     if kind == 16 and not big:  # the place of the place
         data += struct.pack("<Q", len(head) + 8)
-    one = struct.pack("<QHHQQQ", 1, 33434, 5, 500_000, 8, 0) if big else None
-    return data + (one or directory(33434, 5, 500_000))
+    one = struct.pack("<QHHQQQ", 1, 33434, 5, 250_000, 8, 0) if big else None
+    return data + (one or directory(33434, 5, 250_000))
 
 
 def runs(width, height, data=b""):
@@ -427,18 +427,18 @@ EXCESS = {
     ),
     "values": (
         lambda: tiff(*GREY_TIFF).replace(
-            struct.pack("<HHI", 258, 4, 1), struct.pack("<HHI", 258, 3, 500_000)
+            struct.pack("<HHI", 258, 4, 1), struct.pack("<HHI", 258, 3, 250_000)
         ),
-        "500,002 or more values in its tags, more than 500,000",
+        "250,002 or more values in its tags, more than 250,000",
     ),
-    "values of EXIF data": (with_directory, "500,008 or more values in its tags, more than"),
+    "values of EXIF data": (with_directory, "250,008 or more values in its tags, more than"),
     "values of EXIF data in a BigTIFF": (
         lambda: with_directory(big=True),
-        "500,008 or more values in its tags, more than",
+        "250,008 or more values in its tags, more than",
     ),
     "values of EXIF data whose place lies elsewhere": (
         lambda: with_directory(kind=16),
-        "500,008 or more values in its tags, more than",
+        "250,008 or more values in its tags, more than",
     ),
     "pixels by run lengths": (
         lambda: runs(4096, 4097),
