@@ -23,7 +23,7 @@ from harness.system.files import DamagedError, read_json, read_regular, write_js
 
 log = logging.getLogger(__name__)
 
-_VERSION = 3
+_VERSION = 4
 """Raised by whatever changes which files count as sound, or what is seen of them."""
 
 Memory = dict[str, str]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import math
 import os
 import re
+import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,28 @@ _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 MOST_PIXELS = 2**30 // 12
 # Of a JPEG, each of which may visit every pixel: libtiff's limit. Encoders write a dozen.
 _MOST_SCANS = 100
+_MOST_SCANNED = 20 * MOST_PIXELS  # pixels, in all scans together
 _SCAN, _END = 0xDA, 0xD9
 # What a segment follows: no byte of a scan (FF 00), no restart within one, no padding.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")
+# Of what else Pillow visits each, one by one: many times what cameras and programs write.
+_MOST_SEGMENTS = 500  # APPn and comments, of 64 KiB: an ICC profile has up to 255
+_MOST_SEGMENTS_IN_ALL = 50_000  # with tables, and up to the end
+_MOST_EXIF_SEGMENTS = 16  # copied together again with each; one is the rule
+_MOST_FILLING = 2**18  # bytes of padding, and of tables, which take a few thousand
+_MOST_CHUNKS = 500  # ImageMagick writes a text for each EXIF tag
+_MOST_PACKED = 100  # of up to a MiB, of which Pillow counts some
+_MOST_PIXEL_CHUNKS = 100_000  # libpng writes 8 KiB into each
+_MOST_TAGS, _MOST_VALUES = 1000, 250_000  # a palette has up to 196,608 values
+_MOST_EXIF = 2**20  # bytes; EXIF 2.3 allows 64 KiB
+_MOST_RLE_PIXELS, _MOST_RLE_BYTES = 2**24, 2**23  # of a BMP, which Pillow decodes in Python
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the markers that a size follows
+# The markers whose segments Pillow reads; all others are padding to it.
+_SEGMENT = re.compile(rb"\xff[\xc0-\xc7\xc9-\xcf\xda-\xef\xfe]")
+_TIFF, _BIG_TIFF = ("H", "I", "HHII"), ("Q", "Q", "HHQQ")
+_BYTES = (1, 2, 7)  # the types of TIFF tags (TIFF 6.0, section 2) that stay bytes
+_INTEGERS = {3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q"}
+_DIRECTORIES = (34665, 34853, 40965)  # EXIF, GPS, interoperability
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF 6.0, section 15
 # What each EXIF orientation (EXIF 2.3, 4.6.4 A) asks for; 1 and any other number for nothing.
 _TURNS = {
@@ -40,10 +60,15 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What Pillow warns of and we refuse, or read as upright: as `warnings.filters` holds it.
+# What Pillow warns of and we refuse, or what its pixels do not depend on.
+_WARNINGS = (
+    "(possibly )?corrupt EXIF data|Tag data larger than file|Tag offset too large"
+    "|Truncated File Read|Metadata Warning, tag|Image appears to be a malformed MPO|Invalid APNG"
+)
+# As `warnings.filters` holds it.
 _SILENCED = (
     ("ignore", None, Image.DecompressionBombWarning, None, 0),
-    ("ignore", re.compile("(possibly )?corrupt EXIF data", re.IGNORECASE), UserWarning, None, 0),
+    ("ignore", re.compile(_WARNINGS, re.IGNORECASE), UserWarning, None, 0),
 )
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 _TOO_DEEP = ("I", "F")
@@ -156,7 +181,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         return displayed_size(image, data)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _naming(name: str | os.PathLike[str]) -> Iterator[None]:
     """Let the error of reading or decoding a file name it."""
     try:
@@ -175,7 +200,7 @@ def _bytes_of(path: Path) -> bytes:
         raise DataError(f"cannot be decoded ({_reason(error)})") from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def opened(data: bytes) -> Iterator[Image.Image]:
     """Open an image file's bytes, and decode them in the block: the one place that does.
 
@@ -183,14 +208,15 @@ def opened(data: bytes) -> Iterator[Image.Image]:
     ------
     DataError
         With the reason alone, if they are of no format in `_FORMATS`; hold several images, more
-        than 16 bits per channel, more than `MOST_PIXELS` pixels or `_MOST_SCANS` scans; or cannot
+        than 16 bits per channel, more than `MOST_PIXELS` pixels or what `excess` names; or cannot
         be decoded.
     """
     _silence()
     try:
-        _check_scans(data)
+        if rule := excess(data):
+            raise ValueError(rule)
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            _check_header(image)
+            _check_header(image, len(data))
             yield image
     except Exception as error:  # damage makes decoders raise anything
         raise DataError(f"cannot be decoded ({_reason(error)})") from error
@@ -207,23 +233,106 @@ def _silence() -> None:
             warnings.filterwarnings("ignore", message=pattern, category=category)
 
 
-def _check_scans(data: bytes) -> None:
-    """Refuse a JPEG that takes as long as thousands of images."""
-    # Few have so many even by chance, in the middle of other segments.
-    if data[:2] != b"\xff\xd8" or data.count(bytes((0xFF, _SCAN))) <= _MOST_SCANS:
-        return
-    scans, place = 0, 2
+Counts = Iterator[tuple[int, str, int]]
+"""How many, of what, and at most: counted up, for the first that are too many to end it."""
+
+
+def excess(data: bytes) -> str | None:
+    """Say of what a file has more than any program writes, so that decoding may take minutes."""
+    counts = _COUNTS.get(data[:2])
+    for found, what, most in counts(data) if counts else ():
+        if found > most:  # and so counting stops
+            return f"has {found:,} {what}, more than {most:,}"
+    return None
+
+
+def _jpeg_counts(data: bytes) -> Counts:
+    segments, exif, filling, pixels, place, kind = 0, 0, 0, 0, 2, 0
+    while place < len(data) and kind != _SCAN:
+        end = min(len(data), place + _MOST_FILLING + 2)
+        found = _SEGMENT.search(data, place, end)
+        start = found.start() if found else end
+        kind = data[start + 1] if found else 0
+        length = 2 + max(2, int.from_bytes(data[start + 2 : start + 4], "big")) if found else 0
+        is_text = kind >= 0xE0
+        segments += is_text
+        exif += is_text and data.startswith(b"Exif\0\0", start + 4)
+        filling += start - place + (0 if is_text else length)
+        yield segments, "or more segments of metadata", _MOST_SEGMENTS
+        yield exif, "or more segments of EXIF data", _MOST_EXIF_SEGMENTS
+        yield filling, "or more bytes of padding and tables before its pixels", _MOST_FILLING
+        place = start + length
+        if kind in _FRAMES:
+            sides = (data[start + k : start + k + 2] for k in (5, 7))
+            pixels = max(pixels, math.prod(int.from_bytes(side, "big") for side in sides))
+    scans = data.count(bytes((0xFF, _SCAN)))
+    if scans > _MOST_SCANS or scans * pixels > _MOST_SCANNED:  # few files have so many alike
+        yield from _scan_counts(data, pixels)
+
+
+def _scan_counts(data: bytes, pixels: int) -> Counts:
+    scans, segments, place = 0, 0, 2
     while (found := _MARKER.search(data, place)) and (kind := data[found.end() - 1]) != _END:
         scans += kind == _SCAN
+        segments += 1
+        yield segments, "or more segments", _MOST_SEGMENTS_IN_ALL
         length = data[found.end() : found.end() + 2]
         place = found.end() + int.from_bytes(length, "big")
-    if scans > _MOST_SCANS:
-        raise ValueError(f"has {scans:,} scans, more than {_MOST_SCANS}")
+    yield scans, "scans", _MOST_SCANS
+    yield scans * pixels, "pixels in all its scans", _MOST_SCANNED
 
 
-def _check_header(image: Image.Image) -> None:
+def _png_counts(data: bytes) -> Counts:
+    pixels = others = packed = 0
+    place, kind = 8, b""
+    while place < len(data) and kind != b"IEND":
+        kind = data[place + 4 : place + 8]
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+        pixels += kind == b"IDAT"
+        others += kind != b"IDAT"
+        packed += kind in (b"iCCP", b"zTXt", b"iTXt")
+        yield others, "or more chunks beside its pixels", _MOST_CHUNKS
+        yield packed, "or more compressed texts and profiles", _MOST_PACKED
+        yield pixels, "or more chunks of pixels", _MOST_PIXEL_CHUNKS
+
+
+def _tiff_counts(data: bytes) -> Counts:
+    """Count in the directories that Pillow reads: the first, and those that it names."""
+    if len(data) < 16 or data[2:4] not in (b"*\0", b"\0*", b"+\0", b"\0+"):
+        return
+    order, big = "<" if data[:2] == b"II" else ">", data[2:3] == b"+"
+    length, word, entry = (struct.Struct(order + f) for f in (_BIG_TIFF if big else _TIFF))
+    tags, values, places = 0, 0, [*word.unpack_from(data, word.size)]
+    while places:
+        place = places.pop()
+        with contextlib.suppress(struct.error):  # the end of the file
+            (n_tags,) = length.unpack_from(data, place)
+            tags += n_tags
+            yield tags, "or more tags", _MOST_TAGS
+            first = place + length.size
+            for place in range(first, first + n_tags * entry.size, entry.size):
+                tag, kind, count, value = entry.unpack_from(data, place)
+                values += count * (kind not in _BYTES)
+                yield values, "or more values in its tags", _MOST_VALUES
+                if tag in _DIRECTORIES and kind in _INTEGERS:
+                    number = struct.Struct(order + _INTEGERS[kind])
+                    inside = number.size <= word.size
+                    places += number.unpack_from(data, place + 4 + word.size if inside else value)
+
+
+_COUNTS = {
+    b"\xff\xd8": _jpeg_counts,
+    b"\x89P": _png_counts,
+    b"II": _tiff_counts,
+    b"MM": _tiff_counts,
+}
+
+
+def _check_header(image: Image.Image, n_bytes: int) -> None:
     """Refuse, before a pixel is decoded, what is too large or has no single meaning."""
     _check_area(*image.size)
+    if any(tile[0] == "bmp_rle" for tile in getattr(image, "tile", ())):
+        _check_runs(math.prod(image.size), n_bytes)
     if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
         _check_tiles(image.size, tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0))
@@ -232,6 +341,15 @@ def _check_header(image: Image.Image) -> None:
         raise ValueError("holds several images, not one")
     if image.mode in _TOO_DEEP:
         raise ValueError(f"has pixels of mode {image.mode}, not of 8 or 16 bits")
+
+
+def _check_runs(n_pixels: int, n_bytes: int) -> None:
+    for found, what, most in (
+        (n_pixels, "pixels", _MOST_RLE_PIXELS),
+        (n_bytes, "bytes", _MOST_RLE_BYTES),
+    ):
+        if found > most:
+            raise ValueError(f"has {found:,} {what} by run lengths, more than {most:,}")
 
 
 def _check_tiles(size: tuple[int, int], width: object, height: object) -> None:
@@ -302,6 +420,9 @@ def orientation(image: Image.Image, data: bytes) -> int:
 
 def _stated_orientation(image: Image.Image) -> int:
     """Return the orientation that has been read of an image, loaded or not."""
+    exif = image.info.get("exif") or image.info.get("Raw profile type exif") or ""
+    if len(exif) > _MOST_EXIF:
+        raise ValueError(f"has {len(exif):,} bytes of EXIF data, more than {_MOST_EXIF:,}")
     try:
         # The base class's method: that of a PNG decodes it in search of metadata at its end.
         stated = Image.Image.getexif(image).get(0x0112, 1)

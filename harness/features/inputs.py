@@ -63,7 +63,7 @@ def decode(data: bytes, name: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 def is_plain_png(data: bytes) -> bool:
     """Tell whether a file is a sound PNG of 8 bits, grey or RGB, that means its pixels alone."""
-    if data[:8] != _SIGNATURE or len(data) > _MOST_BYTES:
+    if data[:8] != _SIGNATURE or len(data) > _MOST_BYTES or excess(data):
         return False
     chunks = _sound_chunks(data)
     if not _PLAIN.fullmatch(b"".join(kind for kind, _ in chunks)):

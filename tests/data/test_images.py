@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin, TiffImagePlugin, features
 
-from harness.data import DataError, image_size, read_image, read_mask
+from harness.data import DataError, image_size, images, read_image, read_mask
 from harness.data.inspection import inspect_image, inspect_mask, read_stamped
 from harness.features.inputs import decode
 from tests.data.planting import huge
@@ -267,6 +267,16 @@ def test_more_scans_than_any_encoder_writes_are_refused(tmp_path, look):
         inspect_image(data)
 
 
+@pytest.mark.parametrize("look", LOOKS)
+def test_scans_that_visit_too_many_pixels_together_are_refused(tmp_path, look):
+    """Of the largest image, fewer scans than of a small one."""
+    data = bytearray(progressive(again=21 - progressive().count(b"\xff\xda")))
+    frame = data.index(b"\xff\xc2")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", 10_500, 8500)
+    what = refusal(tmp_path / "scans.jpg", bytes(data), look)
+    assert "(has 1,874,250,000 pixels in all its scans, more than 1,789,569,700)" in what
+
+
 def test_what_looks_like_many_scans_and_is_none_is_read(tmp_path):
     alike = b"\xff\xda" * 200
     path = tmp_path / "image.jpg"
@@ -291,6 +301,194 @@ def test_texts_larger_than_is_good_are_told_in_our_words(tmp_path, count, look):
     data = stream.getvalue() + saved("PNG")[33:]
     rule = "has a text or profile that unpacks to over 1,048,576 bytes, or texts of over 67,108,864"
     assert rule in refusal(tmp_path / "text.png", data, look)
+
+
+def segment(kind, body=b""):
+    return bytes((0xFF, kind)) + struct.pack(">H", 2 + len(body)) + body
+
+
+def jpeg(behind_head=b"", before_scan=b""):
+    """Write a JPEG with bytes behind its first segment, and before the marker of its pixels."""
+    data = saved("JPEG")
+    scan = data.index(b"\xff\xda")
+    return data[:20] + behind_head + data[20:scan] + before_scan + data[scan:]
+
+
+def chunk(kind, body=b""):
+    stream = io.BytesIO()
+    PngImagePlugin.putchunk(stream, kind, body)
+    return stream.getvalue()
+
+
+def png(before=b"", after=b""):
+    """Write a PNG with chunks before and after its pixels."""
+    data = saved("PNG")
+    end = data.index(b"IEND") - 4
+    return data[:33] + before + data[33:end] + after + data[end:]
+
+
+def big_tiff(*entries):
+    """Write a BigTIFF of no pixels: tags with a long each."""
+    tags = b"".join(struct.pack("<HHQQ", tag, 4, 1, value) for tag, value in entries)
+    return b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, len(entries)) + tags + bytes(8)
+
+
+def directory(tag, kind, count):
+    """Write a directory of a TIFF, of one tag."""
+    return struct.pack("<HHHIII", 1, tag, kind, count, 8, 0)
+
+
+def with_directory(*, big=False, kind=4):
+    """Write a TIFF whose EXIF directory says of a tag that it has 250,000 values."""
+    head = (big_tiff if big else tiff)(*GREY_TIFF, (34665, 0))
+    field = struct.pack("<HHQQ" if big else "<HHII", 34665, 4, 1, 0)
+    place = struct.pack("<HHQQ" if big else "<HHII", 34665, kind, 1, len(head))
+    assert head.count(field) == 1
+    data = head.replace(field, place)
+    if kind == 16 and not big:  # the place of the place
+        data += struct.pack("<Q", len(head) + 8)
+    one = struct.pack("<QHHQQQ", 1, 33434, 5, 250_000, 8, 0) if big else None
+    return data + (one or directory(33434, 5, 250_000))
+
+
+def runs(width, height, data=b""):
+    """Write a BMP of 8 bits by run lengths."""
+    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(data), 0, 0, 256, 0)
+    start = 14 + len(head) + 1024
+    return b"BM" + struct.pack("<IHHI", start + len(data), 0, 0, start) + head + bytes(1024) + data
+
+
+def exif_of(size):
+    return b"II*\0\x08\0\0\0" + bytes(size - 8)
+
+
+PADDING = " or more bytes of padding and tables before its pixels, more than 262,144"
+TEXT = chunk(b"tEXt", b"Comment\0x")
+PACKED = zlib.compress(b"")
+EXCESS = {
+    "padding": (lambda: jpeg(b"\xff" * 2**18), PADDING),
+    "padding before the pixels": (lambda: jpeg(before_scan=b"\0" * 2**18), PADDING),
+    "padding behind an end": (lambda: jpeg(b"\xff\xd9" + b"\xff\0" * 2**17), PADDING),
+    "tables": (lambda: jpeg(segment(0xDD, b"\0\0") * 43_690), PADDING),
+    "unknown segments": (lambda: jpeg(segment(0xF0, bytes(65_533)) * 4), PADDING),
+    "no pixels": (lambda: saved("JPEG")[:20] + bytes(2**18 + 1), PADDING),
+    "comments": (
+        lambda: jpeg(segment(0xFE) * 500),
+        "501 or more segments of metadata, more than 500",
+    ),
+    "metadata": (
+        lambda: jpeg(segment(0xED, b"x") * 500),
+        "501 or more segments of metadata, more than 500",
+    ),
+    "comments behind the pixels": (
+        lambda: jpeg()[:-2] + segment(0xFE, b"\xff\xda" * 101) + segment(0xFE) * 50_000,
+        "50,001 or more segments, more than 50,000",
+    ),
+    "EXIF data of a JPEG": (
+        lambda: jpeg(segment(0xE1, b"Exif\0\0") * 17),
+        "17 or more segments of EXIF data, more than 16",
+    ),
+    "texts": (lambda: png(TEXT * 499), "501 or more chunks beside its pixels, more than 500"),
+    "texts at the end": (
+        lambda: png(after=TEXT * 499),
+        "501 or more chunks beside its pixels, more than 500",
+    ),
+    "unknown chunks": (
+        lambda: png(chunk(b"prIv") * 499),
+        "501 or more chunks beside its pixels, more than 500",
+    ),
+    "profiles": (
+        lambda: png(chunk(b"iCCP", b"x\0\0" + PACKED) * 101),
+        "101 or more compressed texts and profiles, more than 100",
+    ),
+    "texts without a keyword": (
+        lambda: png(after=chunk(b"zTXt", b"\0\0" + PACKED) * 101),
+        "101 or more compressed texts and profiles, more than 100",
+    ),
+    "international texts": (
+        lambda: png(chunk(b"iTXt", b"x\0\1\0\0\0" + PACKED) * 101),
+        "101 or more compressed texts and profiles, more than 100",
+    ),
+    "EXIF data of a PNG": (
+        lambda: png(chunk(b"eXIf", exif_of(2**20))),
+        "1,048,582 bytes of EXIF data, more than 1,048,576",
+    ),
+    "EXIF data of a WebP": (
+        lambda: saved("WEBP", exif=exif_of(2**20 + 1)),
+        "1,048,577 bytes of EXIF data, more than 1,048,576",
+    ),
+    "tags": (
+        lambda: tiff(*GREY_TIFF, *[(5000 + k, 0) for k in range(994)]),
+        "1,001 or more tags, more than 1,000",
+    ),
+    "one tag many times": (
+        lambda: big_tiff(*GREY_TIFF, *[(5000, 0)] * 994),
+        "1,001 or more tags, more than 1,000",
+    ),
+    "values": (
+        lambda: tiff(*GREY_TIFF).replace(
+            struct.pack("<HHI", 258, 4, 1), struct.pack("<HHI", 258, 3, 250_000)
+        ),
+        "250,002 or more values in its tags, more than 250,000",
+    ),
+    "values of EXIF data": (with_directory, "250,008 or more values in its tags, more than"),
+    "values of EXIF data in a BigTIFF": (
+        lambda: with_directory(big=True),
+        "250,008 or more values in its tags, more than",
+    ),
+    "values of EXIF data whose place lies elsewhere": (
+        lambda: with_directory(kind=16),
+        "250,008 or more values in its tags, more than",
+    ),
+    "pixels by run lengths": (
+        lambda: runs(4096, 4097),
+        "16,781,312 pixels by run lengths, more than 16,777,216",
+    ),
+    "run lengths": (
+        lambda: runs(8, 8, bytes(2**23)),
+        "8,389,686 bytes by run lengths, more than 8,388,608",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXCESS)
+def test_more_than_any_program_writes_is_refused(tmp_path, name):
+    """Decoders visit each: a file of some megabytes takes them minutes."""
+    write, rule = EXCESS[name]
+    data = write()
+    for look in LOOKS:
+        assert rule in refusal(tmp_path / "image", data, look)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_more_chunks_of_pixels_than_any_program_writes_are_refused(tmp_path, look, monkeypatch):
+    monkeypatch.setattr(images, "_MOST_PIXEL_CHUNKS", 1000)
+    what = refusal(tmp_path / "image.png", png(chunk(b"IDAT") * 1000), look)
+    assert "has 1,001 or more chunks of pixels, more than 1,000" in what
+
+
+FEW = {
+    "padding": lambda: jpeg(b"\xff" * (2**18 - 1000), b"\0" * 100),
+    "comments": lambda: jpeg(segment(0xFE) * 499),
+    "a large profile": lambda: jpeg(segment(0xE2, b"ICC_PROFILE\0\1\1" + bytes(2000)) * 255),
+    "EXIF data": lambda: jpeg(segment(0xE1, b"Exif\0\0") * 16),
+    "as much behind the pixels": lambda: saved("JPEG") + segment(0xFE) * 1000 + bytes(2**19),
+    "texts": lambda: png(TEXT * 200, TEXT * 298),
+    "profiles": lambda: png(chunk(b"iCCP", b"x\0\0" + PACKED) * 100),
+    "as much behind the end": lambda: saved("PNG") + TEXT * 1000 + bytes(2**16),
+    "pixels": lambda: png(chunk(b"IDAT") * 1000),
+    "tags": lambda: saved("TIFF", tiffinfo={5000 + k: "text" for k in range(980)}),
+    "a long text": lambda: saved("TIFF", tiffinfo={700: bytes(600_000)}),
+}
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_as_much_as_is_allowed_is_read(tmp_path, name):
+    data = FEW[name]()
+    (tmp_path / "image").write_bytes(data)
+    jpeg = data.startswith(b"\xff\xd8")
+    expected = np.asarray(Image.open(io.BytesIO(saved("JPEG")))) if jpeg else RGB
+    np.testing.assert_array_equal(read_image(tmp_path / "image"), expected)
 
 
 @pytest.mark.parametrize("look", LOOKS)
@@ -416,9 +614,30 @@ def check_upright(path, pixels=RGB):
         assert (seen.height, seen.width) == pixels.shape[:2]
 
 
+def suspect_tiff(*entry):
+    """Write a TIFF with one more tag."""
+    pixels = bytes(8 + 2 + 12 * 8 + 4) + bytes(256)
+    head = tiff(*GREY_TIFF[:5], (273, len(pixels) - 256), GREY_TIFF[6], (40_000, 7))
+    return head.replace(struct.pack("<HHII", 40_000, 4, 1, 7), struct.pack("<HHII", *entry)) + (
+        bytes(256)
+    )
+
+
+# Pixels that are sound, and of which Pillow warns for something else.
+SUSPECT = {
+    "exif.png": lambda: with_exif("PNG", NO_EXIF["cut"]),
+    "no_frame.png": lambda: png(chunk(b"acTL", bytes(8))),
+    "mpo.jpg": lambda: jpeg(segment(0xE2, b"MPF\0II*\0\x08\0\0\0\0\0\0\0\0\0")),
+    "long.tif": lambda: suspect_tiff(40_000, 7, 2**30, 8),
+    "two.tif": lambda: suspect_tiff(296, 3, 3, 8),
+    "cut.tif": lambda: suspect_tiff(40_000, 7, 300, 200),
+}
+
+
 def test_pillow_warns_of_nothing_that_we_tell_ourselves(tmp_path):
     (tmp_path / "bomb.png").write_bytes(bomb(9460, 9460))
-    (tmp_path / "exif.png").write_bytes(with_exif("PNG", NO_EXIF["cut"]))
+    for name, write in SUSPECT.items():
+        (tmp_path / name).write_bytes(write())
     code = """
 import sys
 from harness.data import DataError, read_image
@@ -428,7 +647,7 @@ for name in sys.argv[1:]:
     except DataError as error:
         print(error)
 """
-    names = [str(tmp_path / name) for name in ("bomb.png", "exif.png")]
+    names = [str(tmp_path / name) for name in ("bomb.png", *SUSPECT)]
     command = [sys.executable, "-W", "error", "-c", code, *names]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "has 9460x9460 pixels, more than" in done.stdout

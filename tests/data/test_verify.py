@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -182,7 +183,10 @@ def test_equal_pixels_that_are_normal_and_anomalous(copy):
 def test_a_damaged_tiff_is_a_problem_and_no_end(copy):
     dataset = unofficial(copy("mvtec"))
     path = Path(dataset.root) / "bottle/train/good/x.tif"
-    path.write_bytes(b"II*\0\x08\0\0\0\0\0\0\0\0\0")  # no tag at all
+    one_pixel = [(256, 1), (257, 1), (258, 8), (259, 1), (262, 1), (273, 8), (279, 1)]
+    tags = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in one_pixel)
+    # Of a second image there is the offset alone: Pillow raises a TypeError.
+    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, 7) + tags + struct.pack("<IHI", 98, 0, 0))
     problems = verify(dataset, "bottle", seed=42).problems
     [rule] = [problem.rule for problem in problems if problem.file.endswith("x.tif")]
     assert rule.startswith("cannot be decoded (")
