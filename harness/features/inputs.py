@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.data.images import image_of, read_file
+from harness.data.images import excess, image_of, read_file
 from harness.features.settings import region
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
