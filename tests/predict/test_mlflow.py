@@ -126,6 +126,11 @@ def test_loaded_by_mlflow_it_gives_the_scores_of_the_command(run_id, uri, images
     check_equal(model.predict(table).to_dict("records"), predicted, names)
     lowest = model.predict(table, params={"quantile": 0.01})["threshold"][0]
     assert lowest < model.predict(table)["threshold"][0]
+    # Pillow would start Ghostscript for it.
+    postscript = pd.DataFrame({"image": [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n"]})
+    refused = model.predict(postscript).to_dict("records")[0]
+    assert refused["score"] is None
+    assert "PNG, JPEG, BMP, TIFF" in refused["error"]
 
 
 @pytest.fixture
