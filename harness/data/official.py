@@ -1,4 +1,4 @@
-"""The published datasets in numbers: what a category must equal to count as official.
+"""The published datasets: their archives, and what a category must equal to count as official.
 
 Sources: the datasets' own papers and readmes (Bergmann et al., CVPR 2019; Mishra et al., ISIE 2021;
 Zou et al., ECCV 2022; Buerhop-Lutz et al., EU PVSEC 2018).
@@ -7,33 +7,33 @@ Zou et al., ECCV 2022; Buerhop-Lutz et al., EU PVSEC 2018).
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from harness.data.inspection import Inspection, fingerprint
-from harness.data.listing import ImageFile, Listing, Problem
+from harness.data.listing import DataError, ImageFile, Listing, Problem, shown
 from harness.data.split import NORMAL
+from harness.system.files import DamagedError, read_json, write_json
+
+
+class Archive(NamedTuple):
+    """Where a dataset is published, the SHA-256 of that file, its licence, and its own page."""
+
+    url: str
+    sha256: str
+    licence: str
+    home: str
 
 
 class Published(NamedTuple):
-    """One category as published.
+    """One category as published: numbers of images, and what their files are.
 
-    Attributes
-    ----------
-    train, test_normal, test_anomalous : int
-        Numbers of images; each anomalous one has a mask (except in ELPV, which has none).
-    suffix : str
-        The ending of its image files.
-    size : tuple of int, optional
-        (width, height) of every image; None where they vary.
-    smallest_side : int
-        No image is smaller than this, in pixels; tells resized copies where sizes vary.
-    split_digest : str, optional
-        As `split_digest` gives it, where a file and not the folders says which images train.
-    fingerprint : str, optional
-        As `Split.fingerprint`, where it is known.
-    synthetic : bool
-        Whether its images are synthetic; those of no published dataset are.
+    Each anomalous image has a mask (except in ELPV, which has none). `size` is (width, height)
+    where all images have it, `smallest_side` tells resized copies where sizes vary. `split_digest`
+    is given where a file and not the folders says which images train, `fingerprint` where it is
+    known. Images of no published dataset are `synthetic`.
     """
 
     train: int
@@ -54,6 +54,29 @@ def _square(train: int, normal: int, anomalous: int, side: int) -> Published:
 def _visa(train: int, normal: int, anomalous: int, digest: str) -> Published:
     return Published(train, normal, anomalous, ".JPG", smallest_side=600, split_digest=digest)
 
+
+ARCHIVES: dict[str, Archive] = {
+    "mvtec": Archive(
+        url="https://www.mydrive.ch/shares/150996/b52ecdcbf521176e9db9c731f2304b27/download/"
+        "420938113-1629960298/mvtec_anomaly_detection.tar.xz",
+        sha256="cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d",
+        licence="CC BY-NC-SA 4.0: no commercial use",
+        home="https://www.mvtec.com/company/research/datasets/mvtec-ad",
+    ),
+    "btad": Archive(
+        url="https://avires.dimi.uniud.it/papers/btad/btad.zip",
+        sha256="461c9387e515bfed41ecaae07c50cf6b10def647b36c9e31d239ab2736b10d2a",
+        licence="CC BY-SA 4.0",
+        home="https://avires.dimi.uniud.it/papers/btad/btad.zip",
+    ),
+    "visa": Archive(
+        url="https://amazon-visual-anomaly.s3.us-west-2.amazonaws.com/VisA_20220922.tar",
+        sha256="2eb8690c803ab37de0324772964100169ec8ba1fa3f7e94291c9ca673f40f362",
+        licence="CC BY 4.0",
+        home="https://github.com/amazon-science/spot-diff",
+    ),
+}
+"""By dataset."""
 
 PUBLISHED: dict[str, dict[str, Published]] = {
     "mvtec": {
@@ -122,6 +145,56 @@ def differences(
     return problems
 
 
+def split_digest(listing: Listing) -> str:
+    """Digest which images train, which are tested, as what, and with which masks."""
+    splits = {"train": listing.train, "test": listing.test}
+    lines = sorted(
+        f"{split},{_kind(image)},{image.name},{image.mask or ''}\n"
+        for split, images in splits.items()
+        for image in images
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+
+
+def write_manifest(root: Path, digests: Mapping[str, str]) -> None:
+    """Keep the SHA-256 of the files that came out of an archive, by name relative to the root."""
+    folders: dict[str, dict[str, str]] = defaultdict(dict)
+    for name, digest in digests.items():
+        folder, below, _ = name.partition("/")
+        if below:
+            folders[folder][name] = digest
+    for folder, files in folders.items():
+        write_json(_manifest(root, folder), files, key=_manifest_key(folder))
+
+
+def changed_files(root: Path, category: str, *, seen: Mapping[str, Inspection]) -> list[Problem]:
+    """Name the files that are not as they came out of the archive; these are not fatal."""
+    path = _manifest(root, category)
+    try:
+        digests = read_json(path, key=_manifest_key(category))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except DamagedError as error:
+        rule = "remove that file to go on without the comparison with the archive"
+        rule += ", or remove the dataset and fetch it again"
+        raise DataError(f"'{shown(str(path))}' is damaged or has no checksum; {rule}") from error
+    except OSError as error:
+        raise DataError(f"'{shown(str(path))}' cannot be read ({error.strerror})") from error
+    return [
+        Problem(name, "is not as it came out of the published archive", fatal=False)
+        for name, inspection in seen.items()
+        if name.startswith(f"{category}/") and digests.get(name) != inspection.digest
+    ]
+
+
+def _manifest(root: Path, folder: str) -> Path:
+    return root / ".dfkde" / "archive" / f"{folder}.json"
+
+
+def _manifest_key(folder: str) -> str:
+    return f"files of the archive in {folder}"
+
+
 def _count_differences(published: Published, listing: Listing) -> Iterator[str]:
     anomalous = sum(image.anomalous for image in listing.test)
     counts = {
@@ -132,17 +205,6 @@ def _count_differences(published: Published, listing: Listing) -> Iterator[str]:
     for what, (count, expected) in counts.items():
         if count != expected:
             yield f"has {count} {what}, the published dataset {expected}"
-
-
-def split_digest(listing: Listing) -> str:
-    """Digest which images train, which are tested, as what, and with which masks."""
-    splits = {"train": listing.train, "test": listing.test}
-    lines = sorted(
-        f"{split},{_kind(image)},{image.name},{image.mask or ''}\n"
-        for split, images in splits.items()
-        for image in images
-    )
-    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
 
 def _kind(image: ImageFile) -> str:

@@ -37,6 +37,21 @@ _SIDES = (16, math.isqrt(MOST_PIXELS))
 _ELONGATION = {"spot": 1.0, "scratch": 6.0}
 
 
+class _Picture(NamedTuple):
+    """One image to make, and where; names are relative to the root."""
+
+    name: str
+    split: str
+    defect_type: str = NORMAL
+    mask: str | None = None
+
+
+class _Counts(NamedTuple):
+    train: int
+    normal: int
+    anomalous: int
+
+
 @dataclass(frozen=True)
 class Plan:
     """How large a synthetic dataset is.
@@ -44,17 +59,11 @@ class Plan:
     Attributes
     ----------
     scale : float
-        The share of the published numbers of images; a few of each kind remain at least. At 1
-        the numbers are the published ones.
+        The share of the published numbers of images; a few of each kind remain at least.
     side : int
         Width and height of the images, in pixels.
     seed : int
         Determines every byte.
-
-    Raises
-    ------
-    DataError
-        If one of them is out of range.
     """
 
     scale: float = 0.02
@@ -71,46 +80,13 @@ class Plan:
             raise DataError(f"seed must be at least 0, got {self.seed}")
 
 
-class _Picture(NamedTuple):
-    """One image to make, and where; names are relative to the root."""
-
-    name: str
-    split: str
-    defect_type: str = NORMAL
-    mask: str | None = None
-
-
-class _Counts(NamedTuple):
-    train: int
-    normal: int
-    anomalous: int
-
-
 def write_synthetic(
     root: Path, dataset: str, *, categories: list[str] | None = None, plan: Plan | None = None
 ) -> Path:
-    """Write a dataset in its published layout.
+    """Write `mvtec`, `btad` or `visa` in its published layout; return `root`.
 
-    Parameters
-    ----------
-    root : Path
-        The dataset's root; created.
-    dataset : {"mvtec", "btad", "visa"}
-        The layout, and the names of the categories.
-    categories : list of str, optional
-        All by default.
-    plan : Plan, optional
-        How large; small by default.
-
-    Returns
-    -------
-    Path
-        `root`.
-
-    Raises
-    ------
-    DataError
-        If the dataset or a category is not known, or there already.
+    By default all categories are written, and a small plan is followed. What is there already
+    raises `DataError`, and so does a name that is not known.
     """
     plan = Plan() if plan is None else plan
     if dataset not in _LAYOUTS:
@@ -121,7 +97,7 @@ def write_synthetic(
         raise DataError(f"categories must be of {', '.join(known)}, got '{unknown[0]}'")
     made = [*categories, *([SPLIT_CSV] if dataset == "visa" else [])]
     if there := [name for name in made if os.path.lexists(root / name)]:
-        raise DataError(f"'{root / there[0]}' is already there; remove it to make it anew")
+        raise DataError(f"'{root / there[0]}' is already there; remove it to make it again")
     pictures = {
         category: list(_LAYOUTS[dataset](category, _counts(known[category], plan.scale)))
         for category in categories
@@ -134,10 +110,7 @@ def write_synthetic(
 
 
 def as_published(dataset: str, plan: Plan) -> dict[str, Published]:
-    """Return what `harness.data.official.PUBLISHED[dataset]` would say of a synthetic dataset.
-
-    A test that puts it there gets synthetic data that pass for official.
-    """
+    """Return what `PUBLISHED[dataset]` says in tests whose synthetic data pass for official."""
     return {
         category: Published(
             *_counts(published, plan.scale), published.suffix, (plan.side,) * 2, synthetic=True

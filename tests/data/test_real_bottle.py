@@ -14,9 +14,8 @@ from PIL import Image
 from harness.config import DatasetConfig
 from harness.data import DataError, load_split
 from harness.data.__main__ import main
-from harness.data.load import dataset_settings
+from harness.data.load import dataset_settings, verify
 from harness.data.readers import HEADER
-from harness.data.survey import verify
 
 pytestmark = pytest.mark.skipif(
     "DFKDE_TEST_DATA" not in os.environ, reason="DFKDE_TEST_DATA is not set"

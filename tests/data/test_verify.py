@@ -14,7 +14,7 @@ from PIL import Image
 
 from harness.data import load_split
 from harness.data.__main__ import USAGE, main
-from harness.data.survey import verify
+from harness.data.load import verify
 from tests.data.faults import TRAIN
 from tests.data.small import CATEGORY, unofficial
 from tests.data.visa_faults import ANOMALY
@@ -37,8 +37,7 @@ def test_files_are_read_in_as_many_threads_as_the_process_may_use(copy, monkeypa
             asked.append(workers)
             super().__init__(workers)
 
-    for module in ("harness.data.survey", "harness.data.survey"):
-        monkeypatch.setattr(sys.modules[module], "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr("harness.data.load.ThreadPoolExecutor", Pool)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     verify(copy("mvtec"), "bottle", seed=42)
     assert asked == [3, 3]
