@@ -11,6 +11,7 @@ import pytest
 from harness.config import FeaturesConfig
 from harness.data import DataError
 from harness.features import extraction
+from harness.features import inputs as inputs_module
 from harness.features import reader as reader_module
 from harness.features.extraction import Inputs
 from harness.features.reader import FeatureReader
@@ -31,10 +32,8 @@ class Counted:
 
     def __init__(self, monkeypatch):
         self.paths: list[Path] = []
-        monkeypatch.setattr("harness.features.inputs.decode", self)
-        from harness.features.inputs import decode
-
-        self._decode = decode
+        self._decode = inputs_module.decode
+        monkeypatch.setattr(inputs_module, "decode", self)
 
     def __call__(self, data, path):
         self.paths.append(path)

@@ -105,7 +105,7 @@ from pathlib import Path
 from harness.config import FeaturesConfig
 from harness.data import Sample
 from harness.config import BackboneConfig
-from harness.features import FeatureReader
+from harness.features.reader import FeatureReader
 from harness.features.extractor import Digests
 extractor = SimpleNamespace(
     code="", digests=lambda shape: Digests(*{tuple(digests)!r}),
@@ -131,7 +131,7 @@ def test_two_processes_translate_a_network_once(tmp_path):
     code = f"""
 import logging, sys
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
-logging.getLogger().handlers[0].addFilter(lambda one: one.name.endswith("translate"))
+logging.getLogger().handlers[0].addFilter(lambda one: one.name.endswith("engines"))
 from pathlib import Path
 from harness.features.engines import onnx_model
 from harness.features.spec import recipe_of

@@ -420,7 +420,7 @@ import sys
 from pathlib import Path
 from harness.config import BackboneConfig, FeaturesConfig
 from harness.data import Sample
-from harness.features import feature_reader
+from harness.features.reader import feature_reader
 reader = feature_reader(
     BackboneConfig(**{vars(LITE)!r}), FeaturesConfig(**{vars(settings)!r}), image_size=64
 )
