@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from harness.config import DatasetConfig
 from harness.data.fetch import fetch
 from harness.data.listing import DataError
-from harness.data.load import Verdict, dataset_settings, verify
+from harness.data.load import Survey, dataset_settings, verify
 from harness.data.official import ARCHIVES
 from harness.data.readers import expected_root
 from harness.data.synthetic import Plan, write_synthetic
@@ -83,22 +83,21 @@ def _verify(values: Values) -> int:
     chosen = values["category"].split(",") if "category" in values else dataset.categories
     seed = _number(values, "seed", default=42)
     say(_COLUMNS.format(*_HEADINGS))
-    verdicts = []
+    surveys = []
     for category in chosen:
-        verdicts.append(verify(dataset, category, seed=seed))
-        say(_row(verdicts[-1]))
-    for verdict in verdicts:
-        for problem in verdict.problems:
-            say(f"{verdict.category}: {'broken' if problem.fatal else 'differs'}: {problem}")
-    failed = [v for v in verdicts if v.broken or (v.problems and dataset.official)]
+        surveys.append(verify(dataset, category, seed=seed))
+        say(_row(surveys[-1]))
+    for survey in surveys:
+        for problem in survey.problems:
+            say(f"{survey.category}: {'broken' if problem.fatal else 'differs'}: {problem}")
+    failed = [s for s in surveys if s.broken or (s.problems and dataset.official)]
     say(f"{len(chosen) - len(failed)} of {len(chosen)} categories passed")
     return 1 if failed else 0
 
 
-def _row(verdict: Verdict) -> str:
-    state = "broken" if verdict.broken else "unofficial" if verdict.problems else "official"
-    *counts, fingerprint, _ = verdict[1:]
-    return _COLUMNS.format(verdict.category, *counts, fingerprint[:12], state)
+def _row(survey: Survey) -> str:
+    state = "broken" if survey.broken else "unofficial" if survey.problems else "official"
+    return _COLUMNS.format(survey.category, *survey.counts, survey.fingerprint[:12], state)
 
 
 def _synthetic(values: Values) -> int:

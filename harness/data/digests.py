@@ -18,7 +18,7 @@ from pathlib import Path
 
 from harness.data.inspection import Inspection
 from harness.data.listing import shown
-from harness.system.files import DamagedError, read_json, read_regular, write_json
+from harness.system.files import DamagedError, read_json, write_json
 
 _VERSION = 3
 """Raised by whatever changes which files count as sound, or what is seen of them."""
@@ -86,15 +86,7 @@ def _load(place: Path, key: str) -> dict[str, str] | None:
     try:
         kept = read_json(place, key=key)
     except DamagedError:
-        return {} if _has_no_checksum(place) else None
+        return None
     except OSError:
         return {}
     return kept["files"] if kept.get("version") == _VERSION else {}
-
-
-def _has_no_checksum(place: Path) -> bool:
-    """Tell a file that was written before there were checksums: it is not damaged."""
-    try:
-        return read_regular(place).startswith(b'{\n"version": ')
-    except (OSError, DamagedError):
-        return False

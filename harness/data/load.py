@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import yaml
 
@@ -34,34 +33,36 @@ _NEEDED = ("name", "title", "reader", "categories")
 _SHOWN = 3
 
 
-class Verdict(NamedTuple):
-    """What `verify` finds of a category; without problems it equals the published one.
+@dataclass(frozen=True)
+class Survey:
+    """A category's images, the inspections of its sound files by name, and every problem.
 
-    The fingerprint is empty, and all numbers are 0, if the category cannot be listed.
+    Without problems the category equals the published one.
     """
 
     category: str
-    train: int
-    test_normal: int
-    test_anomalous: int
-    masks: int
-    fingerprint: str
+    root: Path
+    listing: Listing
+    seen: dict[str, Inspection]
     problems: tuple[Problem, ...]
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """Numbers of training, normal test and anomalous test images, and of masks."""
+        test = self.listing.test
+        anomalous = sum(image.anomalous for image in test)
+        masks = sum(image.mask is not None for image in test)
+        return len(self.listing.train), len(test) - anomalous, anomalous, masks
+
+    @property
+    def fingerprint(self) -> str:
+        """As `Split.fingerprint`; empty if no file is sound."""
+        return fingerprint(self.seen) if self.seen else ""
 
     @property
     def broken(self) -> bool:
         """Whether no run is possible, not even an unofficial one."""
         return any(problem.fatal for problem in self.problems)
-
-
-@dataclass(frozen=True)
-class Survey:
-    """A category's images, the inspections of its sound files by name, and every problem."""
-
-    root: Path
-    listing: Listing
-    seen: dict[str, Inspection]
-    problems: tuple[Problem, ...]
 
 
 def dataset_settings(name: str, *, root: str | None = None) -> DatasetConfig:
@@ -118,10 +119,10 @@ def load_split(
     train = few_shot(_samples(found.listing.train, found), category, seed=seed, n_train=n_train)
     test = _samples(found.listing.test, found)
     train, test = contaminate(train, test, category=category, seed=seed, share=train_contamination)
-    return Split(train, test, fingerprint(found.seen), official=dataset.official)
+    return Split(train, test, found.fingerprint, official=dataset.official)
 
 
-def verify(dataset: DatasetConfig, category: str, *, seed: int) -> Verdict:
+def verify(dataset: DatasetConfig, category: str, *, seed: int) -> Survey:
     """Check one category, decoding every image.
 
     Beyond the checks of `load_split`, this finds images whose pixels cannot be decoded though the
@@ -129,22 +130,13 @@ def verify(dataset: DatasetConfig, category: str, *, seed: int) -> Verdict:
     or a missing root raises `DataError`.
     """
     _check_settings(dataset, category)
-    dataset_root(dataset)
+    root = dataset_root(dataset)
     try:
         found = survey(dataset, category, seed=seed)
     except DataError as error:
-        return Verdict(category, 0, 0, 0, 0, "", (Problem(category, str(error)),))
-    test = found.listing.test
-    anomalous = sum(image.anomalous for image in test)
-    return Verdict(
-        category=category,
-        train=len(found.listing.train),
-        test_normal=len(test) - anomalous,
-        test_anomalous=anomalous,
-        masks=sum(image.mask is not None for image in test),
-        fingerprint=fingerprint(found.seen),
-        problems=(*found.problems, *_pixel_problems(found)),
-    )
+        nothing = Listing((), (), (), {})
+        return Survey(category, root, nothing, {}, (Problem(category, str(error)),))
+    return replace(found, problems=(*found.problems, *_pixel_problems(found)))
 
 
 def survey(dataset: DatasetConfig, category: str, *, seed: int) -> Survey:
@@ -164,7 +156,7 @@ def survey(dataset: DatasetConfig, category: str, *, seed: int) -> Survey:
         problems.append(Problem(category, "is not a category of a published dataset", fatal=False))
     else:
         problems += differences(published, listing, seen=seen, category=category)
-    return Survey(root, listing, seen, tuple(problems))
+    return Survey(category, root, listing, seen, tuple(problems))
 
 
 def _settings_file(name: str) -> Path:
@@ -192,20 +184,17 @@ def _check_settings(dataset: DatasetConfig, category: str) -> None:
 def _refuse(problems: Sequence[Problem], dataset: DatasetConfig, *, category: str) -> None:
     """Raise if a problem is fatal, or if any remains and the data must be official."""
     fatal = [problem for problem in problems if problem.fatal]
-    name = f"{dataset.name}/{category}"
-    if fatal:
-        raise DataError(f"{name} is broken: {_summary(fatal, dataset, category=category)}")
-    if problems and dataset.official:
-        rule = "differs from the published dataset (dataset.official=false runs it as unofficial)"
-        raise DataError(f"{name} {rule}: {_summary(problems, dataset, category=category)}")
-
-
-def _summary(problems: Sequence[Problem], dataset: DatasetConfig, *, category: str) -> str:
-    first = "; ".join(map(str, problems[:_SHOWN]))
-    if len(problems) <= _SHOWN:
-        return first
-    command = f"python -m harness.data verify dataset={dataset.name} category={category}"
-    return f"{first}; and {len(problems) - _SHOWN} more, listed by `{command}`"
+    if not fatal and not (problems and dataset.official):
+        return
+    rule = "differs from the published dataset (dataset.official=false runs it as unofficial)"
+    first, more = (fatal or problems)[:_SHOWN], (fatal or problems)[_SHOWN:]
+    text = (
+        f"{dataset.name}/{category} {'is broken' if fatal else rule}: {'; '.join(map(str, first))}"
+    )
+    if more:
+        command = f"python -m harness.data verify dataset={dataset.name} category={category}"
+        text += f"; and {len(more)} more, listed by `{command}`"
+    raise DataError(text)
 
 
 def _samples(images: Iterable[ImageFile], found: Survey) -> tuple[Sample, ...]:

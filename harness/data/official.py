@@ -27,7 +27,7 @@ class Archive(NamedTuple):
     home: str
 
 
-class Published(NamedTuple):
+class PublishedCategory(NamedTuple):
     """One category as published: numbers of images, and what their files are.
 
     Each anomalous image has a mask (except in ELPV, which has none). `size` is (width, height)
@@ -47,12 +47,14 @@ class Published(NamedTuple):
     synthetic: bool = False
 
 
-def _square(train: int, normal: int, anomalous: int, side: int) -> Published:
-    return Published(train, normal, anomalous, ".png", (side, side))
+def _square(train: int, normal: int, anomalous: int, side: int) -> PublishedCategory:
+    return PublishedCategory(train, normal, anomalous, ".png", (side, side))
 
 
-def _visa(train: int, normal: int, anomalous: int, digest: str) -> Published:
-    return Published(train, normal, anomalous, ".JPG", smallest_side=600, split_digest=digest)
+def _visa(train: int, normal: int, anomalous: int, digest: str) -> PublishedCategory:
+    return PublishedCategory(
+        train, normal, anomalous, ".JPG", smallest_side=600, split_digest=digest
+    )
 
 
 ARCHIVES: dict[str, Archive] = {
@@ -78,7 +80,7 @@ ARCHIVES: dict[str, Archive] = {
 }
 """By dataset."""
 
-PUBLISHED: dict[str, dict[str, Published]] = {
+PUBLISHED: dict[str, dict[str, PublishedCategory]] = {
     "mvtec": {
         "bottle": _square(209, 20, 63, 900)._replace(
             fingerprint="9b551eac1ef13934e949630ca0dbc969f5408f02d796036ee256aa7153836ec2"
@@ -99,9 +101,9 @@ PUBLISHED: dict[str, dict[str, Published]] = {
         "zipper": _square(240, 32, 119, 1024),
     },
     "btad": {
-        "01": Published(400, 21, 49, ".bmp", (1600, 1600)),
-        "02": Published(399, 30, 200, ".png", (600, 600)),
-        "03": Published(1000, 400, 41, ".bmp", (800, 600)),
+        "01": PublishedCategory(400, 21, 49, ".bmp", (1600, 1600)),
+        "02": PublishedCategory(399, 30, 200, ".png", (600, 600)),
+        "03": PublishedCategory(1000, 400, 41, ".bmp", (800, 600)),
     },
     "visa": {
         "candle": _visa(900, 100, 100, "c8ddaa6152691505"),
@@ -118,15 +120,15 @@ PUBLISHED: dict[str, dict[str, Published]] = {
         "pipe_fryum": _visa(450, 50, 100, "f250f5b476f5f797"),
     },
     "elpv": {
-        "mono": Published(352, 236, 313, ".png", (300, 300)),
-        "poly": Published(552, 368, 402, ".png", (300, 300)),
+        "mono": PublishedCategory(352, 236, 313, ".png", (300, 300)),
+        "poly": PublishedCategory(552, 368, 402, ".png", (300, 300)),
     },
 }
 """By dataset and category."""
 
 
 def differences(
-    published: Published, listing: Listing, *, seen: Mapping[str, Inspection], category: str
+    published: PublishedCategory, listing: Listing, *, seen: Mapping[str, Inspection], category: str
 ) -> list[Problem]:
     """Say in what a category differs from the published one; these problems are not fatal."""
     rules = [*_count_differences(published, listing)]
@@ -195,7 +197,7 @@ def _manifest_key(folder: str) -> str:
     return f"files of the archive in {folder}"
 
 
-def _count_differences(published: Published, listing: Listing) -> Iterator[str]:
+def _count_differences(published: PublishedCategory, listing: Listing) -> Iterator[str]:
     anomalous = sum(image.anomalous for image in listing.test)
     counts = {
         "training images": (len(listing.train), published.train),
@@ -208,12 +210,14 @@ def _count_differences(published: Published, listing: Listing) -> Iterator[str]:
 
 
 def _kind(image: ImageFile) -> str:
-    """Name an image's kind; a defect type called as normal images are is told apart from them."""
+    """Name an image's kind; a defect type called as normal images are is another."""
     is_namesake = image.anomalous and image.defect_type == NORMAL
     return f"{image.defect_type},anomalous" if is_namesake else image.defect_type
 
 
-def _image_differences(published: Published, name: str, *, seen: Inspection) -> Iterator[str]:
+def _image_differences(
+    published: PublishedCategory, name: str, *, seen: Inspection
+) -> Iterator[str]:
     size = f"{seen.width}x{seen.height}"
     if not name.endswith(published.suffix):
         yield f"is published as {published.suffix}"

@@ -24,7 +24,7 @@ from PIL.PngImagePlugin import PngInfo
 from harness.data.images import MOST_PIXELS
 from harness.data.inspection import SYNTHETIC
 from harness.data.listing import DataError
-from harness.data.official import PUBLISHED, Published
+from harness.data.official import PUBLISHED, PublishedCategory
 from harness.data.readers import HEADER, SPLIT_CSV
 from harness.data.split import NORMAL, random_stream
 
@@ -109,17 +109,17 @@ def write_synthetic(
     return root
 
 
-def as_published(dataset: str, plan: Plan) -> dict[str, Published]:
+def as_published(dataset: str, plan: Plan) -> dict[str, PublishedCategory]:
     """Return what `PUBLISHED[dataset]` says in tests whose synthetic data pass for official."""
     return {
-        category: Published(
+        category: PublishedCategory(
             *_counts(published, plan.scale), published.suffix, (plan.side,) * 2, synthetic=True
         )
         for category, published in PUBLISHED[dataset].items()
     }
 
 
-def _counts(published: Published, scale: float) -> _Counts:
+def _counts(published: PublishedCategory, scale: float) -> _Counts:
     return _Counts(
         max(_FEWEST_TRAIN, round(scale * published.train)),
         max(_FEWEST_TEST, round(scale * published.test_normal)),

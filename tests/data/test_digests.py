@@ -161,21 +161,6 @@ def test_the_cache_of_another_category_is_none(copy, caplog):
     assert caplog.messages == [f"{cache} is damaged; the files are read again"]
 
 
-def test_a_cache_without_a_checksum_is_made_again_in_silence(copy, monkeypatch, caplog):
-    dataset = copy("mvtec")
-    split = load_split(dataset, "bottle", seed=42)
-    cache = Path(dataset.root) / ".dfkde/bottle.json"
-    files = {
-        key: entry.rsplit(maxsplit=1)[0]
-        for key, entry in json.loads(cache.read_text())["content"]["files"].items()
-    }
-    cache.write_text(json.dumps({"version": 2, "files": files}, indent=0))
-    looked = _count_looks(monkeypatch)
-    assert load_split(dataset, "bottle", seed=42) == split
-    assert len(looked) == len(files)
-    assert not caplog.messages
-
-
 @pytest.mark.parametrize("version", [None, 2, 999])
 def test_a_cache_of_another_version_is_made_again_in_silence(copy, monkeypatch, caplog, version):
     dataset = copy("mvtec")

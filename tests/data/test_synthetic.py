@@ -121,7 +121,7 @@ def test_synthetic_data_are_never_official(name, tmp_path, monkeypatch):
         with pytest.raises(DataError, match=f"differs from .*: {category}: is synthetic: 3[0-9] "):
             load_split(dataset, category, seed=42)
         with pytest.raises(DataError, match=f"differs from .*: {category}: is synthetic: 3[0-9] "):
-            load_split(dataset, category, seed=42)  # from what was remembered
+            load_split(dataset, category, seed=42)  # from the cached digests
         assert not load_split(replace(dataset, official=False), category, seed=42).official
 
 

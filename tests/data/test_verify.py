@@ -22,10 +22,10 @@ from tests.data.visa_faults import ANOMALY
 
 def test_a_sound_category(copy):
     dataset = copy("mvtec")
-    verdict = verify(dataset, "bottle", seed=42)
-    assert verdict[1:5] == (24, 4, 5, 5)
-    assert verdict.problems == ()
-    assert verdict.fingerprint == load_split(dataset, "bottle", seed=42).fingerprint
+    found = verify(dataset, "bottle", seed=42)
+    assert found.counts == (24, 4, 5, 5)
+    assert found.problems == ()
+    assert found.fingerprint == load_split(dataset, "bottle", seed=42).fingerprint
 
 
 def test_files_are_read_in_as_many_threads_as_the_process_may_use(copy, monkeypatch):
@@ -194,9 +194,9 @@ def test_elpv_passes(capsys):
 
 def test_an_unofficial_dataset_needs_no_published_one(copy):
     dataset = replace(unofficial(copy("mvtec")), name="mine")
-    verdict = verify(dataset, "bottle", seed=42)
-    assert not verdict.broken
-    assert [problem.fatal for problem in verdict.problems] == [False]
+    found = verify(dataset, "bottle", seed=42)
+    assert not found.broken
+    assert [problem.fatal for problem in found.problems] == [False]
 
 
 @pytest.mark.parametrize(
