@@ -13,10 +13,10 @@ from pathlib import Path
 import yaml
 
 from harness.config import DatasetConfig, conf_dir
-from harness.data.digests import InspectionCache
 from harness.data.images import read_image
 from harness.data.inspection import (
     Inspection,
+    InspectionCache,
     fingerprint,
     inspect_image,
     inspect_mask,

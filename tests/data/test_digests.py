@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.data import DataError, digests, load, load_split
+from harness.data import DataError, inspection, load, load_split
 from harness.data.inspection import Inspection, fingerprint
 from harness.system.files import write_json
 from tests.data.small import CATEGORY, unofficial
@@ -184,15 +184,15 @@ def test_a_damaged_cache_beside_read_only_data_is_reported_once(copy, monkeypatc
     cache.parent.mkdir()
     cache.write_text("damaged")
     root.chmod(0o555)
-    monkeypatch.setattr(digests, "_is_read_only", lambda root: False)
-    written = digests.write_json
+    monkeypatch.setattr(inspection, "_is_read_only", lambda root: False)
+    written = inspection.write_json
 
     def refuse(path, *content, **key):  # root may write anything, so that chmod would not do
         if path == cache:
             raise PermissionError(13, "Permission denied")
         written(path, *content, **key)
 
-    monkeypatch.setattr(digests, "write_json", refuse)
+    monkeypatch.setattr(inspection, "write_json", refuse)
     split = load_split(dataset, "bottle", seed=42)
     assert caplog.messages == [f"{cache} is damaged; the files are read again"]
     caplog.clear()
