@@ -46,12 +46,6 @@ class _Picture(NamedTuple):
     mask: str | None = None
 
 
-class _Counts(NamedTuple):
-    train: int
-    normal: int
-    anomalous: int
-
-
 @dataclass(frozen=True)
 class Plan:
     """How large a synthetic dataset is.
@@ -91,7 +85,7 @@ def write_synthetic(
     plan = Plan() if plan is None else plan
     if dataset not in _LAYOUTS:
         raise DataError(f"dataset must be one of {', '.join(_LAYOUTS)}, got '{dataset}'")
-    known = PUBLISHED[dataset]
+    known = as_published(dataset, plan)
     categories = list(known) if categories is None else categories
     if unknown := [category for category in categories if category not in known]:
         raise DataError(f"categories must be of {', '.join(known)}, got '{unknown[0]}'")
@@ -99,8 +93,7 @@ def write_synthetic(
     if there := [name for name in made if os.path.lexists(root / name)]:
         raise DataError(f"'{root / there[0]}' is already there; remove it to make it again")
     pictures = {
-        category: list(_LAYOUTS[dataset](category, _counts(known[category], plan.scale)))
-        for category in categories
+        category: list(_LAYOUTS[dataset](category, known[category])) for category in categories
     }
     for category in categories:
         _write_category(root, category, pictures=pictures[category], plan=plan)
@@ -110,53 +103,51 @@ def write_synthetic(
 
 
 def as_published(dataset: str, plan: Plan) -> dict[str, PublishedCategory]:
-    """Return what `PUBLISHED[dataset]` says in tests whose synthetic data pass for official."""
+    """Return what `PUBLISHED[dataset]` would say of a synthetic dataset."""
     return {
         category: PublishedCategory(
-            *_counts(published, plan.scale), published.suffix, (plan.side,) * 2, synthetic=True
+            train=max(_FEWEST_TRAIN, round(plan.scale * published.train)),
+            test_normal=max(_FEWEST_TEST, round(plan.scale * published.test_normal)),
+            test_anomalous=max(_FEWEST_TEST, round(plan.scale * published.test_anomalous)),
+            suffix=published.suffix,
+            size=(plan.side, plan.side),
+            synthetic=True,
         )
         for category, published in PUBLISHED[dataset].items()
     }
 
 
-def _counts(published: PublishedCategory, scale: float) -> _Counts:
-    return _Counts(
-        max(_FEWEST_TRAIN, round(scale * published.train)),
-        max(_FEWEST_TEST, round(scale * published.test_normal)),
-        max(_FEWEST_TEST, round(scale * published.test_anomalous)),
-    )
-
-
-def _mvtec(category: str, counts: _Counts) -> Iterator[_Picture]:
+def _mvtec(category: str, counts: PublishedCategory) -> Iterator[_Picture]:
     for number in range(counts.train):
         yield _Picture(f"{category}/train/good/{number:03}.png", "train")
-    for number in range(counts.normal):
+    for number in range(counts.test_normal):
         yield _Picture(f"{category}/test/good/{number:03}.png", "test")
-    for number in range(counts.anomalous):
+    for number in range(counts.test_anomalous):
         kind, below = ("spot", "scratch")[number % 2], f"{number // 2:03}"
         mask = f"{category}/ground_truth/{kind}/{below}_mask.png"
         yield _Picture(f"{category}/test/{kind}/{below}.png", "test", kind, mask)
 
 
-def _btad(category: str, counts: _Counts) -> Iterator[_Picture]:
-    image = PUBLISHED["btad"][category].suffix
+def _btad(category: str, counts: PublishedCategory) -> Iterator[_Picture]:
+    image = counts.suffix
     mask = ".bmp" if category == "03" else ".png"
     for number in range(counts.train):
         yield _Picture(f"{category}/train/ok/{number:04}{image}", "train")
-    for number in range(counts.normal):
+    for number in range(counts.test_normal):
         yield _Picture(f"{category}/test/ok/{number:04}{image}", "test")
-    for number in range(counts.anomalous):
+    for number in range(counts.test_anomalous):
         name = f"{category}/test/ko/{number:04}{image}"
         yield _Picture(name, "test", "spot", f"{category}/ground_truth/ko/{number:04}{mask}")
 
 
-def _visa(category: str, counts: _Counts) -> Iterator[_Picture]:
+def _visa(category: str, counts: PublishedCategory) -> Iterator[_Picture]:
     stream = random_stream(0, f"synthetic split/{category}")
-    tested = set(stream.permutation(counts.train + counts.normal)[: counts.normal].tolist())
-    for number in range(counts.train + counts.normal):
+    order = stream.permutation(counts.train + counts.test_normal)
+    tested = set(order[: counts.test_normal].tolist())
+    for number in range(len(order)):
         name = f"{category}/Data/Images/Normal/{number:04}.JPG"
         yield _Picture(name, "test" if number in tested else "train")
-    for number in range(counts.anomalous):
+    for number in range(counts.test_anomalous):
         mask = f"{category}/Data/Masks/Anomaly/{number:03}.png"
         name = f"{category}/Data/Images/Anomaly/{number:03}.JPG"
         yield _Picture(name, "test", "spot", mask)
