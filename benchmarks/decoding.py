@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from benchmarks.measure import machine, medians, table, write_pictures
 from harness.data import read_image
 from harness.data.images import read_file
-from harness.features.inputs import decode, read_input, read_pixels, scale
+from harness.features.inputs import decode, read_input
 
 FORMATS = (".png", ".jpg", ".bmp")
 
@@ -53,7 +53,7 @@ def measure(folder: Path, suffix: str, n: int, *, size: int) -> tuple[object, ..
         "decode": partial(over, paths, decode_file),
         "input": partial(over, paths, partial(read_input, image_size=256)),
         "checked": partial(
-            over, paths, lambda path: scale(read_pixels(path, digests[path], image_size=256))
+            over, paths, lambda path: read_input(path, digests[path], image_size=256)
         ),
     }
     seconds = medians(tasks, rounds=7)

@@ -147,10 +147,10 @@ def eager_task(options: Any) -> Callable[[], None]:
 def engine_task(options: Any, setting: Setting, folder: Path) -> Callable[[], object]:
     """Run an engine from as many threads as there are cores."""
     extractor = LazyExtractor(backbone(options.factory))
-    recipe = open_reader(extractor, setting, options.device, folder).recipe
-    engine = build_engine(extractor, recipe, cache=folder, workers=cores())
-    images = np.ones((recipe.batch, 3, SIZE, SIZE), dtype=np.float32)
-    n_calls = n_images(options.device) // recipe.batch
+    spec = open_reader(extractor, setting, options.device, folder).spec
+    engine = build_engine(extractor, spec, cache=folder, workers=cores())
+    images = np.ones((spec.batch, 3, SIZE, SIZE), dtype=np.float32)
+    n_calls = n_images(options.device) // spec.batch
     return partial(in_threads, partial(engine, images), n_calls, threads=cores())
 
 

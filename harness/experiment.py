@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from harness.config import Job
 from harness.data import Sample, Split
-from harness.features.spec import Recipe
+from harness.features.spec import ExtractionSpec
 from harness.fitting import (
     Fitted,
     anomaly_grids,
@@ -31,14 +31,14 @@ from harness.record import SCHEMA_VERSION, ImageScore, Mistake, Record, Stages
 from harness.system.threads import one_blas_thread
 
 
-def settings(job: Job, recipe: Recipe) -> dict[str, str]:
+def settings(job: Job, spec: ExtractionSpec) -> dict[str, str]:
     """Return the values that determine a job's numbers beside data, weights and seed.
 
     Parameters
     ----------
     job : Job
         The job.
-    recipe : Recipe
+    spec : ExtractionSpec
         How its features are made, every `auto` resolved.
 
     Returns
@@ -46,35 +46,35 @@ def settings(job: Job, recipe: Recipe) -> dict[str, str]:
     dict of str to str
         Flat and sorted; every parameter of the model stands there, defaults included.
     """
-    return {name: str(value) for name, value in sorted(_values(job, recipe).items())}
+    return {name: str(value) for name, value in sorted(_values(job, spec).items())}
 
 
-def _values(job: Job, recipe: Recipe) -> dict[str, object]:
+def _values(job: Job, spec: ExtractionSpec) -> dict[str, object]:
     # What a function takes that builds the model need not be a parameter of the model.
     params = job.model.params | build_model(job.model).get_params()
     return (
         job.protocol()
         | {
-            "features.device": recipe.device,
-            "features.engine": recipe.engine,
-            "features.precision": recipe.precision,
-            "features.resize": recipe.resize,
-            "backbone.layers": ",".join(recipe.layers),
-            "backbone.mean": _numbers(recipe.mean),
-            "backbone.std": _numbers(recipe.std),
+            "features.device": spec.device,
+            "features.engine": spec.engine,
+            "features.precision": spec.precision,
+            "features.resize": spec.resize,
+            "backbone.layers": ",".join(spec.layers),
+            "backbone.mean": _numbers(spec.mean),
+            "backbone.std": _numbers(spec.std),
         }
         | {f"model.{name}": value for name, value in without_seed(params, job.seed).items()}
     )
 
 
-def identity(job: Job, recipe: Recipe, *, fingerprint: str) -> str:
+def identity(job: Job, spec: ExtractionSpec, *, fingerprint: str) -> str:
     """Return the job's identity.
 
     Parameters
     ----------
     job : Job
         The job.
-    recipe : Recipe
+    spec : ExtractionSpec
         How its features are made.
     fingerprint : str
         Digest of the category's files.
@@ -90,11 +90,11 @@ def identity(job: Job, recipe: Recipe, *, fingerprint: str) -> str:
         "dataset": job.dataset.name,
         "category": job.category,
         "fingerprint": fingerprint,
-        "weights": recipe.weights_digest,
-        "network": recipe.network_digest,
+        "weights": spec.weights_digest,
+        "network": spec.network_digest,
         "model": job.model.factory,
         "seed": job.seed,
-        "settings": _values(job, recipe),
+        "settings": _values(job, spec),
     }
     # As JSON, for null and the text `None` are two values.
     text = json.dumps(parts, sort_keys=True, default=repr)
@@ -210,7 +210,7 @@ def measure(fitted: Fitted, stages: Stages) -> Record:
     Record
         As `evaluate`.
     """
-    job, split, recipe = fitted.job, fitted.split, fitted.reader.recipe
+    job, split, spec = fitted.job, fitted.split, fitted.reader.spec
     with stages("features"):
         test = fitted.reader.pooled(split.test, maps=has_masks(split))
     with stages("model"), one_blas_thread(), naming(split.test):
@@ -232,8 +232,8 @@ def measure(fitted: Fitted, stages: Stages) -> Record:
         model_factory=job.model.factory,
         backbone_factory=job.backbone.factory,
         seed=job.seed,
-        settings=settings(job, recipe),
-        weights_digest=recipe.weights_digest,
+        settings=settings(job, spec),
+        weights_digest=spec.weights_digest,
         data_fingerprint=split.fingerprint,
         official=split.official,
         n_train=len(split.train),
@@ -268,7 +268,7 @@ def identify(job: Job, split: Split | None = None) -> str:
         As `evaluate`.
     """
     split = split_of(job) if split is None else split
-    return identity(job, reader_of(job).recipe, fingerprint=split.fingerprint)
+    return identity(job, reader_of(job).spec, fingerprint=split.fingerprint)
 
 
 def _covers(job: Job) -> float:

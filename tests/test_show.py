@@ -90,14 +90,14 @@ def test_an_error_is_one_line_that_can_be_seen(error):
         assert one_line(error(name)).isprintable()
 
 
-def test_recipes_of_a_cache_are_shown(tmp_path, monkeypatch, capsys):
-    recipe = {"engine": "e\x1b[2J\nx", "weights_digest": "\u202e", "image_size": "\x9b"}
-    monkeypatch.setattr(cache_module, "sections", lambda cache: [Section("k\x07", recipe, [])])
+def test_sections_of_a_cache_are_shown(tmp_path, monkeypatch, capsys):
+    fields = {"engine": "e\x1b[2J\nx", "weights_digest": "\u202e", "image_size": "\x9b"}
+    monkeypatch.setattr(cache_module, "sections", lambda cache: [Section("k\x07", fields, [])])
     assert main(["--cache", str(tmp_path), "list"]) == 0
     assert len(seen(capsys.readouterr().out)) == 3
 
 
-def test_a_damaged_recipe_is_warned_of_in_a_line(tmp_path):
+def test_a_damaged_description_is_warned_of_in_a_line(tmp_path):
     folder = tmp_path / "\x1b[2J\nx" / ("ab" * 16)
     folder.mkdir(parents=True)
     (folder / "recipe.json").write_text("{")

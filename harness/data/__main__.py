@@ -12,9 +12,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from harness.config import DatasetConfig
 from harness.data.fetch import fetch
 from harness.data.listing import DataError
-from harness.data.load import dataset_settings
-from harness.data.roots import ARCHIVES, usual_root
-from harness.data.survey import Verdict, verify
+from harness.data.load import Survey, dataset_settings, verify
+from harness.data.official import ARCHIVES
+from harness.data.readers import expected_root
 from harness.data.synthetic import Plan, write_synthetic
 from harness.system.terminal import say
 
@@ -25,13 +25,14 @@ python -m harness.data verify    dataset=NAME [category=NAME,...] [dataset.root=
 python -m harness.data synthetic dataset=NAME dataset.root=PATH [scale=0.02] [side=64] [seed=0]
 """
 _COLUMNS = "{:<14}{:>7}{:>8}{:>11}{:>7}  {:<12}  {}"
+_HEADINGS = ("category", "train", "normal", "anomalous", "masks", "fingerprint", "state")
 
 Values = dict[str, str]
 Number = TypeVar("Number", int, float)
 
 
 def main(arguments: list[str]) -> int:
-    """Run one command; return the exit status: 0, or 1 if the data or a setting are bad."""
+    """Run one command; return the exit status: 1 if the data or a setting are bad."""
     if not arguments or arguments[0] not in _COMMANDS:
         say(*USAGE.splitlines(), error=True)
         return 2
@@ -61,10 +62,11 @@ def _fetch(values: Values) -> int:
         raise DataError(f"dataset must be one of {', '.join(ARCHIVES)}, got '{dataset.name}'")
     archive = ARCHIVES[dataset.name]
     archive = archive._replace(url=values.get("url", archive.url))
-    root = usual_root(dataset)
+    root = expected_root(dataset)
     say(f"{dataset.title}: {archive.licence} (see {archive.home})")
     say(f"from {archive.url}", f"to   {root}")
-    with Progress("[progress.description]{task.description}", *_bars()) as bar:
+    columns = BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    with Progress("[progress.description]{task.description}", *columns) as bar:
         task = bar.add_task("downloading", total=None)
         fetch(
             archive,
@@ -76,34 +78,26 @@ def _fetch(values: Values) -> int:
     return 0
 
 
-def _bars() -> list[BarColumn | DownloadColumn | TimeRemainingColumn]:
-    return [BarColumn(), DownloadColumn(), TimeRemainingColumn()]
-
-
 def _verify(values: Values) -> int:
     dataset = _dataset(values)
     chosen = values["category"].split(",") if "category" in values else dataset.categories
     seed = _number(values, "seed", default=42)
     say(_COLUMNS.format(*_HEADINGS))
-    verdicts = []
+    surveys = []
     for category in chosen:
-        verdicts.append(verify(dataset, category, seed=seed))
-        say(_row(verdicts[-1]))
-    for verdict in verdicts:
-        for problem in verdict.problems:
-            say(f"{verdict.category}: {'broken' if problem.fatal else 'differs'}: {problem}")
-    failed = [v for v in verdicts if v.broken or (v.problems and dataset.official)]
+        surveys.append(verify(dataset, category, seed=seed))
+        say(_row(surveys[-1]))
+    for survey in surveys:
+        for problem in survey.problems:
+            say(f"{survey.category}: {'broken' if problem.fatal else 'differs'}: {problem}")
+    failed = [s for s in surveys if s.broken or (s.problems and dataset.official)]
     say(f"{len(chosen) - len(failed)} of {len(chosen)} categories passed")
     return 1 if failed else 0
 
 
-_HEADINGS = ("category", "train", "normal", "anomalous", "masks", "fingerprint", "state")
-
-
-def _row(verdict: Verdict) -> str:
-    state = "broken" if verdict.broken else "unofficial" if verdict.problems else "official"
-    *counts, fingerprint, _ = verdict[1:]
-    return _COLUMNS.format(verdict.category, *counts, fingerprint[:12], state)
+def _row(survey: Survey) -> str:
+    state = "broken" if survey.broken else "unofficial" if survey.problems else "official"
+    return _COLUMNS.format(survey.category, *survey.counts, survey.fingerprint[:12], state)
 
 
 def _synthetic(values: Values) -> int:
@@ -138,10 +132,7 @@ def _number(values: Values, key: str, *, default: Number) -> Number:
 
 _COMMANDS = {
     "fetch": (_fetch, ["dataset", "dataset.root", "url"]),
-    "verify": (
-        _verify,
-        ["dataset", "category", "dataset.root", "dataset.official", "seed"],
-    ),
+    "verify": (_verify, ["dataset", "category", "dataset.root", "dataset.official", "seed"]),
     "synthetic": (_synthetic, ["dataset", "dataset.root", "scale", "side", "seed"]),
 }
 

@@ -1,4 +1,4 @@
-"""From a dataset's name to its folder, complete or absent."""
+"""Download a published dataset, check its archive's SHA-256, and unpack it in one step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import http.client
 import itertools
-import logging
 import os
 import shutil
 import stat
@@ -20,132 +19,107 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 from urllib.parse import urljoin, urlsplit
 
-from harness.data.digests import write_manifest
 from harness.data.listing import DataError, shown
-from harness.data.roots import Archive
+from harness.data.official import Archive, write_manifest
 from harness.system.locks import hold
-
-_COPY_BLOCK = 1 << 20
-_ZIP = b"PK\3\4"
-# Far beyond the published datasets: of members, and of their bytes for one of the archive.
-_MOST_FILES = 500_000
-_MOST_GROWTH = 200
-
-
-def extract(archive: Path, target: Path) -> dict[str, str]:
-    """Write the files of a tar or zip archive below a folder.
-
-    Folders and plain files only; owners, modes and times are not taken over.
-
-    Parameters
-    ----------
-    archive : Path
-        The archive.
-    target : Path
-        An empty folder. After an error it may hold some of the files.
-
-    Returns
-    -------
-    dict of str to str
-        The SHA-256 of every file, hexadecimal, by name relative to the target.
-
-    Raises
-    ------
-    DataError
-        If a member is a link, a device or sparse, or would lie outside the target or over
-        another member; if there are too many, or too large ones for such an archive; if the
-        archive is damaged, or the disk is full.
-    """
-    digests: dict[str, str] = {}
-    room = _MOST_GROWTH * max(archive.stat().st_size, _COPY_BLOCK)
-    try:
-        with contextlib.closing(_members(archive)) as members:
-            for name, stream in itertools.islice(members, _MOST_FILES + 1):
-                if len(digests) == _MOST_FILES:
-                    raise DataError(f"holds more than {_MOST_FILES:,} files")
-                place = target / _safe(name)
-                digests[str(PurePosixPath(name))], size = _write(place, stream, name, room=room)
-                room -= size
-    except DataError as error:
-        raise DataError(f"{shown(str(archive))}: {error}") from error
-    except Exception as error:  # damage makes decompressors raise anything
-        why = shown(str(error).partition("\n")[0])
-        raise DataError(f"{shown(str(archive))}: is damaged ({why})") from error
-    return digests
-
-
-def _members(archive: Path) -> Generator[tuple[str, IO[bytes]]]:
-    with archive.open("rb") as stream:
-        start = stream.read(len(_ZIP))
-    # zipfile.is_zipfile would take a tar that ends with a zip file for one.
-    if start == _ZIP:
-        yield from _zip_members(archive)
-    else:
-        yield from _tar_members(archive)
-
-
-def _tar_members(archive: Path) -> Generator[tuple[str, IO[bytes]]]:
-    with tarfile.open(archive, "r:*") as bundle:
-        for member in bundle:
-            if member.isdir():
-                continue
-            plain = member.isreg() and not member.issparse()
-            stream = bundle.extractfile(member) if plain else None
-            if stream is None:
-                raise DataError(f"'{shown(member.name)}' is a link or device, not a file")
-            yield member.name, stream
-
-
-def _zip_members(archive: Path) -> Generator[tuple[str, IO[bytes]]]:
-    with zipfile.ZipFile(archive) as bundle:
-        for member in bundle.infolist():
-            if member.is_dir():
-                continue
-            kind = stat.S_IFMT(member.external_attr >> 16)
-            if kind not in (0, stat.S_IFREG):
-                raise DataError(f"'{shown(member.filename)}' is a link or device, not a file")
-            with bundle.open(member) as stream:
-                yield member.filename, stream
-
-
-def _safe(name: str) -> str:
-    """Refuse the name of a member that leads out of the target folder."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
-        raise DataError(f"'{shown(name)}' would lie outside the target folder")
-    return name
-
-
-def _write(place: Path, stream: IO[bytes], name: str, *, room: int) -> tuple[str, int]:
-    """Write a member of at most `room` bytes; return its SHA-256 and its size."""
-    digest = hashlib.sha256()
-    size = 0
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with place.open("xb") as out:
-            while block := stream.read(_COPY_BLOCK):
-                size += len(block)
-                if size > room:
-                    raise DataError(f"unpacks to more than {_MOST_GROWTH} times its size")
-                out.write(block)
-                digest.update(block)
-    except FileExistsError as error:
-        raise DataError(f"'{shown(name)}' lies over another member") from error
-    except OSError as error:
-        why = error.strerror or error
-        raise DataError(f"'{shown(name)}' cannot be extracted ({why})") from error
-    return digest.hexdigest(), size
-
-
-Progress = Callable[[int, int | None], None]
-"""Called with the bytes so far and the bytes in all, if known."""
 
 _BLOCK = 1 << 20
 _TIMEOUT_S = 30.0
 _ATTEMPTS = 4
 _PAUSE_S = 1.0
-_MOST_BYTES = 2**34
-"""No more is received: three times the largest published archive."""
+_MOST_BYTES = 2**34  # received: three times the largest published archive
+# Far beyond the published datasets: of members, and of their bytes for one of the archive.
+_MOST_FILES = 500_000
+_MOST_GROWTH = 200
+_ZIP = b"PK\3\4"
+
+Progress = Callable[[int, int | None], None]
+"""Called with the bytes so far and the bytes in all, if known."""
+
+
+def fetch(archive: Archive, root: Path, *, categories: list[str], progress: Progress) -> Path:
+    """Download, verify and extract a dataset; its folder appears in one step at the end.
+
+    An archive of the right name beside the dataset's folder is used, and kept; one that was
+    downloaded is deleted in the end. After a `DataError` there is no `root`, and the same call
+    resumes the download.
+    """
+    root = root.resolve()
+    try:
+        if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+            raise DataError(f"'{root}' is already there; remove it to fetch it again")
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with hold(root.parent / f".{root.name}.lock", patience=0) as held:
+            if not held:
+                raise DataError(f"'{root}' is being fetched by another process")
+            _fetch(archive, root, categories=categories, progress=progress)
+    except OSError as error:
+        place = error.filename or root
+        raise DataError(f"'{place}' cannot be made ({error.strerror or error})") from error
+    return root
+
+
+def download(url: str, target: Path, *, sha256: str, progress: Progress) -> None:
+    """Download a file, resuming `<target>.part`; it appears in one step, once its SHA-256 fits.
+
+    After a `DataError` what was received is kept for the next call, unless its digest is wrong or
+    it has no end.
+    """
+    if not url.lower().startswith(("https://", "http://")):
+        raise DataError(f"url must start with https:// or http://, got '{shown(url)}'")
+    if " " in url or not url.isprintable():
+        raise DataError(f"url must hold no blank and no control character, got '{shown(url)}'")
+    part = target.with_name(f"{target.name}.part")
+    try:
+        _receive(url, part, progress=progress)
+    except OSError as error:
+        why = error.strerror or error
+        raise DataError(f"'{shown(str(part))}' cannot be written ({why})") from error
+    except _EndlessError as error:
+        part.unlink()
+        raise DataError(f"{shown(url)}: {error}; what came was deleted") from error
+    found = _file_digest(part)
+    if found != sha256:
+        part.unlink()
+        raise DataError(f"{shown(url)}: its SHA-256 must be {sha256}, got {found}; it was deleted")
+    os.replace(part, target)
+
+
+def _fetch(archive: Archive, root: Path, *, categories: list[str], progress: Progress) -> None:
+    packed = root.parent / _file_name(archive.url)
+    was_there = packed.exists()
+    if not was_there:
+        download(archive.url, packed, sha256=archive.sha256, progress=progress)
+    elif (found := _file_digest(packed)) != archive.sha256:
+        rule = f"its SHA-256 must be {archive.sha256}, got {found}; remove it first"
+        raise DataError(f"'{packed}': {rule}")
+    _unpack(packed, root, categories=categories)
+    if not was_there:
+        packed.unlink()
+
+
+def _file_name(url: str) -> str:
+    try:
+        name = PurePosixPath(urlsplit(url).path).name
+    except ValueError:  # brackets that enclose no IPv6 address
+        name = ""
+    if name in ("", ".."):
+        raise DataError(f"url must end with the name of a file, got '{shown(url)}'")
+    return name
+
+
+def _file_digest(path: Path) -> str:
+    with open(_regular(path, os.O_RDONLY), "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _regular(path: Path, flags: int) -> int:
+    """Return the descriptor of a file, and of nothing to wait for: no pipe, no device."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DataError(f"'{shown(str(path))}' is not a regular file")
+    return descriptor
 
 
 class _ConnectionLostError(Exception):
@@ -182,77 +156,13 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 _OPENER = urllib.request.build_opener(_Redirects)
 
 
-def download(url: str, target: Path, *, sha256: str, progress: Progress) -> None:
-    """Bring a file from a server, resuming `<target>.part` if there is one.
-
-    Parameters
-    ----------
-    url : str
-        An http or https address.
-    target : Path
-        Appears in one step, once whole and right.
-    sha256 : str
-        What its bytes must digest to.
-    progress : callable
-        Called as bytes come.
-
-    Raises
-    ------
-    DataError
-        If the server cannot be reached or keeps breaking off (what came is kept, and resumed by
-        the next call), the disk is full, or the digest is wrong or there is no end (what came is
-        deleted).
-    """
-    if not url.lower().startswith(("https://", "http://")):
-        raise DataError(f"url must start with https:// or http://, got '{shown(url)}'")
-    if " " in url or not url.isprintable():
-        raise DataError(f"url must hold no blank and no control character, got '{shown(url)}'")
-    part = target.with_name(f"{target.name}.part")
-    try:
-        _receive_all(url, part, progress=progress)
-    except OSError as error:
-        why = error.strerror or error
-        raise DataError(f"'{shown(str(part))}' cannot be written ({why})") from error
-    except _EndlessError as error:
-        part.unlink()
-        raise DataError(f"{shown(url)}: {error}; what came was deleted") from error
-    found = file_digest(part)
-    if found != sha256:
-        part.unlink()
-        raise DataError(f"{shown(url)}: its SHA-256 must be {sha256}, got {found}; it was deleted")
-    os.replace(part, target)
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, hexadecimal.
-
-    Raises
-    ------
-    DataError
-        If it is no regular file.
-    OSError
-        If it cannot be read.
-    """
-    with open(_regular(path, os.O_RDONLY), "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _regular(path: Path, flags: int) -> int:
-    """Return the descriptor of a file, and of nothing to wait for: no pipe, no device."""
-    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise DataError(f"'{shown(str(path))}' is not a regular file")
-    return descriptor
-
-
-def _receive_all(url: str, part: Path, *, progress: Progress) -> None:
-    """Ask again while the connection breaks; progress made starts the count of attempts anew."""
+def _receive(url: str, part: Path, *, progress: Progress) -> None:
+    """Retry while the connection breaks; the attempts count from the last one with progress."""
     failures = 0
     while True:
         before = _size(part)
         try:
-            return _continue(url, part, progress=progress)
+            return _resume(url, part, progress=progress)
         except _ConnectionLostError as error:
             failures = 1 if _size(part) > before else failures + 1
             if failures == _ATTEMPTS:
@@ -265,10 +175,10 @@ def _size(part: Path) -> int:
     return part.lstat().st_size if os.path.lexists(part) else 0
 
 
-def _continue(url: str, part: Path, *, progress: Progress) -> None:
+def _resume(url: str, part: Path, *, progress: Progress) -> None:
     """Append what is missing of the file, or write all of it where the server cannot resume."""
     start = _size(part)
-    response = _ask(url, start)
+    response = _open(url, start)
     if response is None:
         return
     with response:
@@ -276,19 +186,22 @@ def _continue(url: str, part: Path, *, progress: Progress) -> None:
         start = start if resumed else 0
         length = response.length  # None where the header is missing or no number
         total = None if length is None else start + length
-        most = min(_MOST_BYTES, start + _free(part, needed=length or 0))
+        free = shutil.disk_usage(part.parent).free
+        if length is not None and length > free:
+            raise DataError(f"'{part.parent}' has {free:,} bytes free, {length:,} are needed")
         # No link is followed: it would lead to a file of somebody's.
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
         flags |= os.O_APPEND if resumed else os.O_TRUNC
         with open(_regular(part, flags), "wb") as stream:
             progress(start, total)
+            most = min(_MOST_BYTES, start + free)
             for block in _blocks(response, done=start, total=total, most=most):
                 stream.write(block)
                 start += len(block)
                 progress(start, total)
 
 
-def _ask(url: str, start: int) -> http.client.HTTPResponse | None:
+def _open(url: str, start: int) -> http.client.HTTPResponse | None:
     """Open the connection; None if the server has nothing beyond `start`."""
     headers = {"User-Agent": "dfkde-benchmark"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
@@ -312,11 +225,14 @@ def _ask(url: str, start: int) -> http.client.HTTPResponse | None:
 def _blocks(
     response: http.client.HTTPResponse, *, done: int, total: int | None, most: int
 ) -> Iterator[bytes]:
-    """Receive up to byte `total`, or up to the end, of which there is none beyond byte `most`."""
+    """Receive up to byte `total`, or up to the end, which must come before byte `most`."""
     if total is not None and total > most:
         raise _EndlessError(f"{total:,} bytes are too many for an archive")
     while done != total:
-        block = _receive(response, _BLOCK if total is None else min(_BLOCK, total - done))
+        try:  # `read` would wait for the time limit once more after each piece
+            block = response.read1(_BLOCK if total is None else min(_BLOCK, total - done))
+        except (http.client.HTTPException, OSError) as error:
+            raise _ConnectionLostError(shown(str(error))) from error
         done += len(block)
         if done > most:
             raise _EndlessError(f"it does not end after {most:,} bytes")
@@ -327,111 +243,13 @@ def _blocks(
         yield block
 
 
-def _receive(response: http.client.HTTPResponse, n_bytes: int) -> bytes:
-    """Wait for some bytes, at most `_TIMEOUT_S`: `read` would wait anew after each."""
-    try:
-        return response.read1(n_bytes)
-    except (http.client.HTTPException, OSError) as error:
-        raise _ConnectionLostError(shown(str(error))) from error
-
-
-def _free(part: Path, *, needed: int) -> int:
-    """Return the bytes that the disk has free."""
-    free = shutil.disk_usage(part.parent).free
-    if needed > free:
-        raise DataError(f"'{part.parent}' has {free:,} bytes free, {needed:,} are needed")
-    return free
-
-
-log = logging.getLogger(__name__)
-
-
-def fetch(archive: Archive, root: Path, *, categories: list[str], progress: Progress) -> Path:
-    """Download, verify and extract a dataset; its folder appears in one step at the end.
-
-    An archive of the right name beside the dataset's folder is used, and kept; one that was
-    downloaded is deleted in the end.
-
-    Parameters
-    ----------
-    archive : Archive
-        What to fetch.
-    root : Path
-        The dataset's folder. It must not exist yet, or be empty.
-    categories : list of str
-        The folders that the dataset must hold.
-    progress : callable
-        Called with the bytes so far and in all while downloading.
-
-    Returns
-    -------
-    Path
-        `root`.
-
-    Raises
-    ------
-    DataError
-        If any step fails; `root` then does not exist, and the same command goes on where the
-        download stopped.
-    """
-    root = root.resolve()
-    try:
-        if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-            raise DataError(f"'{root}' is already there; remove it to fetch it anew")
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(root):
-            _fetch(archive, root, categories=categories, progress=progress)
-    except OSError as error:
-        place = error.filename or root
-        raise DataError(f"'{place}' cannot be made ({error.strerror or error})") from error
-    return root
-
-
-def _fetch(archive: Archive, root: Path, *, categories: list[str], progress: Progress) -> None:
-    packed = root.parent / _file_name(archive.url)
-    own = packed.exists()
-    if own:
-        _check_digest(packed, archive.sha256)
-    else:
-        download(archive.url, packed, sha256=archive.sha256, progress=progress)
-    _unpack(packed, root, categories=categories)
-    if not own:
-        packed.unlink()
-
-
-def _file_name(url: str) -> str:
-    """Return the archive's name on disk."""
-    try:
-        name = PurePosixPath(urlsplit(url).path).name
-    except ValueError:  # brackets that enclose no IPv6 address
-        name = ""
-    if name in ("", ".."):
-        raise DataError(f"url must end with the name of a file, got '{shown(url)}'")
-    return name
-
-
-@contextlib.contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Let one process at a time fetch into a folder."""
-    with hold(root.parent / f".{root.name}.lock", patience=0) as alone:
-        if not alone:
-            raise DataError(f"'{root}' is being fetched by another process")
-        yield
-
-
-def _check_digest(packed: Path, sha256: str) -> None:
-    found = file_digest(packed)
-    if found != sha256:
-        raise DataError(f"'{packed}': its SHA-256 must be {sha256}, got {found}; remove it first")
-
-
 def _unpack(packed: Path, root: Path, *, categories: list[str]) -> None:
     """Extract beside the root, then move the folder that holds the categories into its place."""
     partial = root.parent / f".{root.name}.extracting"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        digests = extract(packed, partial)
+        digests = _extract(packed, partial)
         found = _dataset_folder(packed, partial, categories=categories)
         write_manifest(found, _below(digests, found.relative_to(partial)))
         if root.exists():
@@ -439,6 +257,14 @@ def _unpack(packed: Path, root: Path, *, categories: list[str]) -> None:
         os.replace(found, root)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _dataset_folder(packed: Path, partial: Path, *, categories: list[str]) -> Path:
+    """Find the categories right inside the archive or one level down."""
+    for folder in (partial, *sorted(partial.iterdir())):
+        if all((folder / category).is_dir() for category in categories):
+            return folder
+    raise DataError(f"'{packed}' does not hold the categories {', '.join(categories)}")
 
 
 def _below(digests: Mapping[str, str], folder: Path) -> dict[str, str]:
@@ -451,9 +277,79 @@ def _below(digests: Mapping[str, str], folder: Path) -> dict[str, str]:
     }
 
 
-def _dataset_folder(packed: Path, partial: Path, *, categories: list[str]) -> Path:
-    """Find the categories right inside the archive or one level down."""
-    for folder in (partial, *sorted(partial.iterdir())):
-        if all((folder / category).is_dir() for category in categories):
-            return folder
-    raise DataError(f"'{packed}' does not hold the categories {', '.join(categories)}")
+def _extract(archive: Path, target: Path) -> dict[str, str]:
+    """Write the files of an archive below an empty folder; return their SHA-256, by name.
+
+    Only folders and plain files, and none outside the target or over another; owners, modes and
+    times are not taken over.
+    """
+    digests: dict[str, str] = {}
+    room = _MOST_GROWTH * max(archive.stat().st_size, _BLOCK)
+    try:
+        with contextlib.closing(_members(archive)) as members:
+            for name, stream in itertools.islice(members, _MOST_FILES + 1):
+                if len(digests) == _MOST_FILES:
+                    raise DataError(f"holds more than {_MOST_FILES:,} files")
+                path = PurePosixPath(name)
+                if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
+                    raise DataError(f"'{shown(name)}' would lie outside the target folder")
+                digests[str(path)], size = _write(target / name, stream, name, room=room)
+                room -= size
+    except DataError as error:
+        raise DataError(f"{shown(str(archive))}: {error}") from error
+    except Exception as error:  # damage makes decompressors raise anything
+        why = shown(str(error).partition("\n")[0])
+        raise DataError(f"{shown(str(archive))}: is damaged ({why})") from error
+    return digests
+
+
+def _members(archive: Path) -> Generator[tuple[str, IO[bytes]]]:
+    with archive.open("rb") as stream:
+        start = stream.read(len(_ZIP))
+    # zipfile.is_zipfile would take a tar that ends with a zip file for one.
+    yield from _zip_members(archive) if start == _ZIP else _tar_members(archive)
+
+
+def _tar_members(archive: Path) -> Generator[tuple[str, IO[bytes]]]:
+    with tarfile.open(archive, "r:*") as bundle:
+        for member in bundle:
+            if member.isdir():
+                continue
+            plain = member.isreg() and not member.issparse()
+            stream = bundle.extractfile(member) if plain else None
+            if stream is None:
+                raise DataError(f"'{shown(member.name)}' is a link or device, not a file")
+            yield member.name, stream
+
+
+def _zip_members(archive: Path) -> Generator[tuple[str, IO[bytes]]]:
+    with zipfile.ZipFile(archive) as bundle:
+        for member in bundle.infolist():
+            if member.is_dir():
+                continue
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG):
+                raise DataError(f"'{shown(member.filename)}' is a link or device, not a file")
+            with bundle.open(member) as stream:
+                yield member.filename, stream
+
+
+def _write(path: Path, stream: IO[bytes], name: str, *, room: int) -> tuple[str, int]:
+    """Write a member of at most `room` bytes; return its SHA-256 and its size."""
+    digest = hashlib.sha256()
+    size = 0
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as out:
+            while block := stream.read(_BLOCK):
+                size += len(block)
+                if size > room:
+                    raise DataError(f"unpacks to more than {_MOST_GROWTH} times its size")
+                out.write(block)
+                digest.update(block)
+    except FileExistsError as error:
+        raise DataError(f"'{shown(name)}' lies over another member") from error
+    except OSError as error:
+        why = error.strerror or error
+        raise DataError(f"'{shown(name)}' cannot be extracted ({why})") from error
+    return digest.hexdigest(), size

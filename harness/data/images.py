@@ -20,7 +20,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from harness.data.listing import DataError, shown
 from harness.system.files import DamagedError, open_regular
 
-# Told by the content, whatever the file's name; JPEG includes MPO. Pillow knows dozens more, one of
+# Recognised by its content, whatever its name; JPEG includes MPO. Pillow knows dozens more, one of
 # which starts another program.
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 # As many pixels as Pillow warns above: RGB of 256 MiB, of which decoding needs a few times that.
@@ -128,20 +128,7 @@ def read_mask(path: str | os.PathLike[str], digest: str | None = None) -> NDArra
 
 
 def read_file(path: str | os.PathLike[str], digest: str | None = None) -> bytes:
-    """Read an image file once: whoever decodes these bytes decodes those that were checked.
-
-    Parameters
-    ----------
-    path : path
-        The file.
-    digest : str, optional
-        SHA-256 of the bytes that were listed, hexadecimal; None where nothing is known of them.
-
-    Raises
-    ------
-    DataError
-        If the file cannot be read, or holds other bytes than were listed.
-    """
+    """Read an image file once: whoever decodes these bytes decodes those of the listed SHA-256."""
     with _naming(path):
         data = _bytes_of(Path(path))
     if digest is not None and (found := hashlib.sha256(data).hexdigest()) != digest:
@@ -399,19 +386,9 @@ def displayed_size(image: Image.Image, data: bytes) -> tuple[int, int]:
 
 
 def orientation(image: Image.Image, data: bytes) -> int:
-    """Return the EXIF orientation (EXIF 2.3, tag 0x0112) without decoding pixels.
+    """Return the EXIF orientation (EXIF 2.3, tag 0x0112) of a file, mostly without decoding pixels.
 
-    Parameters
-    ----------
-    image : PIL.Image.Image
-        The opened image.
-    data : bytes
-        The whole file that it was opened from.
-
-    Returns
-    -------
-    int
-        1 for upright, also where it means nothing or cannot be read; up to 8.
+    It is 1 for upright, also where it means nothing or cannot be read; up to 8.
     """
     if image.format == "PNG" and "exif" not in image.info and _oriented_behind_pixels(data):
         image.load()

@@ -1,10 +1,17 @@
-"""One look at a file's bytes: its digest, its size in pixels, and whether it is whole."""
+"""One look at a file's bytes: its digest, its size in pixels, and whether it is whole.
+
+Inspections are cached in a JSON file beside the data, `<root>/.dfkde/<category>.json`, or in the
+user's cache folder where the data may not be written to: a file is read again only when it changed.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import logging
 import os
+import sysconfig
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,28 +21,24 @@ import numpy as np
 from PIL import Image
 
 from harness.data.images import decode_mask, displayed_size, opened
-from harness.data.listing import DataError, stamp
-from harness.system.files import DamagedError, open_regular
+from harness.data.listing import DataError, shown, stamp
+from harness.system.files import DamagedError, open_regular, read_json, write_json
 
 SYNTHETIC = b"synthetic image, made by python -m harness.data"
 """What every image file of a synthetic dataset holds."""
 
 _JPEG_END = b"\xff\xd9"
+_VERSION = 4
+"""Raised by whatever changes which files count as sound, or what is seen of them."""
+
+log = logging.getLogger(__name__)
 
 
 class Inspection(NamedTuple):
-    """What is known of a sound file.
+    """The SHA-256 of a sound file, and what else was seen of it.
 
-    Attributes
-    ----------
-    digest : str
-        SHA-256 of its bytes, hexadecimal.
-    width, height : int
-        In pixels, after the EXIF orientation; 0 for a file that is no image.
-    defect_pixels : int
-        Number of pixels above 0 in a mask; -1 where the file was not read as a mask.
-    synthetic : bool
-        Whether `harness.data.synthetic` made it.
+    The size is that after the EXIF orientation, 0 for a file that is no image. `defect_pixels` is
+    the number of pixels above 0 in a mask, -1 where the file was not read as a mask.
     """
 
     digest: str
@@ -45,13 +48,48 @@ class Inspection(NamedTuple):
     synthetic: bool = False
 
 
+class InspectionCache:
+    """The cached inspections of one category, each with the `stamp` of the file that was read.
+
+    The time of a status change in it tells two files apart that were swapped by renaming, which
+    archives of whole-second times would hide.
+    """
+
+    def __init__(self, root: Path, category: str) -> None:
+        self._key = f"inspections of {category}"
+        self._places = _places(root, category)
+        loaded = [_load(place, self._key) for place in self._places]
+        self._entries = [entries for entries in loaded if entries]
+        for place, entries in zip(self._places, loaded, strict=True):
+            if entries is None and not self._entries:
+                log.warning("%s is damaged; the files are read again", shown(str(place)))
+
+    def find(self, key: str, stamp: str) -> Inspection | None:
+        """Return the inspection of a file, or None if the file is new or changed."""
+        for entries in self._entries:
+            entry = entries.get(key, "")
+            if entry.startswith(f"{stamp} "):
+                digest, *numbers = entry.removeprefix(stamp).split()
+                width, height, defect_pixels, synthetic = map(int, numbers)
+                return Inspection(digest, width, height, defect_pixels, bool(synthetic))
+        return None
+
+    def save(self, found: Mapping[str, tuple[str, Inspection]]) -> None:
+        """Write all inspections to the first place that can be written; else do without."""
+        entries = {
+            key: " ".join(map(str, (stamp, seen.digest, *map(int, seen[1:]))))
+            for key, (stamp, seen) in found.items()
+        }
+        for place in self._places:
+            with contextlib.suppress(OSError):
+                write_json(place, {"version": _VERSION, "files": entries}, key=self._key)
+                return
+
+
 def read_stamped(path: Path) -> tuple[str, bytes]:
     """Read a file with its `stamp`: that of the very file read, whatever its name leads to later.
 
-    Raises
-    ------
-    DataError
-        With the reason alone, if it cannot be read, is empty or larger than the memory.
+    A `DataError` of this module has the reason alone: whoever looks at a file names it.
     """
     try:
         with open_regular(path) as stream:
@@ -74,46 +112,29 @@ def inspect_image(data: bytes) -> Inspection:
 
     A PNG is whole if the checksums of its chunks are right up to its end, a JPEG if it ends with
     the end-of-image marker; any other file is decoded.
-
-    Raises
-    ------
-    DataError
-        With the reason alone, if it is not a whole image.
     """
     with opened(data) as image:
         height, width = displayed_size(image, data)
-        _check_whole(image, data)
-    return Inspection(_digest(data), width, height, defect_pixels=-1, synthetic=SYNTHETIC in data)
+        if image.format == "PNG":
+            with Image.open(io.BytesIO(data), formats=("PNG",)) as again:
+                again.verify()
+        elif image.format != "JPEG" or not data.endswith(_JPEG_END):
+            image.load()
+    digest = hashlib.sha256(data).hexdigest()
+    return Inspection(digest, width, height, defect_pixels=-1, synthetic=SYNTHETIC in data)
 
 
 def inspect_mask(data: bytes) -> Inspection:
-    """Digest a ground truth mask's bytes and count its defect pixels.
-
-    Raises
-    ------
-    DataError
-        With the reason alone, if it cannot be decoded.
-    """
+    """Digest a ground truth mask's bytes and count its defect pixels."""
     with opened(data) as image:
         mask = decode_mask(image)
     height, width = mask.shape
-    defect_pixels = int(np.count_nonzero(mask))
-    return Inspection(_digest(data), width, height, defect_pixels, synthetic=SYNTHETIC in data)
+    digest, defect_pixels = hashlib.sha256(data).hexdigest(), int(np.count_nonzero(mask))
+    return Inspection(digest, width, height, defect_pixels, synthetic=SYNTHETIC in data)
 
 
 def fingerprint(seen: Mapping[str, Inspection]) -> str:
-    """Digest the names and contents of files.
-
-    Parameters
-    ----------
-    seen : mapping of str to Inspection
-        The files of a category: images, masks, label files. Names are relative to the root.
-
-    Returns
-    -------
-    str
-        SHA-256, hexadecimal; it depends neither on the seed nor on the machine.
-    """
+    """Digest a category's images, masks and label files, by names relative to the root."""
     whole = hashlib.sha256()
     lines = (f"{_line(name)}\n{inspection.digest}\n" for name, inspection in seen.items())
     for line in sorted(lines):
@@ -129,13 +150,33 @@ def _line(name: str) -> str:
     return "\n" + name.replace("\\", "\\\\").replace("\n", "\\n")
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _places(root: Path, category: str) -> list[Path]:
+    root = root.resolve()
+    places = []
+    with contextlib.suppress(RuntimeError):  # a user without a home directory
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        key = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
+        places = [cache / "dfkde" / "digests" / key / f"{category}.json"]
+    beside = root / ".dfkde"
+    # A link could lead to a folder of somebody's that has a file of that name.
+    if beside.is_symlink() or _is_read_only(root):
+        return places
+    return [beside / f"{category}.json", *places]
 
 
-def _check_whole(image: Image.Image, data: bytes) -> None:
-    if image.format == "PNG":
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as again:
-            again.verify()
-    elif image.format != "JPEG" or not data.endswith(_JPEG_END):
-        image.load()
+def _is_read_only(root: Path) -> bool:
+    """Tell an installed package and a folder marked read-only (which root could write to)."""
+    places = (sysconfig.get_path(name) for name in ("purelib", "platlib"))
+    installed = any(root.is_relative_to(Path(place).resolve()) for place in places)
+    return installed or root.stat().st_mode & 0o222 == 0
+
+
+def _load(place: Path, key: str) -> dict[str, str] | None:
+    """Return a file's entries: none if it is absent or of another version; None if damaged."""
+    try:
+        kept = read_json(place, key=key)
+    except DamagedError:
+        return None
+    except OSError:
+        return {}
+    return kept["files"] if kept.get("version") == _VERSION else {}

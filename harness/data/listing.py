@@ -1,4 +1,4 @@
-"""What lies in a category's folder, before anything is believed."""
+"""The files of a category's folder by name, before any is opened, and the rules they break."""
 
 from __future__ import annotations
 
@@ -13,16 +13,11 @@ from typing import NamedTuple
 
 from harness.system.terminal import alike, shown
 
-
-class DataError(ValueError):
-    """The data or a setting about them breaks a rule; the message is one line."""
-
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+"""File name endings that count as images, in lower case."""
 
 NO_MASK = "has no ground truth mask"
 """The rule that an anomalous image without a mask breaks, where the category has masks."""
-
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-"""File name endings that count as images, in lower case."""
 
 _DEEPEST = 6
 _SHOWN = 5
@@ -32,19 +27,12 @@ Files = Mapping[str, str]
 """The `stamp` of files by their path relative to the dataset's root, with forward slashes."""
 
 
-class Problem(NamedTuple):
-    """One broken rule.
+class DataError(ValueError):
+    """The data or a setting about them breaks a rule; the message is one line."""
 
-    Attributes
-    ----------
-    file : str
-        The file or folder, relative to the dataset's root.
-    rule : str
-        What is wrong with it.
-    fatal : bool
-        Whether no result may come from such data; else the data merely differ from the published
-        dataset, and may be run as *unofficial*.
-    """
+
+class Problem(NamedTuple):
+    """A rule that a file or folder breaks; a fatal one allows not even an unofficial run."""
 
     file: str
     rule: str
@@ -69,21 +57,10 @@ class ImageFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """What a reader finds for one category.
+    """What a reader finds for one category; a layout without a split has all images in `test`.
 
-    Attributes
-    ----------
-    train, test : tuple of ImageFile
-        Sorted by name. Where the layout has no split of its own, everything is in `test`.
-    problems : tuple of Problem
-        Broken rules of the layout.
-    files : mapping of str to str
-        The `stamp` of each file below the category's folder.
-    documents : mapping of str to str
-        Text files, beside the images, that determine labels or the split: by name the SHA-256 of
-        the very bytes that were parsed, hexadecimal.
-    has_split : bool
-        Whether the layout says which images train.
+    `train` and `test` are sorted by name. `documents` are the text files that determine labels or
+    the split: by name the SHA-256 of the very bytes that were parsed.
     """
 
     train: tuple[ImageFile, ...]
@@ -104,27 +81,19 @@ def stem(name: str) -> str:
     return posixpath.splitext(posixpath.basename(name))[0]
 
 
+def stamp(status: os.stat_result) -> str:
+    """Return size and times of modification and status change: they tell an unchanged file.
+
+    One string, because whole statuses of many files weigh several times as much.
+    """
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
 def walk(root: Path, folder: str) -> tuple[dict[str, str], list[Problem]]:
-    """List the files below a folder; links are followed, hidden and system files left out.
+    """List the files below a folder, by name; links are followed, hidden and system files left out.
 
-    Parameters
-    ----------
-    root : Path
-        The dataset's root.
-    folder : str
-        The folder below it.
-
-    Returns
-    -------
-    files : dict of str to str
-        The `stamp` of each, sorted by name.
-    problems : list of Problem
-        Dangling links, devices, names that are not UTF-8.
-
-    Raises
-    ------
-    DataError
-        If the folder does not exist or one cannot be listed.
+    Dangling links, devices and names that are not UTF-8 are problems; a folder that does not exist
+    or cannot be listed raises `DataError`.
     """
     if not (root / folder).is_dir():
         missing = f"'{folder}'{alike(folder, os.listdir(root))}"
@@ -132,12 +101,59 @@ def walk(root: Path, folder: str) -> tuple[dict[str, str], list[Problem]]:
     files: dict[str, str] = {}
     problems: list[Problem] = []
     for name, entry in _entries(root / folder, folder, depth=1):
-        found = _regular_file(name, entry)
+        found = _stamp_or_problem(name, entry)
         if isinstance(found, Problem):
             problems.append(found)
         else:
             files[name] = found
     return dict(sorted(files.items())), problems
+
+
+def stray(name: str) -> Problem:
+    """Describe a file that has no place in the layout; fatal if it is an image."""
+    if is_image(name):
+        return Problem(name, "is an image outside the dataset's layout")
+    return Problem(name, "is a stray file, not part of the dataset", fatal=False)
+
+
+def no_masks(category: str) -> Problem:
+    """Describe a category without any mask."""
+    return Problem(category, "has no ground truth masks, so no pixel-level metrics", fatal=False)
+
+
+def pair_masks(
+    images: Iterable[ImageFile], masks: Iterable[tuple[str, str]], *, category: str
+) -> tuple[list[ImageFile], list[Problem]]:
+    """Give each anomalous image its mask; `masks` holds (`defect_type/stem`, name) of each."""
+    images = list(images)
+    by_key: dict[str, str] = {}
+    problems = []
+    for key, name in masks:
+        if by_key.setdefault(key, name) != name:
+            rule = f"is a second mask of one image, after {shown(by_key[key])}"
+            problems.append(Problem(name, rule))
+    if not by_key:
+        return images, [no_masks(category)]
+    paired = [i._replace(mask=by_key.get(_key(i))) if i.anomalous else i for i in images]
+    bare = [image for image in paired if image.anomalous and image.mask is None]
+    problems += [Problem(image.name, NO_MASK) for image in bare]
+    used = Counter(image.mask for image in paired if image.mask is not None)
+    problems += [
+        Problem(name, f"is the mask of {count} images of one name, with different endings")
+        for name, count in used.items()
+        if count > 1
+    ]
+    keys = [_key(image) for image in bare]
+    problems += [
+        Problem(name, f"is a mask without an anomalous image{alike(key, keys)}")
+        for key, name in by_key.items()
+        if name not in used
+    ]
+    return paired, problems
+
+
+def _key(image: ImageFile) -> str:
+    return f"{image.defect_type}/{stem(image.name)}"
 
 
 def _holdings(root: Path) -> str:
@@ -166,7 +182,7 @@ def _entries(path: Path, name: str, *, depth: int) -> Iterator[tuple[str, os.Dir
         raise DataError(f"{shown(str(path))}: cannot be listed ({error.strerror})") from error
 
 
-def _regular_file(name: str, entry: os.DirEntry[str]) -> str | Problem:
+def _stamp_or_problem(name: str, entry: os.DirEntry[str]) -> str | Problem:
     try:
         name.encode()
         status = entry.stat()
@@ -178,84 +194,3 @@ def _regular_file(name: str, entry: os.DirEntry[str]) -> str | Problem:
     if not stat.S_ISREG(status.st_mode):
         return Problem(name, "is not a regular file")
     return stamp(status)
-
-
-def stamp(status: os.stat_result) -> str:
-    """Return what tells that a file is still the same without reading it.
-
-    Returns
-    -------
-    str
-        Its size in bytes, then the times of its last modification and change of status in ns: one
-        string, for whole statuses of many files weigh several times as much.
-    """
-    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
-
-
-def stray(name: str) -> Problem:
-    """Describe a file that has no place in the layout; fatal if it is an image."""
-    if is_image(name):
-        return Problem(name, "is an image outside the dataset's layout")
-    return Problem(name, "is a stray file, not part of the dataset", fatal=False)
-
-
-def pair_masks(
-    images: Iterable[ImageFile], masks: Iterable[tuple[str, str]], *, category: str
-) -> tuple[list[ImageFile], list[Problem]]:
-    """Give every anomalous image its ground truth mask, by name.
-
-    Parameters
-    ----------
-    images : iterable of ImageFile
-        The test images.
-    masks : iterable of (key, name)
-        The masks, with the key `defect_type/stem` of the image that each belongs to.
-    category : str
-        The category, for the message when it has no masks at all.
-
-    Returns
-    -------
-    images : list of ImageFile
-        With their masks.
-    problems : list of Problem
-        Images without a mask, masks without an image, two masks of one image.
-    """
-    images = list(images)
-    by_key, problems = _masks_by_key(masks)
-    if not by_key:
-        return images, [no_masks(category)]
-    paired = [image._replace(mask=_mask_of(image, by_key)) for image in images]
-    problems += [Problem(i.name, NO_MASK) for i in paired if i.anomalous and i.mask is None]
-    used = Counter(image.mask for image in paired if image.mask is not None)
-    problems += [
-        Problem(name, f"is the mask of {count} images of one name, with different endings")
-        for name, count in used.items()
-        if count > 1
-    ]
-    bare = [f"{i.defect_type}/{stem(i.name)}" for i in paired if i.anomalous and i.mask is None]
-    problems += [
-        Problem(name, f"is a mask without an anomalous image{alike(key, bare)}")
-        for key, name in by_key.items()
-        if name not in used
-    ]
-    return paired, problems
-
-
-def no_masks(category: str) -> Problem:
-    """Describe a category without any mask."""
-    return Problem(category, "has no ground truth masks, so no pixel-level metrics", fatal=False)
-
-
-def _masks_by_key(masks: Iterable[tuple[str, str]]) -> tuple[dict[str, str], list[Problem]]:
-    by_key: dict[str, str] = {}
-    problems = []
-    for key, name in masks:
-        if key in by_key:
-            rule = f"is a second mask of one image, after {shown(by_key[key])}"
-            problems.append(Problem(name, rule))
-        by_key.setdefault(key, name)
-    return by_key, problems
-
-
-def _mask_of(image: ImageFile, by_key: Mapping[str, str]) -> str | None:
-    return by_key.get(f"{image.defect_type}/{stem(image.name)}") if image.anomalous else None

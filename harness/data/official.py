@@ -1,4 +1,4 @@
-"""The published datasets in numbers: what a category must equal to count as official.
+"""The published datasets: their archives, and what a category must equal to count as official.
 
 Sources: the datasets' own papers and readmes (Bergmann et al., CVPR 2019; Mishra et al., ISIE 2021;
 Zou et al., ECCV 2022; Buerhop-Lutz et al., EU PVSEC 2018).
@@ -7,33 +7,33 @@ Zou et al., ECCV 2022; Buerhop-Lutz et al., EU PVSEC 2018).
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from harness.data.inspection import Inspection, fingerprint
-from harness.data.listing import ImageFile, Listing, Problem
+from harness.data.listing import DataError, ImageFile, Listing, Problem, shown
 from harness.data.split import NORMAL
+from harness.system.files import DamagedError, read_json, write_json
 
 
-class Published(NamedTuple):
-    """One category as published.
+class Archive(NamedTuple):
+    """Where a dataset is published, the SHA-256 of that file, its licence, and its own page."""
 
-    Attributes
-    ----------
-    train, test_normal, test_anomalous : int
-        Numbers of images; each anomalous one has a mask (except in ELPV, which has none).
-    suffix : str
-        The ending of its image files.
-    size : tuple of int, optional
-        (width, height) of every image; None where they vary.
-    smallest_side : int
-        No image is smaller than this, in pixels; tells resized copies where sizes vary.
-    split_digest : str, optional
-        As `split_digest` gives it, where a file and not the folders says which images train.
-    fingerprint : str, optional
-        As `Split.fingerprint`, where it is known.
-    synthetic : bool
-        Whether its images are synthetic; those of no published dataset are.
+    url: str
+    sha256: str
+    licence: str
+    home: str
+
+
+class PublishedCategory(NamedTuple):
+    """One category as published: numbers of images, and what their files are.
+
+    Each anomalous image has a mask (except in ELPV, which has none). `size` is (width, height)
+    where all images have it, `smallest_side` tells resized copies where sizes vary. `split_digest`
+    is given where a file and not the folders says which images train, `fingerprint` where it is
+    known. Images of no published dataset are `synthetic`.
     """
 
     train: int
@@ -47,15 +47,40 @@ class Published(NamedTuple):
     synthetic: bool = False
 
 
-def _square(train: int, normal: int, anomalous: int, side: int) -> Published:
-    return Published(train, normal, anomalous, ".png", (side, side))
+def _square(train: int, normal: int, anomalous: int, side: int) -> PublishedCategory:
+    return PublishedCategory(train, normal, anomalous, ".png", (side, side))
 
 
-def _visa(train: int, normal: int, anomalous: int, digest: str) -> Published:
-    return Published(train, normal, anomalous, ".JPG", smallest_side=600, split_digest=digest)
+def _visa(train: int, normal: int, anomalous: int, digest: str) -> PublishedCategory:
+    return PublishedCategory(
+        train, normal, anomalous, ".JPG", smallest_side=600, split_digest=digest
+    )
 
 
-PUBLISHED: dict[str, dict[str, Published]] = {
+ARCHIVES: dict[str, Archive] = {
+    "mvtec": Archive(
+        url="https://www.mydrive.ch/shares/150996/b52ecdcbf521176e9db9c731f2304b27/download/"
+        "420938113-1629960298/mvtec_anomaly_detection.tar.xz",
+        sha256="cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d",
+        licence="CC BY-NC-SA 4.0: no commercial use",
+        home="https://www.mvtec.com/company/research/datasets/mvtec-ad",
+    ),
+    "btad": Archive(
+        url="https://avires.dimi.uniud.it/papers/btad/btad.zip",
+        sha256="461c9387e515bfed41ecaae07c50cf6b10def647b36c9e31d239ab2736b10d2a",
+        licence="CC BY-SA 4.0",
+        home="https://avires.dimi.uniud.it/papers/btad/btad.zip",
+    ),
+    "visa": Archive(
+        url="https://amazon-visual-anomaly.s3.us-west-2.amazonaws.com/VisA_20220922.tar",
+        sha256="2eb8690c803ab37de0324772964100169ec8ba1fa3f7e94291c9ca673f40f362",
+        licence="CC BY 4.0",
+        home="https://github.com/amazon-science/spot-diff",
+    ),
+}
+"""By dataset."""
+
+PUBLISHED: dict[str, dict[str, PublishedCategory]] = {
     "mvtec": {
         "bottle": _square(209, 20, 63, 900)._replace(
             fingerprint="9b551eac1ef13934e949630ca0dbc969f5408f02d796036ee256aa7153836ec2"
@@ -76,9 +101,9 @@ PUBLISHED: dict[str, dict[str, Published]] = {
         "zipper": _square(240, 32, 119, 1024),
     },
     "btad": {
-        "01": Published(400, 21, 49, ".bmp", (1600, 1600)),
-        "02": Published(399, 30, 200, ".png", (600, 600)),
-        "03": Published(1000, 400, 41, ".bmp", (800, 600)),
+        "01": PublishedCategory(400, 21, 49, ".bmp", (1600, 1600)),
+        "02": PublishedCategory(399, 30, 200, ".png", (600, 600)),
+        "03": PublishedCategory(1000, 400, 41, ".bmp", (800, 600)),
     },
     "visa": {
         "candle": _visa(900, 100, 100, "c8ddaa6152691505"),
@@ -95,15 +120,15 @@ PUBLISHED: dict[str, dict[str, Published]] = {
         "pipe_fryum": _visa(450, 50, 100, "f250f5b476f5f797"),
     },
     "elpv": {
-        "mono": Published(352, 236, 313, ".png", (300, 300)),
-        "poly": Published(552, 368, 402, ".png", (300, 300)),
+        "mono": PublishedCategory(352, 236, 313, ".png", (300, 300)),
+        "poly": PublishedCategory(552, 368, 402, ".png", (300, 300)),
     },
 }
 """By dataset and category."""
 
 
 def differences(
-    published: Published, listing: Listing, *, seen: Mapping[str, Inspection], category: str
+    published: PublishedCategory, listing: Listing, *, seen: Mapping[str, Inspection], category: str
 ) -> list[Problem]:
     """Say in what a category differs from the published one; these problems are not fatal."""
     rules = [*_count_differences(published, listing)]
@@ -122,18 +147,6 @@ def differences(
     return problems
 
 
-def _count_differences(published: Published, listing: Listing) -> Iterator[str]:
-    anomalous = sum(image.anomalous for image in listing.test)
-    counts = {
-        "training images": (len(listing.train), published.train),
-        "normal test images": (len(listing.test) - anomalous, published.test_normal),
-        "anomalous test images": (anomalous, published.test_anomalous),
-    }
-    for what, (count, expected) in counts.items():
-        if count != expected:
-            yield f"has {count} {what}, the published dataset {expected}"
-
-
 def split_digest(listing: Listing) -> str:
     """Digest which images train, which are tested, as what, and with which masks."""
     splits = {"train": listing.train, "test": listing.test}
@@ -145,13 +158,66 @@ def split_digest(listing: Listing) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
 
+def write_manifest(root: Path, digests: Mapping[str, str]) -> None:
+    """Keep the SHA-256 of the files that came out of an archive, by name relative to the root."""
+    folders: dict[str, dict[str, str]] = defaultdict(dict)
+    for name, digest in digests.items():
+        folder, below, _ = name.partition("/")
+        if below:
+            folders[folder][name] = digest
+    for folder, files in folders.items():
+        write_json(_manifest(root, folder), files, key=_manifest_key(folder))
+
+
+def changed_files(root: Path, category: str, *, seen: Mapping[str, Inspection]) -> list[Problem]:
+    """Name the files that are not as they came out of the archive; these are not fatal."""
+    path = _manifest(root, category)
+    try:
+        digests = read_json(path, key=_manifest_key(category))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except DamagedError as error:
+        rule = "remove that file to go on without the comparison with the archive"
+        rule += ", or remove the dataset and fetch it again"
+        raise DataError(f"'{shown(str(path))}' is damaged or has no checksum; {rule}") from error
+    except OSError as error:
+        raise DataError(f"'{shown(str(path))}' cannot be read ({error.strerror})") from error
+    return [
+        Problem(name, "is not as it came out of the published archive", fatal=False)
+        for name, inspection in seen.items()
+        if name.startswith(f"{category}/") and digests.get(name) != inspection.digest
+    ]
+
+
+def _manifest(root: Path, folder: str) -> Path:
+    return root / ".dfkde" / "archive" / f"{folder}.json"
+
+
+def _manifest_key(folder: str) -> str:
+    return f"files of the archive in {folder}"
+
+
+def _count_differences(published: PublishedCategory, listing: Listing) -> Iterator[str]:
+    anomalous = sum(image.anomalous for image in listing.test)
+    counts = {
+        "training images": (len(listing.train), published.train),
+        "normal test images": (len(listing.test) - anomalous, published.test_normal),
+        "anomalous test images": (anomalous, published.test_anomalous),
+    }
+    for what, (count, expected) in counts.items():
+        if count != expected:
+            yield f"has {count} {what}, the published dataset {expected}"
+
+
 def _kind(image: ImageFile) -> str:
-    """Name an image's kind; a defect type called as normal images are is told apart from them."""
+    """Name an image's kind; a defect type called as normal images are is another."""
     is_namesake = image.anomalous and image.defect_type == NORMAL
     return f"{image.defect_type},anomalous" if is_namesake else image.defect_type
 
 
-def _image_differences(published: Published, name: str, *, seen: Inspection) -> Iterator[str]:
+def _image_differences(
+    published: PublishedCategory, name: str, *, seen: Inspection
+) -> Iterator[str]:
     size = f"{seen.width}x{seen.height}"
     if not name.endswith(published.suffix):
         yield f"is published as {published.suffix}"

@@ -1,4 +1,4 @@
-"""The layouts on disk, by name: from file names to images, labels and masks."""
+"""The layouts: where a dataset lies, and from its file names to images, labels and masks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import csv
 import hashlib
 import importlib.util
 import io
+import os
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from os import listdir
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from harness.config import DatasetConfig
 from harness.data.listing import (
@@ -29,22 +29,107 @@ from harness.data.listing import (
     stray,
     walk,
 )
+from harness.data.official import ARCHIVES
 from harness.data.split import NORMAL
 from harness.system.files import DamagedError, read_regular
 from harness.system.terminal import alike
 
+ROOT_VARIABLE = "DFKDE_DATA"
+"""The environment variable of the folder that holds one folder per dataset."""
+
+SPLIT_CSV = "split_csv/1cls.csv"
+HEADER = ("object", "split", "label", "image", "mask")
 LABELS = "labels.csv"
 
+_ANNOTATIONS = "image_anno.csv"
+_TEXTS = frozenset({"license.txt", "readme.txt"})
 
-def packaged_root() -> Path | None:
-    """Return the folder of the installed package's data, or None if it is not installed."""
+
+class Row(NamedTuple):
+    """One line of VisA's split file; the fields are the columns."""
+
+    object: str
+    split: str
+    label: str
+    image: str
+    mask: str
+
+
+def dataset_root(dataset: DatasetConfig) -> Path:
+    """Return the folder that holds a dataset's categories, which must exist.
+
+    It is that of `expected_root` or, for ELPV, the one inside the installed package.
+    """
+    root = expected_root(dataset)
+    if root.is_dir():
+        return root
+    packaged = _packaged_root() if dataset.root is None and dataset.reader == "elpv" else None
+    if packaged is not None and packaged.is_dir():
+        return packaged
+    raise DataError(
+        f"{dataset.title} is not at '{root}': set dataset.root=PATH, or put it in "
+        f"${ROOT_VARIABLE}/{dataset.name} or data/{dataset.name}; {_how_to_fetch(dataset)}"
+    )
+
+
+def expected_root(dataset: DatasetConfig) -> Path:
+    """Return `dataset.root`, else `$DFKDE_DATA/<name>`, else `data/<name>`: there or not."""
+    if dataset.root is not None:
+        return _expanded(dataset.root, setting="dataset.root")
+    return _expanded(os.environ.get(ROOT_VARIABLE) or "data", setting=ROOT_VARIABLE) / dataset.name
+
+
+def _expanded(path: str, *, setting: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{setting}='{path}' is in a home directory that is not known") from error
+
+
+def _packaged_root() -> Path | None:
     spec = importlib.util.find_spec("elpv_dataset")
     if spec is None or spec.origin is None:
         return None
     return Path(spec.origin).parent / "data"
 
 
-def read_elpv(root: Path, category: str, *, dataset: DatasetConfig) -> Listing:
+def _how_to_fetch(dataset: DatasetConfig) -> str:
+    if dataset.reader == "elpv":
+        return "`pip install elpv-dataset` fetches it"
+    if dataset.reader == "folder":
+        return "it holds the folders of your own images"
+    if dataset.name not in ARCHIVES:
+        return f"`python -m harness.data fetch` fetches only {', '.join(ARCHIVES)}"
+    return f"`python -m harness.data fetch dataset={dataset.name}` fetches it"
+
+
+def _read_tree(
+    root: Path, category: str, dataset: DatasetConfig, *, normal: str, mask_ending: str
+) -> Listing:
+    """List a category of MVTec AD or BTAD, with its folders `train`, `test` and `ground_truth`."""
+    files, problems = walk(root, category)
+    train, test, masks = [], [], []
+    for name in files:
+        match name.split("/")[1:]:
+            case ["train", folder, _] if folder == normal and is_image(name):
+                train.append(ImageFile(name, NORMAL, anomalous=False))
+            case ["test", folder, _] if is_image(name):
+                anomalous = folder != normal
+                test.append(ImageFile(name, folder if anomalous else NORMAL, anomalous))
+            case ["ground_truth", _, _] if is_image(name) and not stem(name).endswith(mask_ending):
+                rule = f"is a mask whose name does not end in '{mask_ending}'"
+                problems.append(Problem(name, rule))
+            case ["ground_truth", folder, _] if is_image(name):
+                masks.append((f"{folder}/{stem(name).removesuffix(mask_ending)}", name))
+            case [text] if text.lower() in _TEXTS:
+                pass
+            case _:
+                problems.append(stray(name))
+    paired, unpaired = pair_masks(test, masks, category=category)
+    return Listing(tuple(train), tuple(paired), (*problems, *unpaired), files)
+
+
+def _read_elpv(root: Path, category: str, dataset: DatasetConfig) -> Listing:
     """List the cells of one type, `mono` or `poly`, that are surely normal or defective."""
     files, problems = walk(root, "images")
     labels, digest = _labels(root)
@@ -57,14 +142,8 @@ def read_elpv(root: Path, category: str, *, dataset: DatasetConfig) -> Listing:
             problems.append(Problem(name, f"is named in {LABELS} but missing"))
         defective = probability == 1.0
         cells.append(ImageFile(name, "defective" if defective else NORMAL, anomalous=defective))
-    return Listing(
-        train=(),
-        test=tuple(sorted(cells)),
-        problems=tuple(problems),
-        files=files,
-        documents={LABELS: digest},
-        has_split=False,
-    )
+    documents = {LABELS: digest}
+    return Listing((), tuple(sorted(cells)), tuple(problems), files, documents, has_split=False)
 
 
 def _labels(root: Path) -> tuple[dict[str, tuple[float, str]], str]:
@@ -86,32 +165,27 @@ def _labels(root: Path) -> tuple[dict[str, tuple[float, str]], str]:
     return labels, hashlib.sha256(data).hexdigest()
 
 
-def read_folder(root: Path, category: str, *, dataset: DatasetConfig) -> Listing:
+def _read_folder(root: Path, category: str, dataset: DatasetConfig) -> Listing:
     """List the user's images; the split comes from the seed."""
     folder = _folder(root, category, normal_dir=dataset.normal_dir)
     files, problems = walk(root, folder)
     images: list[ImageFile] = []
-    masks: list[str] = []
+    masks: list[tuple[str, str]] = []
     for name in files:
         top, _, below = name.removeprefix(f"{folder}/").partition("/")
-        if not is_image(name) or top not in _folders(dataset):
-            problems.append(stray(name))
-        elif top == dataset.mask_dir:
-            masks.append(name)
-        elif top == dataset.normal_dir:
+        if is_image(name) and top == dataset.mask_dir:
+            masks.append((f"{_defect_type(below)}/{stem(name)}", name))
+        elif is_image(name) and top == dataset.normal_dir:
             images.append(ImageFile(name, NORMAL, anomalous=False))
-        else:
+        elif is_image(name) and top == dataset.abnormal_dir:
             images.append(ImageFile(name, _defect_type(below), anomalous=True))
+        else:
+            problems.append(stray(name))
     keys = {f"{image.defect_type}/{stem(image.name)}" for image in images if image.anomalous}
-    keyed = [(_mask_key(name, f"{folder}/{dataset.mask_dir}/", keys), name) for name in masks]
+    # A mask belongs to the image of its exact name, if there is one.
+    keyed = [(key if key in keys else key.removesuffix("_mask"), name) for key, name in masks]
     paired, unpaired = pair_masks(images, keyed, category=category)
-    return Listing(
-        train=(),
-        test=tuple(paired),
-        problems=(*problems, *unpaired),
-        files=files,
-        has_split=False,
-    )
+    return Listing((), tuple(paired), (*problems, *unpaired), files, has_split=False)
 
 
 def _folder(root: Path, category: str, *, normal_dir: str) -> str:
@@ -120,21 +194,12 @@ def _folder(root: Path, category: str, *, normal_dir: str) -> str:
         if (root / folder / normal_dir).is_dir():
             return folder
     where = f"neither '{root / category}' nor '{root}'"
-    held = [name for place in (root / category, root) if place.is_dir() for name in listdir(place)]
-    hint = alike(normal_dir, held) or alike(category, held)
+    places = [place for place in (root / category, root) if place.is_dir()]
+    names = [name for place in places for name in os.listdir(place)]
+    hint = alike(normal_dir, names) or alike(category, names)
     raise DataError(
         f"{where} holds a folder '{normal_dir}' of normal images (dataset.normal_dir){hint}"
     )
-
-
-def _folders(dataset: DatasetConfig) -> tuple[str, str, str]:
-    return dataset.normal_dir, dataset.abnormal_dir, dataset.mask_dir
-
-
-def _mask_key(name: str, top: str, keys: set[str]) -> str:
-    """Return the key of the image that a mask belongs to: of its exact name, if there is one."""
-    key = f"{_defect_type(name.removeprefix(top))}/{stem(name)}"
-    return key if key in keys else key.removesuffix("_mask")
 
 
 def _defect_type(below: str) -> str:
@@ -143,83 +208,7 @@ def _defect_type(below: str) -> str:
     return "abnormal" if folder == PurePosixPath() else str(folder)
 
 
-_TEXTS = frozenset({"license.txt", "readme.txt"})
-
-
-@dataclass
-class _Found:
-    """The files of one category, by their place."""
-
-    train: list[ImageFile] = field(default_factory=list)
-    test: list[ImageFile] = field(default_factory=list)
-    masks: list[tuple[str, str]] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-
-
-def read_mvtec(root: Path, category: str, *, dataset: DatasetConfig) -> Listing:
-    """List a category of MVTec AD: normal images in `good`, masks `000_mask.png`."""
-    return _read_tree(root, category, normal="good", mask_ending="_mask")
-
-
-def read_btad(root: Path, category: str, *, dataset: DatasetConfig) -> Listing:
-    """List a category of BTAD: normal images in `ok`, masks named as their images."""
-    return _read_tree(root, category, normal="ok", mask_ending="")
-
-
-def _read_tree(root: Path, category: str, *, normal: str, mask_ending: str) -> Listing:
-    files, problems = walk(root, category)
-    found = _sort_out(files, normal=normal, mask_ending=mask_ending)
-    test, unpaired = pair_masks(found.test, found.masks, category=category)
-    return Listing(
-        train=tuple(found.train),
-        test=tuple(test),
-        problems=(*problems, *found.problems, *unpaired),
-        files=files,
-    )
-
-
-def _sort_out(files: Files, *, normal: str, mask_ending: str) -> _Found:
-    found = _Found()
-    for name in files:
-        match name.split("/")[1:]:
-            case ["train", folder, _] if folder == normal and is_image(name):
-                found.train.append(ImageFile(name, NORMAL, anomalous=False))
-            case ["test", folder, _] if folder == normal and is_image(name):
-                found.test.append(ImageFile(name, NORMAL, anomalous=False))
-            case ["test", folder, _] if is_image(name):
-                found.test.append(ImageFile(name, folder, anomalous=True))
-            case ["ground_truth", folder, _] if is_image(name):
-                _take_mask(name, found, folder=folder, ending=mask_ending)
-            case [text] if text.lower() in _TEXTS:
-                pass
-            case _:
-                found.problems.append(stray(name))
-    return found
-
-
-def _take_mask(name: str, found: _Found, *, folder: str, ending: str) -> None:
-    if not stem(name).endswith(ending):
-        found.problems.append(Problem(name, f"is a mask whose name does not end in '{ending}'"))
-        return
-    found.masks.append((f"{folder}/{stem(name).removesuffix(ending)}", name))
-
-
-SPLIT_CSV = "split_csv/1cls.csv"
-HEADER = ("object", "split", "label", "image", "mask")
-_ANNOTATIONS = "image_anno.csv"
-
-
-class Row(NamedTuple):
-    """One line of the split file; the fields are the columns."""
-
-    object: str
-    split: str
-    label: str
-    image: str
-    mask: str
-
-
-def read_visa(root: Path, category: str, *, dataset: DatasetConfig) -> Listing:
+def _read_visa(root: Path, category: str, dataset: DatasetConfig) -> Listing:
     """List an object of VisA as the official split file says."""
     files, problems = walk(root, category)
     listed, digest = split_rows(root)
@@ -236,32 +225,8 @@ def read_visa(root: Path, category: str, *, dataset: DatasetConfig) -> Listing:
     )
 
 
-def _images(rows: Iterable[Row]) -> tuple[ImageFile, ...]:
-    # By name alone: of two rows of one image, one may have no mask.
-    return tuple(sorted(map(_image, rows), key=lambda image: image.name))
-
-
-def _image(row: Row) -> ImageFile:
-    anomalous = row.label != "normal"
-    kind = row.label if anomalous else NORMAL
-    return ImageFile(row.image, kind, anomalous=anomalous, mask=row.mask or None)
-
-
 def split_rows(root: Path) -> tuple[list[Row], str]:
-    """Read the whole split file.
-
-    Returns
-    -------
-    rows : list of Row
-        In the file's order.
-    digest : str
-        SHA-256 of the bytes that they were read from, hexadecimal.
-
-    Raises
-    ------
-    DataError
-        If it cannot be read, or its header or a row has the wrong form.
-    """
+    """Read VisA's whole split file, with the SHA-256 of the bytes that were parsed."""
     path = root / SPLIT_CSV
     try:
         data = read_regular(path)
@@ -287,6 +252,17 @@ def _wrong_form(line: list[str]) -> str | None:
     if line[2] not in ("normal", "anomaly"):
         return f"label must be normal or anomaly, got {line[2]!r}"
     return None
+
+
+def _images(rows: Iterable[Row]) -> tuple[ImageFile, ...]:
+    images = [
+        ImageFile(row.image, NORMAL, anomalous=False, mask=row.mask or None)
+        if row.label == "normal"
+        else ImageFile(row.image, row.label, anomalous=True, mask=row.mask or None)
+        for row in rows
+    ]
+    # By name alone: of two rows of one image, one may have no mask.
+    return tuple(sorted(images, key=lambda image: image.name))
 
 
 def _row_problems(rows: list[Row]) -> list[Problem]:
@@ -338,18 +314,15 @@ def _file_problems(rows: list[Row], files: Files) -> list[Problem]:
     return problems
 
 
-class Reader(Protocol):
-    """Lists a category of a layout from file names, opening no image."""
-
-    def __call__(self, root: Path, category: str, *, dataset: DatasetConfig) -> Listing:
-        """Take the dataset's root, the category and the settings."""
-
-
-READERS: dict[str, Reader] = {
-    "mvtec": read_mvtec,
-    "btad": read_btad,
-    "visa": read_visa,
-    "elpv": read_elpv,
-    "folder": read_folder,
+READERS: dict[str, Callable[[Path, str, DatasetConfig], Listing]] = {
+    "mvtec": partial(_read_tree, normal="good", mask_ending="_mask"),
+    "btad": partial(_read_tree, normal="ok", mask_ending=""),
+    "visa": _read_visa,
+    "elpv": _read_elpv,
+    "folder": _read_folder,
 }
-"""The layouts, by the name that `dataset.reader` takes."""
+"""The layouts, by the name that `dataset.reader` takes.
+
+Each lists a category from file names, opening no image: of the dataset's root, the category and the
+settings.
+"""

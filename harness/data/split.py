@@ -1,4 +1,4 @@
-"""What a reader returns: the samples of one category, in training and test."""
+"""Samples and splits, and the seeded draws that decide which images train."""
 
 from __future__ import annotations
 
@@ -9,40 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from harness.data.listing import DataError, Listing
-
-
-def random_stream(seed: int, name: str) -> np.random.Generator:
-    """Return the random generator that belongs to a seed and a stream's name.
-
-    Parameters
-    ----------
-    seed : int
-        The job's seed, at least 0.
-    name : str
-        What the numbers are drawn for: `n_train/bottle`.
-
-    Returns
-    -------
-    numpy.random.Generator
-        Independent of the generator of any other seed or name.
-
-    Raises
-    ------
-    DataError
-        If the seed is negative.
-
-    Examples
-    --------
-    >>> int(random_stream(42, "n_train/bottle").integers(1000))
-    28
-    >>> int(random_stream(42, "n_train/cable").integers(1000))
-    398
-    """
-    if seed < 0:
-        raise DataError(f"seed must be at least 0, got {seed}")
-    words = np.frombuffer(hashlib.sha256(name.encode()).digest(), dtype="<u4")
-    return np.random.default_rng(np.random.SeedSequence([seed, *words.tolist()]))
-
 
 NORMAL = "good"
 """What is shown as the defect type of a normal image, whatever the dataset's own word for it."""
@@ -82,7 +48,7 @@ class Sample:
     mask_digest: str | None
     size: tuple[int, int]
 
-    # Made when asked for: held, the paths of many images would weigh more than all else here.
+    # Made when asked for: the paths of many images would weigh more than all else here.
     @property
     def path(self) -> Path:
         """The image file."""
@@ -92,6 +58,9 @@ class Sample:
     def mask_path(self) -> Path | None:
         """The ground truth mask's file, where there is one."""
         return None if self.mask_name is None else self.root / self.mask_name
+
+
+Samples = tuple[Sample, ...]
 
 
 @dataclass(frozen=True)
@@ -108,34 +77,47 @@ class Split:
         Whether the category equals the published dataset.
     """
 
-    train: tuple[Sample, ...]
-    test: tuple[Sample, ...]
+    train: Samples
+    test: Samples
     fingerprint: str
     official: bool
 
 
-Samples = tuple[Sample, ...]
-
-
-def split_normals(listing: Listing, category: str, *, seed: int, share: float | None) -> Listing:
-    """Move a fixed, seeded share of the normal images into training.
+def random_stream(seed: int, name: str) -> np.random.Generator:
+    """Return the random generator that belongs to a seed and a stream's name.
 
     Parameters
     ----------
-    listing : Listing
-        All images are in `test`.
-    category : str
-        Names the random stream.
     seed : int
-        The job's seed.
-    share : float
-        Between 0 and 1; rounded down to whole images.
+        The job's seed, at least 0.
+    name : str
+        What the numbers are drawn for: `n_train/bottle`.
+
+    Returns
+    -------
+    numpy.random.Generator
+        Independent of the generator of any other seed or name.
 
     Raises
     ------
     DataError
-        If `share` leaves training or the normal test images empty.
+        If the seed is negative.
+
+    Examples
+    --------
+    >>> int(random_stream(42, "n_train/bottle").integers(1000))
+    28
+    >>> int(random_stream(42, "n_train/cable").integers(1000))
+    398
     """
+    if seed < 0:
+        raise DataError(f"seed must be at least 0, got {seed}")
+    words = np.frombuffer(hashlib.sha256(name.encode()).digest(), dtype="<u4")
+    return np.random.default_rng(np.random.SeedSequence([seed, *words.tolist()]))
+
+
+def split_normals(listing: Listing, category: str, *, seed: int, share: float | None) -> Listing:
+    """Move a seeded share of the normal images, rounded down to whole ones, into training."""
     if share is None or not 0 < share < 1:
         rule = "dataset.train_share, the share of the normal images that train,"
         raise DataError(f"{rule} must lie between 0 and 1, got {share}")
@@ -155,43 +137,22 @@ def split_normals(listing: Listing, category: str, *, seed: int, share: float | 
 
 
 def few_shot(train: Samples, category: str, *, seed: int, n_train: int | None) -> Samples:
-    """Keep a seeded subset of the training images; smaller subsets lie within larger ones.
-
-    Raises
-    ------
-    DataError
-        If `n_train` is not between 1 and the number of training images.
-    """
+    """Keep a seeded subset of the training images; smaller subsets lie within larger ones."""
     if n_train is None:
         return train
     if not 1 <= n_train <= len(train):
         rule = f"must be between 1 and the {len(train)} training images of '{category}'"
         raise DataError(f"n_train {rule}, got {n_train}")
     order = random_stream(seed, f"n_train/{category}").permutation(len(train))
-    return _pick(train, order[:n_train])
+    return tuple(train[index] for index in sorted(order[:n_train]))
 
 
 def contaminate(
     train: Samples, test: Samples, *, category: str, seed: int, share: float
 ) -> tuple[Samples, Samples]:
-    """Move a seeded choice of anomalous images out of the test set into training.
+    """Move a seeded choice of anomalous images from the test set into training.
 
-    Parameters
-    ----------
-    train, test : tuple of Sample
-        The split.
-    category : str
-        Names the random stream.
-    seed : int
-        The job's seed.
-    share : float
-        The share of the new training set that is anomalous, rounded to whole images; at least 0,
-        below 1. All images of `train` stay.
-
-    Raises
-    ------
-    DataError
-        If `share` is out of range, rounds to no image, or would leave no anomalous test image.
+    `share` is the anomalous share of the new training set, in which all images of `train` stay.
     """
     if share == 0:
         return train, test
@@ -200,16 +161,10 @@ def contaminate(
     anomalous = tuple(sample for sample in test if sample.anomalous)
     count = round(share / (1 - share) * len(train))
     if not 1 <= count < len(anomalous):
-        rule = (
-            f"moves {count} of the {len(anomalous)} anomalous images of '{category}' into training"
-        )
-        raise DataError(f"train_contamination={share} {rule}; it must move one and leave one")
+        rule = f"moves {count} of the {len(anomalous)} anomalous images of '{category}' into"
+        rule += " training; it must move one and leave one"
+        raise DataError(f"train_contamination={share} {rule}")
     order = random_stream(seed, f"train_contamination/{category}").permutation(len(anomalous))
-    moved = _pick(anomalous, order[:count])
-    names = {sample.name for sample in moved}
-    kept = tuple(sample for sample in test if sample.name not in names)
+    moved = {anomalous[index] for index in order[:count]}
+    kept = tuple(sample for sample in test if sample not in moved)
     return tuple(sorted((*train, *moved), key=lambda sample: sample.name)), kept
-
-
-def _pick(samples: Samples, chosen: np.ndarray) -> Samples:
-    return tuple(samples[index] for index in sorted(chosen))

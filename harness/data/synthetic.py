@@ -24,7 +24,7 @@ from PIL.PngImagePlugin import PngInfo
 from harness.data.images import MOST_PIXELS
 from harness.data.inspection import SYNTHETIC
 from harness.data.listing import DataError
-from harness.data.official import PUBLISHED, Published
+from harness.data.official import PUBLISHED, PublishedCategory
 from harness.data.readers import HEADER, SPLIT_CSV
 from harness.data.split import NORMAL, random_stream
 
@@ -37,6 +37,15 @@ _SIDES = (16, math.isqrt(MOST_PIXELS))
 _ELONGATION = {"spot": 1.0, "scratch": 6.0}
 
 
+class _Picture(NamedTuple):
+    """One image to make, and where; names are relative to the root."""
+
+    name: str
+    split: str
+    defect_type: str = NORMAL
+    mask: str | None = None
+
+
 @dataclass(frozen=True)
 class Plan:
     """How large a synthetic dataset is.
@@ -44,17 +53,11 @@ class Plan:
     Attributes
     ----------
     scale : float
-        The share of the published numbers of images; a few of each kind remain at least. At 1
-        the numbers are the published ones.
+        The share of the published numbers of images; a few of each kind remain at least.
     side : int
         Width and height of the images, in pixels.
     seed : int
         Determines every byte.
-
-    Raises
-    ------
-    DataError
-        If one of them is out of range.
     """
 
     scale: float = 0.02
@@ -71,60 +74,26 @@ class Plan:
             raise DataError(f"seed must be at least 0, got {self.seed}")
 
 
-class _Picture(NamedTuple):
-    """One image to make, and where; names are relative to the root."""
-
-    name: str
-    split: str
-    defect_type: str = NORMAL
-    mask: str | None = None
-
-
-class _Counts(NamedTuple):
-    train: int
-    normal: int
-    anomalous: int
-
-
 def write_synthetic(
     root: Path, dataset: str, *, categories: list[str] | None = None, plan: Plan | None = None
 ) -> Path:
-    """Write a dataset in its published layout.
+    """Write `mvtec`, `btad` or `visa` in its published layout; return `root`.
 
-    Parameters
-    ----------
-    root : Path
-        The dataset's root; created.
-    dataset : {"mvtec", "btad", "visa"}
-        The layout, and the names of the categories.
-    categories : list of str, optional
-        All by default.
-    plan : Plan, optional
-        How large; small by default.
-
-    Returns
-    -------
-    Path
-        `root`.
-
-    Raises
-    ------
-    DataError
-        If the dataset or a category is not known, or there already.
+    By default all categories are written, and a small plan is followed. What is there already
+    raises `DataError`, and so does a name that is not known.
     """
     plan = Plan() if plan is None else plan
     if dataset not in _LAYOUTS:
         raise DataError(f"dataset must be one of {', '.join(_LAYOUTS)}, got '{dataset}'")
-    known = PUBLISHED[dataset]
+    known = as_published(dataset, plan)
     categories = list(known) if categories is None else categories
     if unknown := [category for category in categories if category not in known]:
         raise DataError(f"categories must be of {', '.join(known)}, got '{unknown[0]}'")
     made = [*categories, *([SPLIT_CSV] if dataset == "visa" else [])]
     if there := [name for name in made if os.path.lexists(root / name)]:
-        raise DataError(f"'{root / there[0]}' is already there; remove it to make it anew")
+        raise DataError(f"'{root / there[0]}' is already there; remove it to make it again")
     pictures = {
-        category: list(_LAYOUTS[dataset](category, _counts(known[category], plan.scale)))
-        for category in categories
+        category: list(_LAYOUTS[dataset](category, known[category])) for category in categories
     }
     for category in categories:
         _write_category(root, category, pictures=pictures[category], plan=plan)
@@ -133,57 +102,52 @@ def write_synthetic(
     return root
 
 
-def as_published(dataset: str, plan: Plan) -> dict[str, Published]:
-    """Return what `harness.data.official.PUBLISHED[dataset]` would say of a synthetic dataset.
-
-    A test that puts it there gets synthetic data that pass for official.
-    """
+def as_published(dataset: str, plan: Plan) -> dict[str, PublishedCategory]:
+    """Return what `PUBLISHED[dataset]` would say of a synthetic dataset."""
     return {
-        category: Published(
-            *_counts(published, plan.scale), published.suffix, (plan.side,) * 2, synthetic=True
+        category: PublishedCategory(
+            train=max(_FEWEST_TRAIN, round(plan.scale * published.train)),
+            test_normal=max(_FEWEST_TEST, round(plan.scale * published.test_normal)),
+            test_anomalous=max(_FEWEST_TEST, round(plan.scale * published.test_anomalous)),
+            suffix=published.suffix,
+            size=(plan.side, plan.side),
+            synthetic=True,
         )
         for category, published in PUBLISHED[dataset].items()
     }
 
 
-def _counts(published: Published, scale: float) -> _Counts:
-    return _Counts(
-        max(_FEWEST_TRAIN, round(scale * published.train)),
-        max(_FEWEST_TEST, round(scale * published.test_normal)),
-        max(_FEWEST_TEST, round(scale * published.test_anomalous)),
-    )
-
-
-def _mvtec(category: str, counts: _Counts) -> Iterator[_Picture]:
+def _mvtec(category: str, counts: PublishedCategory) -> Iterator[_Picture]:
     for number in range(counts.train):
         yield _Picture(f"{category}/train/good/{number:03}.png", "train")
-    for number in range(counts.normal):
+    for number in range(counts.test_normal):
         yield _Picture(f"{category}/test/good/{number:03}.png", "test")
-    for number in range(counts.anomalous):
+    for number in range(counts.test_anomalous):
         kind, below = ("spot", "scratch")[number % 2], f"{number // 2:03}"
         mask = f"{category}/ground_truth/{kind}/{below}_mask.png"
         yield _Picture(f"{category}/test/{kind}/{below}.png", "test", kind, mask)
 
 
-def _btad(category: str, counts: _Counts) -> Iterator[_Picture]:
-    image = PUBLISHED["btad"][category].suffix
+def _btad(category: str, counts: PublishedCategory) -> Iterator[_Picture]:
+    image = counts.suffix
     mask = ".bmp" if category == "03" else ".png"
     for number in range(counts.train):
         yield _Picture(f"{category}/train/ok/{number:04}{image}", "train")
-    for number in range(counts.normal):
+    for number in range(counts.test_normal):
         yield _Picture(f"{category}/test/ok/{number:04}{image}", "test")
-    for number in range(counts.anomalous):
+    for number in range(counts.test_anomalous):
         name = f"{category}/test/ko/{number:04}{image}"
         yield _Picture(name, "test", "spot", f"{category}/ground_truth/ko/{number:04}{mask}")
 
 
-def _visa(category: str, counts: _Counts) -> Iterator[_Picture]:
+def _visa(category: str, counts: PublishedCategory) -> Iterator[_Picture]:
     stream = random_stream(0, f"synthetic split/{category}")
-    tested = set(stream.permutation(counts.train + counts.normal)[: counts.normal].tolist())
-    for number in range(counts.train + counts.normal):
+    order = stream.permutation(counts.train + counts.test_normal)
+    tested = set(order[: counts.test_normal].tolist())
+    for number in range(len(order)):
         name = f"{category}/Data/Images/Normal/{number:04}.JPG"
         yield _Picture(name, "test" if number in tested else "train")
-    for number in range(counts.anomalous):
+    for number in range(counts.test_anomalous):
         mask = f"{category}/Data/Masks/Anomaly/{number:03}.png"
         name = f"{category}/Data/Images/Anomaly/{number:03}.JPG"
         yield _Picture(name, "test", "spot", mask)

@@ -19,7 +19,7 @@ from harness.features.eviction import Section, damaged, prune, sections
 from harness.system.terminal import say, shown
 
 _COLUMNS = "{:12}  {:12}  {:>9}  {:34}  {:>7}  {:>7}  {:>9}  {}"
-_COMPUTING = ("engine", "precision", "device", "resize")
+_HEADINGS = ("KEY", "WEIGHTS", "SIZE", "ENGINE", "POOLED", "MAPS", "MB", "LAST USED")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,10 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"--cache must be an existing folder, got {options.cache!r}", error=True)
         return 2
     if options.command == "list":
-        return _list(cache)
-    if options.command == "verify":
-        return _verify(cache)
-    return _prune(cache, limit=int(options.limit_gb * 1e9))
+        say(_COLUMNS.format(*_HEADINGS))
+        say(*(_COLUMNS.format(*_row(section)) for section in sections(cache)))
+    elif options.command == "prune":
+        say(f"{prune(cache, limit=int(options.limit_gb * 1e9))} entries removed")
+    else:
+        bad = list(damaged(cache))
+        say(*(f"damaged: {path}" for path in bad))
+        n_entries = sum(len(section.entries) for section in sections(cache))
+        say(f"{n_entries} entries, {len(bad)} damaged")
+        return 1 if bad else 0
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,47 +63,39 @@ def _size(text: str) -> float:
     return size
 
 
-def _list(cache: Path) -> int:
-    header = ("RECIPE", "WEIGHTS", "SIZE", "ENGINE", "POOLED", "MAPS", "MB", "LAST USED")
-    say(_COLUMNS.format(*header))
-    for section in sections(cache):
-        say(_COLUMNS.format(*_row(section)))
-    return 0
-
-
 def _row(section: Section) -> tuple[object, ...]:
-    recipe, entries = section.recipe, section.entries
+    fields, entries = section.fields, section.entries
     kinds = [entry.path.suffix for entry in entries]
-    used = max((entry.used for entry in entries), default=0.0)
     return (
         section.key[:12],
-        _text(recipe.get("weights_digest"))[:12],
-        _pixels(recipe),
-        _engine(recipe),
+        _text(fields.get("weights_digest"))[:12],
+        _pixels(fields),
+        _engine(fields),
         kinds.count(".pooled"),
         kinds.count(".maps"),
         round(sum(entry.size for entry in entries) / 1e6),
-        _time(used) if entries else "-",
+        _time(max(entry.used for entry in entries)) if entries else "-",
     )
 
 
-def _pixels(recipe: dict[str, Any]) -> str:
+def _pixels(fields: dict[str, Any]) -> str:
     """Write the size of the images, and that of the crop where there is one: `256>224`."""
-    crop, shape = recipe.get("center_crop"), recipe.get("shape")
+    crop, shape = fields.get("center_crop"), fields.get("shape")
     side = shape[-1] if isinstance(shape, list) and shape else None
-    size = _text(recipe.get("image_size") or side)
+    size = _text(fields.get("image_size") or side)
     return f"{size}>{_text(crop)}" if crop else size
 
 
-def _engine(recipe: dict[str, Any]) -> str:
+def _engine(fields: dict[str, Any]) -> str:
     """Write how features are computed; of a translated network, that it is one."""
-    if "shape" in recipe:
+    if "shape" in fields:
         return "network in ONNX"
-    return " ".join(_text(recipe.get(name)) for name in _COMPUTING)
+    names = ("engine", "precision", "device", "resize")
+    return " ".join(_text(fields.get(name)) for name in names)
 
 
 def _text(value: object) -> str:
-    """Write a value that a file holds in a few printable characters; `?` for what it cannot be."""
+    """Write a value of a description in a few printable characters; `?` for what it cannot be."""
     if not isinstance(value, (str, int)):
         return "?"
     text = str(value) if isinstance(value, str) or abs(value) < 10**12 else "?"
@@ -107,21 +106,6 @@ def _time(seconds: float) -> str:
     with suppress(ValueError, OverflowError, OSError):  # no year that can be written
         return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
     return "?"
-
-
-def _verify(cache: Path) -> int:
-    bad = list(damaged(cache))
-    for path in bad:
-        say(f"damaged: {path}")
-    n_entries = sum(len(section.entries) for section in sections(cache))
-    say(f"{n_entries} entries, {len(bad)} damaged")
-    return 1 if bad else 0
-
-
-def _prune(cache: Path, *, limit: int) -> int:
-    n_removed = prune(cache, limit=limit)
-    say(f"{n_removed} entries removed")
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,71 +1,88 @@
-"""What runs the backbone: one module for each engine, imported when it is chosen."""
+"""What runs the backbone: one class for each engine, whose library is imported when it is built."""
 
 from __future__ import annotations
 
 import gc
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.features.extractor import Extractor
+from harness.features.extractor import LazyExtractor
 from harness.features.feature_cache import Store
-from harness.features.spec import Recipe, graph_of
+from harness.features.spec import ExtractionSpec, graph_spec
 
 _NAME = "model.onnx"
+_PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 
 log = logging.getLogger(__name__)
 
 
-def onnx_model(extractor: Extractor, recipe: Recipe, *, cache: Path) -> bytes:
+class Engine(Protocol):
+    """Computes the features of one batch; safe to call from several threads at once.
+
+    Each call computes on one thread (the calling one; in OpenVINO one of a pool; or on the GPU), so
+    that the result does not depend on the number of threads, and always on the same number of
+    images, so that it does not depend on which images were computed together.
+    """
+
+    def __call__(self, images: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
+        """Compute pooled (batch, D) and maps (batch, D, h, w) of RGB in [0, 1], (batch, 3, H, W).
+
+        All are float32.
+        """
+
+
+def build_engine(
+    extractor: LazyExtractor, spec: ExtractionSpec, *, cache: Path, workers: int
+) -> Engine:
+    """Build the engine that a spec names, for calls from so many threads."""
+    if spec.engine == "torch":
+        from harness.features.torch_engine import TorchEngine
+
+        return TorchEngine(extractor, spec)
+
+    model = onnx_model(extractor, spec, cache=cache)
+    if spec.engine == "onnxruntime":
+        return OnnxRuntimeEngine(model)
+
+    return OpenVinoEngine(model, precision=spec.precision, workers=workers)
+
+
+def onnx_model(extractor: LazyExtractor, spec: ExtractionSpec, *, cache: Path) -> bytes:
     """Return the serialised model; with it in the cache, no torch is imported."""
-    store = Store(cache, graph_of(recipe))
-    with store.claim(_NAME, wait=True):
-        kept = store.read_bytes(_NAME)
-        if kept is not None:
-            return bytes(kept)
-        model = _translate(extractor, recipe)
+    store = Store(cache, graph_spec(spec))
+    with store.lock(_NAME, wait=True):
+        cached = store.read_bytes(_NAME)
+        if cached is not None:
+            return bytes(cached)
+        model = _translate(extractor, spec)
         store.write_bytes(_NAME, model)
         return model
 
 
-def _translate(extractor: Extractor, recipe: Recipe) -> bytes:
+def _translate(extractor: LazyExtractor, spec: ExtractionSpec) -> bytes:
     import torch
 
     log.info("translating the backbone to ONNX")
-    with _no_collection():
-        program = torch.onnx.export(extractor.program(recipe.shape), dynamo=True, verbose=False)
+    enabled = gc.isenabled()
+    gc.disable()  # many objects are made that stay: the search among them takes a seventh longer
+    try:
+        program = torch.onnx.export(extractor.program(spec.shape), dynamo=True, verbose=False)
+    finally:
+        if enabled:
+            gc.enable()
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
     model: bytes = program.model_proto.SerializeToString()
     return model
 
 
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Make many objects that stay: the search for garbage among them takes a seventh longer."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 class OnnxRuntimeEngine:
-    """Runs an ONNX model on the calling thread.
-
-    Parameters
-    ----------
-    model : bytes
-        The serialised model.
-    """
+    """Runs a serialised ONNX model on the calling thread."""
 
     def __init__(self, model: bytes) -> None:
         import onnxruntime as ort
@@ -83,25 +100,10 @@ class OnnxRuntimeEngine:
         return pooled, feature_maps
 
 
-_PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
-
-
 class OpenVinoEngine:
-    """Runs an ONNX model with one stream for each calling thread.
+    """Runs a serialised ONNX model with one stream for each of the threads that will call it.
 
-    Parameters
-    ----------
-    model : bytes
-        The serialised ONNX model.
-    precision : {'fp32', 'bf16'}
-        What the network computes in; its input and output are float32 in any case.
-    workers : int
-        Number of threads that will call the engine.
-
-    Raises
-    ------
-    ValueError
-        If the processor does not compute in bf16: OpenVINO would compute in fp32, silently.
+    A processor that does not compute in bf16 is refused: OpenVINO would compute in fp32, silently.
     """
 
     def __init__(self, model: bytes, *, precision: str, workers: int) -> None:
@@ -137,52 +139,3 @@ def _check_precision(core: Any, precision: str) -> None:
             "features.precision must be fp32 on this processor, which does not compute in bf16"
             " (features.engine=torch emulates it, slowly), got 'bf16'"
         )
-
-
-class Engine(Protocol):
-    """Computes the features of one batch; safe to call from several threads at once.
-
-    Each call computes on one thread (the calling one; in OpenVINO one of a pool; or on the GPU), so
-    that the result does not depend on the number of threads, and always on the recipe's number of
-    images, so that it does not depend on which images were computed together.
-    """
-
-    def __call__(self, images: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
-        """Compute a batch.
-
-        Parameters
-        ----------
-        images : ndarray of shape (batch, 3, H, W), float32
-            RGB in [0, 1].
-
-        Returns
-        -------
-        pooled : ndarray of shape (batch, D), float32
-        feature_maps : ndarray of shape (batch, D, h, w), float32
-        """
-
-
-def build_engine(extractor: Extractor, recipe: Recipe, *, cache: Path, workers: int) -> Engine:
-    """Build the engine that a recipe names.
-
-    Parameters
-    ----------
-    extractor : Extractor
-        The backbone, built only if the engine needs the torch module.
-    recipe : Recipe
-        The engine, precision, device, image size and batch.
-    cache : Path
-        The folder where a translated model is kept.
-    workers : int
-        Number of threads that will call the engine.
-    """
-    if recipe.engine == "torch":
-        from harness.features.torch_engine import TorchEngine
-
-        return TorchEngine(extractor, recipe)
-
-    model = onnx_model(extractor, recipe, cache=cache)
-    if recipe.engine == "onnxruntime":
-        return OnnxRuntimeEngine(model)
-
-    return OpenVinoEngine(model, precision=recipe.precision, workers=workers)

@@ -1,4 +1,4 @@
-"""Looking after the cache: what is in it, whether it is sound, and how it is kept small."""
+"""What is in the feature cache, whether it is sound, and how it is kept small."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.features.entries import claim, entry_key, link_to
-from harness.system.files import DamagedError, read_json, read_regular, unseal
+from harness.features.feature_cache import DESCRIPTION, entry_key, linked_folder, lock
+from harness.system.files import DamagedError, check_content, read_json, read_regular
 from harness.system.locks import warn_once
 from harness.system.terminal import shown
 
@@ -19,21 +19,11 @@ _ABANDONED = 3600.0
 """Seconds after which a half-written file belongs to no living process."""
 
 _KEY = re.compile(r"[0-9a-f]{32}")
-"""How the folder of a recipe is called: of other folders in the cache's place nothing is ours."""
+"""How the folder of a section is called: of other folders in the cache's place nothing is ours."""
 
 
 class Entry(NamedTuple):
-    """One file of the cache.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    size : int
-        Its size in bytes.
-    used : float
-        When it was last written or read, in seconds since the epoch.
-    """
+    """One file of the cache, its size in bytes, and when it was last used, since the epoch."""
 
     path: Path
     size: int
@@ -41,34 +31,17 @@ class Entry(NamedTuple):
 
 
 class Section(NamedTuple):
-    """All entries of one recipe.
-
-    Attributes
-    ----------
-    key : str
-        The recipe's key, which names its folder.
-    recipe : dict
-        The fields of `Recipe`, or of `Graph` for a translated network; empty if they are damaged.
-    entries : list of Entry
-        In no particular order.
-    """
+    """The entries of one key, and the fields of its description: none if that is damaged."""
 
     key: str
-    recipe: dict[str, Any]
+    fields: dict[str, Any]
     entries: list[Entry]
 
 
 def sections(cache: Path) -> list[Section]:
-    """List the recipes in a cache folder, by key.
-
-    Warns
-    -----
-    UserWarning
-        If a recipe is damaged, which is written anew with the next entry; or if a folder is a
-        link, which is left alone.
-    """
+    """List the sections of a cache, by key; damaged descriptions and links cause a warning."""
     return [
-        Section(folder.name, _fields(folder / "recipe.json"), list(_entries(folder)))
+        Section(folder.name, _fields(folder / DESCRIPTION), list(_entries(folder)))
         for folder in _folders(cache)
     ]
 
@@ -78,7 +51,7 @@ def damaged(cache: Path) -> Iterator[Path]:
     for section in sections(cache):
         for entry in section.entries:
             try:
-                unseal(read_regular(entry.path), key=entry_key(entry.path))
+                check_content(read_regular(entry.path), key=entry_key(entry.path))
             except FileNotFoundError:
                 if entry.path.is_symlink():  # else evicted meanwhile
                     yield entry.path
@@ -87,25 +60,7 @@ def damaged(cache: Path) -> Iterator[Path]:
 
 
 def prune(cache: Path, *, limit: int) -> int:
-    """Remove the least recently used entries until the cache is small enough.
-
-    Parameters
-    ----------
-    cache : Path
-        The cache folder.
-    limit : int
-        Size in bytes above which entries go.
-
-    Returns
-    -------
-    int
-        Number of entries removed.
-
-    Warns
-    -----
-    UserWarning
-        Once in a process, if an entry cannot be removed.
-    """
+    """Remove the least recently used entries down to `limit` bytes; return how many they were."""
     _remove_abandoned(cache)
     entries = sorted(
         (entry for section in sections(cache) for entry in section.entries),
@@ -133,8 +88,7 @@ def _removed(path: Path) -> bool:
 
 
 def _folders(cache: Path) -> Iterator[Path]:
-    """Yield the folders of recipes."""
-    for description in sorted(cache.glob("*/recipe.json")):
+    for description in sorted(cache.glob(f"*/{DESCRIPTION}")):
         folder = description.parent
         if _KEY.fullmatch(folder.name) and _is_own(description, cache=cache):
             yield folder
@@ -142,7 +96,7 @@ def _folders(cache: Path) -> Iterator[Path]:
 
 def _is_own(path: Path, *, cache: Path) -> bool:
     """Tell whether a file lies in the cache's own folders, and name a link that is none."""
-    link = link_to(path, cache=cache)
+    link = linked_folder(path, cache=cache)
     if link is not None:
         warn_once(f"{link} is a link, which is left alone", about=f"{link} in the cache")
     return link is None
@@ -172,15 +126,14 @@ def _entries(folder: Path) -> Iterator[Entry]:
 
 
 def _remove_abandoned(cache: Path) -> None:
-    """Remove what killed processes left: half-written files, and claims that nobody holds."""
+    """Remove what killed processes left: half-written files, and locks that nobody holds."""
     for path in _left(cache, "*.part"):
         with suppress(OSError):
             if time.time() - path.lstat().st_mtime > _ABANDONED:
                 path.unlink()
     for path in _left(cache, "*.lock"):
-        # A claim's file goes with it.
-        with suppress(OSError), claim(path, wait=False):
-            pass
+        with suppress(OSError), lock(path, wait=False):
+            pass  # the file goes with its lock
 
 
 def _left(cache: Path, pattern: str) -> Iterator[Path]:

@@ -11,11 +11,11 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from dfkde.backbones.presence import check_layers, check_weights, checkpoint_file, weights_path
 from harness.config import BackboneConfig
-from harness.features.entries import check_own, tell_unwritable
+from harness.features.feature_cache import refuse_link, warn_unwritable
 from harness.provenance import factory_digest
 from harness.system.files import DamagedError, read_json, write_json
 from harness.system.locks import warn_once
@@ -35,208 +35,33 @@ Shape = tuple[int, int, int, int]
 
 
 class Digests(NamedTuple):
-    """Which network it is.
+    """Which network it is, in SHA-256, hexadecimal.
 
-    Attributes
-    ----------
-    weights : str
-        SHA-256, hexadecimal, over its tree of modules and their tensors.
-    network : str
-        SHA-256, hexadecimal, over its factory, the arguments and all that `forward` computes for
-        a batch of one shape.
+    `weights` is over its tree of modules and their tensors, `network` over its factory, the
+    arguments and all that `forward` computes for a batch of one shape.
     """
 
     weights: str
     network: str
 
 
-class Kept(NamedTuple):
-    """Digests from the cache.
+class CachedDigests(NamedTuple):
+    """Digests from the cache; current if they are known to be of the file of named weights.
 
-    Attributes
-    ----------
-    digests : Digests
-        As they were computed.
-    current : bool
-        Whether the file of named weights is the one that they were computed from; else the
-        network has to be built and compared.
+    If they are not, the network has to be built and compared.
     """
 
     digests: Digests
     current: bool
 
 
-class DigestCache:
-    """The digests of one backbone.
-
-    Parameters
-    ----------
-    backbone : BackboneConfig
-        The settings of the backbone.
-    folder : path-like, optional
-        The feature cache; None keeps nothing.
-    """
-
-    def __init__(self, backbone: BackboneConfig, folder: str | None) -> None:
-        self._backbone = backbone
-        self._folder = folder if _is_pinned(backbone) else None
-        # As they were when they were looked for: a file may change while the network is built.
-        self._stamps: dict[Shape, str] = {}
-        self._checkpoint = _checkpoint_state(backbone)
-
-    def find(self, shape: Shape) -> Kept | None:
-        """Return the digests of the network for batches of this shape, where they are kept.
-
-        Warns
-        -----
-        UserWarning
-            If they are damaged or cannot be read; None is returned.
-        """
-        if self._folder is None:
-            return None
-        path = self._place(shape)
-        try:
-            kept = read_json(path, key=path.stem)
-            digests = Digests(str(kept["weights"]), str(kept["network"]))
-            # A checkpoint that is not here is not needed: features of its network may be.
-            return Kept(digests, self._checkpoint in (None, kept["checkpoint"]))
-        except FileNotFoundError:
-            return None
-        except (DamagedError, OSError, KeyError, TypeError) as error:
-            warn_once(f"the backbone's digests are computed again: {error}", about=str(path))
-            return None
-
-    def keep(self, shape: Shape, digests: Digests) -> None:
-        """Write the digests, unless the backbone's weights may change unseen.
-
-        Warns
-        -----
-        UserWarning
-            If the cache cannot be written to; a full disk is an error.
-        """
-        if self._folder is None:
-            return
-        path = self._place(shape)
-        kept = {
-            **digests._asdict(),
-            "shape": shape,
-            "backbone": asdict(self._backbone),
-            "checkpoint": self._checkpoint,
-        }
-        try:
-            check_own(path, cache=Path(self._folder))
-            write_json(path, kept, key=path.stem)
-        except OSError as error:
-            tell_unwritable(error, cache=Path(self._folder))
-
-    def forget(self, shape: Shape) -> str:
-        """Remove the digests of this shape; say what became of them, and what to do."""
-        if self._folder is None:
-            return "the same command runs the job with the network as it is now"
-        path = self._place(shape)
-        try:
-            check_own(path, cache=Path(self._folder))
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            return f"'{path}' must be removed, and cannot be: {error.strerror or error}"
-        return (
-            "the cached digests are removed, and the same command runs the job with the network as"
-            " it is now"
-        )
-
-    def _place(self, shape: Shape) -> Path:
-        if shape not in self._stamps:
-            self._stamps[shape] = _stamp(self._backbone, shape)
-        return Path(str(self._folder)) / "backbones" / f"{self._stamps[shape]}.json"
-
-
-def _is_pinned(backbone: BackboneConfig) -> bool:
-    from_package = backbone.factory.startswith(f"{_OURS}efficientnet_lite:")
-    return backbone.factory.startswith(_OURS) and (from_package or backbone.weights is not None)
-
-
-def _stamp(backbone: BackboneConfig, shape: Shape) -> str:
-    """Return a digest over everything that a change of the network would leave a trace in."""
-    sources = [*_SOURCES, backbone.factory.partition(":")[0]]
-    files = [spec.origin for spec in map(find_spec, sources) if spec and spec.origin]
-    weights = weights_path(backbone.weights)
-    if weights is not None and weights.is_file():
-        files.append(str(weights.resolve()))
-    network = [backbone.factory, backbone.arguments, backbone.weights, list(backbone.layers)]
-    normalisation = [backbone.mean, backbone.std]
-    states = [[file, *_state(file)] for file in files]
-    parts = [network, normalisation, list(shape), states, _versions()]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _checkpoint_state(backbone: BackboneConfig) -> list[int] | None:
-    """Return the state of the file of named weights; None where it is not here, or not known."""
-    file = checkpoint_file(backbone.factory, arguments=backbone.arguments, weights=backbone.weights)
-    return _state(str(file)) if file is not None and file.is_file() else None
-
-
-def _state(file: str) -> list[int]:
-    status = Path(file).stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-
-
-def _versions() -> list[str]:
-    """Return the versions of the libraries and of the packages that carry weights."""
-    found = []
-    for name in (*_LIBRARIES, *_WEIGHTS):
-        with contextlib.suppress(PackageNotFoundError):
-            found.append(f"{name} {version(name)}")
-    return found
-
-
-class Extractor(Protocol):
-    """What features are extracted with."""
-
-    outdated: bool
-    """Whether the network turned out to be another one than its cached digests said."""
-
-    @property
-    def layers(self) -> Sequence[str]:
-        """Names of the modules whose outputs are the features."""
-
-    @property
-    def mean(self) -> Any:
-        """Mean of the normalisation, one value for each channel."""
-
-    @property
-    def std(self) -> Any:
-        """Standard deviation of the normalisation, one value for each channel."""
-
-    @property
-    def code(self) -> str:
-        """Digest of the code that builds the network; empty for this project's own factories."""
-
-    def digests(self, shape: Shape) -> Digests:
-        """Return which network it is, for batches of this shape."""
-
-    def program(self, shape: Shape) -> ExportedProgram:
-        """Return what it computes for batches of this shape, as a graph."""
-
-
 class LazyExtractor:
-    """The feature extractor of a backbone's settings.
+    """The feature extractor of a backbone's settings; outdated once the network has changed.
 
-    Parameters
-    ----------
-    backbone : BackboneConfig
-        The settings of the backbone.
-    cache : path-like, optional
-        The feature cache, which keeps the network's digests too, so that a later process with all
-        features in it needs no torch.
-    random_seed : int, optional
-        Draws random weights, where the backbone has no others; None refuses them.
-    build : callable, optional
-        Builds the extractor in place of the settings, which describe it.
-
-    Attributes
-    ----------
-    outdated : bool
-        Whether the network turned out to be another one than its cached digests said.
+    `cache` is the feature cache, which keeps the network's digests too, so that a later process
+    with all features in it needs no torch. `random_seed` draws random weights, where the backbone
+    has no others; None refuses them. `build` builds the extractor in place of the settings, which
+    describe it.
     """
 
     def __init__(
@@ -279,43 +104,24 @@ class LazyExtractor:
         return "" if factory.startswith("dfkde.") else factory_digest(factory)
 
     def digests(self, shape: Shape) -> Digests:
-        """Return which network it is, from the cache or from the network itself.
-
-        Parameters
-        ----------
-        shape : tuple of int
-            Of a batch, (n, 3, H, W).
-
-        Raises
-        ------
-        ValueError
-            If the network has random weights and may not, or torch cannot record it.
-        """
+        """Return which network it is, from the cache or from the network itself."""
         if shape in self._cached:
             return self._cached[shape]
-        kept = self._cache.find(shape)
-        if kept is not None and kept.current:
-            self._cached[shape] = kept.digests
-            return kept.digests
+        cached = self._cache.find(shape)
+        if cached is not None and cached.current:
+            self._cached[shape] = cached.digests
+            return cached.digests
         computed = self._computed(shape)
-        if kept is not None:
-            self._compare(kept.digests, computed, shape=shape)
-        self._cache.keep(shape, computed)
+        if cached is not None:
+            self._compare(cached.digests, computed, shape=shape)
+        self._cache.save(shape, computed)
         return computed
 
     def program(self, shape: Shape) -> ExportedProgram:
-        """Return what the extractor computes, as a graph; its digests are checked first.
+        """Return what the extractor computes, as a graph.
 
-        Parameters
-        ----------
-        shape : tuple of int
-            Of a batch, (n, 3, H, W).
-
-        Raises
-        ------
-        ValueError
-            If the network is not the one that the cached digests are of; they are removed, so
-            that the same job computes them again.
+        A network that is not the one that the cached digests are of raises `ValueError`; the
+        digests are removed, so that the same job computes them again.
         """
         cached = self._cached.get(shape)
         if cached is not None:
@@ -325,26 +131,14 @@ class LazyExtractor:
     def check(self, shape: Shape | None) -> None:
         """Refuse, without importing torch, layers and weights that cannot be had.
 
-        Where the digests are cached the weights may not be needed at all: all is well.
-
-        Parameters
-        ----------
-        shape : tuple of int, optional
-            Of the batches of this machine; None where another machine computes, and needs the
-            weights.
-
-        Raises
-        ------
-        ValueError
-            If the backbone has no such layer, or random weights that are not allowed.
-        WeightsError
-            In one line: the file's address, where to put it, and another way on.
+        Where the digests for batches of this shape are cached, the weights may not be needed at
+        all. The shape is None where another machine computes, and needs the weights.
         """
         settings = self.backbone
         check_layers(settings.factory, settings.layers, arguments=settings.arguments)
         self._check_random()
         if shape is not None and self._cache.find(shape) is None:
-            self._check_weights()
+            check_weights(settings.factory, arguments=settings.arguments, weights=settings.weights)
 
     @cached_property
     def module(self) -> FeatureExtractor:
@@ -352,11 +146,11 @@ class LazyExtractor:
         return self._build()
 
     def _from_settings(self) -> FeatureExtractor:
+        settings = self.backbone
         self._check_random()
-        self._check_weights()
+        check_weights(settings.factory, arguments=settings.arguments, weights=settings.weights)
         from dfkde import FeatureExtractor, load_backbone
 
-        settings = self.backbone
         network = load_backbone(
             settings.factory,
             arguments=dict(settings.arguments),
@@ -366,6 +160,15 @@ class LazyExtractor:
         return FeatureExtractor(
             network, list(settings.layers), mean=settings.mean, std=settings.std
         )
+
+    def _check_random(self) -> None:
+        settings = self.backbone
+        if settings.random and self._random_seed is None:
+            raise ValueError(
+                f"backbone.weights must not be null for {settings.name}, whose weights would be"
+                f" random, as {settings.factory} brings none: name them, give the path of a state"
+                " dict, or set allow_random_weights=true"
+            )
 
     def _computed(self, shape: Shape) -> Digests:
         parts = {
@@ -384,21 +187,114 @@ class LazyExtractor:
                 self.outdated = True
                 raise ValueError(
                     f"the backbone {self.backbone.name} has changed since its digests were cached:"
-                    f" {what} had SHA-256 {old[:12]}, now {new[:12]}; {self._cache.forget(shape)}"
+                    f" {what} had SHA-256 {old[:12]}, now {new[:12]}; {self._cache.remove(shape)}"
                 )
 
-    def _check_random(self) -> None:
-        settings = self.backbone
-        if settings.random and self._random_seed is None:
-            raise ValueError(
-                f"backbone.weights must not be null for {settings.name}, whose weights would be"
-                f" random, as {settings.factory} brings none: name them, give the path of a state"
-                " dict, or set allow_random_weights=true"
-            )
 
-    def _check_weights(self) -> None:
-        settings = self.backbone
-        check_weights(settings.factory, arguments=settings.arguments, weights=settings.weights)
+class DigestCache:
+    """The digests of one backbone in the feature cache; without a folder nothing is cached.
+
+    Nor is anything of a backbone whose code or weights may change without a trace.
+    """
+
+    def __init__(self, backbone: BackboneConfig, folder: str | None) -> None:
+        self._backbone = backbone
+        self._folder = Path(folder) if folder is not None and _is_pinned(backbone) else None
+        # As they were when they were looked for: a file may change while the network is built.
+        self._stamps: dict[Shape, str] = {}
+        self._checkpoint = _checkpoint_state(backbone)
+
+    def find(self, shape: Shape) -> CachedDigests | None:
+        """Return the digests for batches of this shape; None where there are none, or damaged."""
+        if self._folder is None:
+            return None
+        path = self._path(self._folder, shape)
+        try:
+            kept = read_json(path, key=path.stem)
+            digests = Digests(str(kept["weights"]), str(kept["network"]))
+            # A checkpoint that is not here is not needed: features of its network may be.
+            return CachedDigests(digests, self._checkpoint in (None, kept["checkpoint"]))
+        except FileNotFoundError:
+            return None
+        except (DamagedError, OSError, KeyError, TypeError) as error:
+            warn_once(f"the backbone's digests are computed again: {error}", about=str(path))
+            return None
+
+    def save(self, shape: Shape, digests: Digests) -> None:
+        """Write the digests; a cache that cannot be written to causes a warning."""
+        if self._folder is None:
+            return
+        path = self._path(self._folder, shape)
+        kept = {
+            **digests._asdict(),
+            "shape": shape,
+            "backbone": asdict(self._backbone),
+            "checkpoint": self._checkpoint,
+        }
+        try:
+            refuse_link(path, cache=self._folder)
+            write_json(path, kept, key=path.stem)
+        except OSError as error:
+            warn_unwritable(error, cache=self._folder)
+
+    def remove(self, shape: Shape) -> str:
+        """Remove the digests of this shape; say what became of them, and what to do."""
+        if self._folder is None:
+            return "the same command runs the job with the network as it is now"
+        path = self._path(self._folder, shape)
+        try:
+            refuse_link(path, cache=self._folder)
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            return f"'{path}' must be removed, and cannot be: {error.strerror or error}"
+        return (
+            "the cached digests are removed, and the same command runs the job with the network as"
+            " it is now"
+        )
+
+    def _path(self, folder: Path, shape: Shape) -> Path:
+        if shape not in self._stamps:
+            self._stamps[shape] = _stamp(self._backbone, shape)
+        return folder / "backbones" / f"{self._stamps[shape]}.json"
+
+
+def _is_pinned(backbone: BackboneConfig) -> bool:
+    from_package = backbone.factory.startswith(f"{_OURS}efficientnet_lite:")
+    return backbone.factory.startswith(_OURS) and (from_package or backbone.weights is not None)
+
+
+def _stamp(backbone: BackboneConfig, shape: Shape) -> str:
+    """Return a digest over everything that a change of the network would leave a trace in."""
+    sources = [*_SOURCES, backbone.factory.partition(":")[0]]
+    files = [spec.origin for spec in map(find_spec, sources) if spec and spec.origin]
+    weights = weights_path(backbone.weights)
+    if weights is not None and weights.is_file():
+        files.append(str(weights.resolve()))
+    network = [backbone.factory, backbone.arguments, backbone.weights, list(backbone.layers)]
+    normalisation = [backbone.mean, backbone.std]
+    states = [[file, *_state(file)] for file in files]
+    parts = [network, normalisation, list(shape), states, _versions()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _checkpoint_state(backbone: BackboneConfig) -> list[int] | None:
+    """Return the state of the file of named weights; None where it is not here, or not known."""
+    file = checkpoint_file(backbone.factory, arguments=backbone.arguments, weights=backbone.weights)
+    return _state(str(file)) if file is not None and file.is_file() else None
+
+
+def _state(file: str) -> list[int]:
+    status = Path(file).stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _versions() -> list[str]:
+    """Return the versions of the libraries and of the packages that carry weights."""
+    found = []
+    for name in (*_LIBRARIES, *_WEIGHTS):
+        with contextlib.suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return found
 
 
 def _without_folder(factory: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -13,55 +15,50 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.features.entries import (
-    array_from_bytes,
-    array_to_bytes,
-    check_own,
-    claim,
-    entry_key,
-    link_to,
-    tell_unwritable,
-)
-from harness.features.spec import Graph, Recipe
 from harness.system.files import (
     DamagedError,
+    check_content,
     read_json,
     read_regular,
-    seal,
-    unseal,
+    with_checksum,
     write_atomically,
     write_json,
 )
-from harness.system.locks import warn_once
+from harness.system.locks import hold, warn_once
+
+if TYPE_CHECKING:
+    from harness.features.spec import ExtractionSpec, GraphSpec
 
 POOLED = "pooled"
 MAPS = "maps"
+DESCRIPTION = "recipe.json"
+"""The file of a section that says what its entries are; of the name that older caches have."""
 
 _NDIM = {POOLED: 1, MAPS: 3}
+
+_UNWRITABLE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP),
+}
+"""How it says that one may not write there, or that something else is in the place of a file or
+folder of ours. A full disk is another matter: it ends the job."""
 
 _Content = TypeVar("_Content")
 
 
 class Store:
-    """Entries of the cache that belong together, in a folder that says what they are.
+    """A section of the cache: entries in a folder whose description says what determines them.
 
     What cannot be kept there, for instance in a cache that may only be read, is kept in a temporary
     folder for as long as the store lives, with one warning in a process. A full disk is an error.
-
-    Parameters
-    ----------
-    cache : Path
-        The cache's folder; made when the first entry is written.
-    described : Recipe or Graph
-        What determines the entries besides their names.
     """
 
-    def __init__(self, cache: Path, described: Recipe | Graph) -> None:
+    def __init__(self, cache: Path, described: ExtractionSpec | GraphSpec) -> None:
         self.folder = cache / described.key
         self._cache = cache
         self._description = json.loads(json.dumps(asdict(described)))
@@ -70,42 +67,47 @@ class Store:
         self._apart: Path | None = None
         self._making = Lock()
 
-    def read_bytes(self, name: str) -> memoryview | None:
-        """Return the content of an entry, or None where there is none.
+    def has(self, digest: str, kind: str) -> bool:
+        """Tell whether there is a feature, without checking its content."""
+        place = self._place(f"{digest}.{kind}")
+        return place is not None and os.path.isfile(place)
 
-        Warns
-        -----
-        UserWarning
-            If the entry is damaged or cannot be read; None is returned.
-        """
+    def read(self, digest: str, kind: str) -> NDArray[np.float32] | None:
+        """Read an image's feature, (D,) if `POOLED`, (D, h, w) if `MAPS`; as `read_bytes`."""
+        return self._read(f"{digest}.{kind}", partial(array_from_bytes, ndim=_NDIM[kind]))
+
+    def write(self, digest: str, kind: str, array: NDArray[np.float32]) -> None:
+        """Write an image's feature, of a shape that `read` returns."""
+        self.write_bytes(f"{digest}.{kind}", array_to_bytes(array))
+
+    def read_bytes(self, name: str) -> memoryview | None:
+        """Return the content of an entry; None where there is none, with a warning if damaged."""
         return self._read(name, lambda content: content)
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Store an entry; a reader sees all of it or nothing."""
-        path, data = self._path(name), seal(content, key=entry_key(self._path(name)))
+        path = self._path(name)
+        data = with_checksum(content, key=entry_key(path))
         try:
-            check_own(path, cache=self._cache)
+            refuse_link(path, cache=self._cache)
             self._describe()
             write_atomically(path, data)
         except OSError as error:
-            tell_unwritable(error, cache=self._cache)
+            warn_unwritable(error, cache=self._cache)
             write_atomically(self._made_apart() / name, data)
         else:
             self._bad.discard(name)
 
     @contextmanager
-    def claim(self, name: str, *, wait: bool) -> Iterator[bool]:
-        """Hold the right to make what belongs to a name; see `harness.features.entries.claim`.
-
-        Where the cache cannot be written to, everyone gets it.
-        """
-        with ExitStack() as held:
+    def lock(self, name: str, *, wait: bool) -> Iterator[bool]:
+        """Lock what belongs to a name; where the cache cannot be written to, everyone has it."""
+        with ExitStack() as stack:
             path = self._path(f"{name}.lock")
             try:
-                check_own(path, cache=self._cache)
-                mine = held.enter_context(claim(path, wait=wait))
+                refuse_link(path, cache=self._cache)
+                mine = stack.enter_context(lock(path, wait=wait))
             except OSError as error:
-                tell_unwritable(error, cache=self._cache)
+                warn_unwritable(error, cache=self._cache)
                 mine = True
             yield mine
 
@@ -114,7 +116,7 @@ class Store:
         if path is None:
             return None
         try:
-            content = decode(unseal(read_regular(path), key=entry_key(self._path(name))))
+            content = decode(check_content(read_regular(path), key=entry_key(self._path(name))))
         except FileNotFoundError:
             return None
         except (DamagedError, OSError) as error:
@@ -135,12 +137,12 @@ class Store:
     def _use(self, path: Path) -> None:
         """Note that an entry is used, for the order of eviction."""
         with suppress(OSError):  # a cache of someone else's, or one that cannot be written to
-            if link_to(path, cache=self._cache) is None:
+            if linked_folder(path, cache=self._cache) is None:
                 os.utime(path, follow_symlinks=False)
 
     def _describe(self) -> None:
         """Write the description where it is missing or damaged."""
-        path, key = self.folder / "recipe.json", self.folder.name
+        path, key = self.folder / DESCRIPTION, self.folder.name
         with suppress(OSError, DamagedError):
             if read_json(path, key=key) == self._description:
                 return
@@ -163,36 +165,70 @@ class Store:
             return self._apart
 
 
-class FeatureStore(Store):
-    """The features of one recipe in a cache folder.
+@contextmanager
+def lock(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Lock some work against other processes and threads: wait, or else yield False at once.
 
-    Parameters
-    ----------
-    cache : Path
-        The cache, shared by all recipes; made when the first feature is written.
-    recipe : Recipe
-        What determines the features besides the image.
+    The lock ends with the block or with the process, however that ends. The file is removed while
+    the lock is held; one who waited for it finds the work done. If the work failed, two may come
+    to do it at once, which is harmless where results are written atomically. Where the filesystem
+    has no locks, everyone gets the lock, with a warning.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():  # nobody locks through a link
+        path.unlink(missing_ok=True)
+    with hold(path, patience=math.inf if wait else 0) as mine:
+        try:
+            yield mine
+        finally:
+            if mine:
+                with suppress(OSError):
+                    path.unlink()
 
-    def __init__(self, cache: Path, recipe: Recipe) -> None:
-        super().__init__(cache, recipe)
-        self.recipe = recipe
 
-    def has(self, digest: str, kind: str) -> bool:
-        """Tell whether there is a feature, without checking its content."""
-        place = self._place(f"{digest}.{kind}")
-        return place is not None and os.path.isfile(place)
+def refuse_link(path: Path, *, cache: Path) -> None:
+    """Raise `OSError` (`ELOOP`) for a file that lies behind a link inside of the cache."""
+    link = linked_folder(path, cache=cache)
+    if link is not None:
+        raise OSError(errno.ELOOP, "A link, which the cache does not follow", str(link))
 
-    def read(self, digest: str, kind: str) -> NDArray[np.float32] | None:
-        """Read a feature of an image.
 
-        Returns
-        -------
-        ndarray of shape (D,) for `POOLED`, (D, h, w) for `MAPS`, or None
-            None where there is none or it cannot be read; warnings as `read_bytes`.
-        """
-        return self._read(f"{digest}.{kind}", partial(array_from_bytes, ndim=_NDIM[kind]))
+def linked_folder(path: Path, *, cache: Path) -> Path | None:
+    """Return the first folder on the way from the cache to a file in it that is a link."""
+    parts = path.relative_to(cache).parts[:-1]
+    folders = (cache.joinpath(*parts[: k + 1]) for k in range(len(parts)))
+    return next((folder for folder in folders if folder.is_symlink()), None)
 
-    def write(self, digest: str, kind: str, array: NDArray[np.float32]) -> None:
-        """Store a feature of an image: an array of a shape that `read` returns."""
-        self.write_bytes(f"{digest}.{kind}", array_to_bytes(array))
+
+def warn_unwritable(error: OSError, *, cache: Path) -> None:
+    """Warn, once in a process, that the cache cannot be written to; raise any other error."""
+    if error.errno not in _UNWRITABLE:
+        raise error
+    warn_once(
+        f"features.cache={str(cache)!r} does not let us keep everything ({error.strerror}:"
+        f" {error.filename!r}): what it lacks is computed, and kept for this process only",
+        about=str(cache),
+    )
+
+
+def entry_key(path: Path) -> str:
+    """Return what an entry's checksum is taken for: its section's folder and its name."""
+    return f"{path.parent.parent.name}/{path.name}"
+
+
+def array_to_bytes(array: NDArray[np.float32]) -> bytes:
+    """Return the number of axes, the shape and the values, little endian."""
+    shape = np.array([array.ndim, *array.shape], dtype="<i8")
+    return shape.tobytes() + np.ascontiguousarray(array, dtype="<f4").tobytes()
+
+
+def array_from_bytes(content: bytes | memoryview, *, ndim: int) -> NDArray[np.float32]:
+    """Return the array of so many axes that `array_to_bytes` wrote; it cannot be written to."""
+    header = 8 * (1 + ndim)
+    if len(content) < header or (len(content) - header) % 4:
+        raise DamagedError(f"it is no array with {ndim} axes")
+    found, *shape = np.frombuffer(content, "<i8", 1 + ndim).tolist()
+    values = np.frombuffer(content, "<f4", offset=header)
+    if found != ndim or min(shape) < 0 or math.prod(shape) != values.size:
+        raise DamagedError(f"it is no array with {ndim} axes")
+    return values.reshape(shape)

@@ -17,6 +17,8 @@ from PIL import Image
 from harness.data.images import excess, image_of, read_file
 from harness.features.settings import region
 
+RESIZES = ("pil", "float_antialias")
+
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB = 0, 2
 # The chunks that leave pixels what they are, in the only order that both decoders read alike.
@@ -39,23 +41,32 @@ _MOST_BYTES = 2**26
 _HAS_SPNG = find_spec("imagecodecs") is not None
 
 
+def read_input(
+    path: Path,
+    digest: str | None = None,
+    *,
+    image_size: int,
+    resize: str = "pil",
+    center_crop: int | None = None,
+) -> NDArray[np.float32]:
+    """Read one image as the backbone sees it, before normalisation: RGB in [0, 1], (3, H, W).
+
+    It is resized to a square of `image_size` pixels by Pillow's antialiased bilinear filter, on the
+    8-bit image (`pil`, rounded to 8 bits again) or on the float image (`float_antialias`, not
+    rounded). H and W are `center_crop`, or `image_size` without it. `digest` is the SHA-256 that
+    the file must have, as for `harness.data.images.read_file`.
+    """
+    # No name for the decoded image: kept until the end, it costs 2 ms in fresh memory.
+    resized = _RESIZERS[resize](decode(read_file(path, digest), path), (image_size, image_size))
+    seen = resized[region(resized.shape[:2], image_size=image_size, center_crop=center_crop)]
+    return np.divide(np.ascontiguousarray(seen.transpose(2, 0, 1)), 255, dtype=np.float32)
+
+
 def decode(data: bytes, name: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """Decode an image to RGB, (H, W, 3) uint8; bit for bit `harness.data.read_image`.
 
     A plain PNG of 8 bits is decoded by libspng, where imagecodecs is installed; everything else,
-    damaged files included, by `harness.data.images.image_of`.
-
-    Parameters
-    ----------
-    data : bytes
-        The whole content of an image file.
-    name : path
-        The file, for messages.
-
-    Raises
-    ------
-    DataError
-        If it is not an image that can be decoded.
+    damaged files included, by `harness.data.images.image_of`, whose messages name the file.
     """
     image = _decode_png(data) if _HAS_SPNG and is_plain_png(data) else None
     return image_of(data, name) if image is None else image
@@ -108,69 +119,6 @@ def _decode_png(data: bytes) -> NDArray[np.uint8] | None:
     return image
 
 
-RESIZES = ("pil", "float_antialias")
-
-
-def read_input(
-    path: Path, *, image_size: int, resize: str = "pil", center_crop: int | None = None
-) -> NDArray[np.float32]:
-    """Read one image as the backbone sees it, before normalisation.
-
-    Parameters
-    ----------
-    path : Path
-        An image file.
-    image_size : int
-        Height and width in pixels to which the image is resized; the aspect ratio is not kept.
-    resize : {'pil', 'float_antialias'}
-        Pillow's antialiased bilinear filter, on the 8-bit image (rounded to 8 bits again) or on
-        the float image (not rounded).
-    center_crop : int, optional
-        Side in pixels of the central square of the resized image that is kept; all by default.
-
-    Returns
-    -------
-    ndarray of shape (3, H, W), float32
-        RGB in [0, 1]; H and W are `center_crop`, or `image_size` without it.
-
-    Raises
-    ------
-    DataError
-        If the image cannot be decoded.
-    """
-    return scale(read_pixels(path, image_size=image_size, resize=resize, center_crop=center_crop))
-
-
-def read_pixels(
-    path: Path,
-    digest: str | None = None,
-    *,
-    image_size: int,
-    resize: str = "pil",
-    center_crop: int | None = None,
-) -> NDArray:
-    """Read one image up to its last step, `scale`: with `pil` a quarter of the input's bytes.
-
-    Parameters, errors
-        As `read_input`. `digest` is the SHA-256 that the file must have, as for
-        `harness.data.images.read_file`: the bytes decoded are those that were checked.
-
-    Returns
-    -------
-    ndarray of shape (3, H, W), uint8 for `pil`, float32 for `float_antialias`
-        RGB from 0 to 255.
-    """
-    # No name for the decoded image: kept until the end, it costs 2 ms in fresh memory.
-    resized = _RESIZERS[resize](decode(read_file(path, digest), path), (image_size, image_size))
-    seen = resized[region(resized.shape[:2], image_size=image_size, center_crop=center_crop)]
-    return np.ascontiguousarray(seen.transpose(2, 0, 1))
-
-
-def scale(pixels: NDArray) -> NDArray[np.float32]:
-    """Scale RGB from 0 to 255 of any shape to [0, 1]."""
-    return np.divide(pixels, 255, dtype=np.float32)
-
-
 def _resize_pil(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
@@ -183,6 +131,7 @@ def _resize_float(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
     return np.stack([np.asarray(channel) for channel in channels], axis=-1)
 
 
-_Resizer = Callable[[NDArray[np.uint8], tuple[int, int]], NDArray]
-
-_RESIZERS: dict[str, _Resizer] = {"pil": _resize_pil, "float_antialias": _resize_float}
+_RESIZERS: dict[str, Callable[[NDArray[np.uint8], tuple[int, int]], NDArray]] = {
+    "pil": _resize_pil,
+    "float_antialias": _resize_float,
+}

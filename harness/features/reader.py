@@ -1,4 +1,4 @@
-"""Features of samples, from the cache where they are there, else extracted and kept."""
+"""Features of samples, from the cache where they are there, else extracted and cached."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import shutil
 import tempfile
 import time
 import weakref
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,51 +22,11 @@ from harness.config import BackboneConfig, FeaturesConfig
 from harness.data import Sample
 from harness.features.engines import Engine, build_engine
 from harness.features.eviction import prune
-from harness.features.extraction import Extracted, Extraction, Inputs, PooledRows, batches
-from harness.features.extractor import Extractor, LazyExtractor
-from harness.features.feature_cache import MAPS, POOLED, FeatureStore
+from harness.features.extractor import LazyExtractor
+from harness.features.feature_cache import MAPS, POOLED, Store
 from harness.features.settings import check_numbers
-from harness.features.spec import recipe_of
+from harness.features.spec import extraction_spec
 from harness.system.threads import available, parallel_map
-
-
-class RecentFeatures:
-    """Holds pooled features in memory, and lets go of the oldest ones.
-
-    Parameters
-    ----------
-    limit : int
-        How many bytes it holds at most.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._arrays: dict[tuple[str, ...], NDArray[np.float32]] = {}
-
-    def find(self, samples: Sequence[Sample]) -> NDArray[np.float32] | None:
-        """Return the pooled features of these samples in this order, if they are held.
-
-        Returns
-        -------
-        ndarray of shape (n, D), float32, or None
-        """
-        key = _key(samples)
-        values = self._arrays.pop(key, None)
-        if values is not None:
-            self._arrays[key] = values  # the youngest now
-        return values
-
-    def keep(self, samples: Sequence[Sample], values: NDArray[np.float32]) -> None:
-        """Hold pooled features (n, D), which nobody may write to from now on."""
-        values.flags.writeable = False
-        self._arrays[_key(samples)] = values
-        while sum(array.nbytes for array in self._arrays.values()) > self._limit:
-            del self._arrays[next(iter(self._arrays))]
-
-
-def _key(samples: Sequence[Sample]) -> tuple[str, ...]:
-    return tuple(sample.digest for sample in samples)
-
 
 _DEFAULTS = FeaturesConfig()
 # Bytes of pooled features held in memory: all of MVTec AD's at 2,048 dimensions.
@@ -73,16 +36,19 @@ log = logging.getLogger(__name__)
 
 
 class Features(NamedTuple):
-    """The features of one image.
-
-    Attributes
-    ----------
-    pooled : ndarray of shape (D,), float32
-    feature_map : ndarray of shape (D, h, w), float32
-    """
+    """The features of one image: pooled (D,), and the feature map (D, h, w), in float32."""
 
     pooled: NDArray[np.float32]
     feature_map: NDArray[np.float32]
+
+
+@dataclass
+class _Extracted:
+    """Pooled features of a batch by image digest, and the samples others are computing."""
+
+    pooled: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    n_computed: int = 0
+    busy: list[Sample] = field(default_factory=list)
 
 
 class FeatureReader:
@@ -105,12 +71,12 @@ class FeatureReader:
 
     Attributes
     ----------
-    recipe : Recipe
+    spec : ExtractionSpec
         What determines the features besides the images, every `auto` resolved.
     n_extracted : int
         Number of images that went through the backbone so far.
     outdated : bool
-        Whether the network turned out to be another one than the recipe says.
+        Whether the network turned out to be another one than the spec says.
 
     Raises
     ------
@@ -120,7 +86,7 @@ class FeatureReader:
 
     def __init__(
         self,
-        extractor: Extractor,
+        extractor: LazyExtractor,
         *,
         image_size: int,
         cache: str | Path | None,
@@ -128,7 +94,7 @@ class FeatureReader:
         center_crop: int | None = None,
     ) -> None:
         check_numbers(workers=settings.workers, cache_limit_gb=settings.cache_limit_gb)
-        self.recipe = recipe_of(
+        self.spec = extraction_spec(
             extractor, image_size=image_size, settings=settings, center_crop=center_crop
         )
         self.n_extracted = 0
@@ -139,7 +105,7 @@ class FeatureReader:
             cache = tempfile.mkdtemp(prefix="features-")
             weakref.finalize(self, shutil.rmtree, cache, ignore_errors=True)
         self._cache = Path(cache)
-        self._store = FeatureStore(self._cache, self.recipe)
+        self._store = Store(self._cache, self.spec)
         self._recent = RecentFeatures(_RECENT)
 
     def pooled(self, samples: Sequence[Sample], *, maps: bool = True) -> NDArray[np.float32]:
@@ -164,24 +130,9 @@ class FeatureReader:
         """
         values = self._recent.find(samples)
         if values is None:
-            values = self._read_pooled(samples, maps=maps and self._settings.maps)
+            values = self._gather(samples, maps=maps and self._settings.maps)
             self._recent.keep(samples, values)
         return values
-
-    def _read_pooled(self, samples: Sequence[Sample], *, maps: bool) -> NDArray[np.float32]:
-        """Read what is in the cache, and extract the rest."""
-        rows, missing = PooledRows(samples), []
-        for sample in _distinct(samples):
-            pooled = self._store.read(sample.digest, POOLED)
-            if pooled is None:
-                missing.append(sample)
-            else:
-                rows.put(sample.digest, pooled)
-        for result in self._extract(missing, maps=maps):
-            for digest, pooled in result.pooled.items():
-                rows.put(digest, pooled)
-        self._evict()
-        return rows.values
 
     def maps(self, samples: Sequence[Sample]) -> Iterator[NDArray[np.float32]]:
         """Yield the feature map of each sample, in their order, one at a time.
@@ -205,27 +156,14 @@ class FeatureReader:
         if not self._settings.maps:
             yield from self._fresh_maps(samples)
             return
-        self._keep_maps(s for s in _distinct(samples) if not self._store.has(s.digest, MAPS))
+        self._cache_maps([s for s in _distinct(samples) if not self._store.has(s.digest, MAPS)])
         try:
             # Several at once: their checksums take longer than reading them.
-            kept = parallel_map(self._kept_map, samples, self.workers)
-            for sample, feature_map in zip(samples, kept, strict=True):
+            cached = parallel_map(self._cached_map, samples, self.workers)
+            for sample, feature_map in zip(samples, cached, strict=True):
                 yield self._lost_map(sample) if feature_map is None else feature_map
         finally:
             self._evict()
-
-    @property
-    def outdated(self) -> bool:
-        """Whether the network turned out to be another one than the recipe says."""
-        return self._extractor.outdated
-
-    def forget(self) -> None:
-        """Let go of the pooled features that are held in memory; the cache keeps its own."""
-        self._recent = RecentFeatures(_RECENT)
-
-    def prepare(self) -> None:
-        """Load the backbone now, which threads that compute side by side must not do each."""
-        _ = self._engine
 
     def compute(
         self, paths: Sequence[Path], digests: Sequence[str | None] | None = None
@@ -235,7 +173,7 @@ class FeatureReader:
         Parameters
         ----------
         paths : sequence of Path
-            At most as many image files as the recipe has in a batch.
+            At most as many image files as the spec has in a batch.
         digests : sequence of str, optional
             The SHA-256 that each file must have; by default nothing is known of them.
 
@@ -244,66 +182,29 @@ class FeatureReader:
         list of Features or Exception
             For each file its features, or why it has none.
         """
-        images = np.zeros(self.recipe.shape, dtype=np.float32)
+        images = np.zeros(self.spec.shape, dtype=np.float32)
         errors: dict[int, ValueError | OSError] = {}
         digests = [None] * len(paths) if digests is None else digests
         for k, (path, digest) in enumerate(zip(paths, digests, strict=True)):
             try:
-                images[k] = self.recipe.read(path, digest)
+                images[k] = self.spec.read(path, digest)
             except (ValueError, OSError) as error:
                 errors[k] = error
         features = map(Features, *self._engine(images))
         return [errors.get(k, one) for k, (_, one) in enumerate(zip(paths, features, strict=False))]
 
-    def _kept_map(self, sample: Sample) -> NDArray[np.float32] | None:
-        return self._store.read(sample.digest, MAPS)
+    def prepare(self) -> None:
+        """Load the backbone now, which threads that compute side by side must not do each."""
+        _ = self._engine
 
-    def _lost_map(self, sample: Sample) -> NDArray[np.float32]:
-        """Make a map that is damaged, or was evicted meanwhile."""
-        self._keep_maps([sample])
-        feature_map = self._kept_map(sample)
-        # Another process's eviction may take it as soon as it is written.
-        return next(self._fresh_maps([sample])) if feature_map is None else feature_map
+    def forget(self) -> None:
+        """Let go of the pooled features that are held in memory; the cache keeps its own."""
+        self._recent = RecentFeatures(_RECENT)
 
-    def _fresh_maps(self, samples: Sequence[Sample]) -> Iterator[NDArray[np.float32]]:
-        """Compute the feature maps without the cache."""
-        self.prepare()
-        parts = batches(samples, self.recipe.batch)
-        for features in parallel_map(self._compute_samples, parts, self.workers):
-            for one in features:
-                if isinstance(one, Exception):
-                    raise one
-                self.n_extracted += 1
-                yield one.feature_map
-
-    def _compute_samples(self, samples: Sequence[Sample]) -> list[Features | ValueError | OSError]:
-        return self.compute([s.path for s in samples], [s.digest for s in samples])
-
-    def _keep_maps(self, samples: Iterable[Sample]) -> None:
-        for _ in self._extract(list(samples), maps=True):
-            pass
-
-    def _extract(self, samples: Sequence[Sample], *, maps: bool) -> Iterator[Extracted]:
-        """Compute what is missing and keep it."""
-        if not samples:
-            return
-        started = time.perf_counter()
-        inputs = Inputs(self.recipe)
-        with inputs.read_ahead(samples, threads=self.workers - 1):
-            engine = self._engine
-        extraction = Extraction(engine, self._store, inputs, maps)
-        for result in extraction.run(samples, workers=self.workers):
-            self.n_extracted += result.n_computed
-            yield result
-        self._has_grown = True
-        seconds = time.perf_counter() - started
-        log.info("%d images by %s in %.1f s", len(samples), self.recipe.engine, seconds)
-
-    def _evict(self) -> None:
-        limit = self._settings.cache_limit_gb
-        if self._has_grown and limit is not None:
-            prune(self._cache, limit=int(limit * 1e9))
-            self._has_grown = False
+    @property
+    def outdated(self) -> bool:
+        """Whether the network turned out to be another one than the spec says."""
+        return self._extractor.outdated
 
     @property
     def workers(self) -> int:
@@ -312,11 +213,141 @@ class FeatureReader:
 
     @cached_property
     def _engine(self) -> Engine:
-        return build_engine(self._extractor, self.recipe, cache=self._cache, workers=self.workers)
+        return build_engine(self._extractor, self.spec, cache=self._cache, workers=self.workers)
+
+    def _gather(self, samples: Sequence[Sample], *, maps: bool) -> NDArray[np.float32]:
+        """Copy rows into one array as they come: kept, each would hold its batch in memory."""
+        places = defaultdict(list)
+        for k, sample in enumerate(samples):
+            places[sample.digest].append(k)
+        values = np.empty((len(samples), 0), dtype=np.float32)
+        for digest, row in self._rows(samples, maps=maps):
+            if not values.size:
+                values = np.empty((len(samples), row.size), dtype=np.float32)
+            values[places[digest]] = row
+        self._evict()
+        return values
+
+    def _rows(
+        self, samples: Sequence[Sample], *, maps: bool
+    ) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """Yield digest and pooled features of each image, from the cache or else extracted."""
+        missing = []
+        for sample in _distinct(samples):
+            pooled = self._store.read(sample.digest, POOLED)
+            if pooled is None:
+                missing.append(sample)
+            else:
+                yield sample.digest, pooled
+        yield from self._extract(missing, maps=maps)
+
+    def _cache_maps(self, samples: list[Sample]) -> None:
+        for _ in self._extract(samples, maps=True):
+            pass
+
+    def _cached_map(self, sample: Sample) -> NDArray[np.float32] | None:
+        return self._store.read(sample.digest, MAPS)
+
+    def _lost_map(self, sample: Sample) -> NDArray[np.float32]:
+        """Make a map that is damaged, or was evicted meanwhile."""
+        self._cache_maps([sample])
+        feature_map = self._cached_map(sample)
+        # Another process's eviction may take it as soon as it is written.
+        return next(self._fresh_maps([sample])) if feature_map is None else feature_map
+
+    def _fresh_maps(self, samples: Sequence[Sample]) -> Iterator[NDArray[np.float32]]:
+        """Compute the feature maps without the cache."""
+        self.prepare()
+        parts = _batches(samples, self.spec.batch)
+        for batch in parallel_map(self._compute_all, parts, self.workers):
+            for features in batch:
+                self.n_extracted += 1
+                yield features.feature_map
+
+    def _extract(
+        self, samples: list[Sample], *, maps: bool
+    ) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """Compute and cache what is missing; yield digest and pooled features of each image."""
+        if not samples:
+            return
+        started = time.perf_counter()
+        self.prepare()
+        busy = samples
+        for wait, size in ((False, self.spec.batch), (True, 1)):
+            parts, busy = _batches(busy, size), []
+            extract = partial(self._extract_batch, maps=maps, wait=wait)
+            for result in parallel_map(extract, parts, self.workers):
+                busy += result.busy
+                self.n_extracted += result.n_computed
+                yield from result.pooled.items()
+        self._has_grown = True
+        seconds = time.perf_counter() - started
+        log.info("%d images by %s in %.1f s", len(samples), self.spec.engine, seconds)
+
+    def _extract_batch(self, batch: Sequence[Sample], *, maps: bool, wait: bool) -> _Extracted:
+        """Extract what no other process has locked, or else wait for it."""
+        result, todo = _Extracted(), []
+        with ExitStack() as locks:
+            for sample in batch:
+                if not locks.enter_context(self._store.lock(sample.digest, wait=wait)):
+                    result.busy.append(sample)
+                elif (pooled := self._finished(sample, maps=maps)) is not None:
+                    result.pooled[sample.digest] = pooled
+                else:
+                    todo.append(sample)
+            for sample, features in zip(todo, self._compute_all(todo), strict=True):
+                if maps:
+                    self._store.write(sample.digest, MAPS, features.feature_map)
+                self._store.write(sample.digest, POOLED, features.pooled)
+                result.pooled[sample.digest] = features.pooled
+            result.n_computed = len(todo)
+        return result
+
+    def _finished(self, sample: Sample, *, maps: bool) -> NDArray[np.float32] | None:
+        """Return what another process may have stored since we looked."""
+        if maps and not self._store.has(sample.digest, MAPS):
+            return None
+        return self._store.read(sample.digest, POOLED)
+
+    def _compute_all(self, samples: Sequence[Sample]) -> list[Features]:
+        """Compute the features of one batch; raise the first error."""
+        if not samples:
+            return []
+        found = []
+        for one in self.compute([s.path for s in samples], [s.digest for s in samples]):
+            if isinstance(one, Exception):
+                raise one
+            found.append(one)
+        return found
+
+    def _evict(self) -> None:
+        limit = self._settings.cache_limit_gb
+        if self._has_grown and limit is not None:
+            prune(self._cache, limit=int(limit * 1e9))
+            self._has_grown = False
 
 
-def _distinct(samples: Sequence[Sample]) -> Iterable[Sample]:
-    return {sample.digest: sample for sample in samples}.values()
+class RecentFeatures:
+    """Holds pooled features in memory, up to a number of bytes; the oldest ones go first."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._arrays: dict[tuple[str, ...], NDArray[np.float32]] = {}
+
+    def find(self, samples: Sequence[Sample]) -> NDArray[np.float32] | None:
+        """Return the pooled features (n, D) of these samples in this order, if they are held."""
+        key = tuple(sample.digest for sample in samples)
+        values = self._arrays.pop(key, None)
+        if values is not None:
+            self._arrays[key] = values  # the youngest now
+        return values
+
+    def keep(self, samples: Sequence[Sample], values: NDArray[np.float32]) -> None:
+        """Hold pooled features (n, D), which nobody may write to from now on."""
+        values.flags.writeable = False
+        self._arrays[tuple(sample.digest for sample in samples)] = values
+        while sum(array.nbytes for array in self._arrays.values()) > self._limit:
+            del self._arrays[next(iter(self._arrays))]
 
 
 _readers: dict[str, FeatureReader] = {}
@@ -348,3 +379,13 @@ def feature_reader(
             center_crop=center_crop,
         )
     return _readers[key]
+
+
+def _distinct(samples: Sequence[Sample]) -> Iterable[Sample]:
+    return {sample.digest: sample for sample in samples}.values()
+
+
+def _batches(items: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
+    """Cut into batches; the last one may be smaller."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

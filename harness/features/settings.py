@@ -9,22 +9,26 @@ from pathlib import Path
 
 from harness.config import FeaturesConfig
 
+ENGINES = ("auto", "torch", "onnxruntime", "openvino")
+PRECISIONS = ("fp32", "bf16")
+DEVICES = ("auto", "cpu", "cuda")
+MOST_WORKERS = 1024
+"""More threads than any machine has use for; each holds a batch in memory."""
+
+# ONNX and its script translate the backbone for the engines that do not run torch.
+_NEEDS = {
+    "torch": ("torch",),
+    "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
+    "openvino": ("openvino", "onnx", "onnxscript"),
+}
+
+# Images in a batch, by device and engine. One at a time costs a CPU next to nothing and shares the
+# work most finely; but torch packs its weights again for each batch.
+_BATCHES = {("cuda", "torch"): 8, ("cpu", "torch"): 4}
+
 
 def check_center_crop(center_crop: int | None, *, image_size: int) -> None:
-    """Refuse sizes that no image can have.
-
-    Parameters
-    ----------
-    center_crop : int, optional
-        Side in pixels of the central square that is kept; None keeps the whole image.
-    image_size : int
-        Side in pixels to which images are resized before.
-
-    Raises
-    ------
-    ValueError
-        In one line: the setting, its rule and its value.
-    """
+    """Refuse sides, in pixels, that no resized image or its central square can have."""
     if not _is_integer(image_size) or image_size < 1:
         raise ValueError(f"image_size must be an integer of at least 1, got {image_size!r}")
     if center_crop is None:
@@ -36,22 +40,25 @@ def check_center_crop(center_crop: int | None, *, image_size: int) -> None:
         )
 
 
+def check_numbers(*, workers: int, cache_limit_gb: float | None) -> None:
+    """Refuse a number of threads or a size of the cache that cannot be."""
+    if not 0 <= workers <= MOST_WORKERS:
+        raise ValueError(
+            f"features.workers must be an integer from 0 to {MOST_WORKERS}, got {workers}"
+        )
+    if cache_limit_gb is not None and not 0 < cache_limit_gb < float("inf"):
+        raise ValueError(
+            f"features.cache_limit_gb must be null or a number above 0, got {cache_limit_gb}"
+        )
+
+
 def region(
     size: tuple[int, int], *, image_size: int, center_crop: int | None
 ) -> tuple[slice, slice]:
     """Return the rows and columns of a picture of the image that the backbone sees.
 
-    Parameters
-    ----------
-    size : tuple of int
-        Height and width of the image, of its mask or of any other picture of the whole image.
-    image_size, center_crop : int
-        As `check_center_crop`.
-
-    Returns
-    -------
-    tuple of slice
-        Every row and column that the square touches, in whole pixels.
+    `size` is the (H, W) of the image, of its mask or of any other picture of the whole image.
+    Every row and column counts that the cropped square touches.
 
     Examples
     --------
@@ -70,50 +77,21 @@ def region(
     return rows, columns
 
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def input_shape(
+    settings: FeaturesConfig, *, image_size: int, center_crop: int | None
+) -> tuple[int, int, int, int]:
+    """Return the shape of what the backbone is given at once here, (batch, 3, H, W)."""
+    engine, _, device = resolve(settings)
+    side = image_size if center_crop is None else center_crop
+    return _BATCHES.get((device, engine), 1), 3, side, side
 
 
-ENGINES = ("auto", "torch", "onnxruntime", "openvino")
-PRECISIONS = ("fp32", "bf16")
-DEVICES = ("auto", "cpu", "cuda")
-MOST_WORKERS = 1024
-"""More threads than any machine has use for; each holds a batch in memory."""
-
-# ONNX and its script translate the backbone for the engines that do not run torch.
-_NEEDS = {
-    "torch": ("torch",),
-    "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
-    "openvino": ("openvino", "onnx", "onnxscript"),
-}
-
-
-# Images in a batch, by device and engine. One at a time costs a CPU next to nothing and shares the
-# work most finely; but torch packs its weights anew for each batch.
-_BATCHES = {("cuda", "torch"): 8, ("cpu", "torch"): 4}
-
-
-def _check(argument: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{argument} must be one of {', '.join(choices)}, got {value!r}")
-
-
-def resolve_precision(precision: str) -> str:
-    """Check the precision: `fp32` or `bf16`."""
-    _check("precision", precision, PRECISIONS)
-    return precision
-
-
-def check_numbers(*, workers: int, cache_limit_gb: float | None) -> None:
-    """Refuse a number of threads or a size of the cache that cannot be."""
-    if not 0 <= workers <= MOST_WORKERS:
-        raise ValueError(
-            f"features.workers must be an integer from 0 to {MOST_WORKERS}, got {workers}"
-        )
-    if cache_limit_gb is not None and not 0 < cache_limit_gb < float("inf"):
-        raise ValueError(
-            f"features.cache_limit_gb must be null or a number above 0, got {cache_limit_gb}"
-        )
+def resolve(settings: FeaturesConfig) -> tuple[str, str, str]:
+    """Return engine, precision and device; `ValueError` for what the machine cannot honour."""
+    device = resolve_device(settings.device)
+    _check("precision", settings.precision, PRECISIONS)
+    engine = resolve_engine(settings.engine, device=device, precision=settings.precision)
+    return engine, settings.precision, device
 
 
 def resolve_device(device: str) -> str:
@@ -140,43 +118,23 @@ def resolve_engine(engine: str, *, device: str, precision: str) -> str:
     return engine
 
 
-def input_shape(
-    settings: FeaturesConfig, *, image_size: int, center_crop: int | None
-) -> tuple[int, int, int, int]:
-    """Return the shape of what the backbone is given at once here, (batch, 3, H, W).
-
-    Raises
-    ------
-    ValueError
-        If a setting is none of its choices or the machine cannot honour it.
-    """
-    device = resolve_device(settings.device)
-    precision = resolve_precision(settings.precision)
-    engine = resolve_engine(settings.engine, device=device, precision=precision)
-    side = image_size if center_crop is None else center_crop
-    return batch_of(device, engine), 3, side, side
-
-
-def batch_of(device: str, engine: str) -> int:
-    """Return how many images are computed at once."""
-    return _BATCHES.get((device, engine), 1)
-
-
 def usable_engines(device: str, precision: str) -> list[str]:
     """List the engines that are installed for a device and a precision, the fastest first."""
-    return [name for name in _candidates(device, precision) if _installed(name)]
-
-
-def _candidates(device: str, precision: str) -> tuple[str, ...]:
+    engines: tuple[str, ...] = ("onnxruntime", "torch", "openvino")
     if device == "cuda":
-        return ("torch",)
-    if precision == "bf16":
-        return ("openvino", "torch")
-    return ("onnxruntime", "torch", "openvino")
+        engines = ("torch",)
+    elif precision == "bf16":
+        engines = ("openvino", "torch")
+    return [engine for engine in engines if all(find_spec(name) for name in _NEEDS[engine])]
 
 
-def _installed(engine: str) -> bool:
-    return all(find_spec(name) for name in _NEEDS[engine])
+def _check(argument: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{argument} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @cache

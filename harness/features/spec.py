@@ -14,24 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.config import FeaturesConfig
-from harness.features.extractor import Extractor
-from harness.features.inputs import RESIZES, read_pixels, scale
-from harness.features.settings import (
-    batch_of,
-    check_center_crop,
-    input_shape,
-    resolve_device,
-    resolve_engine,
-    resolve_precision,
-)
+from harness.features.extractor import LazyExtractor
+from harness.features.inputs import RESIZES, read_input
+from harness.features.settings import check_center_crop, input_shape, resolve
 from harness.provenance import modules_digest
 
 CODE = (
     "harness.data.images",
     "harness.features.engines",
-    "harness.features.entries",
-    "harness.features.extraction",
+    "harness.features.feature_cache",
     "harness.features.inputs",
+    "harness.features.reader",
     "harness.features.settings",
     "harness.features.torch_engine",
 )
@@ -44,7 +37,7 @@ _TRANSLATION = ("onnx", "onnxscript")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ExtractionSpec:
     """Everything but the image that determines the numbers of a feature.
 
     The versions of all libraries between the file and the feature belong to it: an upgrade may
@@ -74,13 +67,14 @@ class Recipe:
         side = self.image_size if self.center_crop is None else self.center_crop
         return self.batch, 3, side, side
 
+    @property
+    def key(self) -> str:
+        """SHA-256 over all fields, hexadecimal, shortened to 128 bits."""
+        return _key(self)
+
     def read(self, path: Path, digest: str | None = None) -> NDArray[np.float32]:
         """Read an image file as the backbone sees it, shape (3, H, W); see `read_input`."""
-        return scale(self.read_pixels(path, digest))
-
-    def read_pixels(self, path: Path, digest: str | None = None) -> NDArray:
-        """Read an image file but for the last step, shape (3, H, W); see `read_pixels`."""
-        return read_pixels(
+        return read_input(
             path,
             digest,
             image_size=self.image_size,
@@ -88,14 +82,9 @@ class Recipe:
             center_crop=self.center_crop,
         )
 
-    @property
-    def key(self) -> str:
-        """SHA-256 over all fields, hexadecimal, shortened to 128 bits."""
-        return _key(self)
-
 
 @dataclass(frozen=True)
-class Graph:
+class GraphSpec:
     """Everything that determines a translated backbone: nothing of how it is fed or computed."""
 
     weights_digest: str
@@ -106,45 +95,27 @@ class Graph:
 
     @property
     def key(self) -> str:
-        """As `Recipe.key`."""
+        """As `ExtractionSpec.key`."""
         return _key(self)
 
 
-def graph_of(recipe: Recipe) -> Graph:
-    """Return what the translation of a recipe's backbone depends on."""
-    return Graph(
-        weights_digest=recipe.weights_digest,
-        network_digest=recipe.network_digest,
-        shape=recipe.shape,
-        versions=_versions(*NETWORK, *_TRANSLATION),
-        code=recipe.code,
-    )
-
-
-def recipe_of(
-    extractor: Extractor,
+def extraction_spec(
+    extractor: LazyExtractor,
     *,
     image_size: int,
     settings: FeaturesConfig,
     center_crop: int | None = None,
-) -> Recipe:
-    """Resolve every `auto` and return the recipe.
-
-    Raises
-    ------
-    ValueError
-        If a setting is none of its choices or the machine cannot honour it.
-    """
+) -> ExtractionSpec:
+    """Resolve every `auto`; `ValueError` if the machine cannot honour a setting."""
     check_center_crop(center_crop, image_size=image_size)
     if settings.resize not in RESIZES:
         raise ValueError(f"resize must be one of {', '.join(RESIZES)}, got {settings.resize!r}")
-    device = resolve_device(settings.device)
-    precision = resolve_precision(settings.precision)
-    engine = resolve_engine(settings.engine, device=device, precision=precision)
-    digests = extractor.digests(
-        input_shape(settings, image_size=image_size, center_crop=center_crop)
-    )
-    return Recipe(
+    engine, precision, device = resolve(settings)
+    shape = input_shape(settings, image_size=image_size, center_crop=center_crop)
+    digests = extractor.digests(shape)
+    libraries = NETWORK if engine == "torch" else (*NETWORK, *_TRANSLATION, engine)
+    decoders = ("pillow", "imagecodecs") if find_spec("imagecodecs") else ("pillow",)
+    return ExtractionSpec(
         weights_digest=digests.weights,
         network_digest=digests.network,
         layers=tuple(extractor.layers),
@@ -155,34 +126,32 @@ def recipe_of(
         engine=engine,
         precision=precision,
         device=device,
-        batch=batch_of(device, engine),
-        versions=_versions(*_libraries(engine), *_decoders()),
+        batch=shape[0],
+        versions=tuple(map(library, (*libraries, *decoders))),
         code=f"{modules_digest(CODE)} {extractor.code}".strip(),
         center_crop=center_crop,
     )
 
 
-def _key(described: Recipe | Graph) -> str:
-    text = json.dumps([type(described).__name__, asdict(described)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _libraries(engine: str) -> tuple[str, ...]:
-    """Name what stands between the network's code and the numbers that an engine gives."""
-    return NETWORK if engine == "torch" else (*NETWORK, *_TRANSLATION, engine)
-
-
-def _decoders() -> tuple[str, ...]:
-    return ("pillow", "imagecodecs") if find_spec("imagecodecs") else ("pillow",)
-
-
-def _versions(*packages: str) -> tuple[str, ...]:
-    return tuple(map(library, packages))
+def graph_spec(spec: ExtractionSpec) -> GraphSpec:
+    """Return what the translation of a backbone depends on."""
+    return GraphSpec(
+        weights_digest=spec.weights_digest,
+        network_digest=spec.network_digest,
+        shape=spec.shape,
+        versions=tuple(map(library, (*NETWORK, *_TRANSLATION))),
+        code=spec.code,
+    )
 
 
 def library(name: str) -> str:
-    """Return the name of a library with its version, as recipes hold it: `torch 2.6.0`."""
+    """Return the name of a library with its version: `torch 2.6.0`."""
     return f"{name} {version(name)}"
+
+
+def _key(spec: ExtractionSpec | GraphSpec) -> str:
+    text = json.dumps([type(spec).__name__, asdict(spec)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _channels(values: Any) -> tuple[float, ...]:

@@ -13,18 +13,15 @@ from torch.export.passes import move_to_device_pass
 from torch.fx import GraphModule, Node
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from harness.features.extractor import Extractor
-from harness.features.spec import Recipe
+from harness.features.extractor import LazyExtractor
+from harness.features.spec import ExtractionSpec
 
 _CONV = torch.ops.aten.conv2d.default
 _BATCH_NORM = torch.ops.aten.batch_norm.default
 
 
 def fuse_batch_norms(graph_module: GraphModule) -> GraphModule:
-    """Fold each batch norm into the convolution before it, in place.
-
-    A convolution whose output something else uses too keeps its batch norm.
-    """
+    """Fold each batch norm, in place, into the convolution before it whose only user it is."""
     graph = graph_module.graph
     for node in list(graph.nodes):
         if node.target is _BATCH_NORM and _only_feeds(node.args[0], node):
@@ -56,7 +53,7 @@ def _fold(graph_module: GraphModule, *, conv: Node, norm: Node) -> None:
 
 
 def _tensor(graph_module: GraphModule, node: Any) -> Any:
-    """Return the parameter or buffer that a node stands for; None for an argument left out."""
+    """Return the parameter or buffer of a node; None for an argument left out."""
     if node is None:
         return None
     owner, _, name = str(node.target).rpartition(".")
@@ -69,24 +66,16 @@ def _constant(graph_module: GraphModule, name: str, tensor: torch.Tensor) -> Nod
 
 
 class TorchEngine:
-    """Runs the captured backbone in torch's inference mode.
+    """Runs the captured backbone in torch's inference mode."""
 
-    Parameters
-    ----------
-    extractor : Extractor
-        Maps images to pooled features and feature maps.
-    recipe : Recipe
-        The device, the precision and the shape of a batch.
-    """
-
-    def __init__(self, extractor: Extractor, recipe: Recipe) -> None:
-        program = extractor.program(recipe.shape)
-        self._device = torch.device(recipe.device)
+    def __init__(self, extractor: LazyExtractor, spec: ExtractionSpec) -> None:
+        program = extractor.program(spec.shape)
+        self._device = torch.device(spec.device)
         if self._device.type == "cuda":
             program = move_to_device_pass(program, self._device)
         graph = fuse_batch_norms(program.module())
         self._graph = graph.to(memory_format=torch.channels_last)
-        self._autocast = recipe.precision == "bf16"
+        self._autocast = spec.precision == "bf16"
         # The CPU's threads compute side by side; a GPU computes one batch at a time.
         self._turn: AbstractContextManager = (
             threading.Lock() if self._device.type == "cuda" else nullcontext()

@@ -290,9 +290,9 @@ def _heatmap_name(name: str) -> str:
 def _draw(predictor: Predictor, path: Path, prediction: Prediction, *, target: Path) -> None:
 
     assert prediction.anomaly_map is not None  # noqa: S101
-    image, recipe = read_image(path), predictor.reader.recipe
+    image, spec = read_image(path), predictor.reader.spec
     # A crop's map covers no more than the crop.
-    seen = region(image.shape[:2], image_size=recipe.image_size, center_crop=recipe.center_crop)
+    seen = region(image.shape[:2], image_size=spec.image_size, center_crop=spec.center_crop)
     map_values = predictor.detector.inputs["map_values"]
     drawn = image.copy()
     drawn[seen] = overlay(image[seen], prediction.anomaly_map, map_values=map_values)

@@ -36,7 +36,7 @@ def trained(fitted: Fitted) -> TrainedDetector:
     TrainedDetector
         Its `inputs` say how images are read, every `auto` resolved, and where it comes from.
     """
-    settings, recipe = fitted.job.backbone, fitted.reader.recipe
+    settings, spec = fitted.job.backbone, fitted.reader.spec
     with one_blas_thread():
         train_scores = held_out_scores(fitted)
         map_values = _map_values(fitted)
@@ -44,10 +44,10 @@ def trained(fitted: Fitted) -> TrainedDetector:
         factory=settings.factory,
         arguments=dict(settings.arguments),
         weights=settings.weights,
-        layers=list(recipe.layers),
-        mean=list(recipe.mean),
-        std=list(recipe.std),
-        digest=recipe.weights_digest,
+        layers=list(spec.layers),
+        mean=list(spec.mean),
+        std=list(spec.std),
+        digest=spec.weights_digest,
         seed=fitted.job.seed if settings.random else None,
     )
     inputs = _inputs(fitted) | {"map_values": map_values}
@@ -55,17 +55,17 @@ def trained(fitted: Fitted) -> TrainedDetector:
 
 
 def _inputs(fitted: Fitted) -> dict[str, Any]:
-    job, recipe = fitted.job, fitted.reader.recipe
+    job, spec = fitted.job, fitted.reader.spec
     return {
-        "image_size": recipe.image_size,
-        "center_crop": recipe.center_crop,
-        "resize": recipe.resize,
-        "engine": recipe.engine,
-        "precision": recipe.precision,
-        "device": recipe.device,
-        "versions": list(recipe.versions),
-        "network_digest": recipe.network_digest,
-        "shape": list(recipe.shape),
+        "image_size": spec.image_size,
+        "center_crop": spec.center_crop,
+        "resize": spec.resize,
+        "engine": spec.engine,
+        "precision": spec.precision,
+        "device": spec.device,
+        "versions": list(spec.versions),
+        "network_digest": spec.network_digest,
+        "shape": list(spec.shape),
         "job": str(job),
         "data_fingerprint": fitted.split.fingerprint,
         "commit": commit().sha,

@@ -247,7 +247,7 @@ class Predictor:
             One for each path, in their order; a fault of an image is its prediction's error.
         """
         self.reader.prepare()
-        batches = _batches(paths, self.reader.recipe.batch)
+        batches = _batches(paths, self.reader.spec.batch)
         with one_blas_thread():
             for found in parallel_map(
                 partial(self._batch, maps=maps), batches, self.reader.workers
@@ -279,7 +279,7 @@ class Predictor:
         alone are known to be the same, and the log says so.
         """
         backbone, inputs = self.detector.backbone, self.detector.inputs
-        backbone.check_digest(self.reader.recipe.weights_digest)
+        backbone.check_digest(self.reader.spec.weights_digest)
         if "network_digest" not in inputs:  # saved before it was kept
             return
         if not {*map(library, NETWORK)} <= {*inputs["versions"]}:
@@ -294,7 +294,7 @@ class Predictor:
 
     def _warn_of_changes(self) -> None:
         """Say in the log what may change the last digits of a score since training."""
-        trained, now = self.detector.inputs, self.reader.recipe
+        trained, now = self.detector.inputs, self.reader.spec
         for name, value in {
             "engine": now.engine,
             "device": now.device,

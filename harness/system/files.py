@@ -133,18 +133,18 @@ def read_regular(path: Path) -> bytes:
             raise DamagedError(f"{path} is larger than the memory") from error
 
 
-def seal(content: bytes, *, key: str) -> bytes:
+def with_checksum(content: bytes, *, key: str) -> bytes:
     """Put a checksum over key and content before the content."""
     return _checksum(content, key) + content
 
 
-def unseal(data: bytes, *, key: str) -> memoryview:
-    """Return the content of sealed bytes.
+def check_content(data: bytes, *, key: str) -> memoryview:
+    """Return the content behind a checksum.
 
     Raises
     ------
     DamagedError
-        If a byte differs or is missing, or they were sealed with another key.
+        If a byte differs or is missing, or the checksum was taken with another key.
     """
     content = memoryview(data)[_LENGTH:]
     if _checksum(content, key) != data[:_LENGTH]:

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from harness.data import fetch
-from harness.data.roots import Archive
+from harness.data.official import Archive
 
 
 class Server(ThreadingHTTPServer):

@@ -130,7 +130,7 @@ def test_a_malicious_archive_writes_nothing(server, tmp_path, name):
 
 @pytest.mark.parametrize("form", ["zip", "xz", "gz"])
 def test_an_archive_that_grows_without_measure_is_given_up(server, tmp_path, monkeypatch, form):
-    monkeypatch.setattr(fetch, "_COPY_BLOCK", 2**12)
+    monkeypatch.setattr(fetch, "_BLOCK", 2**12)
     monkeypatch.setattr(fetch, "_MOST_GROWTH", 20)
     with pytest.raises(DataError, match=r"data.tar: unpacks to more than 20 times its size"):
         fetch_to(archive_of(server, _growing(form)), tmp_path / "mvtec")

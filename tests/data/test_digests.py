@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.data import DataError, digests, load_split, survey
+from harness.data import DataError, inspection, load, load_split
 from harness.data.inspection import Inspection, fingerprint
 from harness.system.files import write_json
 from tests.data.small import CATEGORY, unofficial
@@ -20,9 +20,9 @@ from tests.data.small import CATEGORY, unofficial
 
 def _count_looks(monkeypatch):
     looked = []
-    inspect = survey._inspect
+    inspect = load._inspect
     monkeypatch.setattr(
-        survey, "_inspect", lambda root, file: looked.append(file.name) or inspect(root, file)
+        load, "_inspect", lambda root, name, kind: looked.append(name) or inspect(root, name, kind)
     )
     return looked
 
@@ -71,25 +71,25 @@ def test_digests_are_sha256_of_the_files(copy):
         assert sample.digest == hashlib.sha256(sample.path.read_bytes()).hexdigest()
 
 
-def test_the_memory_lies_beside_the_data(copy, user_cache):
+def test_the_cache_lies_beside_the_data(copy, user_cache):
     dataset = copy("mvtec")
     load_split(dataset, "bottle", seed=42)
     assert (Path(dataset.root) / ".dfkde/bottle.json").is_file()
     assert not list(user_cache.rglob("*.json"))
 
 
-def test_the_umask_decides_who_shares_the_memory(copy):
+def test_the_umask_decides_who_shares_the_cache(copy):
     dataset = copy("mvtec")
     before = os.umask(0o002)
     try:
         load_split(dataset, "bottle", seed=42)
     finally:
         os.umask(before)
-    [memory] = (Path(dataset.root) / ".dfkde").iterdir()
-    assert memory.stat().st_mode & 0o777 == 0o664
+    [cache] = (Path(dataset.root) / ".dfkde").iterdir()
+    assert cache.stat().st_mode & 0o777 == 0o664
 
 
-def test_a_read_only_dataset_is_remembered_in_the_users_cache(copy, user_cache, monkeypatch):
+def test_a_read_only_dataset_has_the_users_cache(copy, user_cache, monkeypatch):
     dataset = copy("mvtec")
     root = Path(dataset.root)
     root.chmod(0o555)
@@ -101,7 +101,7 @@ def test_a_read_only_dataset_is_remembered_in_the_users_cache(copy, user_cache, 
     assert looked == []
 
 
-def test_without_any_place_for_the_memory_it_works(copy, tmp_path, monkeypatch):
+def test_without_any_place_for_the_cache_it_works(copy, tmp_path, monkeypatch):
     dataset = copy("mvtec")
     Path(dataset.root).chmod(0o555)
     (tmp_path / "file").write_text("")
@@ -114,102 +114,87 @@ OTHER_SHAPES += ['{"checksum": [], "content": {}}', "[" * 100_000, '{"content": 
 
 
 @pytest.mark.parametrize("text", OTHER_SHAPES, ids=range(len(OTHER_SHAPES)))
-def test_a_broken_memory_is_made_anew(copy, text, caplog):
+def test_a_broken_cache_is_made_again(copy, text, caplog):
     dataset = copy("mvtec")
     split = load_split(dataset, "bottle", seed=42)
-    memory = Path(dataset.root) / ".dfkde/bottle.json"
-    memory.write_text(text)
+    cache = Path(dataset.root) / ".dfkde/bottle.json"
+    cache.write_text(text)
     assert load_split(dataset, "bottle", seed=42) == split
-    assert len(json.loads(memory.read_text())["content"]["files"]) == 24 + 4 + 5 + 5
-    assert caplog.messages == [f"{memory} is damaged; the files are read again"]
+    assert len(json.loads(cache.read_text())["content"]["files"]) == 24 + 4 + 5 + 5
+    assert caplog.messages == [f"{cache} is damaged; the files are read again"]
 
 
 @pytest.mark.parametrize("share", np.linspace(0, 0.999, 41))
-def test_no_flipped_bit_of_the_memory_goes_unnoticed(copy, share):
+def test_no_flipped_bit_of_the_cache_goes_unnoticed(copy, share):
     """Whichever field it hits: a digest, a size, a stamp, the name of a file, the checksum."""
     dataset = copy("mvtec")
     split = load_split(dataset, "bottle", seed=42)
-    memory = Path(dataset.root) / ".dfkde/bottle.json"
-    kept = memory.read_bytes()
+    cache = Path(dataset.root) / ".dfkde/bottle.json"
+    kept = cache.read_bytes()
     position = int(share * len(kept))
-    memory.write_bytes(kept[:position] + bytes([kept[position] ^ 1]) + kept[position + 1 :])
+    cache.write_bytes(kept[:position] + bytes([kept[position] ^ 1]) + kept[position + 1 :])
     assert load_split(dataset, "bottle", seed=42) == split
-    assert json.loads(memory.read_bytes()) == json.loads(kept)
+    assert json.loads(cache.read_bytes()) == json.loads(kept)
 
 
 @pytest.mark.parametrize("field", range(7))
-def test_no_other_digit_in_the_memory_goes_unnoticed(copy, field, caplog):
+def test_no_other_digit_in_the_cache_goes_unnoticed(copy, field, caplog):
     dataset = copy("mvtec")
     split = load_split(dataset, "bottle", seed=42)
-    memory = Path(dataset.root) / ".dfkde/bottle.json"
-    kept = json.loads(memory.read_text())
+    cache = Path(dataset.root) / ".dfkde/bottle.json"
+    kept = json.loads(cache.read_text())
     files = kept["content"]["files"]
     name = next(iter(files))
     fields = files[name].split()
     fields[field] = fields[field][:-1] + ("1" if fields[field][-1] == "0" else "0")
     files[name] = " ".join(fields)
-    memory.write_text(json.dumps(kept))
+    cache.write_text(json.dumps(kept))
     assert load_split(dataset, "bottle", seed=42) == split
     assert len(caplog.messages) == 1
 
 
-def test_the_memory_of_another_category_is_none(copy, caplog):
+def test_the_cache_of_another_category_is_none(copy, caplog):
     dataset = copy("mvtec")
-    memory = Path(dataset.root) / ".dfkde/bottle.json"
-    write_json(memory, {}, key="inspections of grid")
+    cache = Path(dataset.root) / ".dfkde/bottle.json"
+    write_json(cache, {}, key="inspections of grid")
     load_split(dataset, "bottle", seed=42)
-    assert caplog.messages == [f"{memory} is damaged; the files are read again"]
-
-
-def test_a_memory_without_a_checksum_is_made_anew_in_silence(copy, monkeypatch, caplog):
-    dataset = copy("mvtec")
-    split = load_split(dataset, "bottle", seed=42)
-    memory = Path(dataset.root) / ".dfkde/bottle.json"
-    files = {
-        key: entry.rsplit(maxsplit=1)[0]
-        for key, entry in json.loads(memory.read_text())["content"]["files"].items()
-    }
-    memory.write_text(json.dumps({"version": 2, "files": files}, indent=0))
-    looked = _count_looks(monkeypatch)
-    assert load_split(dataset, "bottle", seed=42) == split
-    assert len(looked) == len(files)
-    assert not caplog.messages
+    assert caplog.messages == [f"{cache} is damaged; the files are read again"]
 
 
 @pytest.mark.parametrize("version", [None, 2, 999])
-def test_a_memory_of_another_version_is_made_anew_in_silence(copy, monkeypatch, caplog, version):
+def test_a_cache_of_another_version_is_made_again_in_silence(copy, monkeypatch, caplog, version):
     dataset = copy("mvtec")
     split = load_split(dataset, "bottle", seed=42)
-    memory = Path(dataset.root) / ".dfkde/bottle.json"
-    kept = memory.read_text()
+    cache = Path(dataset.root) / ".dfkde/bottle.json"
+    kept = cache.read_text()
     files = json.loads(kept)["content"]["files"]
     other = files if version is None else {"version": version, "files": files}
-    write_json(memory, other, key="inspections of bottle")
+    write_json(cache, other, key="inspections of bottle")
     looked = _count_looks(monkeypatch)
     assert load_split(dataset, "bottle", seed=42) == split
     assert len(looked) == len(files)
-    assert memory.read_text() == kept
+    assert cache.read_text() == kept
     assert not caplog.messages
 
 
-def test_a_damaged_memory_beside_read_only_data_is_told_once(copy, monkeypatch, caplog):
+def test_a_damaged_cache_beside_read_only_data_is_reported_once(copy, monkeypatch, caplog):
     dataset = copy("mvtec")
     root = Path(dataset.root)
-    memory = root / ".dfkde/bottle.json"
-    memory.parent.mkdir()
-    memory.write_text("damaged")
+    cache = root / ".dfkde/bottle.json"
+    cache.parent.mkdir()
+    cache.write_text("damaged")
     root.chmod(0o555)
-    monkeypatch.setattr(digests, "_not_ours_to_write", lambda root: False)
-    written = digests.write_json
+    monkeypatch.setattr(inspection, "_is_read_only", lambda root: False)
+    written = inspection.write_json
 
     def refuse(path, *content, **key):  # root may write anything, so that chmod would not do
-        if path == memory:
+        if path == cache:
             raise PermissionError(13, "Permission denied")
         written(path, *content, **key)
 
-    monkeypatch.setattr(digests, "write_json", refuse)
+    monkeypatch.setattr(inspection, "write_json", refuse)
     split = load_split(dataset, "bottle", seed=42)
-    assert caplog.messages == [f"{memory} is damaged; the files are read again"]
+    assert caplog.messages == [f"{cache} is damaged; the files are read again"]
     caplog.clear()
     looked = _count_looks(monkeypatch)
     assert load_split(dataset, "bottle", seed=42) == split
@@ -228,14 +213,14 @@ def test_without_a_home_directory_it_works(copy, monkeypatch):
     assert (Path(dataset.root) / ".dfkde/bottle.json").is_file()
 
 
-def test_a_pipe_in_the_place_of_the_memory_is_not_waited_for(copy, caplog):
+def test_a_pipe_in_the_place_of_the_cache_is_not_waited_for(copy, caplog):
     dataset = copy("mvtec")
-    memory = Path(dataset.root) / ".dfkde/bottle.json"
-    memory.parent.mkdir()
-    os.mkfifo(memory)
+    cache = Path(dataset.root) / ".dfkde/bottle.json"
+    cache.parent.mkdir()
+    os.mkfifo(cache)
     split = load_split(dataset, "bottle", seed=42)
-    assert caplog.messages == [f"{memory} is damaged; the files are read again"]
-    assert memory.is_file()
+    assert caplog.messages == [f"{cache} is damaged; the files are read again"]
+    assert cache.is_file()
     assert load_split(dataset, "bottle", seed=42) == split
 
 
@@ -280,7 +265,7 @@ def test_the_fingerprint_depends_on_names_contents_and_labels(copy):
 
 def test_composed_and_decomposed_names_are_one(copy):
     dataset = copy("mvtec")
-    found = survey.survey(dataset, "bottle", seed=42)
+    found = load.survey(dataset, "bottle", seed=42)
     composed = {f"é/{name}": inspection for name, inspection in found.seen.items()}
     decomposed = {
         f"e\N{COMBINING ACUTE ACCENT}/{name}": inspection for name, inspection in found.seen.items()

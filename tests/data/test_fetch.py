@@ -22,11 +22,10 @@ import pytest
 
 from harness.data import DataError, fetch, load_split
 from harness.data.__main__ import main
-from harness.data.digests import write_manifest
 from harness.data.load import dataset_settings
-from harness.data.roots import ARCHIVES, Archive
+from harness.data.official import ARCHIVES, Archive, write_manifest
 from harness.system import locks
-from harness.system.locks import NO_LOCKS
+from harness.system.locks import NO_LOCKS, hold
 from tests.data.serving import archive_of, fetch_to, left_in, replying
 
 
@@ -103,7 +102,7 @@ def test_an_archive_on_disk_is_verified_used_and_kept(server, packed, tmp_path):
 
 def test_a_dataset_that_is_there_is_left_alone(server, packed, tmp_path):
     (tmp_path / "mvtec/bottle").mkdir(parents=True)
-    with pytest.raises(DataError, match="mvtec' is already there; remove it to fetch it anew"):
+    with pytest.raises(DataError, match="mvtec' is already there; remove it to fetch it again"):
         fetch_to(archive_of(server, packed), tmp_path / "mvtec")
     shutil.rmtree(tmp_path / "mvtec/bottle")
     fetch_to(archive_of(server, packed), tmp_path / "mvtec")
@@ -196,7 +195,7 @@ def test_an_interruption_at_the_last_moment(server, packed, tmp_path, monkeypatc
 
 def test_two_fetches_at_once(server, packed, tmp_path):
     archive = archive_of(server, packed)
-    with fetch._alone(tmp_path / "mvtec"), pytest.raises(DataError, match="by another process"):
+    with hold(tmp_path / ".mvtec.lock"), pytest.raises(DataError, match="by another process"):
         fetch_to(archive, tmp_path / "mvtec")
 
 
@@ -274,7 +273,7 @@ def test_a_damaged_list_of_what_came_out_of_the_archive_is_named(
     rule = (
         "; remove that file to go on without the comparison with the archive, or remove the dataset"
     )
-    assert str(caught.value).endswith(f"{rule} and fetch it anew")
+    assert str(caught.value).endswith(f"{rule} and fetch it again")
     assert "\n" not in str(caught.value)
 
 

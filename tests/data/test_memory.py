@@ -35,7 +35,7 @@ def dataset(tmp_path):
 
 def _traced(dataset):
     """Return the bytes that a split read again holds, and the most that reading it took."""
-    load_split(dataset, "all", seed=42)  # remembers the files, so that none is decoded below
+    load_split(dataset, "all", seed=42)  # caches the digests, so that none is decoded below
     tracemalloc.start()
     try:
         split = load_split(dataset, "all", seed=42)

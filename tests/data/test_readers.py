@@ -126,14 +126,16 @@ def test_an_own_folder_is_split_by_seed(own):
     assert other.fingerprint == split.fingerprint
 
 
-def test_an_own_folder_may_be_the_root_itself(own):
+@pytest.mark.parametrize("masks", [True, False])
+def test_an_own_folder_may_be_the_root_itself(own, masks):
     root = Path(own.root) / "bottle"
-    shutil.rmtree(root / "masks")
+    if not masks:
+        shutil.rmtree(root / "masks")
     dataset = replace(own, root=str(root), categories=["all"], train_share=0.5)
     split = load_split(dataset, "all", seed=42)
     assert len(split.train) == 12
     assert split.train[0].name.startswith("normal/")
-    assert not any(sample.mask_path for sample in split.test)
+    assert {sample.mask_path is not None for sample in split.test if sample.anomalous} == {masks}
 
 
 def test_own_folders_may_have_other_names_and_no_defect_folders(own):

@@ -121,7 +121,7 @@ def test_synthetic_data_are_never_official(name, tmp_path, monkeypatch):
         with pytest.raises(DataError, match=f"differs from .*: {category}: is synthetic: 3[0-9] "):
             load_split(dataset, category, seed=42)
         with pytest.raises(DataError, match=f"differs from .*: {category}: is synthetic: 3[0-9] "):
-            load_split(dataset, category, seed=42)  # from what was remembered
+            load_split(dataset, category, seed=42)  # from the cached digests
         assert not load_split(replace(dataset, official=False), category, seed=42).official
 
 
@@ -142,6 +142,6 @@ def test_one_synthetic_file_is_enough(tmp_path, monkeypatch):
 def test_nothing_that_is_there_is_written_over(name, tmp_path):
     write_synthetic(tmp_path, name, plan=TINY)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
-    with pytest.raises(DataError, match="is already there; remove it to make it anew"):
+    with pytest.raises(DataError, match="is already there; remove it to make it again"):
         write_synthetic(tmp_path, name, plan=Plan(scale=0.01, side=16, seed=1))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()} == before

@@ -15,7 +15,7 @@ from PIL import Image
 
 from harness.data import load_split
 from harness.data.__main__ import USAGE, main
-from harness.data.survey import verify
+from harness.data.load import verify
 from tests.data.faults import TRAIN
 from tests.data.small import CATEGORY, unofficial
 from tests.data.visa_faults import ANOMALY
@@ -23,10 +23,10 @@ from tests.data.visa_faults import ANOMALY
 
 def test_a_sound_category(copy):
     dataset = copy("mvtec")
-    verdict = verify(dataset, "bottle", seed=42)
-    assert verdict[1:5] == (24, 4, 5, 5)
-    assert verdict.problems == ()
-    assert verdict.fingerprint == load_split(dataset, "bottle", seed=42).fingerprint
+    found = verify(dataset, "bottle", seed=42)
+    assert found.counts == (24, 4, 5, 5)
+    assert found.problems == ()
+    assert found.fingerprint == load_split(dataset, "bottle", seed=42).fingerprint
 
 
 def test_files_are_read_in_as_many_threads_as_the_process_may_use(copy, monkeypatch):
@@ -38,8 +38,7 @@ def test_files_are_read_in_as_many_threads_as_the_process_may_use(copy, monkeypa
             asked.append(workers)
             super().__init__(workers)
 
-    for module in ("harness.data.survey", "harness.data.survey"):
-        monkeypatch.setattr(sys.modules[module], "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr("harness.data.load.ThreadPoolExecutor", Pool)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     verify(copy("mvtec"), "bottle", seed=42)
     assert asked == [3, 3]
@@ -199,9 +198,9 @@ def test_elpv_passes(capsys):
 
 def test_an_unofficial_dataset_needs_no_published_one(copy):
     dataset = replace(unofficial(copy("mvtec")), name="mine")
-    verdict = verify(dataset, "bottle", seed=42)
-    assert not verdict.broken
-    assert [problem.fatal for problem in verdict.problems] == [False]
+    found = verify(dataset, "bottle", seed=42)
+    assert not found.broken
+    assert [problem.fatal for problem in found.problems] == [False]
 
 
 @pytest.mark.parametrize(

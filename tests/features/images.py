@@ -23,7 +23,7 @@ PLAIN = SimpleNamespace(
 
 
 class PlainEngine:
-    """Stands in for a backbone: the maps are the image on a coarse grid."""
+    """In place of a backbone: the maps are the image on a coarse grid."""
 
     def __call__(self, images):
         maps = images.reshape(len(images), 3, 4, 8, 4, 8).mean((3, 5))

@@ -1,4 +1,4 @@
-"""The cache's upkeep and its command line."""
+"""What is evicted from the cache, and its command line."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import pytest
 
 from harness.features import reader as reader_module
 from harness.features.__main__ import main
-from harness.features.entries import claim
 from harness.features.eviction import damaged, prune, sections
-from harness.features.feature_cache import Store
+from harness.features.feature_cache import Store, lock
 from harness.features.reader import FeatureReader
-from harness.features.spec import graph_of
+from harness.features.spec import graph_spec
 from tests.features.images import PLAIN, PlainEngine
 from tests.features.slow_process import SETTINGS, SIZE
 
@@ -76,7 +75,7 @@ def test_prune_removes_what_killed_processes_left_beside_the_entries(cache):
     for path in (*left, foreign):
         path.touch()
         os.utime(path, (1000, 1000))
-    with claim(folder / "held.lock", wait=False):
+    with lock(folder / "held.lock", wait=False):
         prune(cache, limit=size(cache))
         assert (folder / "held.lock").exists()
     assert not [path for path in left if path.exists()]
@@ -84,7 +83,7 @@ def test_prune_removes_what_killed_processes_left_beside_the_entries(cache):
 
 
 @pytest.mark.parametrize("content", ["", "{'", "[1]", "7"])
-def test_a_damaged_recipe_is_warned_of_and_written_anew(cache, samples, capsys, content):
+def test_a_damaged_description_is_warned_of_and_written_again(cache, samples, capsys, content):
     [description] = cache.glob("*/recipe.json")
     before = description.read_text()
     description.write_text(content)
@@ -98,8 +97,8 @@ def test_a_damaged_recipe_is_warned_of_and_written_anew(cache, samples, capsys, 
 
 
 def test_a_translated_network_is_listed_as_one(cache, capsys):
-    recipe = open_reader(cache).recipe
-    Store(cache, graph_of(recipe)).write_bytes("model.onnx", b"network")
+    spec = open_reader(cache).spec
+    Store(cache, graph_spec(spec)).write_bytes("model.onnx", b"network")
     assert main(["--cache", str(cache), "list"]) == 0
     [row] = [line for line in capsys.readouterr().out.splitlines() if "ONNX" in line]
     assert row.split()[1:6] == ["plain", str(SIZE), "network", "in", "ONNX"]
@@ -113,10 +112,10 @@ def test_the_reader_keeps_the_cache_below_its_limit(cache, samples, tmp_path):
     assert 0 < size(other) <= size(cache) / 2
 
 
-def test_list_names_each_recipe(cache, capsys, samples):
+def test_list_names_each_section(cache, capsys, samples):
     assert main(["--cache", str(cache), "list"]) == 0
     header, row = capsys.readouterr().out.splitlines()
-    assert header.split()[:3] == ["RECIPE", "WEIGHTS", "SIZE"]
+    assert header.split()[:3] == ["KEY", "WEIGHTS", "SIZE"]
     assert row.split()[:7] == [
         sections(cache)[0].key[:12],
         *("plain", str(SIZE), "torch", "fp32", "cpu", "pil"),

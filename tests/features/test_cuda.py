@@ -19,8 +19,8 @@ def open_reader(extractor, **changes):
 
 
 def test_auto_takes_torch_on_the_gpu(extractor):
-    recipe = open_reader(extractor, device="auto", engine="auto").recipe
-    assert (recipe.device, recipe.engine) == ("cuda", "torch")
+    spec = open_reader(extractor, device="auto", engine="auto").spec
+    assert (spec.device, spec.engine) == ("cuda", "torch")
 
 
 def test_the_gpu_equals_the_cpu(extractor, samples):

@@ -70,8 +70,8 @@ def test_openvino_does_not_pass_fp32_off_as_bf16(extractor, samples):
 
 
 def test_batch_norms_are_folded_where_nothing_else_reads_the_convolution(extractor):
-    recipe = open_reader(extractor, None).recipe
-    fused = fuse_batch_norms(extractor.program(recipe.shape).module())
+    spec = open_reader(extractor, None).spec
+    fused = fuse_batch_norms(extractor.program(spec.shape).module())
     assert not [node for node in fused.graph.nodes if "batch_norm" in str(node.target)]
 
 
@@ -97,7 +97,7 @@ def test_a_translated_model_in_the_cache_spares_torch(extractor, samples, tmp_pa
     cache = tmp_path / "cache"
     reader = open_reader(extractor, cache, engine=engine)
     reader.pooled(samples[:1])
-    digests = extractor.digests(reader.recipe.shape)
+    digests = extractor.digests(reader.spec.shape)
     code = f"""
 import sys
 from types import SimpleNamespace
@@ -134,11 +134,11 @@ logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 logging.getLogger().handlers[0].addFilter(lambda one: one.name.endswith("engines"))
 from pathlib import Path
 from harness.features.engines import onnx_model
-from harness.features.spec import recipe_of
+from harness.features.spec import extraction_spec
 from tests.features.small import SIZE, TORCH, SmallExtractor
 extractor = SmallExtractor()
-recipe = recipe_of(extractor, image_size=SIZE, settings=TORCH)
-onnx_model(extractor, recipe, cache=Path({str(tmp_path)!r}))
+spec = extraction_spec(extractor, image_size=SIZE, settings=TORCH)
+onnx_model(extractor, spec, cache=Path({str(tmp_path)!r}))
 """
     processes = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

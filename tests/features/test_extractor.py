@@ -51,7 +51,7 @@ DIGESTS = Digests("0" * 64, "1" * 64)
 
 
 def test_the_digests_of_pinned_weights_are_kept_for_each_shape(tmp_path):
-    DigestCache(LITE, str(tmp_path)).keep(SHAPE, DIGESTS)
+    DigestCache(LITE, str(tmp_path)).save(SHAPE, DIGESTS)
     assert DigestCache(LITE, str(tmp_path)).find(SHAPE) == (DIGESTS, True)
     assert DigestCache(LITE, str(tmp_path)).find((4, 3, 32, 32)) is None
     for change in ({"layers": ["bn1"]}, {"mean": [0.4] * 3}, {"arguments": {"variant": 1}}):
@@ -60,7 +60,7 @@ def test_the_digests_of_pinned_weights_are_kept_for_each_shape(tmp_path):
 
 @pytest.mark.parametrize("backbone", [OWN, RANDOM], ids=["own", "random"])
 def test_digests_that_may_change_are_not_kept(tmp_path, backbone):
-    DigestCache(backbone, str(tmp_path)).keep(SHAPE, DIGESTS)
+    DigestCache(backbone, str(tmp_path)).save(SHAPE, DIGESTS)
     assert DigestCache(backbone, str(tmp_path)).find(SHAPE) is None
 
 
@@ -70,7 +70,7 @@ def test_another_state_dict_has_other_digests(tmp_path, monkeypatch, written):
     weights = tmp_path / "weights.pth"
     backbone = replace(RANDOM, weights=written.format(folder=tmp_path))
     weights.write_bytes(b"one")
-    DigestCache(backbone, str(tmp_path)).keep(SHAPE, DIGESTS)
+    DigestCache(backbone, str(tmp_path)).save(SHAPE, DIGESTS)
     assert DigestCache(backbone, str(tmp_path)).find(SHAPE) == (DIGESTS, True)
     weights.write_bytes(b"three")
     assert DigestCache(backbone, str(tmp_path)).find(SHAPE) is None
@@ -83,7 +83,7 @@ def test_a_file_that_changes_while_its_network_is_built_does_not_get_its_digests
     cache = DigestCache(backbone, str(tmp_path))
     assert cache.find(SHAPE) is None
     weights.write_bytes(b"three")
-    cache.keep(SHAPE, DIGESTS)
+    cache.save(SHAPE, DIGESTS)
     assert DigestCache(backbone, str(tmp_path)).find(SHAPE) is None
 
 
@@ -93,7 +93,7 @@ def test_of_a_checkpoint_that_was_replaced_the_network_has_to_be_compared(tmp_pa
     file = tmp_path / "hub" / "checkpoints" / CHECKPOINTS["resnet18", "IMAGENET1K_V1"]
     file.parent.mkdir(parents=True)
     file.write_bytes(b"one")
-    DigestCache(backbone, str(tmp_path)).keep(SHAPE, DIGESTS)
+    DigestCache(backbone, str(tmp_path)).save(SHAPE, DIGESTS)
     assert DigestCache(backbone, str(tmp_path)).find(SHAPE) == (DIGESTS, True)
     file.write_bytes(b"three")
     assert DigestCache(backbone, str(tmp_path)).find(SHAPE) == (DIGESTS, False)
@@ -104,7 +104,7 @@ def test_of_a_checkpoint_that_was_replaced_the_network_has_to_be_compared(tmp_pa
 @pytest.mark.parametrize("harm", ["", "{}", "{'", "[]", "flip", "move", "pipe", "folder", "deep"])
 def test_damaged_digests_are_computed_again(tmp_path, harm):
     cache = DigestCache(LITE, str(tmp_path))
-    cache.keep(SHAPE, DIGESTS)
+    cache.save(SHAPE, DIGESTS)
     place = next(tmp_path.rglob("*.json"))
     text = place.read_text()
     place.unlink()
@@ -113,7 +113,7 @@ def test_damaged_digests_are_computed_again(tmp_path, harm):
     elif harm == "folder":
         place.mkdir()
     elif harm == "move":
-        DigestCache(LITE, str(tmp_path)).keep((1, 3, 8, 8), DIGESTS)
+        DigestCache(LITE, str(tmp_path)).save((1, 3, 8, 8), DIGESTS)
         next(tmp_path.rglob("*.json")).rename(place)
     elif harm == "flip":
         place.write_text(text.replace(DIGESTS.weights, "1" + DIGESTS.weights[1:]))
@@ -126,9 +126,9 @@ def test_damaged_digests_are_computed_again(tmp_path, harm):
     assert len(w) == 1
     if harm == "folder":
         with pytest.warns(UserWarning, match="does not let us keep everything"):
-            cache.keep(SHAPE, DIGESTS)
+            cache.save(SHAPE, DIGESTS)
         return
-    cache.keep(SHAPE, DIGESTS)
+    cache.save(SHAPE, DIGESTS)
     assert cache.find(SHAPE) == (DIGESTS, True)
 
 
@@ -138,8 +138,8 @@ def test_digests_are_written_to_no_folder_behind_a_link(tmp_path):
     (tmp_path / "cache" / "backbones").symlink_to(tmp_path / "elsewhere")
     cache = DigestCache(LITE, str(tmp_path / "cache"))
     with pytest.warns(UserWarning, match="A link, which the cache does not follow"):
-        cache.keep(SHAPE, DIGESTS)
-    assert "must be removed, and cannot be: A link, which" in cache.forget(SHAPE)
+        cache.save(SHAPE, DIGESTS)
+    assert "must be removed, and cannot be: A link, which" in cache.remove(SHAPE)
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
@@ -190,15 +190,15 @@ def test_another_network_than_the_cached_one_is_an_error_once(tmp_path, monkeypa
     exchange(Path(backbone.weights), squeezenet(seed=1))
     warm = LazyExtractor(backbone, cache=str(tmp_path))
     assert warm.digests(SHAPE) == first
-    with pytest.raises(ValueError, match=r"random has changed since .*: its weights had") as told:
+    with pytest.raises(ValueError, match=r"random has changed since .*: its weights had") as caught:
         warm.program(SHAPE)
-    assert first.weights[:12] in str(told.value)
-    assert "\n" not in str(told.value)
+    assert first.weights[:12] in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert warm.outdated
     again = LazyExtractor(backbone, cache=str(tmp_path))
     again.program(SHAPE)
     assert again.digests(SHAPE).weights != first.weights
-    assert again.digests(SHAPE).weights[:12] in str(told.value)
+    assert again.digests(SHAPE).weights[:12] in str(caught.value)
 
 
 def test_a_reader_whose_network_has_changed_serves_no_other_job(tmp_path, samples, monkeypatch):
@@ -210,12 +210,12 @@ def test_a_reader_whose_network_has_changed_serves_no_other_job(tmp_path, sample
     exchange(Path(backbone.weights), squeezenet(seed=1))
     reader._readers.clear()  # as in another process
     stale = feature_reader(backbone, settings, image_size=64)
-    assert stale.recipe == first.recipe
-    stale.pooled(samples[:1])  # what the first network gave, and what the recipe says
+    assert stale.spec == first.spec
+    stale.pooled(samples[:1])  # what the first network gave, and what the spec says
     with pytest.raises(ValueError, match="has changed since its digests were cached"):
         stale.pooled(samples[:2])
     fresh = feature_reader(backbone, settings, image_size=64)
-    assert fresh.recipe.weights_digest != first.recipe.weights_digest
+    assert fresh.spec.weights_digest != first.spec.weights_digest
     assert (fresh.pooled(samples[:1]) != first.pooled(samples[:1])).any()
 
 
@@ -274,9 +274,9 @@ def test_random_weights_are_named_so(change, is_random):
     assert backbone.label == ("resnet18 (random weights)" if is_random else "resnet18")
 
 
-def test_every_field_of_a_recipe_is_in_its_key():
+def test_every_field_of_a_spec_is_in_its_key():
     settings = FeaturesConfig(device="cpu", engine="torch")
-    plain = spec.recipe_of(PLAIN, image_size=64, settings=settings)
+    plain = spec.extraction_spec(PLAIN, image_size=64, settings=settings)
     others = [
         replace(plain, **{field.name: ("another",) if field.name != "center_crop" else 32})
         for field in fields(plain)
@@ -294,21 +294,21 @@ def test_every_field_of_a_recipe_is_in_its_key():
         ),
     ],
 )
-def test_a_recipe_names_every_library_between_file_and_feature(engine, libraries, monkeypatch):
+def test_a_spec_names_every_library_between_file_and_feature(engine, libraries, monkeypatch):
     pytest.importorskip(engine)
     settings = FeaturesConfig(device="cpu", engine=engine)
-    plain = spec.recipe_of(PLAIN, image_size=64, settings=settings)
-    graph = spec.graph_of(plain)
+    plain = spec.extraction_spec(PLAIN, image_size=64, settings=settings)
+    graph = spec.graph_spec(plain)
     decoders = ["pillow", "imagecodecs"] if find_spec("imagecodecs") else ["pillow"]
     assert plain.versions == tuple(f"{name} {version(name)}" for name in [*libraries, *decoders])
     for changed in [*libraries, *decoders]:
         monkeypatch.setattr(
             spec, "version", lambda name, c=changed: "9" if name == c else version(name)
         )
-        other = spec.recipe_of(PLAIN, image_size=64, settings=settings)
+        other = spec.extraction_spec(PLAIN, image_size=64, settings=settings)
         assert other.key != plain.key, changed
         translated = changed not in (engine if engine != "torch" else "", *decoders)
-        assert (spec.graph_of(other).key != graph.key) is translated, changed
+        assert (spec.graph_spec(other).key != graph.key) is translated, changed
 
 
 # Modules that run between file and feature and decide nothing about its value.
@@ -317,10 +317,8 @@ HOUSEKEEPING = {
     "harness.system.files",
     "harness.provenance",
     "harness.data.split",
-    "harness.features.extraction",
     "harness.features.extractor",
     "harness.features.settings",
-    "harness.features.entries",
     "harness.features.reader",
     "harness.features.spec",
     "harness.features.feature_cache",
@@ -331,7 +329,7 @@ HOUSEKEEPING = {
 
 
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
-def test_a_recipe_holds_the_code_of_every_module_between_file_and_feature(
+def test_a_spec_holds_the_code_of_every_module_between_file_and_feature(
     extractor, samples, tmp_path, engine
 ):
     pytest.importorskip(engine)
@@ -367,7 +365,7 @@ def test_the_code_of_ones_own_backbone_counts_beside_its_graph(tmp_path, monkeyp
     assert len(found) == 2
     assert LazyExtractor(LITE).code == ""
     plain, other = (
-        spec.recipe_of(
+        spec.extraction_spec(
             SimpleNamespace(**{**vars(PLAIN), "code": one}),
             image_size=64,
             settings=FeaturesConfig(device="cpu", engine="torch"),
@@ -375,12 +373,12 @@ def test_the_code_of_ones_own_backbone_counts_beside_its_graph(tmp_path, monkeyp
         for one in found
     )
     assert plain.key != other.key
-    assert spec.graph_of(plain).key != spec.graph_of(other).key
+    assert spec.graph_spec(plain).key != spec.graph_spec(other).key
 
 
 def test_edited_code_between_file_and_feature_makes_other_features(monkeypatch):
     settings = FeaturesConfig(device="cpu", engine="torch")
-    plain = spec.recipe_of(PLAIN, image_size=64, settings=settings)
+    plain = spec.extraction_spec(PLAIN, image_size=64, settings=settings)
     assert plain.code == provenance.modules_digest(spec.CODE)
     assert all(
         provenance.modules_digest([name]) != provenance.modules_digest([]) for name in spec.CODE
@@ -393,7 +391,9 @@ def test_edited_code_between_file_and_feature_makes_other_features(monkeypatch):
             return found._replace(digest="1") if path.endswith(f"/{edited}.py") else found
 
         monkeypatch.setattr(provenance, "_read", other)
-        assert spec.recipe_of(PLAIN, image_size=64, settings=settings).key != plain.key, edited
+        assert spec.extraction_spec(PLAIN, image_size=64, settings=settings).key != plain.key, (
+            edited
+        )
 
 
 @pytest.mark.parametrize(
@@ -401,11 +401,11 @@ def test_edited_code_between_file_and_feature_makes_other_features(monkeypatch):
 )
 def test_a_translation_is_shared_by_all_who_use_the_same_graph(change):
     settings = FeaturesConfig(device="cpu", engine="torch")
-    plain = spec.recipe_of(PLAIN, image_size=64, settings=settings)
-    graph = spec.graph_of(plain)
-    assert spec.graph_of(replace(plain, **change)).key == graph.key
+    plain = spec.extraction_spec(PLAIN, image_size=64, settings=settings)
+    graph = spec.graph_spec(plain)
+    assert spec.graph_spec(replace(plain, **change)).key == graph.key
     for other in ({"image_size": 32}, {"batch": 1}, {"network_digest": "other"}):
-        assert spec.graph_of(replace(plain, **other)).key != graph.key
+        assert spec.graph_spec(replace(plain, **other)).key != graph.key
 
 
 def test_a_warm_process_imports_no_torch(samples, tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from harness.features import reader as reader_module
-from harness.features.entries import claim
+from harness.features.feature_cache import lock
 from harness.features.reader import FeatureReader
 from harness.system import locks
 from harness.system.files import write_atomically
@@ -138,7 +138,7 @@ def test_a_filesystem_without_locks_is_warned_of_once(tmp_path, monkeypatch):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for name in ("a", "b"):
-            with claim(tmp_path / name, wait=False) as mine:
+            with lock(tmp_path / name, wait=False) as mine:
                 assert mine
     assert ["No locks available" in str(one.message) for one in caught] == [True]
 
@@ -148,7 +148,7 @@ def test_other_faults_of_locking_are_errors(tmp_path, monkeypatch):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr("fcntl.flock", broken)
-    with pytest.raises(OSError, match="Input/output"), claim(tmp_path / "a", wait=False):
+    with pytest.raises(OSError, match="Input/output"), lock(tmp_path / "a", wait=False):
         pass
 
 

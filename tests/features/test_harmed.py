@@ -12,13 +12,19 @@ import pytest
 
 from harness.features import reader as reader_module
 from harness.features.__main__ import main
-from harness.features.entries import array_from_bytes, array_to_bytes, claim, entry_key
 from harness.features.eviction import damaged, prune, sections
-from harness.features.feature_cache import POOLED, FeatureStore, Store
+from harness.features.feature_cache import (
+    POOLED,
+    Store,
+    array_from_bytes,
+    array_to_bytes,
+    entry_key,
+    lock,
+)
 from harness.features.reader import FeatureReader
-from harness.features.spec import graph_of
+from harness.features.spec import graph_spec
 from harness.system import locks
-from harness.system.files import DamagedError, read_json, read_regular, seal, write_json
+from harness.system.files import DamagedError, read_json, read_regular, with_checksum, write_json
 from tests.data.planting import huge
 from tests.features.images import PLAIN, PlainEngine
 from tests.features.slow_process import SETTINGS, SIZE
@@ -86,7 +92,7 @@ def test_entries_of_two_kinds_exchanged(cache, samples):
     check_sound(cache, samples)
 
 
-def test_entries_of_another_recipe(cache, samples, tmp_path):
+def test_entries_of_another_section(cache, samples, tmp_path):
     other = open_reader(tmp_path / "other", image_size=2 * SIZE, center_crop=SIZE)
     other.pooled(samples)
     for sample in samples:
@@ -111,11 +117,9 @@ def test_a_shape_that_does_not_fit_gives_no_array(cache, samples, content):
     with pytest.raises(DamagedError, match="no array with 1 axes"):
         array_from_bytes(content, ndim=1)
     path = entry(cache, samples[0])
-    path.write_bytes(seal(content, key=entry_key(path)))
+    path.write_bytes(with_checksum(content, key=entry_key(path)))
     with pytest.warns(UserWarning, match="no array with 1 axes"):
-        assert (
-            FeatureStore(cache, open_reader(cache).recipe).read(samples[0].digest, POOLED) is None
-        )
+        assert Store(cache, open_reader(cache).spec).read(samples[0].digest, POOLED) is None
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 4), (0,), (3, 0, 2)])
@@ -165,17 +169,17 @@ HARMS = {
 @pytest.mark.parametrize("harm", HARMS)
 def test_whatever_lies_in_its_place_features_are_right(cache, samples, harm, what):
     """And nothing hangs or fails: reading, listing, verifying, removing."""
-    recipe = open_reader(cache).recipe
+    spec = open_reader(cache).spec
     expected = features_of(open_reader(None), samples)
-    graph = Store(cache, graph_of(recipe))
+    graph = Store(cache, graph_spec(spec))
     graph.write_bytes("model.onnx", b"network")
     one = samples[3]
     place = {
         "lock": entry(cache, one).with_suffix(".lock"),
-        "recipe.json": cache / recipe.key / "recipe.json",
+        "recipe.json": cache / spec.key / "recipe.json",
         "graph": graph.folder / "mo" / "model.onnx",
         "place": entry(cache, one).parent,
-        "section": cache / recipe.key,
+        "section": cache / spec.key,
     }.get(what) or entry(cache, one, what)
     if what in ("lock", "recipe.json"):  # they matter where something is missing
         entry(cache, one).unlink()
@@ -237,8 +241,8 @@ def test_a_damaged_file_is_named_in_one_line(cache, samples, capsys):
     path = entry(cache, samples[0])
     path.with_name(f"{path.name}\n\x1b[2J").write_bytes(b"")
     assert main(["--cache", str(cache), "verify"]) == 1
-    told, counted = capsys.readouterr().out.splitlines()
-    assert told.isprintable()
+    named, counted = capsys.readouterr().out.splitlines()
+    assert named.isprintable()
     assert counted == f"{2 * len(samples) + 1} entries, 1 damaged"
 
 
@@ -321,13 +325,13 @@ def test_of_a_linked_entry_the_link_is_removed(cache, samples, tmp_path):
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_a_claim_writes_nothing_behind_a_link(tmp_path, exists):
+def test_a_lock_writes_nothing_behind_a_link(tmp_path, exists):
     path, target = tmp_path / "work.lock", tmp_path / "target"
     path.symlink_to(target)
     if exists:
         target.touch()
         os.utime(target, OLD)
-    with claim(path, wait=False) as mine:
+    with lock(path, wait=False) as mine:
         assert mine
         assert not path.is_symlink()
     assert target.exists() == exists
@@ -347,7 +351,7 @@ def test_links_to_half_written_files_go_and_their_targets_stay(cache, samples, t
 
 def test_prune_leaves_alone_what_is_not_of_a_cache(cache):
     """For instance where `features.cache` names a folder that holds something else, too."""
-    names = ("recipes/recipe.json", "recipes/ab/abc.pooled", "films/mine/one.part")
+    names = ("folder/recipe.json", "folder/ab/abc.pooled", "films/mine/one.part")
     foreign = [*(cache / name for name in names), next(section(cache).glob("??")) / "notes.txt"]
     for path in foreign:
         path.parent.mkdir(parents=True, exist_ok=True)

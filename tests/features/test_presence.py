@@ -121,7 +121,7 @@ def test_weights_that_are_there_need_no_network(offline):
 
 def test_a_backbone_whose_digests_are_cached_needs_no_weights(offline):
     cache = str(offline / "cache")
-    DigestCache(RESNET50, cache).keep(SHAPE, Digests("ab" * 32, "cd" * 32))
+    DigestCache(RESNET50, cache).save(SHAPE, Digests("ab" * 32, "cd" * 32))
     LazyExtractor(RESNET50, cache=cache).check(SHAPE)
     with pytest.raises(WeightsError):
         LazyExtractor(RESNET50, cache=cache).check((1, 3, 64, 64))
@@ -131,7 +131,7 @@ def test_a_backbone_whose_digests_are_cached_needs_no_weights(offline):
 
 
 @pytest.mark.parametrize(
-    ("repository", "architecture", "told"),
+    ("repository", "architecture", "is_named"),
     [
         (None, "resnet18.a1_in1k", True),
         ("timm--resnet34.a1_in1k", "resnet18.a1_in1k", True),
@@ -145,16 +145,16 @@ def test_a_backbone_whose_digests_are_cached_needs_no_weights(offline):
         (None, "vitamin_small_224.datacomp1b_clip", False),
     ],
 )
-def test_weights_of_the_hub_are_looked_for_by_name(offline, repository, architecture, told):
+def test_weights_of_the_hub_are_looked_for_by_name(offline, repository, architecture, is_named):
     if repository:
         (offline / "hub" / f"models--{repository}").mkdir(parents=True)
     try:
         check_weights(TIMM, arguments={"architecture": architecture}, weights="pretrained")
     except WeightsError as error:
-        assert told
+        assert is_named
         assert f"https://huggingface.co/timm/{architecture}" in str(error)
     else:
-        assert not told
+        assert not is_named
 
 
 def test_the_hub_may_be_another(tmp_path):

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from harness.features import reader as reader_module
-from harness.features.entries import claim
 from harness.features.eviction import damaged
+from harness.features.feature_cache import lock
 from harness.features.reader import FeatureReader
 from tests.features.images import PLAIN, PlainEngine
 from tests.features.slow_process import SETTINGS, SIZE
@@ -68,12 +68,12 @@ def test_a_killed_process_leaves_a_usable_cache(samples, tmp_path):
     assert (fresh.pooled(samples) == pooled).all()
 
 
-def test_a_claim_excludes_until_it_ends(tmp_path):
+def test_a_lock_excludes_until_it_ends(tmp_path):
     path = tmp_path / "deep" / "work.lock"
-    with claim(path, wait=False) as mine, claim(path, wait=False) as theirs:
+    with lock(path, wait=False) as mine, lock(path, wait=False) as theirs:
         assert (mine, theirs) == (True, False)
     assert not path.exists()
-    with claim(path, wait=True) as mine:
+    with lock(path, wait=True) as mine:
         assert mine
 
 
@@ -81,10 +81,11 @@ def test_a_sample_that_another_process_computes_is_waited_for(samples, tmp_path)
     """The other process gives up without a result; we then compute the image ourselves."""
     reader = open_reader(tmp_path / "cache")
     name = samples[0].digest
-    path = tmp_path / "cache" / reader.recipe.key / name[:2] / f"{name}.lock"
+    path = tmp_path / "cache" / reader.spec.key / name[:2] / f"{name}.lock"
     script = (
-        "import sys, time; from pathlib import Path; from harness.features.entries import claim\n"
-        "with claim(Path(sys.argv[1]), wait=False):\n    print('held', flush=True); time.sleep(1)"
+        "import sys, time; from pathlib import Path\n"
+        "from harness.features.feature_cache import lock\n"
+        "with lock(Path(sys.argv[1]), wait=False):\n    print('held', flush=True); time.sleep(1)"
     )
     command = [sys.executable, "-c", script, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:

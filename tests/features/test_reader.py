@@ -12,7 +12,7 @@ import torch
 
 from harness.config import FeaturesConfig
 from harness.data import DataError
-from harness.features.feature_cache import POOLED, FeatureStore
+from harness.features.feature_cache import POOLED, Store
 from harness.features.inputs import read_input
 from harness.features.reader import FeatureReader, RecentFeatures
 from tests.features.images import sample_of
@@ -142,14 +142,14 @@ def test_without_maps_an_unreadable_image_is_named(extractor, samples, tmp_path)
 
 def test_a_map_that_is_evicted_at_once_is_still_returned(extractor, samples, tmp_path, monkeypatch):
     expected = list(open_reader(extractor, None).maps(samples))
-    monkeypatch.setattr(FeatureStore, "read", lambda *args: None)
+    monkeypatch.setattr(Store, "read", lambda *args: None)
     found = list(open_reader(extractor, tmp_path / "cache").maps(samples))
     np.testing.assert_array_equal(found, expected)
 
 
 def test_warm_features_are_one_array_and_no_more(extractor, samples, tmp_path):
     reader = open_reader(extractor, tmp_path / "cache")
-    store = FeatureStore(tmp_path / "cache", reader.recipe)
+    store = Store(tmp_path / "cache", reader.spec)
     many = [replace(samples[0], digest=f"{k:064}") for k in range(300)]
     rows = np.random.default_rng(0).random((len(many), 2048), dtype=np.float32)
     for sample, row in zip(many, rows, strict=True):
@@ -182,7 +182,7 @@ def test_a_damaged_entry_is_made_again_with_a_warning(extractor, samples, tmp_pa
 def test_the_same_features_are_read_once(extractor, samples, tmp_path, monkeypatch):
     reader = open_reader(extractor, tmp_path / "cache")
     pooled = reader.pooled(samples)
-    monkeypatch.delattr(FeatureStore, "read")
+    monkeypatch.delattr(Store, "read")
     assert reader.pooled(list(samples)) is pooled
     with pytest.raises(ValueError, match="read-only"):
         pooled[0] = 0
