@@ -15,62 +15,43 @@ from scipy.special import logsumexp
 from sklearn.base import BaseEstimator
 
 from dfkde.base import AnomalyDetector, Array, check_integer
-from dfkde.choices import check_localizer
-from dfkde.pca import leading_components_of_scatter
+from dfkde.density import leading_components_of_scatter
+from dfkde.registry import check_localizer
 
 FeatureMap = np.ndarray[Any, Any]
 
 
-def positions(feature_map: FeatureMap) -> Array:
-    """Turn a feature map (d, h, w) to one feature per position (h * w, d), in float64."""
-    return feature_map.reshape(len(feature_map), -1).T.astype(np.float64)
+def localizer(name: str) -> Localizer | None:
+    """Return the localizer of this name, not yet fitted.
 
-
-def checked(
-    train_maps: Iterable[FeatureMap], features_shape: tuple[int, ...]
-) -> Iterator[FeatureMap]:
-    """Yield the training maps, as many as the features (n_samples, n_features) and all alike.
+    Parameters
+    ----------
+    name : {"occlusion", "patch_density", "uniform", "none"}
+        None is returned for `none`.
 
     Raises
     ------
     ValueError
-        If one has another shape or is not finite, or their number is another.
+        If there is no such localizer.
+
+    Examples
+    --------
+    >>> localizer("patch_density")
+    PatchDensity()
     """
-    n, d = features_shape
-    shape, count = (d, 0, 0), 0
-    for count, feature_map in enumerate(train_maps, start=1):
-        if count == 1 and feature_map.ndim == 3:
-            shape = (d, *feature_map.shape[1:])
-        check_map(feature_map, shape, name=f"train_maps[{count - 1}]")
-        yield feature_map
-    if count != n:
-        raise ValueError(f"train_maps must be as many as train_features, got {count} and {n}")
-
-
-def check_map(feature_map: FeatureMap, shape: tuple[int, ...], *, name: str) -> None:
-    """Refuse a feature map of another shape than (n_features, h, w), or with NaN or infinity.
-
-    Raises
-    ------
-    ValueError
-        In one line: its name, the rule and what it is.
-    """
-    if feature_map.shape != shape:
-        raise ValueError(
-            f"{name} must be of shape (n_features, h, w) = {shape} like the training images',"
-            f" got {feature_map.shape}"
-        )
-    finite = np.isfinite(feature_map)
-    if not finite.all():
-        place = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise ValueError(f"{name} must be finite, got {feature_map[place]} at {place}")
+    check_localizer(name)
+    classes: dict[str, type[Localizer]] = {
+        "occlusion": Occlusion,
+        "patch_density": PatchDensity,
+        "uniform": Uniform,
+    }
+    return None if name == "none" else classes[name]()
 
 
 def render(anomaly_map: Array, *, size: tuple[int, int], sigma: float = 4.0) -> Array:
     """Bring an anomaly map to the size of an image.
 
     Bilinear upsampling (pixel centres at half-integers, edges repeated), then Gaussian smoothing.
-    Both are linear and separable, so the whole is one small matrix product per axis.
 
     Parameters
     ----------
@@ -85,7 +66,7 @@ def render(anomaly_map: Array, *, size: tuple[int, int], sigma: float = 4.0) -> 
     Returns
     -------
     array of shape `size`
-        float64; one value where the map has only one.
+        float64; constant to the last bit where the map is.
 
     Examples
     --------
@@ -98,12 +79,13 @@ def render(anomaly_map: Array, *, size: tuple[int, int], sigma: float = 4.0) -> 
     # The weights of a pixel sum to 1 up to rounding only, which would break a tie of all pixels.
     if (anomaly_map == anomaly_map[0, 0]).all():
         return np.full(size, anomaly_map[0, 0], dtype=np.float64)
+    # Both steps are linear and separable, so that the whole is one small matrix for each axis.
     return _operator(h, height, sigma) @ anomaly_map @ _operator(w, width, sigma).T
 
 
 @lru_cache(maxsize=32)
 def _operator(n: int, size: int, sigma: float) -> Array:
-    """Give the matrix (size, n) that upsamples and smooths one axis."""
+    """Return the matrix (size, n) that upsamples and smooths one axis."""
     centres = (np.arange(size) + 0.5) * n / size - 0.5
     upsample = np.stack([np.interp(centres, np.arange(n), row) for row in np.eye(n)], axis=1)
     operator = gaussian_filter1d(upsample, sigma * size / 256, axis=0) if sigma else upsample
@@ -130,14 +112,14 @@ class Localizer(BaseEstimator, ABC):
         train_features : array of shape (n_samples, n_features)
             The pooled features that it was fitted on.
         train_maps : iterable of arrays of shape (n_features, h, w)
-            The feature maps of the same images in the same order. Only one is held at a time;
-            some localizers read them twice, so a generator does not do.
+            The feature maps of the same images in the same order. Only one is held at a time.
+            `PatchDensity` reads them twice, so that a generator will not do.
 
         Raises
         ------
         ValueError
             If the maps are not those of the features: another number, another width, several
-            grids, NaN or infinity; or too few or too much alike.
+            shapes, NaN or infinity; or if they are too few or too much alike.
         """
 
     @abstractmethod
@@ -185,16 +167,16 @@ class Occlusion(Localizer):
         """Keep the model and average the training maps."""
         self.model_ = model
         total = np.zeros(())
-        for feature_map in checked(train_maps, np.shape(train_features)):
+        for feature_map in _checked(train_maps, np.shape(train_features)):
             total = total + feature_map
         self.mean_map_ = total / len(np.asarray(train_features))
         return self
 
     def anomaly_map(self, feature_map: FeatureMap) -> Array:
         """Score each position by the drop when its feature is made normal."""
-        check_map(feature_map, self.mean_map_.shape, name="feature_map")
-        features = positions(feature_map)
-        change = (positions(self.mean_map_) - features) / len(features)
+        _check_map(feature_map, self.mean_map_.shape, name="feature_map")
+        features = _positions(feature_map)
+        change = (_positions(self.mean_map_) - features) / len(features)
         pooled = features.mean(axis=0)
         before, *after = self.model_.anomaly_score(np.vstack([pooled, pooled + change]))
         return (before - np.array(after)).reshape(feature_map.shape[1:])
@@ -255,20 +237,20 @@ class PatchDensity(Localizer):
             raise ValueError(f"patch_density needs at least 2 samples, got {len(features)}")
         self.mean_ = features.mean(axis=0)
         self.components_ = self._principal_components(train_maps, features.shape)
-        self._fit_densities(np.stack([self._project(one) for one in train_maps]))
+        self._fit_densities(np.stack([self._projected(one) for one in train_maps]))
         return self
 
     def anomaly_map(self, feature_map: FeatureMap) -> Array:
         """Score each position by the negative log density of its own feature."""
-        check_map(feature_map, (len(self.mean_), *self.grid_.tolist()), name="feature_map")
-        centred = self._project(feature_map) - self.position_means_
+        _check_map(feature_map, (len(self.mean_), *self.grid_.tolist()), name="feature_map")
+        centred = self._projected(feature_map) - self.position_means_
         whitened = np.einsum("pij,pj->pi", self.whitening_, centred)
         squared = ((self.points_ - whitened[:, None]) ** 2).sum(axis=2)
         log_density = logsumexp(-squared / 2, axis=1) + self.log_norm_
         return -np.asarray(log_density).reshape(feature_map.shape[1:])
 
-    def _project(self, feature_map: FeatureMap) -> Array:
-        return (positions(feature_map) - self.mean_) @ self.components_.T
+    def _projected(self, feature_map: FeatureMap) -> Array:
+        return (_positions(feature_map) - self.mean_) @ self.components_.T
 
     def _principal_components(
         self, train_maps: Iterable[FeatureMap], shape: tuple[int, ...]
@@ -277,9 +259,9 @@ class PatchDensity(Localizer):
         if d < k:
             raise ValueError(f"n_components={k} needs at least {k} features, got {d}")
         scatter = np.zeros((d, d), order="F")
-        for feature_map in checked(train_maps, shape):
+        for feature_map in _checked(train_maps, shape):
             self.grid_ = np.array(feature_map.shape[1:])
-            centred = positions(feature_map) - self.mean_
+            centred = _positions(feature_map) - self.mean_
             # In place and one triangle only: half the work, and no large temporary.
             scatter = dsyrk(1.0, centred.T, beta=1.0, c=scatter, overwrite_c=True)
         return leading_components_of_scatter(scatter, k)
@@ -298,15 +280,15 @@ class PatchDensity(Localizer):
         self.log_norm_ = -np.log(n) - (k * np.log(2 * np.pi) + log_det) / 2
 
     def _check_rank(self, covariance: Array, projected: Array) -> None:
-        """Refuse a mean covariance (k, k) of the projected features (n, h * w, k) that is singular.
+        """Refuse a singular mean covariance (k, k) of the projected features (n, h * w, k).
 
         All covariances hold a share of it, and so have its rank at least.
         """
-        n, _, k = projected.shape
+        n, n_positions, k = projected.shape
         eps = np.finfo(np.float64).eps
         values = np.linalg.eigvalsh(covariance)
         rounding = (n * eps * np.abs(projected).max()) ** 2
-        rank = int((values > len(projected[0]) * n * eps * values[-1] + rounding).sum())
+        rank = int((values > n_positions * n * eps * values[-1] + rounding).sum())
         if rank < k:
             raise ValueError(
                 f"n_components={k} needs feature maps that vary between the images in as many"
@@ -335,34 +317,37 @@ class Uniform(Localizer):
 
     def anomaly_map(self, feature_map: FeatureMap) -> Array:
         """Repeat the anomaly score of the pooled feature."""
-        score = self.model_.anomaly_score(positions(feature_map).mean(axis=0, keepdims=True))
+        score = self.model_.anomaly_score(_positions(feature_map).mean(axis=0, keepdims=True))
         return np.full(feature_map.shape[1:], score[0])
 
 
-_CLASSES: dict[str, type[Localizer]] = {
-    "occlusion": Occlusion,
-    "patch_density": PatchDensity,
-    "uniform": Uniform,
-}
+def _positions(feature_map: FeatureMap) -> Array:
+    """Turn a feature map (d, h, w) into one feature per position (h * w, d), in float64."""
+    return feature_map.reshape(len(feature_map), -1).T.astype(np.float64)
 
 
-def localizer(name: str) -> Localizer | None:
-    """Give the localizer of this name, not yet fitted; None for `none`.
+def _checked(
+    train_maps: Iterable[FeatureMap], features_shape: tuple[int, ...]
+) -> Iterator[FeatureMap]:
+    """Yield the training maps, as many as the features (n_samples, n_features), of one shape."""
+    n, d = features_shape
+    shape, count = (d, 0, 0), 0
+    for count, feature_map in enumerate(train_maps, start=1):
+        if count == 1 and feature_map.ndim == 3:
+            shape = (d, *feature_map.shape[1:])
+        _check_map(feature_map, shape, name=f"train_maps[{count - 1}]")
+        yield feature_map
+    if count != n:
+        raise ValueError(f"train_maps must be as many as train_features, got {count} and {n}")
 
-    Parameters
-    ----------
-    name : str
-        One of `dfkde.choices.LOCALIZERS`.
 
-    Raises
-    ------
-    ValueError
-        If there is no such localizer.
-
-    Examples
-    --------
-    >>> localizer("patch_density")
-    PatchDensity()
-    """
-    check_localizer(name)
-    return None if name == "none" else _CLASSES[name]()
+def _check_map(feature_map: FeatureMap, shape: tuple[int, ...], *, name: str) -> None:
+    if feature_map.shape != shape:
+        raise ValueError(
+            f"{name} must be of shape (n_features, h, w) = {shape} like the training images',"
+            f" got {feature_map.shape}"
+        )
+    finite = np.isfinite(feature_map)
+    if not finite.all():
+        place = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise ValueError(f"{name} must be finite, got {feature_map[place]} at {place}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from unicodedata import category
 
 from dfkde.backbones.presence import CHECKPOINTS, LITE, PARTS, TORCHVISION
-from dfkde.choices import check_localizer
+from dfkde.registry import check_localizer
 from harness.config import BackboneConfig, Config
 from harness.features.extractor import LazyExtractor
 from harness.features.settings import check_center_crop, check_numbers, input_shape, resolve_device

@@ -83,7 +83,6 @@ def edit(path, change):
         "dfkde/base.py",
         "dfkde/density.py",
         "dfkde/localizers.py",
-        "dfkde/pca.py",
         "harness/data/readers.py",
         "harness/experiment.py",
         "harness/features/inputs.py",

@@ -21,7 +21,7 @@ from sklearn.metrics import (
 )
 from sklearn.model_selection import KFold
 
-from dfkde.choices import LOCALIZERS
+from dfkde.registry import LOCALIZERS
 from harness.config import ModelConfig
 from harness.data import load_split, read_mask
 from harness.experiment import evaluate

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from pathlib import Path
 
 from torch import nn
-from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
+from torchvision.models import get_model, get_model_weights, list_models
 
-from dfkde.backbones.presence import checkpoint_error, checkpoint_folder, reachable
+from dfkde.backbones.presence import check_checkpoint
 
 
 def torchvision_model(
@@ -46,13 +45,8 @@ def torchvision_model(
             f"num_classes must be left out where weights have a name, got {num_classes}"
             f" with {weights}"
         )
-    return _downloaded(architecture, names[weights])
-
-
-def _downloaded(architecture: str, entry: WeightsEnum) -> nn.Module:
-    error = checkpoint_error(f"the weights {entry.name} of {architecture}", url=entry.url)
-    if not (checkpoint_folder() / Path(entry.url).name).exists() and not reachable(entry.url):
-        raise error
+    entry = names[weights]
+    error = check_checkpoint(f"the weights {entry.name} of {architecture}", url=entry.url)
     try:
         return get_model(architecture, weights=entry)
     except OSError as cause:

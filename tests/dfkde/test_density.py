@@ -13,8 +13,7 @@ from scipy.special import logsumexp
 from scipy.stats import gaussian_kde, multivariate_normal
 
 from dfkde import DFKDE, DFKDEResidual
-from dfkde.density import GaussianKDE
-from dfkde.pca import PCA
+from dfkde.density import PCA, GaussianKDE
 
 CONF = Path(__file__).resolve().parent.parent.parent / "conf"
 
@@ -142,7 +141,7 @@ def test_batch_size_does_not_matter(monkeypatch):
     together = model.score_samples(test)
     one_by_one = np.concatenate([model.score_samples(row[None]) for row in test])
     np.testing.assert_allclose(one_by_one, together, rtol=1e-12)
-    monkeypatch.setattr("dfkde.density._BLOCK", 700)  # blocks of 7 rows
+    monkeypatch.setattr("dfkde.density._DISTANCE_BLOCK", 700)  # blocks of 7 rows
     np.testing.assert_allclose(model.score_samples(test), together, rtol=1e-12)
 
 

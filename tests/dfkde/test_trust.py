@@ -15,8 +15,8 @@ from sklearn.base import BaseEstimator
 
 import dfkde
 from dfkde import KNN, Backbone, Constant, Gaussian, TrainedDetector, localizer
-from dfkde.state import ESTIMATORS, FACTORIES, Decoder, TrustError, check_trusted, untrusted
-from dfkde.trained import names_to_trust
+from dfkde.registry import ESTIMATORS, FACTORIES, RENAMED, TrustError, check_trusted, untrusted
+from dfkde.trained import Decoder, names_to_trust
 from tests.centroid import Centroid
 from tests.saved import ARRAYS, STATE, rewrite, touching, with_class, with_factory
 
@@ -62,6 +62,7 @@ def test_the_allowed_are_the_estimators_that_the_package_defines():
             if is_estimator and value.__module__ == info.name and not inspect.isabstract(value):
                 found.add(f"{value.__module__}:{value.__qualname__}")
     assert found == ESTIMATORS
+    assert {*RENAMED.values()} <= ESTIMATORS
     for name in FACTORIES:
         module, _, function = name.partition(":")
         assert getattr(importlib.import_module(module), function).__module__ == module
@@ -100,8 +101,8 @@ def test_the_module_of_an_untrusted_class_is_not_imported(tmp_path, monkeypatch,
 
 
 TRICKS = [
-    "dfkde.state:import_module",
-    "dfkde.state:BaseEstimator",
+    "dfkde.trained:import_module",
+    "dfkde.density:BaseEstimator",
     "dfkde.baselines:LedoitWolf",
     "dfkde.trained:os.system",
     "dfkde.trained:os",
@@ -289,7 +290,7 @@ def test_the_arrays_of_another_detector_are_told(tmp_path):
         TrainedDetector.load(tmp_path / "one")
 
 
-def test_settings_whose_keys_are_no_text_are_sealed_as_they_are_read(tmp_path):
+def test_the_checksum_is_of_settings_whose_keys_are_text_as_they_are_read(tmp_path):
     model = Constant().fit(POOLED)
     backbone = Backbone(LITE, {}, None, ["bn2"], [0.5] * 3, [0.5] * 3, digest="0" * 64)
     inputs = {2: "a", 10: "b", "c": float("nan")}

@@ -21,7 +21,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from dfkde.state import TrustError
+from dfkde.registry import TrustError
 from harness.config import BackboneConfig, ModelConfig, TrackingConfig
 from harness.predict.__main__ import main
 from harness.sweep.task import run_job

@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.model_selection import KFold
 
 from dfkde import TrainedDetector
-from dfkde.state import TrustError
+from dfkde.registry import TrustError
 from harness.config import ModelConfig
 from harness.experiment import measure
 from harness.fitting import fit
