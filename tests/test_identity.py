@@ -45,7 +45,7 @@ def test_identity_depends_on_what_determines_the_numbers_and_on_nothing_else(job
 
 
 @pytest.fixture
-def recipe():
+def spec():
     return Recipe(
         weights_digest="ab" * 32,
         network_digest="ef" * 32,
@@ -63,7 +63,7 @@ def recipe():
     )
 
 
-def test_identity_depends_on_how_features_are_made(job, recipe):
+def test_identity_depends_on_how_features_are_made(job, spec):
     changes = [
         {},
         {"weights_digest": "ba" * 32},
@@ -74,8 +74,8 @@ def test_identity_depends_on_how_features_are_made(job, recipe):
         {"layers": ("features", "0")},
         {"std": (0.25, 0.25, 0.5)},
     ]
-    found = {identity(job, replace(recipe, **change), fingerprint="cd" * 32) for change in changes}
-    assert len(found | {identity(job, recipe, fingerprint="dc" * 32)}) == len(changes) + 1
+    found = {identity(job, replace(spec, **change), fingerprint="cd" * 32) for change in changes}
+    assert len(found | {identity(job, spec, fingerprint="dc" * 32)}) == len(changes) + 1
 
 
 def two_kinds(kind="a", mode=None):
@@ -88,21 +88,21 @@ class Moody(Constant):
         self.mode = mode
 
 
-def test_identity_depends_on_all_that_builds_the_model(job, recipe):
+def test_identity_depends_on_all_that_builds_the_model(job, spec):
     models = [
         *(ModelConfig("m", "tests.test_identity:two_kinds", {"kind": kind}) for kind in "ab"),
         *(ModelConfig("m", "tests.test_identity:Moody", {"mode": mode}) for mode in (None, "None")),
         *(ModelConfig("m", "tests.test_identity:Moody", {"mode": mode}) for mode in (1, "1")),
     ]
-    found = {identity(replace(job, model=model), recipe, fingerprint="") for model in models}
+    found = {identity(replace(job, model=model), spec, fingerprint="") for model in models}
     assert len(found) == len(models)
 
 
-def test_identity_does_not_depend_on_versions(job, recipe):
-    """They decide last digits; only features of two versions must not meet, so the cache tells."""
-    other = replace(recipe, versions=("torch 3.0",), code="4567")
-    assert other.key != recipe.key
-    one, two = (identity(job, each, fingerprint="cd" * 32) for each in (recipe, other))
+def test_identity_does_not_depend_on_versions(job, spec):
+    """They decide last digits; only features of two versions must not meet, so the cache knows."""
+    other = replace(spec, versions=("torch 3.0",), code="4567")
+    assert other.key != spec.key
+    one, two = (identity(job, each, fingerprint="cd" * 32) for each in (spec, other))
     assert one == two
 
 
@@ -140,36 +140,36 @@ STORED = [
 
 
 @pytest.mark.parametrize(("command", "stored"), STORED)
-def test_identity_stays_what_it_was(command, stored, recipe):
+def test_identity_stays_what_it_was(command, stored, spec):
     """Runs are skipped by it: it changes with `SCHEMA_VERSION`, and with nothing else.
 
     A setting that is new in `conf/` leaves it alone as long as it has its default.
     """
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = OmegaConf.to_object(compose("config", command.split()))
-    assert identity(config.job(), recipe, fingerprint="cd" * 32) == stored
+    assert identity(config.job(), spec, fingerprint="cd" * 32) == stored
 
 
-def test_seed_of_a_model_stands_for_itself_unless_it_is_another(job, recipe):
+def test_seed_of_a_model_stands_for_itself_unless_it_is_another(job, spec):
     seeded = replace(job, model=replace(job.model, params={"random_state": job.seed}))
-    assert "model.random_state" not in settings(seeded, recipe)
+    assert "model.random_state" not in settings(seeded, spec)
     other = replace(job, model=replace(job.model, params={"random_state": 7}))
-    assert settings(other, recipe)["model.random_state"] == "7"
+    assert settings(other, spec)["model.random_state"] == "7"
 
 
-def test_networks_own_normalisation_is_the_same_written_out(job, recipe):
+def test_networks_own_normalisation_is_the_same_written_out(job, spec):
     own = replace(job, backbone=replace(job.backbone, mean=None, std=None))
-    assert settings(own, recipe) == settings(job, recipe)
-    assert settings(own, recipe)["backbone.mean"] == "0.5,0.5,0.5"
-    recipe = replace(recipe, mean=tuple(np.float32([0.485, 0.456, 0.406]).tolist()))
-    assert settings(own, recipe)["backbone.mean"] == "0.485,0.456,0.406"
+    assert settings(own, spec) == settings(job, spec)
+    assert settings(own, spec)["backbone.mean"] == "0.5,0.5,0.5"
+    spec = replace(spec, mean=tuple(np.float32([0.485, 0.456, 0.406]).tolist()))
+    assert settings(own, spec)["backbone.mean"] == "0.485,0.456,0.406"
 
 
-def test_which_folder_holds_the_normal_images_is_part_of_the_identity(job, recipe):
+def test_which_folder_holds_the_normal_images_is_part_of_the_identity(job, spec):
     folder = replace(job.dataset, reader="folder", normal_dir="a", abnormal_dir="b")
     swapped = replace(folder, normal_dir="b", abnormal_dir="a")
     one, other = (
-        identity(replace(job, dataset=dataset), recipe, fingerprint="cd" * 32)
+        identity(replace(job, dataset=dataset), spec, fingerprint="cd" * 32)
         for dataset in (folder, swapped)
     )
     assert one != other
