@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.features.entries import claim, entry_key, link_to
-from harness.system.files import DamagedError, read_json, read_regular, unseal
+from harness.system.files import DamagedError, read_json, read_regular, strip_checksum
 from harness.system.locks import warn_once
 from harness.system.terminal import shown
 
@@ -78,7 +78,7 @@ def damaged(cache: Path) -> Iterator[Path]:
     for section in sections(cache):
         for entry in section.entries:
             try:
-                unseal(read_regular(entry.path), key=entry_key(entry.path))
+                strip_checksum(read_regular(entry.path), key=entry_key(entry.path))
             except FileNotFoundError:
                 if entry.path.is_symlink():  # else evicted meanwhile
                     yield entry.path

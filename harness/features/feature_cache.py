@@ -30,10 +30,10 @@ from harness.features.entries import (
 from harness.features.spec import Graph, Recipe
 from harness.system.files import (
     DamagedError,
+    add_checksum,
     read_json,
     read_regular,
-    seal,
-    unseal,
+    strip_checksum,
     write_atomically,
     write_json,
 )
@@ -82,7 +82,7 @@ class Store:
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Store an entry; a reader sees all of it or nothing."""
-        path, data = self._path(name), seal(content, key=entry_key(self._path(name)))
+        path, data = self._path(name), add_checksum(content, key=entry_key(self._path(name)))
         try:
             check_own(path, cache=self._cache)
             self._describe()
@@ -114,7 +114,7 @@ class Store:
         if path is None:
             return None
         try:
-            content = decode(unseal(read_regular(path), key=entry_key(self._path(name))))
+            content = decode(strip_checksum(read_regular(path), key=entry_key(self._path(name))))
         except FileNotFoundError:
             return None
         except (DamagedError, OSError) as error:
