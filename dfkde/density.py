@@ -177,17 +177,6 @@ class GaussianKDE(BaseEstimator):
 
     The density of `scipy.stats.gaussian_kde`, whitened once in `fit` so that scoring is one
     matrix product and a log-sum-exp: finite and strictly ordered however far the point is.
-
-    Attributes
-    ----------
-    mean_ : array of shape (n_features,)
-        Mean of the training points, subtracted first for accuracy.
-    cholesky_ : array of shape (n_features, n_features)
-        Lower Cholesky factor of the kernel's covariance.
-    points_ : array of shape (n_samples, n_features)
-        Training points, whitened by it.
-    log_norm_ : float
-        Log of the kernels' common factor, -log(n) - log(det(2 pi H)) / 2.
     """
 
     def fit(self, X: Array) -> Self:
@@ -226,23 +215,9 @@ class GaussianKDE(BaseEstimator):
 class PCA(BaseEstimator):
     """The leading principal components of the features, by an exact decomposition.
 
-    The result does not depend on the order of the rows. Where it is as exact, the smaller Gram
-    matrix is decomposed, several times faster than the SVD.
-
-    Parameters
-    ----------
-    n_components : int
-        Number of components kept, k.
-
-    Attributes
-    ----------
-    mean_ : array of shape (n_features,)
-        Mean of the training features.
-    components_ : array of shape (k, n_features)
-        Orthonormal directions by decreasing variance; the entry of largest magnitude of each is
-        positive.
-    variances_ : array of shape (k,)
-        Unbiased variance of the training features along each direction.
+    Where it is as exact, the smaller Gram matrix is decomposed, several times faster than the SVD.
+    The rows of `components_` are orthonormal, by decreasing variance, and the entry of largest
+    magnitude of each is positive; `variances_` are unbiased.
     """
 
     def __init__(self, n_components: int = 16):

@@ -104,8 +104,8 @@ class FeatureExtractor(nn.Module):
     def program(self, shape: tuple[int, ...]) -> ExportedProgram:
         """Return the extractor as a graph for batches of this shape (n, 3, H, W).
 
-        It is recorded once; only the shape asked for last is kept. A ValueError tells that torch
-        cannot record it.
+        It is recorded once; only the shape asked for last is kept. A network that torch cannot
+        record is a ValueError.
         """
         if self._program is None or self._program[0] != shape:
             self._program = shape, capture(self, shape)
@@ -153,7 +153,7 @@ class FeatureExtractor(nn.Module):
         return output.permute(0, 3, 1, 2) if self._channels_last(layer, output, size) else output
 
     def _channels_last(self, layer: str, output: Tensor, size: tuple[int, int]) -> bool:
-        """Tell whether channels are the last axis, as in some layers of some transformers."""
+        """Return whether channels are the last axis, as in some layers of some transformers."""
         if getattr(self.module, "output_fmt", "NCHW") != "NHWC":
             return False
         if layer != OUTPUT and isinstance(self.module.get_submodule(layer), _CHANNELS_FIRST):
@@ -180,7 +180,7 @@ def _channels(module: nn.Module, name: str, values: Sequence[float] | None) -> t
     if values is None:
         values = getattr(module, "pretrained_cfg", {}).get(name)
     if values is None:
-        raise ValueError(f"{name} must be given, for the backbone does not tell its own")
+        raise ValueError(f"{name} must be given, for the backbone does not say its own")
     if len(values) != 3:
         raise ValueError(f"{name} must hold 3 numbers, one per channel, got {list(values)}")
     return tuple(map(float, values))

@@ -12,15 +12,15 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
 _RULE = "backbone.factory must build a network that gives an image the same features every time"
-# Arguments that tell an operator which may draw random numbers not to.
+# Arguments with which an operator that may draw random numbers does not.
 _DETERMINISTIC = {"train": False, "training": False, "p": 0.0, "dropout_p": 0.0}
 
 
 def capture(module: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
     """Record what a network in evaluation mode computes for a float32 batch (n, 3, H, W).
 
-    A ValueError tells that torch cannot record it (it branches on values, say), or that its output
-    depends on more than the image: it draws random numbers, or changes a buffer.
+    A network that torch cannot record (it branches on values, say) is a ValueError, and so is one
+    whose output depends on more than the image: it draws random numbers, or changes a buffer.
     """
     program = _recorded(module, shape)
     drawing = sorted({str(node.target) for node in _nodes(program) if _draws(node)})
@@ -88,7 +88,7 @@ def _changed(program: ExportedProgram) -> set[str]:
 
 
 def _draws(node: Node) -> bool:
-    """Tell whether an operator draws random numbers, as dropout does in training."""
+    """Return whether an operator draws random numbers, as dropout does in training."""
     target = node.target
     if not isinstance(target, torch._ops.OpOverload):
         return False
@@ -170,7 +170,7 @@ def _defaults(schema: Any) -> dict[str, Any]:
 
 
 def _is(value: object, default: object) -> bool:
-    """Tell whether an argument is its default; 1 is not True."""
+    """Return whether an argument is its default; 1 is not True."""
     return type(value) is type(default) and value == default
 
 

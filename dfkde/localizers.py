@@ -19,6 +19,7 @@ from dfkde.density import leading_components_of_scatter
 from dfkde.registry import check_localizer
 
 FeatureMap = np.ndarray[Any, Any]
+Maps = Iterable[FeatureMap]
 
 
 def localizer(name: str) -> Localizer | None:
@@ -97,12 +98,7 @@ class Localizer(BaseEstimator, ABC):
     """Gives each position of a feature map an anomaly score, with a fitted model."""
 
     @abstractmethod
-    def fit(
-        self,
-        model: AnomalyDetector,
-        train_features: ArrayLike,
-        train_maps: Iterable[FeatureMap],
-    ) -> Self:
+    def fit(self, model: AnomalyDetector, train_features: ArrayLike, train_maps: Maps) -> Self:
         """Learn from the training images.
 
         Parameters
@@ -149,21 +145,9 @@ class Occlusion(Localizer):
     The pooled feature is the mean of the feature map over its positions. Each position's feature
     in turn is replaced by its mean over the training images, and the drop of the anomaly score
     is the position's value: exact for every model that scores pooled features.
-
-    Attributes
-    ----------
-    model_ : AnomalyDetector
-        The fitted model.
-    mean_map_ : array of shape (n_features, h, w)
-        Mean feature map of the training images.
     """
 
-    def fit(
-        self,
-        model: AnomalyDetector,
-        train_features: ArrayLike,
-        train_maps: Iterable[FeatureMap],
-    ) -> Self:
+    def fit(self, model: AnomalyDetector, train_features: ArrayLike, train_maps: Maps) -> Self:
         """Keep the model and average the training maps."""
         self.model_ = model
         total = np.zeros(())
@@ -185,47 +169,19 @@ class Occlusion(Localizer):
 class PatchDensity(Localizer):
     """How unlikely each position's own feature is at that position.
 
-    The features of all positions are projected to their common principal components; at each
-    position a Gaussian kernel density is fitted to the training images' features there.
+    The features of all positions are projected to their `n_components` common principal components;
+    at each position a Gaussian kernel density is fitted to the training images' features there.
 
-    The kernels' covariance is the position's own, mixed with the mean over all positions: at a
-    position where the training images hardly differ, as in an empty corner, its own is singular.
-
-    Parameters
-    ----------
-    n_components : int
-        Principal components kept.
-    shrinkage : float
-        Share of the mean covariance in each position's, in (0, 1].
-
-    Attributes
-    ----------
-    mean_ : array of shape (n_features,)
-        Mean of the training features over images and positions.
-    components_ : array of shape (n_components, n_features)
-        Their principal directions.
-    position_means_ : array of shape (h * w, n_components)
-        Mean of the projected training features at each position.
-    whitening_ : array of shape (h * w, n_components, n_components)
-        Inverse Cholesky factor of the kernels' covariance at each position.
-    points_ : array of shape (h * w, n_samples, n_components)
-        The projected training features, centred and whitened.
-    log_norm_ : array of shape (h * w,)
-        Log of the kernels' common factor.
-    grid_ : array of shape (2,)
-        Height and width of the training maps, h and w.
+    The kernels' covariance is the position's own, mixed with a share `shrinkage` in (0, 1] of the
+    mean over all positions: at a position where the training images hardly differ, as in an empty
+    corner, its own is singular.
     """
 
     def __init__(self, n_components: int = 16, *, shrinkage: float = 0.1):
         self.n_components = n_components
         self.shrinkage = shrinkage
 
-    def fit(
-        self,
-        model: AnomalyDetector,
-        train_features: ArrayLike,
-        train_maps: Iterable[FeatureMap],
-    ) -> Self:
+    def fit(self, model: AnomalyDetector, train_features: ArrayLike, train_maps: Maps) -> Self:
         """Fit a density at each position; the model is not used."""
         check_integer("n_components", self.n_components, minimum=1)
         if not 0 < self.shrinkage <= 1:
@@ -252,9 +208,7 @@ class PatchDensity(Localizer):
     def _projected(self, feature_map: FeatureMap) -> Array:
         return (_positions(feature_map) - self.mean_) @ self.components_.T
 
-    def _principal_components(
-        self, train_maps: Iterable[FeatureMap], shape: tuple[int, ...]
-    ) -> Array:
+    def _principal_components(self, train_maps: Maps, shape: tuple[int, ...]) -> Array:
         d, k = len(self.mean_), self.n_components
         if d < k:
             raise ValueError(f"n_components={k} needs at least {k} features, got {d}")
@@ -297,20 +251,9 @@ class PatchDensity(Localizer):
 
 
 class Uniform(Localizer):
-    """The image's anomaly score at every position: the control that shows what a map is worth.
+    """The image's anomaly score at every position: the control that shows what a map is worth."""
 
-    Attributes
-    ----------
-    model_ : AnomalyDetector
-        The fitted model.
-    """
-
-    def fit(
-        self,
-        model: AnomalyDetector,
-        train_features: ArrayLike,
-        train_maps: Iterable[FeatureMap],
-    ) -> Self:
+    def fit(self, model: AnomalyDetector, train_features: ArrayLike, train_maps: Maps) -> Self:
         """Keep the model; the maps are not read."""
         self.model_ = model
         return self
@@ -326,9 +269,7 @@ def _positions(feature_map: FeatureMap) -> Array:
     return feature_map.reshape(len(feature_map), -1).T.astype(np.float64)
 
 
-def _checked(
-    train_maps: Iterable[FeatureMap], features_shape: tuple[int, ...]
-) -> Iterator[FeatureMap]:
+def _checked(train_maps: Maps, features_shape: tuple[int, ...]) -> Iterator[FeatureMap]:
     """Yield the training maps, as many as the features (n_samples, n_features), of one shape."""
     n, d = features_shape
     shape, count = (d, 0, 0), 0

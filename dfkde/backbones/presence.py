@@ -84,7 +84,7 @@ class WeightsError(ValueError):
 
 
 def is_random(factory: str, *, arguments: Mapping[str, Any], weights: str | None) -> bool:
-    """Tell whether `load_backbone` builds a network of torchvision or timm without weights.
+    """Return whether `load_backbone` builds a network of torchvision or timm without weights.
 
     Any factory but ours and those of the two libraries is taken to bring its own weights.
     """
@@ -170,14 +170,14 @@ def hub_error(architecture: str, *, repository: str) -> WeightsError:
 
 
 def hub_reachable() -> bool:
-    """Tell whether the hub may be asked and takes connections."""
+    """Return whether the hub may be asked and takes connections."""
     from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 
     return not HF_HUB_OFFLINE and reachable(ENDPOINT)
 
 
 def reachable(url: str) -> bool:
-    """Tell within two seconds whether the server of a URL, or its proxy, takes connections."""
+    """Return within two seconds whether the server of a URL, or its proxy, takes connections."""
     answers: list[bool] = []
     # In a thread, for a time limit does not bound the look-up of the host's name.
     thread = Thread(target=lambda: answers.append(_connects(url)), daemon=True)

@@ -23,22 +23,10 @@ PRETRAINED = "pretrained"
 def timm_model(architecture: str, *, weights: str | None, img_size: int | None = None) -> nn.Module:
     """Build a network of timm without pooling and classifier: it returns its last feature map.
 
-    Parameters
-    ----------
-    architecture : str
-        As timm names it, with or without a tag of its weights: `resnet18.a1_in1k`.
-    weights : str, optional
-        `pretrained` for the tag's weights, downloaded on first use. None leaves the network to
-        be filled from a state dict.
-    img_size : int, optional
-        For vision transformers of a fixed input size: the images' side in pixels.
-
-    Raises
-    ------
-    ValueError
-        If timm has no such network, tag or weights.
-    WeightsError
-        If the weights are not on this machine and cannot be downloaded.
+    `architecture` is timm's name with or without a tag of its weights: `resnet18.a1_in1k`. With
+    `weights="pretrained"` the tag's weights are downloaded on first use; None leaves the network to
+    be filled from a state dict. `img_size` is the images' side in pixels, for vision transformers
+    of a fixed input size.
     """
     _check_name(architecture)
     if weights not in (None, PRETRAINED):

@@ -13,24 +13,10 @@ from dfkde.backbones.presence import check_checkpoint
 def torchvision_model(
     architecture: str, *, weights: str | None, num_classes: int | None = None
 ) -> nn.Module:
-    """Build a torchvision network.
+    """Build a torchvision network by torchvision's names: `resnet50`, `IMAGENET1K_V1`.
 
-    Parameters
-    ----------
-    architecture : str
-        As torchvision names it: `resnet50`.
-    weights : str, optional
-        As torchvision names them: `IMAGENET1K_V1`; downloaded on first use. None leaves the
-        network to be filled from a state dict.
-    num_classes : int, optional
-        Number of classes of the classifier, where a state dict has another than ImageNet's 1000.
-
-    Raises
-    ------
-    ValueError
-        If torchvision has no such network or weights, or named weights get another classifier.
-    WeightsError
-        If the weights are not in torch's cache and cannot be downloaded.
+    Named weights are downloaded on first use; None leaves the network to be filled from a state
+    dict, which may have another number of classes than ImageNet's 1000.
     """
     if architecture not in list_models():
         near = get_close_matches(architecture, list_models(), n=5) or list_models()

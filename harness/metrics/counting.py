@@ -1,7 +1,7 @@
 """Ranks of the anomalous pixels among the normal ones, over streamed images.
 
 The first pass gathers the anomalous pixels, which are few in a benchmark. The second sorts the
-normal pixels in chunks and counts where the anomalous scores stand in each, so that threads
+normal pixels in chunks and counts where the anomalous scores lie in each, so that threads
 share the work and memory grows with the anomalous pixels only, by up to 80 bytes for each.
 """
 
@@ -18,8 +18,9 @@ from harness.metrics.ranks import Counts, Floats, Ranks, add_counts
 from harness.metrics.registry import UndefinedMetricError
 
 Mask = NDArray[np.bool_]
+Map = NDArray[np.floating]
 Regions = NDArray[np.int32]
-Pair = tuple[str, Mask, Floats]
+Pair = tuple[str, Mask, Map]
 """An image's name, its ground truth mask (H, W) and its anomaly map (H, W)."""
 
 CHUNK_PIXELS = 32_000_000
@@ -83,7 +84,7 @@ class _FirstPass:
         self._scores: list[Floats] = []
         self._regions: list[Regions] = []
 
-    def add(self, name: str, gt_mask: Mask, anomaly_map: Floats) -> None:
+    def add(self, name: str, gt_mask: Mask, anomaly_map: Map) -> None:
         _check_pair(name, gt_mask, anomaly_map)
         self._n_images += 1
         self._n_pixels += gt_mask.size
@@ -136,7 +137,7 @@ def _sorted_packed(scores: Floats, regions: Regions) -> tuple[Floats, Regions]:
     return scores, regions
 
 
-def _check_pair(name: str, gt_mask: Mask, anomaly_map: Floats) -> None:
+def _check_pair(name: str, gt_mask: Mask, anomaly_map: Map) -> None:
     if gt_mask.dtype != np.bool_:
         raise TypeError(f"gt_mask of {name} must be a boolean array, got dtype {gt_mask.dtype}")
     if anomaly_map.dtype.kind not in "fiub":

@@ -8,15 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.metrics import ranks as _ranks
-from harness.metrics.counting import Pair, count_pixels
+from harness.metrics.counting import Map, Mask, Pair, count_pixels
+from harness.metrics.ranks import Ranks
 from harness.metrics.registry import F1Max, MetricValues, UndefinedMetricError
 
 
-def aupro(
-    gt_masks: Sequence[NDArray[np.bool_]],
-    anomaly_maps: Sequence[NDArray[np.floating]],
-    fpr_limit: float = 0.3,
-) -> float:
+def aupro(gt_masks: Sequence[Mask], anomaly_maps: Sequence[Map], fpr_limit: float = 0.3) -> float:
     """Area under the per-region overlap curve up to a false positive rate.
 
     Each 8-connected region of the ground truth counts alike, however large. The overlap is
@@ -58,13 +55,11 @@ def aupro(
     0.75
     """
     _check_limit(fpr_limit)
-    ranks, steps = count_pixels(_in_memory(gt_masks, anomaly_maps))
+    ranks, steps = _count(gt_masks, anomaly_maps)
     return _ranks.area_to_limit(ranks, steps, fpr_limit)
 
 
-def pixel_auroc(
-    gt_masks: Sequence[NDArray[np.bool_]], anomaly_maps: Sequence[NDArray[np.floating]]
-) -> float:
+def pixel_auroc(gt_masks: Sequence[Mask], anomaly_maps: Sequence[Map]) -> float:
     """Area under the ROC curve over the pixels of all images together.
 
     Parameters and errors are those of `aupro`, without a limit.
@@ -81,12 +76,10 @@ def pixel_auroc(
     >>> pixel_auroc([gt_mask], [np.array([[3.0, 1.0, 2.0, 1.5]])])
     0.75
     """
-    return _ranks.auroc(count_pixels(_in_memory(gt_masks, anomaly_maps))[0])
+    return _ranks.auroc(_count(gt_masks, anomaly_maps)[0])
 
 
-def pixel_average_precision(
-    gt_masks: Sequence[NDArray[np.bool_]], anomaly_maps: Sequence[NDArray[np.floating]]
-) -> float:
+def pixel_average_precision(gt_masks: Sequence[Mask], anomaly_maps: Sequence[Map]) -> float:
     """Average precision over the pixels of all images together, in steps of recall.
 
     Parameters and errors are those of `aupro`, without a limit.
@@ -103,12 +96,10 @@ def pixel_average_precision(
     >>> round(pixel_average_precision([gt_mask], [np.array([[3.0, 1.0, 2.0, 1.5]])]), 4)
     0.8333
     """
-    return _ranks.average_precision(count_pixels(_in_memory(gt_masks, anomaly_maps))[0])
+    return _ranks.average_precision(_count(gt_masks, anomaly_maps)[0])
 
 
-def pixel_f1_max(
-    gt_masks: Sequence[NDArray[np.bool_]], anomaly_maps: Sequence[NDArray[np.floating]]
-) -> F1Max:
+def pixel_f1_max(gt_masks: Sequence[Mask], anomaly_maps: Sequence[Map]) -> F1Max:
     """Best F1 over all thresholds on the pixels, and that threshold: an *oracle*.
 
     Parameters and errors are those of `aupro`, without a limit.
@@ -125,7 +116,7 @@ def pixel_f1_max(
     >>> pixel_f1_max([gt_mask], [np.array([[3.0, 1.0, 2.0, 1.5]])])
     F1Max(value=0.8, threshold=1.5)
     """
-    return _ranks.f1_max(count_pixels(_in_memory(gt_masks, anomaly_maps))[0])
+    return _ranks.f1_max(_count(gt_masks, anomaly_maps)[0])
 
 
 def pixel_metrics(
@@ -213,7 +204,7 @@ def evaluation_size(
     return pixel_resolution, pixel_resolution
 
 
-def resize_mask(gt_mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+def resize_mask(gt_mask: Mask, size: tuple[int, int]) -> Mask:
     """Ground truth mask at another size, by the nearest pixel centre, as Pillow resizes.
 
     Parameters
@@ -243,9 +234,9 @@ def resize_mask(gt_mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np
     return gt_mask[rows[:, None], columns]
 
 
-def _in_memory(
-    gt_masks: Sequence[NDArray[np.bool_]], anomaly_maps: Sequence[NDArray[np.floating]]
-) -> Callable[[], Iterable[Pair]]:
+def _count(
+    gt_masks: Sequence[Mask], anomaly_maps: Sequence[Map]
+) -> tuple[Ranks, NDArray[np.float64]]:
     if len(gt_masks) != len(anomaly_maps):
         raise ValueError(
             "gt_masks and anomaly_maps must be equally many, "
@@ -253,7 +244,7 @@ def _in_memory(
         )
     names = (f"image {index}" for index in range(len(gt_masks)))
     pairs = list(zip(names, gt_masks, anomaly_maps, strict=True))
-    return lambda: pairs
+    return count_pixels(lambda: pairs)
 
 
 def _check_limit(fpr_limit: float) -> None:

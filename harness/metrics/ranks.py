@@ -1,4 +1,4 @@
-"""Metrics from ranks: where the distinct anomalous scores stand among the normal ones.
+"""Metrics from ranks: where the distinct anomalous scores lie among the normal ones.
 
 AUROC, average precision, F1-max and AUPRO depend on nothing else, so that one sort of the normal
 scores, in any number of chunks, yields all of them exactly. Counts are integers and sums are

@@ -1,4 +1,4 @@
-"""Backbones: by name, by state dict, by file, and what is told when they cannot be had."""
+"""Backbones: by name, by state dict, by file, and what is said when they cannot be had."""
 
 import os
 import re

@@ -244,8 +244,8 @@ def test_residual_density_integrates_to_one():
     train = np.random.default_rng(0).normal(size=(40, 3)) + 5
     model = DFKDEResidual(1).fit(train)
     axis, step = np.linspace(-7, 7, 61, retstep=True)
-    grid = np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(-1, 3) + 5
-    integral = np.exp(logsumexp(model.score_samples(grid)) + 3 * np.log(step))
+    points = np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(-1, 3) + 5
+    integral = np.exp(logsumexp(model.score_samples(points)) + 3 * np.log(step))
     assert integral == pytest.approx(1, abs=1e-6)
 
 

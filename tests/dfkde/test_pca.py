@@ -103,7 +103,7 @@ def test_equal_rows_do_not_vary(n, d, value, seed):
 
 @settings(max_examples=60, deadline=None)
 @given(rank=st.integers(1, 5), offset=st.floats(-1e4, 1e4), seed=st.integers(0, 2**32 - 1))
-def test_the_rank_is_told_however_far_from_the_origin(rank, offset, seed):
+def test_the_rank_is_found_however_far_from_the_origin(rank, offset, seed):
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(60, rank)) @ rng.normal(size=(rank, 30)) + offset
     PCA(rank).fit(X)

@@ -167,7 +167,7 @@ def test_what_cannot_be_saved_is_named(tmp_path):
 
 def test_a_class_of_a_script_is_refused(tmp_path):
     script = type("Script", (KNN,), {"__module__": "__main__"})
-    with pytest.raises(TypeError, match="model: Script must stand in a module"):
+    with pytest.raises(TypeError, match="model: Script must be defined in a module"):
         trained(script()).save(tmp_path)
 
 
@@ -225,7 +225,7 @@ def without_array(state, arrays):
         (without_array, "KeyError: 'model.points_'"),
     ],
 )
-def test_a_damaged_detector_is_told_in_one_line(tmp_path, change, message):
+def test_a_damaged_detector_is_reported_in_one_line(tmp_path, change, message):
     trained(KNN()).save(tmp_path)
     rewrite(tmp_path, change)
     with pytest.raises(ValueError, match=f"there is no detector in .*: {message}") as error:
@@ -245,7 +245,7 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["detector.json", "detector.safetensors"])
 @pytest.mark.parametrize("keep", [0, 5, 100])
-def test_a_detector_cut_short_is_told_in_one_line(tmp_path, name, keep):
+def test_a_detector_cut_short_is_reported_in_one_line(tmp_path, name, keep):
     trained(KNN()).save(tmp_path)
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[:keep])

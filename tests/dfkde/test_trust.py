@@ -1,4 +1,4 @@
-"""A saved detector is data: what it names runs only if the caller said so, and slips are told."""
+"""A saved detector is data: what it names runs only if the caller said so, and slips are found."""
 
 import importlib
 import inspect
@@ -245,7 +245,7 @@ def flipped(path, place, bit):
 
 
 @pytest.mark.parametrize("name", [STATE, ARRAYS])
-def test_any_flipped_bit_is_told(tmp_path, name):
+def test_any_flipped_bit_is_found(tmp_path, name):
     save(tmp_path / "saved")
     content = (tmp_path / "saved" / name).read_bytes()
     random = np.random.default_rng(1)
@@ -260,7 +260,7 @@ def test_any_flipped_bit_is_told(tmp_path, name):
 
 
 @pytest.mark.parametrize("text", ["1e-05", "\\u00e9"])
-def test_a_flipped_bit_that_changes_no_value_is_told_too(tmp_path, text):
+def test_a_flipped_bit_that_changes_no_value_is_found_too(tmp_path, text):
     """An exponent's or an escape's `e` as `E`: the JSON says the same."""
     save(tmp_path)
     path = tmp_path / STATE
@@ -271,7 +271,7 @@ def test_a_flipped_bit_that_changes_no_value_is_told_too(tmp_path, text):
             load(tmp_path)
 
 
-def test_a_changed_number_is_told(tmp_path):
+def test_a_changed_number_is_found(tmp_path):
     save(tmp_path)
     text = (tmp_path / STATE).read_text()
     (tmp_path / STATE).write_text(text.replace('"image_size": 64', '"image_size": 65'))
@@ -280,8 +280,8 @@ def test_a_changed_number_is_told(tmp_path):
             load(tmp_path)
 
 
-def test_the_arrays_of_another_detector_are_told(tmp_path):
-    """Of equal names and shapes: nothing but the checksum tells."""
+def test_the_arrays_of_another_detector_are_refused(tmp_path):
+    """Of equal names and shapes: nothing but the checksum differs."""
     save(tmp_path / "one")
     other = load_file(tmp_path / "one" / ARRAYS)
     save_file({name: array + 1 for name, array in other.items()}, tmp_path / "one" / ARRAYS)
@@ -298,7 +298,7 @@ def test_the_checksum_is_of_settings_whose_keys_are_text_as_they_are_read(tmp_pa
     assert list(TrainedDetector.load(tmp_path).inputs) == ["2", "10", "c"]
 
 
-def test_json_too_deep_to_read_is_told(tmp_path):
+def test_json_too_deep_to_read_is_refused(tmp_path):
     (tmp_path / STATE).write_text("[" * 100_000)
     with pytest.raises(ValueError, match=r"there is no detector in .*RecursionError"):
         TrainedDetector.load(tmp_path)
