@@ -1,8 +1,7 @@
-"""DFKDE, deep feature kernel density estimation, apart from any benchmark.
+"""DFKDE, deep feature kernel density estimation, independent of any benchmark.
 
 A backbone gives features, a density model scores them, a localizer maps the score over the
-image. Everything is imported on first use, so `import dfkde` costs nothing and torch is loaded
-only by those names that need it (`FeatureExtractor`, `load_backbone`).
+image. Names are imported on first use, so that torch is loaded by those alone that need it.
 """
 
 from importlib import import_module
@@ -34,29 +33,23 @@ __all__ = [
     "render",
 ]
 
-_HOMES = {
-    "DFKDE": "dfkde.density",
-    "KNN": "dfkde.baselines",
-    "AnomalyDetector": "dfkde.base",
-    "Backbone": "dfkde.trained",
-    "Constant": "dfkde.baselines",
-    "DFKDEResidual": "dfkde.density",
-    "FeatureExtractor": "dfkde.extractor",
-    "Gaussian": "dfkde.baselines",
-    "Localizer": "dfkde.localizers",
-    "NonFiniteError": "dfkde.base",
-    "TrainedDetector": "dfkde.trained",
-    "load_backbone": "dfkde.backbones.loading",
-    "localizer": "dfkde.localizers",
-    "render": "dfkde.localizers",
+_MODULES = {
+    "dfkde.backbones.loading": ["load_backbone"],
+    "dfkde.base": ["AnomalyDetector", "NonFiniteError"],
+    "dfkde.baselines": ["KNN", "Constant", "Gaussian"],
+    "dfkde.density": ["DFKDE", "DFKDEResidual"],
+    "dfkde.extractor": ["FeatureExtractor"],
+    "dfkde.localizers": ["Localizer", "localizer", "render"],
+    "dfkde.trained": ["Backbone", "TrainedDetector"],
 }
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name from its module on first use (PEP 562)."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'dfkde' has no attribute {name!r}; it has {__all__}")
-    return getattr(import_module(_HOMES[name]), name)
+    """Import a public name on first use (PEP 562)."""
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module 'dfkde' has no attribute {name!r}; it has {__all__}")
 
 
 def __dir__() -> list[str]:

@@ -14,26 +14,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def check_integer(name: str, value: object, *, minimum: int) -> int:
-    """Give back a parameter that must be an integer, or say what is wrong with it.
-
-    Raises
-    ------
-    ValueError
-        If it is no integer (a bool is none) or below the minimum.
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
-        raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}")
-    return int(value)
-
-
 class NonFiniteError(ValueError):
     """A row of features holds NaN or infinity.
 
     Attributes
     ----------
     row : int
-        The first such row, so that a caller who knows which image it came from can name it.
+        Index of the first such row.
     """
 
     def __init__(self, row: int, column: int, value: float):
@@ -42,27 +29,26 @@ class NonFiniteError(ValueError):
             f" at row {row}, column {column}"
         )
         self.row = row
-        self._made_of = (row, column, value)
+        self._arguments = (row, column, value)
 
     def __reduce__(self) -> tuple[type[NonFiniteError], tuple[int, int, float]]:
-        """Pickle what it was made of, for an exception's own way passes on the message."""
-        return type(self), self._made_of
+        """Pickle the arguments; an exception would pickle its message in their place."""
+        return type(self), self._arguments
 
 
 class AnomalyDetector(BaseEstimator, ABC):
     """A scikit-learn estimator that scores features by how anomalous they are.
 
     A model is one subclass with `_fit` and `_score_samples`; both get a finite, C-contiguous
-    float64 array that they must not change; DFKDE's own get float32 as it comes. `fit` learns from
-    normal images alone.
+    float64 array that they must not change. `fit` learns from normal images alone.
     """
 
     _dtypes: ClassVar[tuple[type[np.floating], ...]] = (np.float64,)
-    """What the features may be when a model gets them; others are converted to the first."""
+    """Dtypes that the model takes; features of any other are converted to the first."""
 
     @property
     def min_samples(self) -> int:
-        """How many images `fit` needs at least."""
+        """Smallest number of images that `fit` takes."""
         return 1
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
@@ -83,9 +69,9 @@ class AnomalyDetector(BaseEstimator, ABC):
         Raises
         ------
         ValueError
-            Where X or a parameter breaks a rule of the model; the message names it.
+            If X or a parameter breaks a rule of the model; the message names it.
         NonFiniteError
-            Where a row holds NaN or infinity.
+            If a row holds NaN or infinity.
         """
         self._fit(self._validated(X, reset=True))
         return self
@@ -102,13 +88,13 @@ class AnomalyDetector(BaseEstimator, ABC):
         -------
         array of shape (n_samples,)
             float64, unbounded, the higher the more normal. A natural log density in the models
-            that are densities; -inf where the square of a distance passes float64, about 1e154
+            that are densities; -inf where a squared distance overflows float64, about 1e154
             standard deviations away.
 
         Raises
         ------
         ValueError
-            If X has another width than in training.
+            If X has another number of features than in training.
         NonFiniteError
             If a row holds NaN or infinity.
         """
@@ -121,17 +107,12 @@ class AnomalyDetector(BaseEstimator, ABC):
         Parameters
         ----------
         X : array of shape (n_samples, n_features)
-            Pooled features. Never modified.
+            As in `score_samples`.
 
         Returns
         -------
         array of shape (n_samples,)
             float64, unbounded, the higher the more anomalous.
-
-        Raises
-        ------
-        ValueError, NonFiniteError
-            As `score_samples`.
         """
         return -self.score_samples(X)
 
@@ -146,7 +127,7 @@ class AnomalyDetector(BaseEstimator, ABC):
     def _validated(self, X: ArrayLike, *, reset: bool) -> Array:
         if np.ndim(X) != 2:  # scikit-learn would print all of X
             raise ValueError(f"X must be of shape (n_samples, n_features), got {np.shape(X)}")
-        # scikit-learn's own finiteness check does not say which row is at fault.
+        # scikit-learn's own check for finite values does not say in which row one is not.
         checked = validate_data(
             self, X, reset=reset, dtype=self._dtypes, order="C", ensure_all_finite=False
         )
@@ -154,3 +135,10 @@ class AnomalyDetector(BaseEstimator, ABC):
             row, column = np.argwhere(~np.isfinite(checked))[0]
             raise NonFiniteError(int(row), int(column), float(checked[row, column]))
         return checked
+
+
+def check_integer(name: str, value: object, *, minimum: int) -> int:
+    """Return a parameter that must be an integer of at least `minimum`; a bool is none."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
+        raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}")
+    return int(value)

@@ -1,4 +1,4 @@
-"""Simple models, for context beside DFKDE."""
+"""Simple models to compare DFKDE with."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ class KNN(AnomalyDetector):
         self.points_ = X.copy()
 
     def _score_samples(self, X: Array) -> Array:
-        # One row at a time: the differences are taken directly, without the cancellation of
-        # the expanded square, and memory stays bounded.
-        nearest = [cdist(row[None], self.points_).min() for row in X]
-        return -np.array(nearest)
+        # One row at a time: differences are exact, where the expanded square cancels, and memory
+        # stays bounded.
+        return -np.array([cdist(row[None], self.points_).min() for row in X])
 
 
 class Gaussian(AnomalyDetector):
@@ -52,7 +51,7 @@ class Gaussian(AnomalyDetector):
 
     @property
     def min_samples(self) -> int:
-        """How many images `fit` needs at least: of two, the covariance is not shrunk at all."""
+        """Smallest number of images that `fit` takes: of two, the covariance is not shrunk."""
         return 3
 
     def _fit(self, X: Array) -> None:
@@ -64,15 +63,13 @@ class Gaussian(AnomalyDetector):
             raise ValueError(f"the training features must vary, got n_samples={len(X)} equal rows")
         fitted = LedoitWolf(store_precision=False).fit(X)
         self.mean_ = fitted.location_
-        self.cholesky_ = lower_cholesky(
-            fitted.covariance_, "the shrunk covariance of the training features"
-        )
+        name = "the shrunk covariance of the training features"
+        self.cholesky_ = lower_cholesky(fitted.covariance_, name)
 
     def _score_samples(self, X: Array) -> Array:
         whitened = linalg.solve_triangular(self.cholesky_, (X - self.mean_).T, lower=True)
         log_det = 2 * np.log(np.diag(self.cholesky_)).sum()
-        dimensions = X.shape[1]
-        return -((whitened**2).sum(axis=0) + dimensions * np.log(2 * np.pi) + log_det) / 2
+        return -((whitened**2).sum(axis=0) + X.shape[1] * np.log(2 * np.pi) + log_det) / 2
 
 
 class Constant(AnomalyDetector):

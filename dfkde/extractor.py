@@ -29,7 +29,7 @@ class FeatureExtractor(nn.Module):
         The backbone; set to evaluation mode and frozen.
     layers : sequence of str
         Names of its modules, as in `named_modules`, or `output` for what the backbone returns.
-        The coarsest sets the grid; the others are average-pooled to it.
+        All are average-pooled to the resolution of the coarsest.
     mean, std : sequence of float, optional
         Per-channel normalisation of RGB in [0, 1]. By default the backbone's own, from its
         attribute `pretrained_cfg`, which the networks of timm have.
@@ -87,7 +87,7 @@ class FeatureExtractor(nn.Module):
         pooled : tensor of shape (n, D)
             The mean of the feature maps over their positions; D is the layers' channels in sum.
         feature_maps : tensor of shape (n, D, h, w)
-            The layers' outputs on the coarsest grid, concatenated in the order of `layers`.
+            The layers' outputs at the coarsest resolution, concatenated in the order of `layers`.
 
         Raises
         ------
@@ -98,18 +98,14 @@ class FeatureExtractor(nn.Module):
         size = (images.shape[2], images.shape[3])
         maps = [self._feature_map(layer, size) for layer in self.layers]
         h, w = min((one.shape[2:] for one in maps), key=math.prod)
-        feature_maps = torch.cat([_on_grid(one, (h, w)) for one in maps], dim=1)
+        feature_maps = torch.cat([_pooled_to(one, (h, w)) for one in maps], dim=1)
         return feature_maps.mean(dim=(2, 3)), feature_maps
 
     def program(self, shape: tuple[int, ...]) -> ExportedProgram:
         """Return the extractor as a graph for batches of this shape (n, 3, H, W).
 
-        It is recorded once; only the shape asked for last is kept.
-
-        Raises
-        ------
-        ValueError
-            If torch cannot record it.
+        It is recorded once; only the shape asked for last is kept. A network that torch cannot
+        record is a ValueError.
         """
         if self._program is None or self._program[0] != shape:
             self._program = shape, capture(self, shape)
@@ -124,8 +120,8 @@ class FeatureExtractor(nn.Module):
         """SHA-256, hexadecimal, over the backbone's architecture and tensors.
 
         The architecture is the tree of its modules with their settings, for two networks may
-        have equal tensors and differ in a stride. What `forward` does with them is not in it:
-        `graph_digest` tells that.
+        have equal tensors and differ in a stride. What `forward` does with them is in
+        `graph_digest`.
         """
         digest = hashlib.sha256()
         for name, module in self.module.named_modules():
@@ -143,7 +139,7 @@ class FeatureExtractor(nn.Module):
         return hook
 
     def _feature_map(self, layer: str, size: tuple[int, int]) -> Tensor:
-        """Bring a layer's output for images of this size to the form (n, channels, h, w)."""
+        """Return a layer's output for images of this size in the form (n, channels, h, w)."""
         if layer not in self._outputs:
             raise ValueError(f"layers must be modules that the backbone runs, got {layer!r}")
         output = self._outputs.pop(layer)
@@ -157,34 +153,34 @@ class FeatureExtractor(nn.Module):
         return output.permute(0, 3, 1, 2) if self._channels_last(layer, output, size) else output
 
     def _channels_last(self, layer: str, output: Tensor, size: tuple[int, int]) -> bool:
-        """Tell whether channels are the last axis, as in some layers of some transformers."""
+        """Return whether channels are the last axis, as in some layers of some transformers."""
         if getattr(self.module, "output_fmt", "NCHW") != "NHWC":
             return False
         if layer != OUTPUT and isinstance(self.module.get_submodule(layer), _CHANNELS_FIRST):
             return False
-        # The grid has the proportions of the image: which two axes have them?
+        # The positions have the proportions of the image: which two axes have them?
         _, a, b, c = output.shape
         return a * size[1] == b * size[0] or b * size[1] != c * size[0]
 
 
 def _unfolded(tokens: Tensor, n_prefix: int) -> Tensor:
-    """Lay the tokens (n, length, channels) of a vision transformer on their square grid."""
+    """Lay the tokens (n, length, channels) of a vision transformer out as a square."""
     patches = tokens[:, n_prefix:].transpose(1, 2)
     side = math.isqrt(patches.shape[2])
     return patches.unflatten(2, (side, side)) if side**2 == patches.shape[2] else tokens
 
 
-def _on_grid(feature_map: Tensor, grid: tuple[int, int]) -> Tensor:
-    if feature_map.shape[2:] == grid:
+def _pooled_to(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
+    if feature_map.shape[2:] == size:
         return feature_map
-    return nn.functional.adaptive_avg_pool2d(feature_map, grid)
+    return nn.functional.adaptive_avg_pool2d(feature_map, size)
 
 
 def _channels(module: nn.Module, name: str, values: Sequence[float] | None) -> tuple[float, ...]:
     if values is None:
         values = getattr(module, "pretrained_cfg", {}).get(name)
     if values is None:
-        raise ValueError(f"{name} must be given, for the backbone does not tell its own")
+        raise ValueError(f"{name} must be given, for the backbone does not say its own")
     if len(values) != 3:
         raise ValueError(f"{name} must hold 3 numbers, one per channel, got {list(values)}")
     return tuple(map(float, values))

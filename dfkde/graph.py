@@ -12,25 +12,15 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
 _RULE = "backbone.factory must build a network that gives an image the same features every time"
-# Arguments by which an operator that may draw random numbers is told not to.
-_STILL = {"train": False, "training": False, "p": 0.0, "dropout_p": 0.0}
+# Arguments with which an operator that may draw random numbers does not.
+_DETERMINISTIC = {"train": False, "training": False, "p": 0.0, "dropout_p": 0.0}
 
 
 def capture(module: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
-    """Record what a network computes for one batch.
+    """Record what a network in evaluation mode computes for a float32 batch (n, 3, H, W).
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        In evaluation mode.
-    shape : tuple of int
-        Of the batch, (n, 3, H, W), float32.
-
-    Raises
-    ------
-    ValueError
-        If torch cannot record it: it branches on values, say. Or if what it gives for an image
-        depends on more than the image: it draws random numbers, or changes a buffer.
+    A network that torch cannot record (it branches on values, say) is a ValueError, and so is one
+    whose output depends on more than the image: it draws random numbers, or changes a buffer.
     """
     program = _recorded(module, shape)
     drawing = sorted({str(node.target) for node in _nodes(program) if _draws(node)})
@@ -40,6 +30,22 @@ def capture(module: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
     if changed:
         raise ValueError(f"{_RULE}, got one whose forward changes its own tensors: {changed}")
     return program
+
+
+def graph_digest(program: ExportedProgram) -> str:
+    """Return the SHA-256 (hexadecimal) over what a recorded network computes.
+
+    Two networks have one digest where they run the same operators in the same order on the same
+    arguments, parameters and constants. Names of nodes, modules and parameters, lines of source and
+    tensors that nothing reads do not enter; an argument that is left out counts as its default.
+    """
+    tensors = {**program.state_dict, **program.constants}
+    given = {
+        spec.arg.name: tensors[spec.target]
+        for spec in program.graph_signature.input_specs
+        if spec.target is not None and spec.target in tensors
+    }
+    return _digest(program.graph_module, given)
 
 
 def _recorded(module: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
@@ -56,33 +62,6 @@ def _recorded(module: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
         ) from error
 
 
-def graph_digest(program: ExportedProgram) -> str:
-    """Digest what a recorded network computes, whatever its parts are called.
-
-    Two networks have one digest where they run the same operators in the same order on the same
-    arguments, parameters and constants. Names of nodes, modules and parameters, lines of source and
-    tensors that nothing reads have no part in it; an argument that is left out counts as its
-    default.
-
-    Parameters
-    ----------
-    program : torch.export.ExportedProgram
-        As `capture` returns it.
-
-    Returns
-    -------
-    str
-        SHA-256, hexadecimal.
-    """
-    tensors = {**program.state_dict, **program.constants}
-    given = {
-        spec.arg.name: tensors[spec.target]
-        for spec in program.graph_signature.input_specs
-        if spec.target is not None and spec.target in tensors
-    }
-    return _digest(program.graph_module, given)
-
-
 def _nodes(program: ExportedProgram) -> Iterator[Node]:
     """Yield the nodes of the graph and of all branches in it."""
     for module in program.graph_module.modules():
@@ -91,7 +70,7 @@ def _nodes(program: ExportedProgram) -> Iterator[Node]:
 
 
 def _changed(program: ExportedProgram) -> set[str]:
-    """Name the parameters, buffers and constants that operators write to, by way of views too."""
+    """Name the parameters, buffers and constants that operators write to, also through views."""
     kept = {s.arg.name: s.target for s in program.graph_signature.input_specs if s.target}
     names = {n: str(kept[n.name]) for n in program.graph.nodes if n.name in kept}
     changed = set()
@@ -109,14 +88,14 @@ def _changed(program: ExportedProgram) -> set[str]:
 
 
 def _draws(node: Node) -> bool:
-    """Tell whether an operator draws random numbers, as dropout does in training."""
+    """Return whether an operator draws random numbers, as dropout does in training."""
     target = node.target
     if not isinstance(target, torch._ops.OpOverload):
         return False
     if torch.Tag.nondeterministic_seeded not in target.tags:
         return False
     values = _named_arguments(node)
-    return not any(values.get(name, ...) == value for name, value in _STILL.items())
+    return not any(values.get(name, ...) == value for name, value in _DETERMINISTIC.items())
 
 
 def _digest(module: GraphModule, given: Mapping[str, object]) -> str:
@@ -127,7 +106,7 @@ def _digest(module: GraphModule, given: Mapping[str, object]) -> str:
 
 
 def _lines(module: GraphModule, given: Mapping[str, object]) -> Iterator[str]:
-    """Describe each node in turn; it is referred to by the number of its line."""
+    """Describe each node in turn; others refer to it by the number of its line."""
     numbers: dict[Node, int] = {}
     for node in module.graph.nodes:
         if node.op == "placeholder" and not node.users:
@@ -191,7 +170,7 @@ def _defaults(schema: Any) -> dict[str, Any]:
 
 
 def _is(value: object, default: object) -> bool:
-    """Tell whether an argument is its default; 1 is not True."""
+    """Return whether an argument is its default; 1 is not True."""
     return type(value) is type(default) and value == default
 
 

@@ -15,62 +15,44 @@ from scipy.special import logsumexp
 from sklearn.base import BaseEstimator
 
 from dfkde.base import AnomalyDetector, Array, check_integer
-from dfkde.choices import check_localizer
-from dfkde.pca import leading_components_of_scatter
+from dfkde.density import leading_components_of_scatter
+from dfkde.registry import check_localizer
 
 FeatureMap = np.ndarray[Any, Any]
+Maps = Iterable[FeatureMap]
 
 
-def positions(feature_map: FeatureMap) -> Array:
-    """Turn a feature map (d, h, w) to one feature per position (h * w, d), in float64."""
-    return feature_map.reshape(len(feature_map), -1).T.astype(np.float64)
+def localizer(name: str) -> Localizer | None:
+    """Return the localizer of this name, not yet fitted.
 
-
-def checked(
-    train_maps: Iterable[FeatureMap], features_shape: tuple[int, ...]
-) -> Iterator[FeatureMap]:
-    """Yield the training maps, as many as the features (n_samples, n_features) and all alike.
-
-    Raises
-    ------
-    ValueError
-        If one has another shape or is not finite, or their number is another.
-    """
-    n, d = features_shape
-    shape, count = (d, 0, 0), 0
-    for count, feature_map in enumerate(train_maps, start=1):
-        if count == 1 and feature_map.ndim == 3:
-            shape = (d, *feature_map.shape[1:])
-        check_map(feature_map, shape, name=f"train_maps[{count - 1}]")
-        yield feature_map
-    if count != n:
-        raise ValueError(f"train_maps must be as many as train_features, got {count} and {n}")
-
-
-def check_map(feature_map: FeatureMap, shape: tuple[int, ...], *, name: str) -> None:
-    """Refuse a feature map of another shape than (n_features, h, w), or with NaN or infinity.
+    Parameters
+    ----------
+    name : {"occlusion", "patch_density", "uniform", "none"}
+        None is returned for `none`.
 
     Raises
     ------
     ValueError
-        In one line: its name, the rule and what it is.
+        If there is no such localizer.
+
+    Examples
+    --------
+    >>> localizer("patch_density")
+    PatchDensity()
     """
-    if feature_map.shape != shape:
-        raise ValueError(
-            f"{name} must be of shape (n_features, h, w) = {shape} like the training images',"
-            f" got {feature_map.shape}"
-        )
-    finite = np.isfinite(feature_map)
-    if not finite.all():
-        place = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise ValueError(f"{name} must be finite, got {feature_map[place]} at {place}")
+    check_localizer(name)
+    classes: dict[str, type[Localizer]] = {
+        "occlusion": Occlusion,
+        "patch_density": PatchDensity,
+        "uniform": Uniform,
+    }
+    return None if name == "none" else classes[name]()
 
 
 def render(anomaly_map: Array, *, size: tuple[int, int], sigma: float = 4.0) -> Array:
     """Bring an anomaly map to the size of an image.
 
     Bilinear upsampling (pixel centres at half-integers, edges repeated), then Gaussian smoothing.
-    Both are linear and separable, so the whole is one small matrix product per axis.
 
     Parameters
     ----------
@@ -85,7 +67,7 @@ def render(anomaly_map: Array, *, size: tuple[int, int], sigma: float = 4.0) -> 
     Returns
     -------
     array of shape `size`
-        float64; one value where the map has only one.
+        float64; constant to the last bit where the map is.
 
     Examples
     --------
@@ -98,12 +80,13 @@ def render(anomaly_map: Array, *, size: tuple[int, int], sigma: float = 4.0) -> 
     # The weights of a pixel sum to 1 up to rounding only, which would break a tie of all pixels.
     if (anomaly_map == anomaly_map[0, 0]).all():
         return np.full(size, anomaly_map[0, 0], dtype=np.float64)
+    # Both steps are linear and separable, so that the whole is one small matrix for each axis.
     return _operator(h, height, sigma) @ anomaly_map @ _operator(w, width, sigma).T
 
 
 @lru_cache(maxsize=32)
 def _operator(n: int, size: int, sigma: float) -> Array:
-    """Give the matrix (size, n) that upsamples and smooths one axis."""
+    """Return the matrix (size, n) that upsamples and smooths one axis."""
     centres = (np.arange(size) + 0.5) * n / size - 0.5
     upsample = np.stack([np.interp(centres, np.arange(n), row) for row in np.eye(n)], axis=1)
     operator = gaussian_filter1d(upsample, sigma * size / 256, axis=0) if sigma else upsample
@@ -115,12 +98,7 @@ class Localizer(BaseEstimator, ABC):
     """Gives each position of a feature map an anomaly score, with a fitted model."""
 
     @abstractmethod
-    def fit(
-        self,
-        model: AnomalyDetector,
-        train_features: ArrayLike,
-        train_maps: Iterable[FeatureMap],
-    ) -> Self:
+    def fit(self, model: AnomalyDetector, train_features: ArrayLike, train_maps: Maps) -> Self:
         """Learn from the training images.
 
         Parameters
@@ -130,14 +108,14 @@ class Localizer(BaseEstimator, ABC):
         train_features : array of shape (n_samples, n_features)
             The pooled features that it was fitted on.
         train_maps : iterable of arrays of shape (n_features, h, w)
-            The feature maps of the same images in the same order. Only one is held at a time;
-            some localizers read them twice, so a generator does not do.
+            The feature maps of the same images in the same order. Only one is held at a time.
+            `PatchDensity` reads them twice, so that a generator will not do.
 
         Raises
         ------
         ValueError
             If the maps are not those of the features: another number, another width, several
-            grids, NaN or infinity; or too few or too much alike.
+            shapes, NaN or infinity; or if they are too few or too much alike.
         """
 
     @abstractmethod
@@ -167,34 +145,22 @@ class Occlusion(Localizer):
     The pooled feature is the mean of the feature map over its positions. Each position's feature
     in turn is replaced by its mean over the training images, and the drop of the anomaly score
     is the position's value: exact for every model that scores pooled features.
-
-    Attributes
-    ----------
-    model_ : AnomalyDetector
-        The fitted model.
-    mean_map_ : array of shape (n_features, h, w)
-        Mean feature map of the training images.
     """
 
-    def fit(
-        self,
-        model: AnomalyDetector,
-        train_features: ArrayLike,
-        train_maps: Iterable[FeatureMap],
-    ) -> Self:
+    def fit(self, model: AnomalyDetector, train_features: ArrayLike, train_maps: Maps) -> Self:
         """Keep the model and average the training maps."""
         self.model_ = model
         total = np.zeros(())
-        for feature_map in checked(train_maps, np.shape(train_features)):
+        for feature_map in _checked(train_maps, np.shape(train_features)):
             total = total + feature_map
         self.mean_map_ = total / len(np.asarray(train_features))
         return self
 
     def anomaly_map(self, feature_map: FeatureMap) -> Array:
         """Score each position by the drop when its feature is made normal."""
-        check_map(feature_map, self.mean_map_.shape, name="feature_map")
-        features = positions(feature_map)
-        change = (positions(self.mean_map_) - features) / len(features)
+        _check_map(feature_map, self.mean_map_.shape, name="feature_map")
+        features = _positions(feature_map)
+        change = (_positions(self.mean_map_) - features) / len(features)
         pooled = features.mean(axis=0)
         before, *after = self.model_.anomaly_score(np.vstack([pooled, pooled + change]))
         return (before - np.array(after)).reshape(feature_map.shape[1:])
@@ -203,47 +169,19 @@ class Occlusion(Localizer):
 class PatchDensity(Localizer):
     """How unlikely each position's own feature is at that position.
 
-    The features of all positions are projected to their common principal components; at each
-    position a Gaussian kernel density is fitted to the training images' features there.
+    The features of all positions are projected to their `n_components` common principal components;
+    at each position a Gaussian kernel density is fitted to the training images' features there.
 
-    The kernels' covariance is the position's own, mixed with the mean over all positions: at a
-    position where the training images hardly differ, as in an empty corner, its own is singular.
-
-    Parameters
-    ----------
-    n_components : int
-        Principal components kept.
-    shrinkage : float
-        Share of the mean covariance in each position's, in (0, 1].
-
-    Attributes
-    ----------
-    mean_ : array of shape (n_features,)
-        Mean of the training features over images and positions.
-    components_ : array of shape (n_components, n_features)
-        Their principal directions.
-    position_means_ : array of shape (h * w, n_components)
-        Mean of the projected training features at each position.
-    whitening_ : array of shape (h * w, n_components, n_components)
-        Inverse Cholesky factor of the kernels' covariance at each position.
-    points_ : array of shape (h * w, n_samples, n_components)
-        The projected training features, centred and whitened.
-    log_norm_ : array of shape (h * w,)
-        Log of the kernels' common factor.
-    grid_ : array of shape (2,)
-        Height and width of the training maps, h and w.
+    The kernels' covariance is the position's own, mixed with a share `shrinkage` in (0, 1] of the
+    mean over all positions: at a position where the training images hardly differ, as in an empty
+    corner, its own is singular.
     """
 
     def __init__(self, n_components: int = 16, *, shrinkage: float = 0.1):
         self.n_components = n_components
         self.shrinkage = shrinkage
 
-    def fit(
-        self,
-        model: AnomalyDetector,
-        train_features: ArrayLike,
-        train_maps: Iterable[FeatureMap],
-    ) -> Self:
+    def fit(self, model: AnomalyDetector, train_features: ArrayLike, train_maps: Maps) -> Self:
         """Fit a density at each position; the model is not used."""
         check_integer("n_components", self.n_components, minimum=1)
         if not 0 < self.shrinkage <= 1:
@@ -255,31 +193,29 @@ class PatchDensity(Localizer):
             raise ValueError(f"patch_density needs at least 2 samples, got {len(features)}")
         self.mean_ = features.mean(axis=0)
         self.components_ = self._principal_components(train_maps, features.shape)
-        self._fit_densities(np.stack([self._project(one) for one in train_maps]))
+        self._fit_densities(np.stack([self._projected(one) for one in train_maps]))
         return self
 
     def anomaly_map(self, feature_map: FeatureMap) -> Array:
         """Score each position by the negative log density of its own feature."""
-        check_map(feature_map, (len(self.mean_), *self.grid_.tolist()), name="feature_map")
-        centred = self._project(feature_map) - self.position_means_
+        _check_map(feature_map, (len(self.mean_), *self.grid_.tolist()), name="feature_map")
+        centred = self._projected(feature_map) - self.position_means_
         whitened = np.einsum("pij,pj->pi", self.whitening_, centred)
         squared = ((self.points_ - whitened[:, None]) ** 2).sum(axis=2)
         log_density = logsumexp(-squared / 2, axis=1) + self.log_norm_
         return -np.asarray(log_density).reshape(feature_map.shape[1:])
 
-    def _project(self, feature_map: FeatureMap) -> Array:
-        return (positions(feature_map) - self.mean_) @ self.components_.T
+    def _projected(self, feature_map: FeatureMap) -> Array:
+        return (_positions(feature_map) - self.mean_) @ self.components_.T
 
-    def _principal_components(
-        self, train_maps: Iterable[FeatureMap], shape: tuple[int, ...]
-    ) -> Array:
+    def _principal_components(self, train_maps: Maps, shape: tuple[int, ...]) -> Array:
         d, k = len(self.mean_), self.n_components
         if d < k:
             raise ValueError(f"n_components={k} needs at least {k} features, got {d}")
         scatter = np.zeros((d, d), order="F")
-        for feature_map in checked(train_maps, shape):
+        for feature_map in _checked(train_maps, shape):
             self.grid_ = np.array(feature_map.shape[1:])
-            centred = positions(feature_map) - self.mean_
+            centred = _positions(feature_map) - self.mean_
             # In place and one triangle only: half the work, and no large temporary.
             scatter = dsyrk(1.0, centred.T, beta=1.0, c=scatter, overwrite_c=True)
         return leading_components_of_scatter(scatter, k)
@@ -298,15 +234,15 @@ class PatchDensity(Localizer):
         self.log_norm_ = -np.log(n) - (k * np.log(2 * np.pi) + log_det) / 2
 
     def _check_rank(self, covariance: Array, projected: Array) -> None:
-        """Refuse a mean covariance (k, k) of the projected features (n, h * w, k) that is singular.
+        """Refuse a singular mean covariance (k, k) of the projected features (n, h * w, k).
 
         All covariances hold a share of it, and so have its rank at least.
         """
-        n, _, k = projected.shape
+        n, n_positions, k = projected.shape
         eps = np.finfo(np.float64).eps
         values = np.linalg.eigvalsh(covariance)
         rounding = (n * eps * np.abs(projected).max()) ** 2
-        rank = int((values > len(projected[0]) * n * eps * values[-1] + rounding).sum())
+        rank = int((values > n_positions * n * eps * values[-1] + rounding).sum())
         if rank < k:
             raise ValueError(
                 f"n_components={k} needs feature maps that vary between the images in as many"
@@ -315,54 +251,44 @@ class PatchDensity(Localizer):
 
 
 class Uniform(Localizer):
-    """The image's anomaly score at every position: the control that shows what a map is worth.
+    """The image's anomaly score at every position: the control that shows what a map is worth."""
 
-    Attributes
-    ----------
-    model_ : AnomalyDetector
-        The fitted model.
-    """
-
-    def fit(
-        self,
-        model: AnomalyDetector,
-        train_features: ArrayLike,
-        train_maps: Iterable[FeatureMap],
-    ) -> Self:
+    def fit(self, model: AnomalyDetector, train_features: ArrayLike, train_maps: Maps) -> Self:
         """Keep the model; the maps are not read."""
         self.model_ = model
         return self
 
     def anomaly_map(self, feature_map: FeatureMap) -> Array:
         """Repeat the anomaly score of the pooled feature."""
-        score = self.model_.anomaly_score(positions(feature_map).mean(axis=0, keepdims=True))
+        score = self.model_.anomaly_score(_positions(feature_map).mean(axis=0, keepdims=True))
         return np.full(feature_map.shape[1:], score[0])
 
 
-_CLASSES: dict[str, type[Localizer]] = {
-    "occlusion": Occlusion,
-    "patch_density": PatchDensity,
-    "uniform": Uniform,
-}
+def _positions(feature_map: FeatureMap) -> Array:
+    """Turn a feature map (d, h, w) into one feature per position (h * w, d), in float64."""
+    return feature_map.reshape(len(feature_map), -1).T.astype(np.float64)
 
 
-def localizer(name: str) -> Localizer | None:
-    """Give the localizer of this name, not yet fitted; None for `none`.
+def _checked(train_maps: Maps, features_shape: tuple[int, ...]) -> Iterator[FeatureMap]:
+    """Yield the training maps, as many as the features (n_samples, n_features), of one shape."""
+    n, d = features_shape
+    shape, count = (d, 0, 0), 0
+    for count, feature_map in enumerate(train_maps, start=1):
+        if count == 1 and feature_map.ndim == 3:
+            shape = (d, *feature_map.shape[1:])
+        _check_map(feature_map, shape, name=f"train_maps[{count - 1}]")
+        yield feature_map
+    if count != n:
+        raise ValueError(f"train_maps must be as many as train_features, got {count} and {n}")
 
-    Parameters
-    ----------
-    name : str
-        One of `dfkde.choices.LOCALIZERS`.
 
-    Raises
-    ------
-    ValueError
-        If there is no such localizer.
-
-    Examples
-    --------
-    >>> localizer("patch_density")
-    PatchDensity()
-    """
-    check_localizer(name)
-    return None if name == "none" else _CLASSES[name]()
+def _check_map(feature_map: FeatureMap, shape: tuple[int, ...], *, name: str) -> None:
+    if feature_map.shape != shape:
+        raise ValueError(
+            f"{name} must be of shape (n_features, h, w) = {shape} like the training images',"
+            f" got {feature_map.shape}"
+        )
+    finite = np.isfinite(feature_map)
+    if not finite.all():
+        place = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise ValueError(f"{name} must be finite, got {feature_map[place]} at {place}")

@@ -1,29 +1,31 @@
-"""A trained detector as a thing: saved to a folder, loaded anywhere to equal scores.
+"""A trained detector: saved to a folder as JSON and arrays, loaded anywhere to equal scores.
 
-A saved detector is data: loading it imports this project's own models and backbones and, of what
-else the files name, only what the caller trusts. The checksums in it are against slips, such as a
-broken copy or files of two detectors mixed up; whoever changes a detector on purpose can make new
-ones.
+There is no pickle: loading imports this project's own models and backbones and, of what else the
+files name, only what the caller trusts. Checksums find slips, such as a broken copy or files of two
+detectors mixed up; they are no defence against somebody who changes a detector on purpose.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from dfkde.backbones.presence import WeightsError, check_weights
-from dfkde.state import TrustError, check_trusted, untrusted
+from dfkde.registry import RENAMED, TrustError, check_trusted, untrusted
 
 if TYPE_CHECKING:
+    from sklearn.base import BaseEstimator
+
     from dfkde.base import AnomalyDetector, Array
     from dfkde.extractor import FeatureExtractor
     from dfkde.localizers import Localizer
@@ -32,13 +34,14 @@ _FORMAT = 2
 _WITHOUT_CHECKSUM = 1
 """The format before, which is still read."""
 _STATE, _ARRAYS = "detector.json", "detector.safetensors"
+# What a file that is no detector, or a damaged one, may raise while it is read.
 _FAULTS = (ValueError, TypeError, LookupError, AttributeError, OSError, RecursionError)
-"""What a file that is no detector, or a damaged one, may raise while it is read."""
+_PLAIN = (bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """Which network gives the features: enough to build it again and to know that it is it.
+    """Which network gives the features: enough to build it again and to recognise it.
 
     Attributes
     ----------
@@ -72,22 +75,22 @@ class Backbone:
         folder : Path
             Where the detector was saved.
         trusted : sequence of str
-            As `TrainedDetector.load`; the backbone's factory alone has to be trusted.
+            As in `TrainedDetector.load`; the backbone's factory alone has to be trusted.
 
         Raises
         ------
         TrustError, ValueError
-            As `TrainedDetector.load`; a damaged `detector.safetensors` is not seen.
+            As in `TrainedDetector.load`; a damaged `detector.safetensors` is not noticed.
         """
-        with _told_in_one_line(folder):
+        with _faults_in_one_line(folder):
             state = _read_state(folder)
             backbone = cls(**state["backbone"])
-            if untrusted([backbone.factory], trusted):  # told with whatever else needs trust
+            if untrusted([backbone.factory], trusted):  # the error lists all that needs trust
                 _check_names(state, trusted, folder=folder)
             return backbone
 
     def check(self) -> None:
-        """Refuse weights that this machine has not and cannot get, without importing torch.
+        """Refuse weights that this machine lacks and cannot download, without importing torch.
 
         Raises
         ------
@@ -107,9 +110,8 @@ class Backbone:
         ValueError
             If the network cannot be built, or its digest is another than in training.
         WeightsError
-            As `check`.
+            As in `check`.
         """
-        self.check()
         from dfkde import FeatureExtractor, load_backbone
 
         try:
@@ -123,13 +125,7 @@ class Backbone:
         return extractor
 
     def check_digest(self, digest: str) -> None:
-        """Refuse a network whose `FeatureExtractor.digest` is another than in training.
-
-        Raises
-        ------
-        ValueError
-            Then.
-        """
+        """Raise a ValueError for a network whose digest is another than in training."""
         if digest != self.digest:
             raise ValueError(
                 f"the backbone {self.factory} must be the one of training, SHA-256 {self.digest},"
@@ -152,7 +148,7 @@ class TrainedDetector:
     inputs : dict
         How images are read, as the caller needs it: plain values by name.
     train_scores : array of shape (n_samples,)
-        Anomaly scores of the training images, for a threshold that saw no test image.
+        Anomaly scores of the training images, for a threshold that uses no test image.
     """
 
     model: AnomalyDetector
@@ -167,16 +163,14 @@ class TrainedDetector:
         Parameters
         ----------
         folder : Path
-            Made if it is not there; a detector in it is replaced. A save that is broken off
-            leaves no detector that looks whole.
+            Created if it does not exist; a detector in it is replaced. After an interrupted save
+            nothing in it loads.
 
         Raises
         ------
         TypeError
             If a model keeps what cannot be saved; the message says which attribute.
         """
-        from dfkde.state import Encoder
-
         encoder = Encoder()
         state = {
             "format": _FORMAT,
@@ -187,14 +181,14 @@ class TrainedDetector:
             "localizer": encoder.encode(self.localizer, "localizer"),
         }
         arrays = save(encoder.arrays)
-        text = _sealed(state | {"arrays_sha256": hashlib.sha256(arrays).hexdigest()})
+        state["arrays_sha256"] = hashlib.sha256(arrays).hexdigest()
+        state = json.loads(json.dumps(state))  # as it will be read: with keys that are all text
+        text = _text(state | {"checksum": _checksum(state)})
         folder.mkdir(parents=True, exist_ok=True)
-        # The description goes first and comes last: without it there is no detector.
+        # The description goes first and comes last: without all of it there is no detector.
         (folder / _STATE).unlink(missing_ok=True)
-        with _in_place_at_once(folder / _ARRAYS) as path:
-            path.write_bytes(arrays)
-        with _in_place_at_once(folder / _STATE) as path:
-            path.write_text(text, encoding="utf-8")
+        (folder / _ARRAYS).write_bytes(arrays)
+        (folder / _STATE).write_bytes(text.encode())
 
     @classmethod
     def load(cls, folder: Path, *, trusted: Sequence[str] = ()) -> Self:
@@ -205,7 +199,7 @@ class TrainedDetector:
         folder : Path
             Where it was saved.
         trusted : sequence of str
-            What may be imported beside this project's own models and backbones, in the words of
+            What may be imported beside this project's own models and backbones, as named in
             `detector.json`: `("mymodule:Centroid", "mynet:build")`.
 
         Raises
@@ -214,47 +208,138 @@ class TrainedDetector:
             If it names code that is neither this project's own nor trusted; nothing of it is
             imported. The message names all such code.
         ValueError
-            If there is no detector, one of another format, or a damaged one, whose checksums
-            tell; the message names the folder.
+            If there is no detector, one of another format, or one that its checksums show to be
+            damaged; the message names the folder.
         """
-        with _told_in_one_line(folder):
-            return cls._load(folder, trusted)
-
-    @classmethod
-    def _load(cls, folder: Path, trusted: Sequence[str]) -> Self:
-        state = _read_state(folder)
-        _check_names(state, trusted, folder=folder)
-        if not (folder / _ARRAYS).is_file():  # of a pipe one would wait for the end
-            raise ValueError(f"it has no {_ARRAYS}")
-        if state["format"] != _WITHOUT_CHECKSUM:
-            _check_arrays(folder / _ARRAYS, state["arrays_sha256"])
-        from dfkde.state import Decoder
-
-        decoder = Decoder(load_file(folder / _ARRAYS), trusted)
-        return cls(
-            model=decoder.decode(state["model"], "model"),
-            localizer=decoder.decode(state["localizer"], "localizer"),
-            backbone=Backbone(**state["backbone"]),
-            inputs=dict(state["inputs"]),
-            train_scores=decoder.decode(state["train_scores"], "train_scores"),
-        )
+        with _faults_in_one_line(folder):
+            state = _read_state(folder)
+            _check_names(state, trusted, folder=folder)
+            decoder = Decoder(_read_arrays(folder, state), trusted)
+            return cls(
+                model=decoder.decode(state["model"], "model"),
+                localizer=decoder.decode(state["localizer"], "localizer"),
+                backbone=Backbone(**state["backbone"]),
+                inputs=dict(state["inputs"]),
+                train_scores=decoder.decode(state["train_scores"], "train_scores"),
+            )
 
 
 def names_to_trust(folder: Path) -> list[str]:
-    """Return what `trusted` must hold for a saved detector to load.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the detector was saved.
-
-    Raises
-    ------
-    ValueError
-        As `TrainedDetector.load`.
-    """
-    with _told_in_one_line(folder):
+    """Return what `trusted` must hold for a saved detector to load."""
+    with _faults_in_one_line(folder):
         return untrusted(_names(_read_state(folder)), ())
+
+
+class Encoder:
+    """Turns fitted estimators into JSON and arrays by their path.
+
+    An estimator may keep, in attributes that end with an underscore, arrays, numbers, text and
+    other estimators. One that is reached twice is written once.
+    """
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, np.ndarray[Any, Any]] = {}
+        self._paths: dict[int, str] = {}
+
+    def encode(self, value: Any, path: str) -> dict[str, Any]:
+        """Describe an estimator, or what it keeps; what cannot be saved is a TypeError."""
+        from sklearn.base import BaseEstimator
+
+        if isinstance(value, BaseEstimator):
+            return self._estimator(value, path)
+        if isinstance(value, np.ndarray) and value.dtype == object:
+            return {"names": [str(name) for name in value]}
+        if isinstance(value, np.ndarray):
+            self.arrays[path] = np.ascontiguousarray(value)
+            return {"array": path}
+        return {"value": _plain(value, path)}
+
+    def _estimator(self, estimator: BaseEstimator, path: str) -> dict[str, Any]:
+        if id(estimator) in self._paths:
+            return {"same_as": self._paths[id(estimator)]}
+        self._paths[id(estimator)] = path
+        kind = type(estimator)
+        if kind.__module__ == "__main__":
+            raise TypeError(
+                f"{path}: {kind.__name__} must be defined in a module to be found again"
+            )
+        params = estimator.get_params(deep=False)
+        return {
+            "class": f"{kind.__module__}:{kind.__qualname__}",
+            "params": {name: _plain(value, f"{path}.{name}") for name, value in params.items()},
+            "attributes": {
+                name: self.encode(value, f"{path}.{name}")
+                for name, value in sorted(vars(estimator).items())
+                if _is_learnt(name)
+            },
+        }
+
+
+class Decoder:
+    """Rebuilds what an `Encoder` described; imports only our own classes and the trusted."""
+
+    def __init__(
+        self, arrays: dict[str, np.ndarray[Any, Any]], trusted: Sequence[str] = ()
+    ) -> None:
+        self._arrays = arrays
+        self._trusted = trusted
+        self._estimators: dict[str, BaseEstimator] = {}
+
+    def decode(self, state: dict[str, Any], path: str) -> Any:
+        """Rebuild the value at a path; what no `Encoder` would write is a ValueError."""
+        if "class" in state:
+            return self._estimator(state, path)
+        if "same_as" in state:
+            return self._estimators[state["same_as"]]
+        if "array" in state:
+            return self._arrays[state["array"]]
+        return np.array(state["names"], dtype=object) if "names" in state else state["value"]
+
+    def _estimator(self, state: dict[str, Any], path: str) -> BaseEstimator:
+        check_trusted([state["class"]], self._trusted, source=f"the saved {path}")
+        estimator = _class(RENAMED.get(state["class"], state["class"]))(**state["params"])
+        self._estimators[path] = estimator
+        for name, value in state["attributes"].items():
+            _check_attribute(type(estimator), name, path=path)
+            setattr(estimator, name, self.decode(value, f"{path}.{name}"))
+        return estimator
+
+
+def _plain(value: Any, path: str) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    if not isinstance(value, _PLAIN):
+        raise TypeError(
+            f"{path} cannot be saved: a model may keep arrays, numbers, text and estimators,"
+            f" got {type(value).__name__}"
+        )
+    return value
+
+
+def _class(name: str) -> type[BaseEstimator]:
+    from sklearn.base import BaseEstimator
+
+    module, _, qualified = name.partition(":")
+    try:
+        found = getattr(import_module(module), qualified)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"the saved model's class {name} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, BaseEstimator)):
+        raise ValueError(f"the saved model's class {name} is no scikit-learn estimator")
+    return found
+
+
+def _is_learnt(name: str) -> bool:
+    """Return whether an attribute is what an estimator has learnt, by scikit-learn's convention."""
+    return name.endswith("_") and not name.startswith("_")
+
+
+def _check_attribute(kind: type[BaseEstimator], name: str, *, path: str) -> None:
+    of_class = getattr(kind, name, None)
+    if not _is_learnt(name) or callable(of_class) or isinstance(of_class, property):
+        raise ValueError(
+            f"{path}.{name} must be an attribute that a fitted {kind.__name__} keeps: its name"
+            " ends with an underscore, begins with none, and is no method's"
+        )
 
 
 def _check_names(state: dict[str, Any], trusted: Sequence[str], *, folder: Path) -> None:
@@ -277,12 +362,6 @@ def _classes(state: Any) -> Iterator[str]:
             yield from _classes(value)
 
 
-def _sealed(state: dict[str, Any]) -> str:
-    """Return the text of a description with its checksum."""
-    content = json.loads(json.dumps(state))  # as it will be read: with keys that are all text
-    return _text(content | {"checksum": _checksum(content)})
-
-
 def _text(state: dict[str, Any]) -> str:
     return json.dumps(state, indent=2) + "\n"
 
@@ -299,7 +378,12 @@ def _read_state(folder: Path) -> dict[str, Any]:
     text = (folder / _STATE).read_text(encoding="utf-8")
     state: dict[str, Any] = json.loads(text)
     if state["format"] == _FORMAT:
-        _check_state(state, text)
+        content = {name: value for name, value in state.items() if name != "checksum"}
+        # The text as well, for one value can be written in several ways: 1e-5 and 1E-5.
+        if state["checksum"] != _checksum(content) or text != _text(state):
+            raise ValueError(
+                f"{_STATE} must be as it was saved, and its checksum is of another text"
+            )
     elif state["format"] != _WITHOUT_CHECKSUM or "checksum" in state:
         raise ValueError(
             f"{_STATE} must be of format {_WITHOUT_CHECKSUM} or {_FORMAT}, got {state['format']!r}"
@@ -307,26 +391,24 @@ def _read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def _check_state(state: dict[str, Any], text: str) -> None:
-    content = {name: value for name, value in state.items() if name != "checksum"}
-    # The text as well, for one value can be written in several ways: 1e-5 and 1E-5.
-    if state["checksum"] != _checksum(content) or text != _text(state):
-        raise ValueError(f"{_STATE} must be as it was saved, and its checksum is of another text")
-
-
-def _check_arrays(path: Path, expected: str) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
-        raise ValueError(
-            f"{_ARRAYS} must be the one that was saved with {_STATE}, SHA-256 {expected},"
-            f" got {found}"
-        )
+def _read_arrays(folder: Path, state: dict[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    path = folder / _ARRAYS
+    if not path.is_file():  # opening a pipe would wait for its other end
+        raise ValueError(f"it has no {_ARRAYS}")
+    if state["format"] != _WITHOUT_CHECKSUM:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != state["arrays_sha256"]:
+            raise ValueError(
+                f"{_ARRAYS} must be the one that was saved with {_STATE}, SHA-256"
+                f" {state['arrays_sha256']}, got {found}"
+            )
+    return load_file(path)
 
 
 @contextmanager
-def _told_in_one_line(folder: Path) -> Iterator[None]:
-    """Let whatever is wrong with a saved detector be a ValueError that names its folder."""
+def _faults_in_one_line(folder: Path) -> Iterator[None]:
+    """Turn whatever is wrong with a saved detector into a ValueError that names its folder."""
     try:
         yield
     except TrustError:  # nothing is wrong with it
@@ -337,14 +419,3 @@ def _told_in_one_line(folder: Path) -> Iterator[None]:
         raise ValueError(
             f"there is no detector in {str(folder)!r} that can be read: {kind}{reason}"
         ) from error
-
-
-@contextmanager
-def _in_place_at_once(path: Path) -> Iterator[Path]:
-    """Give a name to write to, and rename it to the wanted one once it is written."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

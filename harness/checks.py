@@ -1,4 +1,4 @@
-"""What cannot become a job, told before anything is read or a slow library imported."""
+"""Settings that cannot become a job, refused before anything is read or a slow library imported."""
 
 from __future__ import annotations
 
@@ -9,50 +9,36 @@ from pathlib import Path
 from unicodedata import category
 
 from dfkde.backbones.presence import CHECKPOINTS, LITE, PARTS, TORCHVISION
-from dfkde.choices import check_localizer
+from dfkde.registry import check_localizer
 from harness.config import BackboneConfig, Config
 from harness.features.extractor import LazyExtractor
 from harness.features.settings import check_center_crop, check_numbers, input_shape, resolve_device
 from harness.system.threads import available, group_folders
 
-_SEEDS = 2**32
-"""Seeds below it are those that numpy's and scikit-learn's generators take."""
-
-_NUMBERS = {"cpu": 9, "cuda": 3}
-"""How many float32 numbers at least there are at once for each pixel of a batch: as the images are
-given, normalised, and as the network's first layer returns them, which in usual networks are no
-fewer. On a GPU only the first are in the memory of the machine."""
-
-_RESNET, _LITE = 16, 28
-"""Activations for each pixel that exist at once, of the networks that are known: the output of a
-ResNet's first convolution (64 channels at stride 2), and input and output of EfficientNet-Lite's
-first expansion (16 and 96 channels at stride 2)."""
-
-_PIXEL = 9
-"""Bytes of a pixel in the pixel metrics at least: its anomaly score, and its ground truth."""
-
 _LONGEST_NAME = 100
+# Unicode's categories of control characters and of halves of characters.
 _NO_TEXT = ("Cc", "Cs")
-"""Unicode's categories of control characters and of halves of characters."""
+# Seeds below it are those that numpy's and scikit-learn's generators take.
+_SEEDS = 2**32
+
+# How many float32 numbers at least exist at once for each pixel of a batch: as the images are
+# given, normalised, and as the network's first layer returns them, which in usual networks are no
+# fewer. On a GPU only the first are in the memory of the machine.
+_NUMBERS = {"cpu": 9, "cuda": 3}
+# Activations for each pixel that exist at once, of the networks that are known: the output of a
+# ResNet's first convolution (64 channels at stride 2), and input and output of EfficientNet-Lite's
+# first expansion (16 and 96 channels at stride 2).
+_RESNET, _LITE = 16, 28
+# Bytes of a pixel in the pixel metrics at least: its anomaly score, and its ground truth.
+_PIXEL = 9
 
 
 def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
     """Refuse settings of jobs: names, sizes, numbers, the localizer, the backbone and its weights.
 
-    Sizes are refused that certainly do not fit into the memory that this process may have.
-
-    Parameters
-    ----------
-    configs : sequence of Config
-        One for each job; a backbone that many of them share is looked at once.
-    weights : bool
-        Whether the jobs run on this machine, so that weights must be here or can be fetched, the
-        cache can be looked at, and sizes must fit into memory.
-
-    Raises
-    ------
-    ValueError
-        In one line: the setting, its rule, its value and its choices.
+    Sizes are refused that certainly do not fit into the memory that this process may have. With
+    `weights=False` the jobs run on another machine: whether weights can be had, the cache and the
+    memory are not checked.
     """
     for config in configs:
         _check_names(config)
@@ -73,35 +59,18 @@ def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
         extractor.check(_shape(config) if weights else None)
 
 
-def _network(config: Config) -> str:
-    size = (config.image_size, config.center_crop, config.allow_random_weights)
-    return f"{config.backbone} {config.features} {size}"
+def memory_limit(root: Path = Path("/")) -> float:
+    """Return how many bytes this process can have at most, swap included.
 
-
-def _shape(config: Config) -> tuple[int, int, int, int]:
-    return input_shape(
-        config.features, image_size=config.image_size, center_crop=config.center_crop
-    )
-
-
-def _check_numbers(config: Config) -> None:
-    check_center_crop(config.center_crop, image_size=config.image_size)
-    _check_pixel_resolution(config.pixel_resolution)
-    _check_threshold_quantile(config.threshold_quantile)
-    _check_sampling(config)
-    features = config.features
-    check_numbers(workers=features.workers, cache_limit_gb=features.cache_limit_gb)
-
-
-def _check_sampling(config: Config) -> None:
-    if not 0 <= config.seed < _SEEDS:
-        raise ValueError(f"seed must be an integer from 0 to {_SEEDS - 1}, got {config.seed}")
-    if config.n_train is not None and config.n_train < 1:
-        raise ValueError(f"n_train must be null (all) or at least 1, got {config.n_train}")
-    if not 0 <= config.train_contamination < 1:
-        raise ValueError(
-            f"train_contamination must be at least 0 and below 1, got {config.train_contamination}"
-        )
+    What is available on the machine now, what its control groups (`memory.max`, or
+    `memory.limit_in_bytes`) allow, and `ulimit -v`: the least of them; infinity where none is
+    known. `proc` and `sys` are mounted below `root`.
+    """
+    kept = dict(_meminfo(root / "proc/meminfo"))
+    limits = [kept.get("MemAvailable", float("inf")), *_group_limits(root)]
+    address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
+    given = float("inf") if address_space == resource.RLIM_INFINITY else address_space
+    return min(min(limits) + kept.get("SwapFree", 0), given)
 
 
 def _check_names(config: Config) -> None:
@@ -120,16 +89,25 @@ def _check_names(config: Config) -> None:
             )
 
 
-def _check_pixel_resolution(side: int | None) -> None:
+def _check_numbers(config: Config) -> None:
+    check_center_crop(config.center_crop, image_size=config.image_size)
+    side, quantile, n_train = config.pixel_resolution, config.threshold_quantile, config.n_train
     if side is not None and side < 1:
         raise ValueError(f"pixel_resolution must be null (native) or at least 1, got {side}")
-
-
-def _check_threshold_quantile(quantile: float | None) -> None:
     if quantile is not None and not 0 < quantile <= 1:
         raise ValueError(
             f"threshold_quantile must be null, or above 0 and at most 1, got {quantile}"
         )
+    if not 0 <= config.seed < _SEEDS:
+        raise ValueError(f"seed must be an integer from 0 to {_SEEDS - 1}, got {config.seed}")
+    if n_train is not None and n_train < 1:
+        raise ValueError(f"n_train must be null (all) or at least 1, got {n_train}")
+    if not 0 <= config.train_contamination < 1:
+        raise ValueError(
+            f"train_contamination must be at least 0 and below 1, got {config.train_contamination}"
+        )
+    features = config.features
+    check_numbers(workers=features.workers, cache_limit_gb=features.cache_limit_gb)
 
 
 def _check_cache(cache: str | None) -> None:
@@ -179,27 +157,18 @@ def _activations(backbone: BackboneConfig) -> int:
     return _LITE if backbone.factory == LITE and behind else 0
 
 
+def _network(config: Config) -> str:
+    size = (config.image_size, config.center_crop, config.allow_random_weights)
+    return f"{config.backbone} {config.features} {size}"
+
+
+def _shape(config: Config) -> tuple[int, int, int, int]:
+    size, crop = config.image_size, config.center_crop
+    return input_shape(config.features, image_size=size, center_crop=crop)
+
+
 def _gb(n_bytes: float) -> str:
     return f"{n_bytes / 1e9:,.1f} GB"
-
-
-def memory_limit(root: Path = Path("/")) -> float:
-    """Return how many bytes this process can have at most, swap included.
-
-    What is available on the machine now, what its control groups (`memory.max`, or
-    `memory.limit_in_bytes`) allow, and `ulimit -v`: the least of them; infinity where none is
-    known.
-
-    Parameters
-    ----------
-    root : Path
-        Where `proc` and `sys` are mounted.
-    """
-    kept = dict(_meminfo(root / "proc/meminfo"))
-    limits = [kept.get("MemAvailable", float("inf")), *_group_limits(root)]
-    address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
-    given = float("inf") if address_space == resource.RLIM_INFINITY else address_space
-    return min(min(limits) + kept.get("SwapFree", 0), given)
 
 
 def _meminfo(path: Path) -> Iterator[tuple[str, float]]:

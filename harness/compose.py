@@ -3,8 +3,7 @@
 Hydra reads and merges every file again for each job, a tenth of a second. Jobs that differ in
 plain values only (category, seed, a number) share one composition here.
 
-Hydra's own `glob` chooses among the options of a config group, whatever the other choices; a
-category is a plain value whose choices are the list `categories` of the chosen dataset. So
+A category is one of the chosen dataset's own, also in a pattern:
 `dataset=mvtec,btad,visa 'category=glob(*)'` means 15 + 3 + 12 jobs, not 30 for each dataset.
 """
 
@@ -42,100 +41,6 @@ from harness.config import Config, DatasetConfig
 from harness.system.secrets import check_address, server_address
 from harness.system.terminal import alike, shown
 
-
-class Named(NamedTuple):
-    """A dataset as far as its categories are chosen; two datasets may have one name.
-
-    Attributes
-    ----------
-    name : str
-        The dataset's name.
-    categories : tuple of str
-        All that it has.
-    """
-
-    name: str
-    categories: tuple[str, ...]
-
-
-class CategoryError(ValueError):
-    """A category that no dataset of the sweep has, or a pattern that matches none."""
-
-
-def name_categories(
-    names: Sequence[str] | None, datasets: Collection[Named]
-) -> dict[Named, list[str]]:
-    """Return the named categories that each dataset has.
-
-    Parameters
-    ----------
-    names : sequence of str or None
-        As given; None where nothing was given.
-    datasets : collection of Named
-        The datasets of the sweep.
-
-    Raises
-    ------
-    CategoryError
-        If nothing was named, or a name belongs to no dataset: in one line what was given, the
-        nearest name and the valid ones.
-
-    Examples
-    --------
-    >>> mvtec, btad = Named("mvtec", ("bottle", "cable")), Named("btad", ("01", "02"))
-    >>> list(name_categories(["bottle", "01"], [mvtec, btad]).values())
-    [['bottle'], ['01']]
-    >>> name_categories(["botle"], [mvtec])
-    Traceback (most recent call last):
-    ...
-    harness.compose.CategoryError: category='botle' is not in dataset mvtec; \
-did you mean 'bottle'? Choose from: bottle, cable
-    """
-    if names is None:
-        raise CategoryError(f"category must be given. {_choices(datasets)}")
-    for name in names:
-        if not any(name in dataset.categories for dataset in datasets):
-            raise CategoryError(_unknown(name, datasets))
-    return {own: [name for name in names if name in own.categories] for own in datasets}
-
-
-def match_categories(
-    match: Callable[[list[str]], list[str]], datasets: Collection[Named]
-) -> dict[Named, list[str]]:
-    """Return the categories of each dataset that a pattern matches.
-
-    Parameters
-    ----------
-    match : callable
-        Takes the names and returns those that match, in their order.
-    datasets : collection of Named
-        The datasets of the sweep.
-
-    Raises
-    ------
-    CategoryError
-        If the pattern matches no category of any dataset.
-    """
-    matched = {dataset: match(list(dataset.categories)) for dataset in datasets}
-    if not any(matched.values()):
-        raise CategoryError(f"category=glob(...) matches no category. {_choices(datasets)}")
-    return matched
-
-
-def _unknown(name: str, datasets: Collection[Named]) -> str:
-    every = [category for dataset in datasets for category in dataset.categories]
-    near = get_close_matches(name, every, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    names = ", ".join(dict.fromkeys(dataset.name for dataset in datasets))
-    given = f"category={name!r}{alike(name, every)}"
-    return f"{given} is not in dataset {names}{hint} {_choices(datasets)}"
-
-
-def _choices(datasets: Collection[Named]) -> str:
-    every = dict.fromkeys(name for dataset in datasets for name in dataset.categories)
-    return "Choose from: " + ", ".join(every)
-
-
 CATEGORY = "category"
 EXPERIMENT = "experiment"
 
@@ -159,6 +64,17 @@ _store(name="schema", node=Config, provider="harness")
 _store(group="hydra/sweeper", name="harness", node=SweeperConf, provider="harness")
 
 
+class Named(NamedTuple):
+    """A dataset's name and all its categories; two datasets may have one name."""
+
+    name: str
+    categories: tuple[str, ...]
+
+
+class CategoryError(ValueError):
+    """A category that no dataset of the sweep has, or a pattern that matches none."""
+
+
 class ComposeError(CompactHydraException, ValueError):
     """A sweep that cannot be, in one line; Hydra prints it without a traceback."""
 
@@ -176,15 +92,10 @@ class Composed:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep runs.
+    """The jobs of a sweep, at least one, in the order in which they begin.
 
-    Attributes
-    ----------
-    jobs : tuple of Composed
-        In the order in which they begin; at least one.
-    swept : dict of str to tuple of str
-        The values of each swept key as text, in the order of the sweep; where experiments are
-        swept, of the last one.
+    `swept` holds the values of each swept key as text, in the order of the sweep; where experiments
+    are swept, of the last one.
     """
 
     jobs: tuple[Composed, ...]
@@ -192,19 +103,10 @@ class Sweep:
 
 
 def sweeps_of(conf: Path, experiments: Iterable[str]) -> dict[str, Sweep | ComposeError]:
-    """Expand experiments as `python -m harness.run -m experiment=NAME` does.
+    """Expand files in `experiment/` by name, as `python -m harness.run -m experiment=NAME` does.
 
-    Parameters
-    ----------
-    conf : Path
-        The folder with `config.yaml` and the groups.
-    experiments : iterable of str
-        Names of files in `experiment/`.
-
-    Returns
-    -------
-    dict of str to Sweep or ComposeError
-        The jobs of each experiment, or why there are none: one does not stop the others.
+    `conf` is the folder with `config.yaml` and the groups. An experiment that cannot be composed
+    gives its error, and does not stop the others.
     """
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         composer = Composer(GlobalHydra.instance().config_loader())
@@ -219,16 +121,10 @@ def _expanded(composer: Composer, experiment: str) -> Sweep | ComposeError:
 
 
 class Composer:
-    """Composes the jobs of a sweep.
+    """Composes the jobs of a sweep with Hydra's own loader.
 
-    Parameters
-    ----------
-    loader : hydra.core.config_loader.ConfigLoader
-        Hydra's own.
-    sweep : DictConfig, optional
-        The configuration of the sweep, with Hydra's part.
-    check : callable, optional
-        Looks at each composition of files, with Hydra's part, and may refuse it.
+    `sweep` is the configuration of the sweep, with Hydra's part. `check` looks at each composition
+    of files, with Hydra's part, and may refuse it.
     """
 
     def __init__(
@@ -250,10 +146,7 @@ class Composer:
     def compose(self, overrides: Sequence[Override]) -> DictConfig:
         """Return the configuration of the job with these overrides, without Hydra's own part.
 
-        Raises
-        ------
-        hydra.errors.ConfigCompositionException
-            If an override does not fit; Hydra's own words.
+        An override that does not fit is an error of Hydra's own.
         """
         # What is added or deleted may change what is set before it.
         changing = [n for n, o in enumerate(overrides, 1) if o.type != OverrideType.CHANGE]
@@ -270,17 +163,8 @@ class Composer:
     def expand(self, arguments: Iterable[str]) -> Sweep:
         """Return the product of all swept values, each dataset with its own categories.
 
-        Parameters
-        ----------
-        arguments : iterable of str
-            Overrides; they replace what files ask for in `hydra.sweeper.params`.
-
-        Raises
-        ------
-        ComposeError
-            In one line: what was given, its rule and its choices.
-        hydra.errors.HydraException
-            If an override does not fit; Hydra's own words.
+        The arguments are overrides; they replace what files ask for in `hydra.sweeper.params`. What
+        does not fit is a `ComposeError` or an error of Hydra's own.
         """
         parts = [(own, self._products(own)) for own in self._by_experiment(arguments)]
         every = (values for _, products in parts for values in products)
@@ -355,7 +239,7 @@ class Composer:
         value = None if wanted is None else wanted.value()
         try:
             if isinstance(value, Glob):
-                return match_categories(value.filter, datasets)
+                return _matching(value, datasets)
             if wanted is None or value is None:
                 return name_categories(None, datasets)
             return name_categories(list(map(_text, self._values(wanted))), datasets)
@@ -400,7 +284,7 @@ class Composer:
         )
 
     def _is_value(self, override: Override) -> bool:
-        """Tell whether an override sets a plain value and so changes no other choice."""
+        """Return whether an override sets a plain value and so changes no other choice."""
         return (
             override.type == OverrideType.CHANGE
             and override.package is None
@@ -409,9 +293,9 @@ class Composer:
 
 
 def typed(config: DictConfig) -> Config:
-    """Read a composed configuration; raises `ComposeError` where a part is missing or wrong.
+    """Read a composed configuration; a part that is missing or wrong is a `ComposeError`.
 
-    The address of the store is without passwords: what is read here is written and handed on.
+    The address of the store has no password, for what is read here is written to files.
     """
     try:
         read: Any = OmegaConf.to_object(config)
@@ -427,6 +311,50 @@ def _with_category(config: DictConfig, name: str) -> Config:
     # It is a name, even if it looks like a reference itself.
     OmegaConf.update(config, CATEGORY, _REFERENCE.sub(r"\1\1\\${", name))
     return replace(typed(config), category=name)
+
+
+def name_categories(
+    names: Sequence[str] | None, datasets: Collection[Named]
+) -> dict[Named, list[str]]:
+    """Return the named categories that each dataset of a sweep has; None where none was given.
+
+    >>> mvtec, btad = Named("mvtec", ("bottle", "cable")), Named("btad", ("01", "02"))
+    >>> list(name_categories(["bottle", "01"], [mvtec, btad]).values())
+    [['bottle'], ['01']]
+    >>> name_categories(["botle"], [mvtec])
+    Traceback (most recent call last):
+    ...
+    harness.compose.CategoryError: category='botle' is not in dataset mvtec; \
+did you mean 'bottle'? Choose from: bottle, cable
+    """
+    if names is None:
+        raise CategoryError(f"category must be given. {_choices(datasets)}")
+    for name in names:
+        if not any(name in dataset.categories for dataset in datasets):
+            raise CategoryError(_unknown(name, datasets))
+    return {own: [name for name in names if name in own.categories] for own in datasets}
+
+
+def _matching(pattern: Glob, datasets: Collection[Named]) -> dict[Named, list[str]]:
+    """Return the categories of each dataset that a pattern matches, of one dataset at least."""
+    matched = {dataset: pattern.filter(list(dataset.categories)) for dataset in datasets}
+    if not any(matched.values()):
+        raise CategoryError(f"category=glob(...) matches no category. {_choices(datasets)}")
+    return matched
+
+
+def _unknown(name: str, datasets: Collection[Named]) -> str:
+    every = [category for dataset in datasets for category in dataset.categories]
+    near = get_close_matches(name, every, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    names = ", ".join(dict.fromkeys(dataset.name for dataset in datasets))
+    given = f"category={name!r}{alike(name, every)}"
+    return f"{given} is not in dataset {names}{hint} {_choices(datasets)}"
+
+
+def _choices(datasets: Collection[Named]) -> str:
+    every = dict.fromkeys(name for dataset in datasets for name in dataset.categories)
+    return "Choose from: " + ", ".join(every)
 
 
 def _named(dataset: DatasetConfig) -> Named:

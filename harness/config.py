@@ -1,15 +1,14 @@
-"""The typed settings of one job: what stands behind Hydra's border.
+"""The typed settings of one job, and the name of a job among others.
 
-Plain dataclasses, free of hydra and torch, so that every part of the harness may import them.
-`harness.compose` registers `Config` as Hydra's schema: an unknown key or a value of the wrong type
-fails while the configuration is composed, before any work. (They are not frozen, for omegaconf
-would refuse to compose into a frozen schema; nothing behind the border writes to them.)
+Plain dataclasses, free of hydra and torch. `harness.compose` registers `Config` as Hydra's schema:
+an unknown key or a value of the wrong type fails while the configuration is composed. Only `Job` is
+frozen, for omegaconf does not compose into frozen classes; nothing writes to the others either.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
@@ -17,25 +16,11 @@ from typing import Any
 
 from dfkde.backbones.presence import is_random
 
-
-def conf_dir() -> Path:
-    """Return the folder of `dataset/`, `backbone/`, ...: `harness/conf`, else `conf`.
-
-    Raises
-    ------
-    FileNotFoundError
-        If neither exists.
-    """
-    package = Path(__file__).resolve().parent
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / "dataset").is_dir():
-            return folder
-    raise FileNotFoundError(f"no configuration folder 'conf' in '{package}' or beside it")
-
-
-# What omegaconf takes for "mandatory, no default" (omegaconf.MISSING), written out so that this
-# module needs no omegaconf.
+# omegaconf.MISSING, for a setting that has no default; this module needs no omegaconf.
 _MANDATORY: Any = "???"
+
+# What the name of a job says already, or holds in part.
+_NAMED = ("category", "seed", "swept", "dataset.name", "dataset.categories")
 
 
 @dataclass
@@ -111,7 +96,7 @@ class BackboneConfig:
 
     @property
     def label(self) -> str:
-        """The backbone as run names and tables write it: random weights are told."""
+        """The backbone as run names and tables write it: random weights are pointed out."""
         return f"{self.name} (random weights)" if self.random else self.name
 
 
@@ -187,8 +172,8 @@ class TrackingConfig:
     uri : str, optional
         An MLflow tracking URI; by default the SQLite store of this checkout.
     prefix : str
-        What the names of experiments begin with: `alice/` keeps runs in `alice/mvtec`. A run under
-        another prefix makes no job needless.
+        What the names of experiments begin with: `alice/` keeps runs in `alice/mvtec`. Runs under
+        another prefix do not count as done.
     """
 
     kind: str = "mlflow"
@@ -200,8 +185,8 @@ class TrackingConfig:
 class Job:
     """One cell of a table: every setting that determines its numbers.
 
-    `swept` is none of them: it names what sets the job apart from others of its sweep with its
-    cell, as `told_apart` finds it.
+    The settings are explained in `conf/config.yaml`. `swept` is none of them: it says what
+    distinguishes the job from others of its sweep, as `name_differences` finds it.
     """
 
     dataset: DatasetConfig
@@ -226,28 +211,28 @@ class Job:
         A setting that is added later is left out where it has its default: identities stored
         before it was there stay valid.
         """
-        names = (
-            "image_size",
-            "center_crop",
-            "localizer",
-            "n_train",
-            "train_contamination",
-            "pixel_resolution",
-            "threshold_quantile",
-        )
-        values = {name: getattr(self, name) for name in names}
         layout = {f"dataset.{name}": value for name, value in self._layout().items()}
         given = self.backbone.arguments.items()
-        return values | layout | {f"backbone.arguments.{name}": value for name, value in given}
+        return {
+            "image_size": self.image_size,
+            "center_crop": self.center_crop,
+            "localizer": self.localizer,
+            "n_train": self.n_train,
+            "train_contamination": self.train_contamination,
+            "pixel_resolution": self.pixel_resolution,
+            "threshold_quantile": self.threshold_quantile,
+            **layout,
+            **{f"backbone.arguments.{name}": value for name, value in given},
+        }
 
     def _layout(self) -> dict[str, object]:
-        """Return what a dataset's reader is told beside the files, where it heeds it."""
+        """Return the settings of the dataset's reader that change what it reads."""
         dataset = self.dataset
         values: dict[str, object] = {"reader": dataset.reader}
         if dataset.train_share is not None:  # only where the layout has no split of its own
             values["train_share"] = dataset.train_share
         if dataset.reader == "folder":
-            # The files are the same whichever folder is said to hold the normal ones.
+            # The files are the same whichever folder holds the normal ones.
             values |= {"normal_dir": dataset.normal_dir, "abnormal_dir": dataset.abnormal_dir}
         return values
 
@@ -284,31 +269,35 @@ class Config:
     fail_fast: bool = False
 
     def job(self) -> Job:
-        """Take the job out."""
+        """Return the job alone."""
         names = (field.name for field in fields(Job) if field.name != "swept")
         return Job(**{name: getattr(self, name) for name in names})
 
 
-# What the name of a job tells already, or holds in part.
-_NAMED = ("category", "seed", "swept", "dataset.name", "dataset.categories")
+def conf_dir() -> Path:
+    """Return the folder of `dataset/`, `backbone/`, ...: `harness/conf`, else `conf`."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "dataset").is_dir():
+            return folder
+    raise FileNotFoundError(f"no configuration folder 'conf' in '{package}' or beside it")
 
 
-def told_apart(jobs: Sequence[Job]) -> list[Job]:
-    """Return the jobs of a sweep, each with the settings by which it differs from others.
+def without_seed(params: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Return a model's parameters without a `random_state` that is the job's seed.
 
-    Datasets, models and backbones of different names are different anyway: their settings are
-    compared with those of the same name only.
+    >>> without_seed({"k": 1, "random_state": 42}, 42), without_seed({"random_state": 7}, 42)
+    ({'k': 1}, {'random_state': 7})
+    """
+    return {k: v for k, v in params.items() if k != "random_state" or v != seed}
 
-    Parameters
-    ----------
-    jobs : sequence of Job
-        All jobs of the sweep.
 
-    Returns
-    -------
-    list of Job
-        With `swept` as their names have it: `image_size=224 · n_train=20`, in the words of the
-        command line.
+def name_differences(jobs: Sequence[Job]) -> list[Job]:
+    """Return the jobs of a sweep with `swept`: the settings by which each differs from others.
+
+    `swept` is written as on the command line: `image_size=224 · n_train=20`. Datasets, models and
+    backbones of different names are different anyway: their settings are compared with those of the
+    same name only.
     """
     settings = [list(_settings(job)) for job in jobs]
     having = Counter(chain.from_iterable(settings))
@@ -330,7 +319,7 @@ def _scopes(job: Job) -> dict[str, str]:
 
 
 def _settings(job: Job) -> Iterator[tuple[str, str, str]]:
-    """Yield scope, key and value of each setting that the job's name does not tell."""
+    """Yield scope, key and value of each setting that the job's name does not say."""
     scopes = _scopes(job)
     for key, value in _flat(asdict(job), ""):
         if key not in _NAMED and (key, value) != ("model.params.random_state", str(job.seed)):

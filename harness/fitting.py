@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -26,84 +26,23 @@ from harness.metrics.counting import Pair
 from harness.record import Stages
 from harness.system.threads import available, one_blas_thread, parallel_map
 
+FOLDS = 10
+"""Of the training images, each held out once from a model that scores it."""
 
-def build_model(config: ModelConfig) -> Any:
-    """Return an unfitted estimator.
-
-    Parameters
-    ----------
-    config : ModelConfig
-        The model's class and its parameters.
-
-    Returns
-    -------
-    estimator
-        With `fit(X)` and `anomaly_score(X)`; X holds pooled features, shape (n, d).
-
-    Raises
-    ------
-    ValueError
-        If the class cannot be found or does not take one of the parameters: one line with the
-        key, the value and the choices.
-    """
-    factory = _resolve(config.factory)
-    accepted = list(inspect.signature(factory).parameters)
-    for name in config.params:
-        if name not in accepted:
-            raise ValueError(_unknown_parameter(name, accepted, factory=config.factory))
-    return factory(**config.params)
-
-
-def without_seed(params: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Return a model's parameters without a `random_state` that is the job's seed.
-
-    Examples
-    --------
-    >>> without_seed({"k": 1, "random_state": 42}, 42), without_seed({"random_state": 7}, 42)
-    ({'k': 1}, {'random_state': 7})
-    """
-    return {k: v for k, v in params.items() if k != "random_state" or v != seed}
-
-
-def _resolve(factory: str) -> Any:
-    try:
-        return resolve_name(factory)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"model.factory must be an importable 'module:class', got {factory!r} ({error})"
-        ) from error
-
-
-def _unknown_parameter(name: str, accepted: list[str], *, factory: str) -> str:
-    near = get_close_matches(name, accepted, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    listed = ", ".join(accepted) or "none"
-    return f"model.params.{name} is not a parameter of {factory}{hint} Choose from: {listed}"
+# Threads that render: enough to keep ahead of the metrics, few enough to hold a few maps only.
+_RENDERERS = 2
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A model fitted on the training images of a job.
-
-    Attributes
-    ----------
-    job : Job
-        What was fitted.
-    split : Split
-        The images of its category.
-    reader : FeatureReader
-        Where features come from.
-    model : AnomalyDetector
-        Fitted on `train`.
-    train : ndarray of shape (n, D)
-        Pooled features of the training images.
-    """
+    """A model fitted on the training images of a job."""
 
     job: Job
     split: Split
     reader: FeatureReader
     model: AnomalyDetector
     train: NDArray[np.float32]
+    """Pooled features of the training images, shape (n, D), that the model is fitted on."""
 
     @cached_property
     def localizer(self) -> Localizer | None:
@@ -124,7 +63,7 @@ def fit(job: Job, stages: Stages | None = None, *, split: Split | None = None) -
     stages : Stages, optional
         The stopwatch to time its stages with.
     split : Split, optional
-        The images of the job, where they are known already.
+        The images of the job, where they have been read already.
 
     Returns
     -------
@@ -150,18 +89,24 @@ def fit(job: Job, stages: Stages | None = None, *, split: Split | None = None) -
     return Fitted(job, split, reader=reader, model=model, train=train)
 
 
-def has_masks(split: Split) -> bool:
-    """Return whether anomaly maps can be measured.
-
-    Then feature maps are kept whatever the localizer, so that a sweep over localizers that begins
-    with `none` extracts once.
-    """
-    return any(sample.mask_name for sample in split.test)
-
-
-def wants_maps(job: Job, split: Split) -> bool:
-    """Return whether pixel-level results are to be had: with a localizer and masks."""
-    return job.localizer != "none" and has_masks(split)
+def build_model(config: ModelConfig) -> Any:
+    """Return an unfitted estimator; a ValueError names the class or the parameter that is wrong."""
+    try:
+        factory = resolve_name(config.factory)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"model.factory must be an importable 'module:class', got {config.factory!r} ({error})"
+        ) from error
+    accepted = list(inspect.signature(factory).parameters)
+    for name in config.params:
+        if name not in accepted:
+            near = get_close_matches(name, accepted, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise ValueError(
+                f"model.params.{name} is not a parameter of {config.factory}{hint}"
+                f" Choose from: {', '.join(accepted) or 'none'}"
+            )
+    return factory(**config.params)
 
 
 def split_of(job: Job) -> Split:
@@ -186,6 +131,15 @@ def reader_of(job: Job) -> FeatureReader:
     )
 
 
+def has_masks(split: Split) -> bool:
+    """Return whether anomaly maps can be measured.
+
+    Then feature maps are kept whatever the localizer, so that a sweep over localizers that begins
+    with `none` extracts once.
+    """
+    return any(sample.mask_name for sample in split.test)
+
+
 @contextmanager
 def naming(samples: Sequence[Sample]) -> Iterator[None]:
     """Let an error about a row of features name the image it came from."""
@@ -193,6 +147,117 @@ def naming(samples: Sequence[Sample]) -> Iterator[None]:
         yield
     except NonFiniteError as error:
         raise DataError(f"{samples[error.row].name}: {error}") from error
+
+
+def threshold_of(fitted: Fitted) -> float | None:
+    """Return the lowest score that a job calls anomalous, by its training images alone.
+
+    None where the job names no `threshold_quantile`.
+    """
+    quantile = fitted.job.threshold_quantile
+    if quantile is None:
+        return None
+    check_holding_out(fitted.job, len(fitted.train), setting="threshold_quantile must be null")
+    with one_blas_thread():
+        above = quantile_score(held_out_scores(fitted), quantile)
+    return float(np.nextafter(above, np.inf))
+
+
+def quantile_score(train_scores: NDArray[np.float64], quantile: float) -> float:
+    """Return the training score that a share in (0, 1] of the training scores do not exceed.
+
+    An image is called anomalous if its own score lies above.
+
+    >>> quantile_score(np.array([4.0, 1.0, 2.0, 3.0]), 0.75)
+    3.0
+    """
+    return float(np.quantile(train_scores, quantile, method="inverted_cdf"))
+
+
+def held_out_scores(fitted: Fitted) -> NDArray[np.float64]:
+    """Score each training image, in their order, by a model that was not fitted on it.
+
+    A model gives the images it was fitted on far lower scores than any other normal image: to
+    their nearest training image, for instance, they have no distance at all.
+    """
+    scores = np.empty(len(fitted.train))
+    for rest, held_out in folds(fitted):
+        scores[held_out] = rest.model.anomaly_score(fitted.train[held_out])
+    return scores
+
+
+def folds(fitted: Fitted) -> Iterator[tuple[Fitted, NDArray[np.intp]]]:
+    """Yield, for each fold, the job fitted on the other folds, and the fold's training images.
+
+    The images are given by their positions; the job's seed draws the folds.
+    """
+    job, train = fitted.job, fitted.train
+    parts = KFold(min(FOLDS, len(train)), shuffle=True, random_state=job.seed)
+    for rest, held_out in parts.split(train):
+        split = replace(fitted.split, train=tuple(fitted.split.train[k] for k in rest))
+        model = build_model(job.model).fit(train[rest])
+        yield replace(fitted, split=split, model=model, train=train[rest]), held_out
+
+
+def check_holding_out(job: Job, n_train: int, *, setting: str) -> None:
+    """Refuse a job whose model cannot be fitted without the images that are held out in turn.
+
+    `setting` is what asks for it, as `name must be value`.
+    """
+    least = getattr(build_model(job.model), "min_samples", 1)
+    left = n_train - math.ceil(n_train / FOLDS)
+    if left < least:
+        raise ValueError(
+            f"{setting} where a tenth of the training images cannot be held out:"
+            f" {job.model.name} needs {least} images, got {left} of {n_train} without that tenth"
+        )
+
+
+def anomaly_maps(fitted: Fitted) -> list[NDArray]:
+    """Map the anomaly score over each test image, shape (h, w) of the feature map.
+
+    In the order of the test images; empty with localizer=none.
+    """
+    with one_blas_thread():
+        locate = fitted.localizer
+        if locate is None:
+            return []
+        maps = fitted.reader.maps(fitted.split.test)
+        return list(parallel_map(locate.anomaly_map, maps, available()))
+
+
+def pixel_results(fitted: Fitted, maps: Sequence[NDArray]) -> MetricValues:
+    """Compute the pixel-level metrics of a fitted model from `anomaly_maps`.
+
+    All are undefined, with the reason, where there are no masks or no localizer.
+    """
+    job, test = fitted.job, fitted.split.test
+    if not has_masks(fitted.split):
+        return _undefined(f"{job.dataset.name}/{job.category} has no ground truth masks")
+    if fitted.localizer is None:
+        return _undefined("localizer=none makes no anomaly maps")
+
+    # Each pass of the metrics renders the small maps again, so that they are never held at full
+    # size all at once.
+    def pairs() -> Iterator[Pair]:
+        images = zip(test, maps, strict=True)
+        return parallel_map(lambda one: _pair(*one, job=job), images, min(_RENDERERS, available()))
+
+    with one_blas_thread():  # all of this has threads of its own
+        return pixel_metrics(pairs, threads=available())
+
+
+def gt_mask_of(sample: Sample, job: Job) -> NDArray[np.bool_]:
+    """Return the part of a mask (H, W) that the backbone sees; all False for a normal image.
+
+    In the mask's own pixels. What lies outside of a crop is in no map, so that no map can be right
+    or wrong about it.
+    """
+    if sample.mask_path is None:
+        gt_mask = np.zeros(sample.size, dtype=bool)
+    else:
+        gt_mask = read_mask(sample.mask_path, sample.mask_digest)
+    return gt_mask[region(gt_mask.shape, image_size=job.image_size, center_crop=job.center_crop)]
 
 
 class _Maps:
@@ -205,227 +270,11 @@ class _Maps:
         return self.reader.maps(self.samples)
 
 
-FOLDS = 10
-"""Of the training images, each held out once from a model that scores it."""
-
-
-def quantile_score(train_scores: NDArray[np.float64], quantile: float) -> float:
-    """Return the training score that so large a share of the training scores do not exceed.
-
-    Parameters
-    ----------
-    train_scores : ndarray of shape (n,)
-        Held-out anomaly scores.
-    quantile : float
-        The share, in (0, 1].
-
-    Returns
-    -------
-    float
-        One of the scores; an image is called anomalous if its own lies above.
-
-    Examples
-    --------
-    >>> quantile_score(np.array([4.0, 1.0, 2.0, 3.0]), 0.75)
-    3.0
-    """
-    return float(np.quantile(train_scores, quantile, method="inverted_cdf"))
-
-
-def threshold_of(fitted: Fitted) -> float | None:
-    """Return the lowest score that a job calls anomalous, by its training images alone.
-
-    Parameters
-    ----------
-    fitted : Fitted
-        A fitted job.
-
-    Returns
-    -------
-    float, optional
-        None where the job names no `threshold_quantile`.
-
-    Raises
-    ------
-    ValueError
-        If there are too few training images to hold some out.
-    """
-    quantile = fitted.job.threshold_quantile
-    if quantile is None:
-        return None
-    check_holding_out(fitted.job, len(fitted.train), setting="threshold_quantile must be null")
-    with one_blas_thread():
-        above = quantile_score(held_out_scores(fitted), quantile)
-    return float(np.nextafter(above, np.inf))
-
-
-def held_out_scores(fitted: Fitted) -> NDArray[np.float64]:
-    """Score each training image by a model that was not fitted on it.
-
-    A model gives the images it was fitted on far lower scores than any other normal image: to
-    their nearest training image, for instance, they have no distance at all.
-
-    Parameters
-    ----------
-    fitted : Fitted
-        A fitted job.
-
-    Returns
-    -------
-    ndarray of shape (n,)
-        Anomaly scores, in the order of the training images.
-    """
-    scores = np.empty(len(fitted.train))
-    for rest, held_out in folds(fitted):
-        scores[held_out] = rest.model.anomaly_score(fitted.train[held_out])
-    return scores
-
-
-def check_holding_out(job: Job, n_train: int, *, setting: str) -> None:
-    """Refuse a job whose model cannot be fitted without the images that are held out in turn.
-
-    Parameters
-    ----------
-    job : Job
-        The job.
-    n_train : int
-        How many training images it has.
-    setting : str
-        What asks for it, as `name must be value`.
-
-    Raises
-    ------
-    ValueError
-        In one line: how many images the model needs, and how many are left to it.
-    """
-    least = getattr(build_model(job.model), "min_samples", 1)
-    left = n_train - math.ceil(n_train / FOLDS)
-    if left < least:
-        raise ValueError(
-            f"{setting} where a tenth of the training images cannot be held out:"
-            f" {job.model.name} needs {least} images, got {left} of {n_train} without that tenth"
-        )
-
-
-def folds(fitted: Fitted) -> Iterator[tuple[Fitted, NDArray[np.intp]]]:
-    """Yield, for each fold, the job fitted on the other folds, and the fold's images.
-
-    Parameters
-    ----------
-    fitted : Fitted
-        A fitted job; its seed draws the folds.
-
-    Yields
-    ------
-    rest : Fitted
-        The job fitted without the fold.
-    held_out : ndarray of shape (n_fold,)
-        The fold's images, as positions among the training images.
-    """
-    job, train = fitted.job, fitted.train
-    parts = KFold(min(FOLDS, len(train)), shuffle=True, random_state=job.seed)
-    for rest, held_out in parts.split(train):
-        split = replace(fitted.split, train=tuple(fitted.split.train[k] for k in rest))
-        model = build_model(job.model).fit(train[rest])
-        yield replace(fitted, split=split, model=model, train=train[rest]), held_out
-
-
-# Threads that render: enough to keep ahead of the metrics, few enough to hold a few maps only.
-_RENDERERS = 2
-
-
-def pixel_results(fitted: Fitted, grids: Sequence[NDArray]) -> MetricValues:
-    """Compute the pixel-level metrics of a fitted model.
-
-    Parameters
-    ----------
-    fitted : Fitted
-        The model, its localizer and the test images with their ground truth masks.
-    grids : sequence of ndarray of shape (h, w)
-        Their anomaly maps; not needed where nothing can be measured.
-
-    Returns
-    -------
-    MetricValues
-        All undefined, with the reason, where there are no masks or no localizer.
-
-    Raises
-    ------
-    DataError
-        If a mask cannot be decoded, or is not the one that was listed any more.
-    ValueError
-        If a map is not finite; the error names its image.
-    """
-    job, test = fitted.job, fitted.split.test
-    if not any(sample.mask_name for sample in test):
-        return _undefined(f"{job.dataset.name}/{job.category} has no ground truth masks")
-    if fitted.localizer is None:
-        return _undefined("localizer=none makes no anomaly maps")
-
-    # On the backbone's grid a map is small; each pass of the metrics renders it anew, so that
-    # the maps are never held at full size all at once.
-    def pairs() -> Iterator[Pair]:
-        shown = zip(test, grids, strict=True)
-        return parallel_map(lambda one: _pair(*one, job=job), shown, min(_RENDERERS, available()))
-
-    with one_blas_thread():  # all of this has threads of its own
-        return pixel_metrics(pairs, threads=available())
-
-
-def anomaly_grids(fitted: Fitted) -> list[NDArray]:
-    """Map the anomaly score over each test image, on the backbone's grid.
-
-    Parameters
-    ----------
-    fitted : Fitted
-        The model, its localizer and the test images.
-
-    Returns
-    -------
-    list of ndarray of shape (h, w)
-        In the order of the test images; empty with localizer=none.
-    """
-    with one_blas_thread():
-        locate = fitted.localizer
-        if locate is None:
-            return []
-        maps = fitted.reader.maps(fitted.split.test)
-        return list(parallel_map(locate.anomaly_map, maps, available()))
-
-
-def gt_mask_of(sample: Sample, job: Job) -> NDArray[np.bool_]:
-    """Return the part of a mask that the backbone sees; all False for a normal image.
-
-    Parameters
-    ----------
-    sample : Sample
-        A test image.
-    job : Job
-        With its `image_size` and `center_crop`: what lies outside of the crop is in no map, so
-        that no map can be right or wrong about it.
-
-    Returns
-    -------
-    bool ndarray of shape (H, W)
-        In the mask's own pixels.
-
-    Raises
-    ------
-    DataError
-        If the mask cannot be decoded, or is not the one that was listed any more.
-    """
-    if sample.mask_path is None:
-        gt_mask = np.zeros(sample.size, dtype=bool)
-    else:
-        gt_mask = read_mask(sample.mask_path, sample.mask_digest)
-    return gt_mask[region(gt_mask.shape, image_size=job.image_size, center_crop=job.center_crop)]
-
-
-def _pair(sample: Sample, grid: NDArray, *, job: Job) -> Pair:
+def _pair(sample: Sample, anomaly_map: NDArray, *, job: Job) -> Pair:
     """Return the mask and the anomaly map of an image at the size of the evaluation."""
     gt_mask = gt_mask_of(sample, job)
     gt_mask = resize_mask(gt_mask, evaluation_size(gt_mask.shape, job.pixel_resolution))
-    return sample.name, gt_mask, render(grid, size=gt_mask.shape)
+    return sample.name, gt_mask, render(anomaly_map, size=gt_mask.shape)
 
 
 def _undefined(reason: str) -> MetricValues:

@@ -1,4 +1,8 @@
-"""Where a number comes from: the code's commit, the library versions, the machine."""
+"""Where a number comes from: the commit, the library versions, the machine, the code that ran.
+
+The digest of the code covers the syntax trees of the modules that a job's numbers depend on, found
+by following imports from `harness.experiment` and from the factories of model and backbone.
+"""
 
 from __future__ import annotations
 
@@ -41,17 +45,18 @@ _PACKAGES = (
     "torchvision",
 )
 
+CHANGED = "changed while running"
+"""In place of the digest, where a process did not run what its files held at its end."""
+
+_PROJECT = ("dfkde", "harness")
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_BLOCKS = (ast.stmt, ast.ExceptHandler, ast.match_case)
+
+_Stamp = tuple[int, int]
+
 
 class Commit(NamedTuple):
-    """The state of the code.
-
-    Attributes
-    ----------
-    sha : str
-        The commit, 40 hexadecimal digits, or `unknown` outside a git checkout.
-    dirty : bool
-        Whether the code differs from that commit.
-    """
+    """The commit, 40 hexadecimal digits or `unknown`, and whether the code differs from it."""
 
     sha: str
     dirty: bool
@@ -83,65 +88,18 @@ def machine() -> dict[str, str]:
     }
 
 
-def _git(*arguments: str) -> str | None:
-    # A package installed into a virtual environment inside somebody else's checkout must not
-    # report that checkout's commit: only the folder that holds this project's own `.git` counts.
-    if not (_ROOT / ".git").exists():
-        return None
-    command = ["git", "-C", str(_ROOT), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"
-
-
-CHANGED = "changed while running"
-"""In place of the digest, where a process did not run what its files held at its end."""
-
-_PROJECT = ("dfkde", "harness")
-_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-_BLOCKS = (ast.stmt, ast.ExceptHandler, ast.match_case)
-
-_Stamp = tuple[int, int]
-
-
 def code_digest(job: Job) -> str:
-    """Return a digest of the code that computes a job's numbers.
+    """Return a digest of the code that computes a job's numbers, 64 hexadecimal digits.
 
-    A process holds the code that it has imported: what counts is what a file held when this
-    process first asked for it.
-
-    Parameters
-    ----------
-    job : Job
-        The job, whose model and backbone name their factories.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits. Comments, docstrings and the layout of the code do not enter, nor
-        does the place where it is installed.
+    A process runs the code that it has imported: what counts is what a file held when this process
+    first asked for it. Comments, docstrings and layout do not enter, nor does the folder where the
+    code is installed.
     """
     return _held(job.model.factory, job.backbone.factory)[0]
 
 
 def code_changed(job: Job) -> bool:
-    """Tell whether the files of a job's code have changed since this process first read them."""
+    """Return whether the files of a job's code have changed since this process first read them."""
     factories = job.model.factory, job.backbone.factory
     held, stamps = _held(*factories)
     if all(_stamp(path) == stamp for path, stamp in stamps.items()):
@@ -162,10 +120,11 @@ def factory_digest(factory: str) -> str:
 
 
 def read_shared_code() -> None:
-    """Take the code that all jobs share as it is now, which a process does before it imports it."""
+    """Read the code that all jobs share as it is now; a process does so before importing it."""
     _Walk(_first).digest()
 
 
+# The state of each file when this process first asked for it.
 _first: dict[str, _Stamp] = {}
 
 
@@ -185,7 +144,7 @@ class _Import(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """What is to be known of a file of code."""
+    """What a file of code defines and imports."""
 
     digest: str = ""
     imports: tuple[_Import, ...] = ()
@@ -195,7 +154,7 @@ class _Source(NamedTuple):
 
 
 class _Walk:
-    """From the factories along the imports; `stamps` says which state of a file is wanted."""
+    """Follows imports from factories; `stamps` says which state of each file is wanted."""
 
     def __init__(self, stamps: dict[str, _Stamp]) -> None:
         self.files: set[str] = set()
@@ -251,8 +210,8 @@ class _Walk:
     def _homes(self, wanted: _Import, source: _Source) -> list[_Import]:
         """Return where a package of ours or a library takes a name from; nothing if it is its own.
 
-        Such a package gathers names for others to import: one of them must not stand for all. What
-        a package of one's own does when it is imported, is nobody's guess.
+        Such a package gathers names for others to import: one of them must not count as all. A
+        package of the user's own may do anything when it is imported, and counts as a whole.
         """
         module, name = wanted
         if name == "*" or name in source.defined or not self._is_package(module):
@@ -264,7 +223,7 @@ class _Walk:
         return self._top(module) in {*_PROJECT, *self._libraries} or self._is_own(module)
 
     def _is_own(self, module: str) -> bool:
-        """Tell code that is written for the job: neither this project's nor installed."""
+        """Return whether code is the user's own: neither this project's nor installed."""
         if self._top(module) in _PROJECT:
             return False
         folder = _folder(self._spec(self._top(module)))
@@ -313,6 +272,33 @@ class _Walk:
         specs = [spec for finder in finders if (spec := finder.find_spec(module)) is not None]
         # A folder without `__init__.py` is a package too, where nothing else has its name.
         return next((spec for spec in specs if spec.loader), specs[0] if specs else None)
+
+
+def _git(*arguments: str) -> str | None:
+    # A package installed into a virtual environment inside somebody else's checkout must not
+    # report that checkout's commit: only the folder that holds this project's own `.git` counts.
+    if not (_ROOT / ".git").exists():
+        return None
+    command = ["git", "-C", str(_ROOT), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
 
 
 def _sha256(content: bytes) -> str:
@@ -407,7 +393,7 @@ def _imports(
         elif isinstance(node, ast.ImportFrom):
             try:
                 module = resolve_name("." * node.level + (node.module or ""), package)
-            except ImportError:  # beyond the top: the import itself will tell
+            except ImportError:  # beyond the top: the import itself will fail
                 continue
             for alias in node.names:
                 yield alias.asname or alias.name, _Import(module, alias.name)
@@ -421,7 +407,7 @@ def _calls(tree: ast.AST, package: str) -> Iterator[_Import]:
         called = getattr(node.func, "id", getattr(node.func, "attr", None))
         name = getattr(node.args[0], "value", None)
         if called in ("import_module", "__import__") and isinstance(name, str) and name.strip("."):
-            with suppress(ImportError):  # beyond the top: the import itself will tell
+            with suppress(ImportError):  # beyond the top: the import itself will fail
                 yield _Import(resolve_name(name, package))
 
 
@@ -435,7 +421,7 @@ def _defined(scope: list[ast.AST]) -> Iterator[str]:
 
 
 def _is_text(node: object) -> bool:
-    """Tell a docstring, which does nothing wherever it stands."""
+    """Return whether a statement is a docstring, which does nothing wherever it is."""
     value = node.value if isinstance(node, ast.Expr) else None
     return isinstance(value, ast.Constant) and isinstance(value.value, str)
 

@@ -1,4 +1,4 @@
-"""The entry point: compose the configuration, then run one job or a sweep of jobs.
+"""The command line: compose the configuration, then run one job or a sweep of jobs.
 
 `python -m harness.run dataset=elpv category=mono` runs one job,
 `python -m harness.run -m dataset=mvtec 'category=glob(*)'` one for each category.
@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from pathlib import Path
 
@@ -35,9 +34,6 @@ class JobError(CompactHydraException):
 
 def main() -> None:
     """Run the command line of this process."""
-    # Modules and configurations are many objects that stay: the search for garbage among them
-    # would take a tenth of a short command's time.
-    gc.set_threshold(50_000, 20, 20)
     run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_task)
     with interruptible(last=True):
         try:

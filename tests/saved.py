@@ -10,7 +10,7 @@ STATE, ARRAYS = "detector.json", "detector.safetensors"
 
 
 def rewrite(folder, change):
-    """Let `change` edit a saved detector's description and arrays, and make its checksums anew."""
+    """Let `change` edit a saved detector's description and arrays, and give it new checksums."""
     state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     arrays = load_file(folder / ARRAYS)
     change(state, arrays)

@@ -133,9 +133,9 @@ def test_a_mask_replaced_before_the_pixel_metrics(own, afresh, monkeypatch):
     content = other_of(path)
     pixel_results = evaluate_module.pixel_results
 
-    def meanwhile(fitted, grids):
+    def meanwhile(fitted, maps):
         with replaced(path, content):
-            return pixel_results(fitted, grids)
+            return pixel_results(fitted, maps)
 
     error = failure(own, monkeypatch, (evaluate_module, "pixel_results"), meanwhile)
     check_message(error, path, content)
@@ -230,7 +230,7 @@ def test_labels_replaced_after_they_were_parsed(make, tmp_path, monkeypatch):
 
 
 def test_a_folder_replaced_while_it_is_inspected_and_put_back(own, monkeypatch):
-    """What was seen is remembered of the files that were read, not of those that were listed."""
+    """What was seen is kept of the files that were read, not of those that were listed."""
     bottle = Path(own.dataset.root) / "bottle"
     first, second = bottle.with_name(".first"), bottle.with_name(".second")
     bottle.rename(first)

@@ -1,4 +1,4 @@
-"""The whole experiment against one written anew with other libraries."""
+"""The whole experiment against one written again with other libraries."""
 
 import math
 import shutil
@@ -21,7 +21,7 @@ from sklearn.metrics import (
 )
 from sklearn.model_selection import KFold
 
-from dfkde.choices import LOCALIZERS
+from dfkde.registry import LOCALIZERS
 from harness.config import ModelConfig
 from harness.data import load_split, read_mask
 from harness.experiment import evaluate
@@ -68,7 +68,7 @@ def windows_mean(fine, n):
 
 
 def two_layers(samples):
-    """Maps of 19 and 10 positions a side for images of 76 pixels, on the coarser grid."""
+    """Maps of 19 and 10 positions a side for images of 76 pixels, at the coarser size."""
     module = tiny.build().eval()
     images = [Image.open(sample.path).convert("RGB") for sample in samples]
     arrays = [np.asarray(image.resize((76, 76), Image.Resampling.BILINEAR)) for image in images]
@@ -80,7 +80,7 @@ def two_layers(samples):
     return np.concatenate([windows_mean(fine.double().numpy(), 10), coarse.double().numpy()], 1)
 
 
-def test_several_layers_on_grids_that_do_not_divide(job, split):
+def test_several_layers_of_sizes_that_do_not_divide(job, split):
     layers = ["features.0", "features"]
     several = replace(job, backbone=replace(job.backbone, layers=layers), image_size=76)
     train, test = two_layers(split.train), two_layers(split.test)
@@ -134,9 +134,9 @@ def test_sizes_that_no_image_has_are_refused(job, changes):
 def independent_pixel_auroc(split, independent, crop=64):
     edge = (64 - crop) // 2
     masks, maps = [], []
-    for sample, grid in zip(split.test, independent_grids(independent), strict=True):
+    for sample, anomaly_map in zip(split.test, independent_maps(independent), strict=True):
         # PIL repeats the edge and aligns pixel centres; sigma is 4 px at 256, so 1 px at 64.
-        image = Image.fromarray(grid.astype(np.float32))
+        image = Image.fromarray(anomaly_map.astype(np.float32))
         image = image.resize((crop, crop), Image.Resampling.BILINEAR)
         maps.append(gaussian_filter(np.asarray(image, np.float64), crop / 64))
         mask = read_mask(sample.mask_path) if sample.mask_path else np.zeros((64, 64), bool)
@@ -144,18 +144,18 @@ def independent_pixel_auroc(split, independent, crop=64):
     return roc_auc_score(np.ravel(masks), np.ravel(maps))
 
 
-def independent_grids(independent):
+def independent_maps(independent):
     """How far the score falls when a position shows its mean over the training images."""
     score, train, test = independent
     mean_map = train.mean(axis=0)
     for feature_map in test:
         whole = score(feature_map.mean(axis=(1, 2))[None])[0]
-        grid = np.empty(feature_map.shape[1:])
-        for y, x in np.ndindex(grid.shape):
+        anomaly_map = np.empty(feature_map.shape[1:])
+        for y, x in np.ndindex(anomaly_map.shape):
             occluded = feature_map.copy()
             occluded[:, y, x] = mean_map[:, y, x]
-            grid[y, x] = whole - score(occluded.mean(axis=(1, 2))[None])[0]
-        yield grid
+            anomaly_map[y, x] = whole - score(occluded.mean(axis=(1, 2))[None])[0]
+        yield anomaly_map
 
 
 @pytest.fixture
@@ -173,8 +173,10 @@ def test_pixels_are_compared_at_the_size_of_the_mask_or_the_one_asked_for(
 ):
     split = load_split(oblong_job.dataset, "bottle", seed=oblong_job.seed)
     masks, maps = [], []
-    for sample, grid in zip(split.test, independent_grids(independent_of(split)), strict=True):
-        image = Image.fromarray(grid.astype(np.float32))
+    for sample, anomaly_map in zip(
+        split.test, independent_maps(independent_of(split)), strict=True
+    ):
+        image = Image.fromarray(anomaly_map.astype(np.float32))
         image = image.resize(size[::-1], Image.Resampling.BILINEAR)
         sigma = [4 * side / 256 for side in size]
         maps.append(gaussian_filter(np.asarray(image, np.float64), sigma))

@@ -1,4 +1,4 @@
-"""The whole experiment: what its record tells, and what it refuses."""
+"""The whole experiment: what its record holds, and what it refuses."""
 
 import hashlib
 from dataclasses import replace
@@ -11,14 +11,15 @@ import yaml
 from dfkde import Constant
 from harness.config import FeaturesConfig, ModelConfig
 from harness.data import DataError
-from harness.experiment import evaluate
+from harness.experiment import evaluate, measure
 from harness.features.reader import FeatureReader
+from harness.record import Stages
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_record_tells_where_its_numbers_come_from(job, split):
+def test_record_says_where_its_numbers_come_from(job, split):
     record = evaluate(job)
     assert record.data_fingerprint == split.fingerprint
     # As `FeatureExtractor` documents it: the modules with their settings, then the tensors.
@@ -36,6 +37,15 @@ def test_record_tells_where_its_numbers_come_from(job, split):
         len(split.train),
         len(split.test),
     )
+
+
+def test_the_fitted_job_is_passed_on(job, split):
+    kept = []
+    record = evaluate(job, split=split, keep=kept.append)
+    [fitted] = kept
+    assert fitted.split is split
+    again = measure(fitted, Stages())
+    assert (record.scores, record.metrics) == (again.scores, again.metrics)
 
 
 def test_without_localizer_pixel_metrics_are_absent_with_the_reason(job):

@@ -99,7 +99,7 @@ def test_identity_depends_on_all_that_builds_the_model(job, spec):
 
 
 def test_identity_does_not_depend_on_versions(job, spec):
-    """They decide last digits; only features of two versions must not meet, so the cache tells."""
+    """They decide last digits; only features of two versions must not meet, so the cache knows."""
     other = replace(spec, versions=("torch 3.0",), code="4567")
     assert other.key != spec.key
     one, two = (identity(job, each, fingerprint="cd" * 32) for each in (spec, other))

@@ -104,7 +104,7 @@ def test_the_same_folder_has_one_id_and_a_copy_another(tmp_path):
     assert JobLocks(folder).id not in ids | {""}
 
 
-def test_what_cannot_be_told(tmp_path):
+def test_what_is_unknown(tmp_path):
     assert JobLocks(None).id == ""
     with JobLocks(None).hold(NAME) as holder:
         assert holder is None
@@ -113,7 +113,7 @@ def test_what_cannot_be_told(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 32, b"x" * 32, b"0" * 31])
-def test_an_id_that_is_none_tells_nothing(tmp_path, content):
+def test_an_id_that_is_none_means_nothing(tmp_path, content):
     assert JobLocks(tmp_path).id
     (tmp_path / "id").write_bytes(content)
     assert JobLocks(tmp_path).id == ""
@@ -170,15 +170,15 @@ def test_a_job_whose_lock_cannot_be_held_runs_and_is_not_judged(tmp_path, monkey
 
 
 def test_a_forked_process_that_lives_on_keeps_no_lock(tmp_path):
-    ready, told = os.pipe()
+    ready, done = os.pipe()
     with hold(tmp_path / "lock"):
         child = os.fork()
         if child == 0:
-            os.write(told, b".")
+            os.write(done, b".")
             signal.pause()
         os.read(ready, 1)
     os.close(ready)
-    os.close(told)
+    os.close(done)
     with hold(tmp_path / "lock", patience=0) as held:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

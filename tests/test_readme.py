@@ -1,4 +1,4 @@
-"""What README and docs/usage.md tell a reader to type works as it stands there."""
+"""The commands in README and docs/usage.md work as they are written there."""
 
 import itertools
 import re

@@ -51,7 +51,7 @@ def test_what_is_shown_is_one_printable_line(text):
         ("A1", "\u0391\uff11"),
     ],
 )
-def test_names_that_look_the_same_are_told_apart(name, other):
+def test_names_that_look_the_same_are_pointed_out(name, other):
     for one, two in ((name, other), (other, name)):
         assert alike(one, ["x", one, two]) == f" (which is {one!a}, and not {two!a})"
         assert alike(one, [one]) == ""
@@ -60,7 +60,7 @@ def test_names_that_look_the_same_are_told_apart(name, other):
 @pytest.mark.parametrize(
     ("name", "other"), [("ab", "ac"), ("\xfc", "x"), ("日本", "東京"), ("\u0430", "\u0430b")]
 )
-def test_names_that_can_be_told_apart_are_not_explained(name, other):
+def test_names_that_look_different_are_not_explained(name, other):
     assert alike(name, [other]) == alike(other, [name]) == ""
 
 

@@ -92,17 +92,16 @@ def test_a_stream_of_any_encoding_takes_it(monkeypatch, encoding):
     stream = Terminal(encoding)
     monkeypatch.setattr(sys, "stdout", stream)
     say(*summary([*OUTCOMES, failed], 200).split("\n"))
-    table, told = stream.written().rstrip("\n").rsplit("\n", 1)
+    table, last = stream.written().rstrip("\n").rsplit("\n", 1)
     assert len({cell_len(line) for line in table.split("\n")}) == 1
     if encoding == "ascii":
-        told_ascii = r"gr\xf6\xdfe/\u65e5\u672c - dfkde - tiny - s1: failed: OSError: - \u2260"
-        assert told == told_ascii
+        assert last == r"gr\xf6\xdfe/\u65e5\u672c - dfkde - tiny - s1: failed: OSError: - \u2260"
         assert set(table.split("\n")[0]) == set("+-")
         assert "| btad/01 - knn - resnet50 - s1 " in table
     elif encoding == "latin-1":
-        assert told == r"größe/\u65e5\u672c · dfkde · tiny · s1: failed: OSError: - \u2260"
+        assert last == r"größe/\u65e5\u672c · dfkde · tiny · s1: failed: OSError: - \u2260"
     elif encoding == "utf-8":
-        assert told == f"{name}: failed: OSError: – ≠"
+        assert last == f"{name}: failed: OSError: – ≠"
 
 
 def test_progress_takes_any_encoding():

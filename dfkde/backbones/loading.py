@@ -20,64 +20,6 @@ from torch import Tensor, nn
 
 from dfkde.backbones.presence import weights_path
 
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a state dict without running any code that it may carry.
-
-    Parameters
-    ----------
-    path : Path
-        A `.safetensors` file, or one that `torch.load` reads with `weights_only=True`.
-
-    Raises
-    ------
-    ValueError
-        If there is no such file or it is no state dict.
-    """
-    if not path.is_file():
-        raise ValueError(f"weights: there is no file {str(path)!r}")
-    try:
-        state_dict = _load(path)
-    except (UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"weights: {str(path)!r} is no readable state dict: {reason}") from error
-    if not isinstance(state_dict, Mapping) or not all(map(torch.is_tensor, state_dict.values())):
-        raise ValueError(f"weights: {str(path)!r} must map names to tensors and holds more")
-    return dict(state_dict)
-
-
-def fill(module: nn.Module, state_dict: Mapping[str, Tensor], *, source: Path) -> None:
-    """Put tensors into a network; those that it does not have, as a classifier's, are left out.
-
-    Raises
-    ------
-    ValueError
-        If a tensor of the network is missing or has another shape.
-    """
-    # How many batches a norm has seen is of no use in evaluation, and older files lack it.
-    own = {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
-    missing = [name for name in own if name not in state_dict]
-    if missing:
-        raise ValueError(_listed(source, f"lacks {len(missing)} of {len(own)} tensors", missing))
-    wrong = [name for name in own if own[name].shape != state_dict[name].shape]
-    if wrong:
-        raise ValueError(
-            _listed(source, f"has another shape for {len(wrong)} of {len(own)} tensors", wrong)
-        )
-    module.load_state_dict({name: state_dict[name] for name in own}, strict=False)
-
-
-def _load(path: Path) -> object:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _listed(source: Path, problem: str, names: list[str]) -> str:
-    dots = ", ..." if len(names) > 3 else ""
-    return f"weights: {str(source)!r} {problem} of the backbone: {', '.join(names[:3])}{dots}"
-
-
 Factory = Callable[..., nn.Module]
 
 
@@ -98,7 +40,7 @@ def load_backbone(
         Keyword arguments of the function.
     weights : str, optional
         The path of a local state dict (`.pth` or `.safetensors`), else a name that the function
-        takes as its argument `weights`. None for a function that knows its weights by itself.
+        takes as its argument `weights`. None for a function that brings its own weights.
     seed : int, optional
         Of torch's random numbers while the function runs, for a network of random weights; the
         generator is as before afterwards. None leaves it alone.
@@ -122,44 +64,14 @@ def load_backbone(
         inspect.signature(function).bind(**given)
     except TypeError as error:
         raise ValueError(f"arguments of the factory {factory}: {error}") from error
-    state_dict = read_state_dict(path) if path else None
+    state_dict = _read_state_dict(path) if path else None
     with _seeded(seed):
         module = function(**given)
     if not isinstance(module, nn.Module):
         raise ValueError(f"factory {factory!r} must return a torch.nn.Module, got {module!r}")
     if path and state_dict is not None:
-        fill(module, state_dict, source=path)
+        _fill(module, state_dict, source=path)
     return module.eval()
-
-
-@contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
-def _with_weights(
-    function: Factory, arguments: dict[str, Any], name: str | None, *, factory: str
-) -> dict[str, Any]:
-    taken = inspect.signature(function).parameters.get("weights")
-    if taken is None and name is not None:
-        raise ValueError(
-            f"weights must be null or the path of a state dict, for the factory {factory}"
-            f" has none by name, got {name!r}"
-        )
-    # A name, or None where the function has no default and leaves the tensors to a state dict.
-    if taken is not None and (name is not None or taken.default is taken.empty):
-        if "weights" in arguments:
-            raise ValueError(
-                f"arguments of the factory {factory} must not hold weights, which are set by"
-                f" backbone.weights={name or 'null'}, got {arguments['weights']!r}"
-            )
-        arguments["weights"] = name
-    return arguments
 
 
 def _resolve(factory: str) -> Factory:
@@ -189,3 +101,69 @@ def _module_of_file(path: Path) -> ModuleType:
             del sys.modules[path.stem]
         raise
     return module
+
+
+def _with_weights(
+    function: Factory, arguments: dict[str, Any], name: str | None, *, factory: str
+) -> dict[str, Any]:
+    """Add the name of weights, or None where the function needs one and a state dict follows."""
+    taken = inspect.signature(function).parameters.get("weights")
+    if taken is None and name is not None:
+        raise ValueError(
+            f"weights must be null or the path of a state dict, for the factory {factory}"
+            f" has none by name, got {name!r}"
+        )
+    if taken is None or (name is None and taken.default is not taken.empty):
+        return arguments
+    if "weights" in arguments:
+        raise ValueError(
+            f"arguments of the factory {factory} must not hold weights, which are set by"
+            f" backbone.weights={name or 'null'}, got {arguments['weights']!r}"
+        )
+    return arguments | {"weights": name}
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a state dict without running any code that it may carry."""
+    if not path.is_file():
+        raise ValueError(f"weights: there is no file {str(path)!r}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state_dict = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"weights: {str(path)!r} is no readable state dict: {reason}") from error
+    if not isinstance(state_dict, Mapping) or not all(map(torch.is_tensor, state_dict.values())):
+        raise ValueError(f"weights: {str(path)!r} must map names to tensors and holds more")
+    return dict(state_dict)
+
+
+def _fill(module: nn.Module, state_dict: Mapping[str, Tensor], *, source: Path) -> None:
+    """Load the tensors that a network has; others, as a classifier's, are left out."""
+    # How many batches a norm has seen is of no use in evaluation, and older files lack it.
+    own = {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
+    missing = [name for name in own if name not in state_dict]
+    if missing:
+        raise ValueError(_listed(source, f"lacks {len(missing)} of {len(own)} tensors", missing))
+    wrong = [name for name in own if own[name].shape != state_dict[name].shape]
+    if wrong:
+        raise ValueError(
+            _listed(source, f"has another shape for {len(wrong)} of {len(own)} tensors", wrong)
+        )
+    module.load_state_dict({name: state_dict[name] for name in own}, strict=False)
+
+
+def _listed(source: Path, problem: str, names: list[str]) -> str:
+    dots = ", ..." if len(names) > 3 else ""
+    return f"weights: {str(source)!r} {problem} of the backbone: {', '.join(names[:3])}{dots}"

@@ -1,4 +1,7 @@
-"""Whether a backbone can be had, told before what builds it is imported, which takes seconds."""
+"""Whether a backbone's weights and layers exist, checked without importing what builds it.
+
+The libraries that build a network take seconds to import; a mistake is reported before.
+"""
 
 from __future__ import annotations
 
@@ -13,77 +16,9 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-# A resolver or a firewall that drops packets would otherwise keep a user waiting for minutes.
-_PATIENCE = 1.3
-_PORTS = {"http": 80, "https": 443}
-INSTALLED = "use backbone=efficientnet_lite0, whose weights are installed with this package"
-"""The way on that needs no file."""
-
-
-class WeightsError(ValueError):
-    """Weights are not on this machine and cannot be downloaded.
-
-    Parameters
-    ----------
-    what : str
-        Which weights.
-    url : str
-        Their address.
-    place : str
-        What to do with the file at that address.
-    others : sequence of str
-        Further ways on: other weights.
-    """
-
-    def __init__(self, what: str, *, url: str, place: str, others: Sequence[str] = (INSTALLED,)):
-        ways_on = ", or ".join([place, *others])
-        super().__init__(f"{what} are not on this machine and {url} cannot be fetched: {ways_on}")
-        self.what, self.url, self.place, self.others = what, url, place, tuple(others)
-
-    def __reduce__(self) -> tuple[partial[Self], tuple[str]]:
-        """Pickle what it was made of, for an exception's own way knows positional values only."""
-        make = partial(type(self), url=self.url, place=self.place, others=self.others)
-        return make, (self.what,)
-
-    def without_others(self) -> Self:
-        """Return the error for whom no other weights will do."""
-        return type(self)(self.what, url=self.url, place=self.place, others=())
-
-
-def reachable(url: str) -> bool:
-    """Tell within two seconds whether the server of a URL takes connections.
-
-    Parameters
-    ----------
-    url : str
-        Of http or https. Where the environment names a proxy for it, the proxy is asked: what
-        it thinks of the URL is known by trying only.
-    """
-    answers: list[bool] = []
-    # In a thread, for a time limit does not bound the look-up of the host's name.
-    thread = Thread(target=lambda: answers.append(_connects(url)), daemon=True)
-    thread.start()
-    thread.join(_PATIENCE)
-    return answers == [True]
-
-
-def _connects(url: str) -> bool:
-    try:
-        socket.create_connection(_server(url), timeout=_PATIENCE).close()
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _server(url: str) -> tuple[str, int]:
-    """Return host and port to connect to for a URL: its own, or its proxy's."""
-    parts = urlsplit(url)
-    proxies = getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if proxy and not proxy_bypass(parts.netloc):
-        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    return parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 80)
-
+TORCHVISION = "dfkde.backbones.torchvision:torchvision_model"
+TIMM = "dfkde.backbones.timm:timm_model"
+LITE = "dfkde.backbones.efficientnet_lite:efficientnet_lite"
 
 CHECKPOINTS = {
     ("resnet18", "IMAGENET1K_V1"): "resnet18-f37072fd.pth",
@@ -99,11 +34,6 @@ CHECKPOINTS = {
 }
 """The files of torchvision's weights, as torchvision itself names them."""
 
-TORCHVISION = "dfkde.backbones.torchvision:torchvision_model"
-TIMM = "dfkde.backbones.timm:timm_model"
-LITE = "dfkde.backbones.efficientnet_lite:efficientnet_lite"
-
-_OURS = "dfkde.backbones."
 _STAGES = [f"layer{number}" for number in (1, 2, 3, 4)]
 PARTS = {
     TORCHVISION: ["conv1", "bn1", "relu", "maxpool", *_STAGES, "avgpool", "fc"],
@@ -114,41 +44,64 @@ PARTS = {
 ELSEWHERE = re.compile(
     r"davit_\w+_fl|fastvit_mci|gcvit|legacy_|vit_base_mci|vitamin_|.*_quickgelu_|.*_ijepa"
 )
-"""How the names of timm begin whose weights do not lie in a repository of that very name."""
+"""How the names of timm begin whose weights are not in a repository of that very name."""
 
 HUB_FILE = "model.safetensors"
-"""The file of a repository that holds the weights."""
+"""The file of a Hugging Face repository that holds the weights."""
+
+INSTALLED = "use backbone=efficientnet_lite0, whose weights are installed with this package"
+"""The alternative that needs no file."""
 
 _DOWNLOADS = "https://download.pytorch.org/models"
+_SUFFIXES = {".pth", ".pt", ".bin", ".safetensors"}
 # Libraries whose networks are random unless weights are asked for, and how they are asked.
 _LIBRARIES = ("torchvision", "timm")
-_ASKED = ("weights", "weights_backbone", "pretrained", "checkpoint_path")
+_WEIGHTS_ARGUMENTS = ("weights", "weights_backbone", "pretrained", "checkpoint_path")
+# A resolver or a firewall that drops packets would otherwise keep a user waiting for minutes.
+_PATIENCE = 1.3
+_PORTS = {"http": 80, "https": 443}
+
+
+class WeightsError(ValueError):
+    """Weights are not on this machine and cannot be downloaded.
+
+    `place` says what to do with the file at `url`, `others` which other weights would do.
+    """
+
+    def __init__(self, what: str, *, url: str, place: str, others: Sequence[str] = (INSTALLED,)):
+        advice = ", or ".join([place, *others])
+        super().__init__(f"{what} are not on this machine and {url} cannot be fetched: {advice}")
+        self.what, self.url, self.place, self.others = what, url, place, tuple(others)
+
+    def __reduce__(self) -> tuple[partial[Self], tuple[str]]:
+        """Pickle with the keyword arguments, which an exception would leave out."""
+        make = partial(type(self), url=self.url, place=self.place, others=self.others)
+        return make, (self.what,)
+
+    def without_others(self) -> Self:
+        """Return the error for a detector, which takes no other weights."""
+        return type(self)(self.what, url=self.url, place=self.place, others=())
 
 
 def is_random(factory: str, *, arguments: Mapping[str, Any], weights: str | None) -> bool:
-    """Tell whether a network of torchvision or timm is built without weights.
+    """Return whether `load_backbone` builds a network of torchvision or timm without weights.
 
-    Parameters
-    ----------
-    factory, arguments, weights
-        As `load_backbone` takes them; a factory of either library itself counts, too. Of any other
-        factory nothing is known: it brings its own weights.
+    Any factory but ours and those of the two libraries is taken to bring its own weights.
     """
     if weights is not None or factory == LITE:
         return False
-    if factory.startswith(_OURS):
+    if factory.startswith("dfkde.backbones."):
         return True
     library = factory.partition(":")[0].partition(".")[0]
-    return library in _LIBRARIES and not any(arguments.get(name) for name in _ASKED)
+    return library in _LIBRARIES and not any(arguments.get(name) for name in _WEIGHTS_ARGUMENTS)
 
 
 def weights_path(weights: str | None) -> Path | None:
-    """Tell the path of a state dict from a name of weights: by a separator or a suffix of one."""
+    """Return the path of a state dict, which has a separator or a suffix; None for a name."""
     if weights is None:
         return None
     path = Path(weights).expanduser()
-    is_path = os.sep in weights or path.suffix in {".pth", ".pt", ".bin", ".safetensors"}
-    return path if is_path else None
+    return path if os.sep in weights or path.suffix in _SUFFIXES else None
 
 
 def checkpoint_file(
@@ -160,44 +113,29 @@ def checkpoint_file(
 
 
 def check_weights(factory: str, *, arguments: Mapping[str, Any], weights: str | None) -> None:
-    """Refuse weights that have to be downloaded and cannot be.
+    """Raise a `WeightsError` for weights that are not here and whose server cannot be reached.
 
-    It knows the weights in `CHECKPOINTS` and most of timm's; of any other it says nothing.
-
-    Parameters
-    ----------
-    factory, arguments, weights
-        As `load_backbone` takes them.
-
-    Raises
-    ------
-    WeightsError
-        If they are not on this machine, nor can the server be reached.
+    It knows the weights in `CHECKPOINTS` and most of timm's, and accepts all others.
     """
     architecture = str(arguments.get("architecture"))
-    if factory == TORCHVISION:
-        _check_torchvision(architecture, weights)
+    path = checkpoint_file(factory, arguments=arguments, weights=weights)
+    if path is not None:
+        url = f"{_DOWNLOADS}/{path.name}"
+        check_checkpoint(f"the weights {weights} of {architecture}", url=url)
     if factory == TIMM and weights == "pretrained":
         _check_timm(architecture)
 
 
+def check_checkpoint(what: str, *, url: str) -> WeightsError:
+    """Return the error for a failing download into torch's folder; raise it if it must fail."""
+    error = WeightsError(what, url=url, place=f"put that file into {checkpoint_folder()}")
+    if not (checkpoint_folder() / Path(url).name).exists() and not reachable(url):
+        raise error
+    return error
+
+
 def check_layers(factory: str, layers: Sequence[str], *, arguments: Mapping[str, Any]) -> None:
-    """Refuse layers whose outermost module the backbone does not have.
-
-    It knows the networks in `PARTS`; of any other it says nothing.
-
-    Parameters
-    ----------
-    factory, arguments
-        As `load_backbone` takes them.
-    layers : sequence of str
-        As `FeatureExtractor` takes them.
-
-    Raises
-    ------
-    ValueError
-        In one line: the layer and the choices.
-    """
+    """Refuse layers whose outermost module the backbone lacks, for the networks in `PARTS`."""
     known = {architecture for architecture, _ in CHECKPOINTS}
     if factory not in PARTS or (
         factory == TORCHVISION and arguments.get("architecture") not in known
@@ -211,38 +149,6 @@ def check_layers(factory: str, layers: Sequence[str], *, arguments: Mapping[str,
             )
 
 
-def checkpoint_error(what: str, *, url: str) -> WeightsError:
-    """Say that a file is missing that torch downloads, and where it would be looked for."""
-    return WeightsError(what, url=url, place=f"put that file into {checkpoint_folder()}")
-
-
-def hub_error(architecture: str, *, repository: str) -> WeightsError:
-    """Say that a file of the Hugging Face hub is missing, and where it would be looked for."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    folder = f"models--{repository.replace('/', '--')}"
-    return WeightsError(
-        f"the weights of {architecture}",
-        url=hub_url(repository),
-        place=f"copy the folder {folder} of a machine that has them into {HF_HUB_CACHE}",
-        others=("give that file as backbone.weights=PATH", INSTALLED),
-    )
-
-
-def hub_url(repository: str) -> str:
-    """Return the address of a repository's weights on the hub, or on $HF_ENDPOINT."""
-    from huggingface_hub.constants import ENDPOINT
-
-    return f"{ENDPOINT}/{repository}/resolve/main/{HUB_FILE}"
-
-
-def hub_reachable() -> bool:
-    """Tell whether the hub may be asked and takes connections."""
-    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
-
-    return not HF_HUB_OFFLINE and reachable(ENDPOINT)
-
-
 def checkpoint_folder() -> Path:
     """Return where torch keeps downloaded weights: `torch.hub.get_dir()`, without torch."""
     caches = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
@@ -250,13 +156,34 @@ def checkpoint_folder() -> Path:
     return home.expanduser() / "hub" / "checkpoints"
 
 
-def _check_torchvision(architecture: str, weights: str | None) -> None:
-    name = CHECKPOINTS.get((architecture, str(weights)))
-    if name is None:
-        return
-    url = f"{_DOWNLOADS}/{name}"
-    if not (checkpoint_folder() / name).exists() and not reachable(url):
-        raise checkpoint_error(f"the weights {weights} of {architecture}", url=url)
+def hub_error(architecture: str, *, repository: str) -> WeightsError:
+    """Return the error for a file of the Hugging Face hub, or of $HF_ENDPOINT, that is missing."""
+    from huggingface_hub.constants import ENDPOINT, HF_HUB_CACHE
+
+    folder = f"models--{repository.replace('/', '--')}"
+    return WeightsError(
+        f"the weights of {architecture}",
+        url=f"{ENDPOINT}/{repository}/resolve/main/{HUB_FILE}",
+        place=f"copy the folder {folder} of a machine that has them into {HF_HUB_CACHE}",
+        others=("give that file as backbone.weights=PATH", INSTALLED),
+    )
+
+
+def hub_reachable() -> bool:
+    """Return whether the hub may be asked and takes connections."""
+    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
+
+    return not HF_HUB_OFFLINE and reachable(ENDPOINT)
+
+
+def reachable(url: str) -> bool:
+    """Return within two seconds whether the server of a URL, or its proxy, takes connections."""
+    answers: list[bool] = []
+    # In a thread, for a time limit does not bound the look-up of the host's name.
+    thread = Thread(target=lambda: answers.append(_connects(url)), daemon=True)
+    thread.start()
+    thread.join(_PATIENCE)
+    return answers == [True]
 
 
 def _check_timm(architecture: str) -> None:
@@ -269,3 +196,21 @@ def _check_timm(architecture: str) -> None:
         return
     if not hub_reachable():
         raise hub_error(architecture, repository=f"timm/{name}")
+
+
+def _connects(url: str) -> bool:
+    try:
+        socket.create_connection(_server(url), timeout=_PATIENCE).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _server(url: str) -> tuple[str, int]:
+    """Return the host and port to connect to for a URL: its own, or its proxy's."""
+    parts = urlsplit(url)
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if proxy and not proxy_bypass(parts.netloc):
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    return parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 80)

@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from pathlib import Path
 
 from torch import nn
-from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
+from torchvision.models import get_model, get_model_weights, list_models
 
-from dfkde.backbones.presence import checkpoint_error, checkpoint_folder, reachable
+from dfkde.backbones.presence import check_checkpoint
 
 
 def torchvision_model(
     architecture: str, *, weights: str | None, num_classes: int | None = None
 ) -> nn.Module:
-    """Build a torchvision network.
+    """Build a torchvision network by torchvision's names: `resnet50`, `IMAGENET1K_V1`.
 
-    Parameters
-    ----------
-    architecture : str
-        As torchvision names it: `resnet50`.
-    weights : str, optional
-        As torchvision names them: `IMAGENET1K_V1`; downloaded on first use. None leaves the
-        network to be filled from a state dict.
-    num_classes : int, optional
-        Number of classes of the classifier, where a state dict has another than ImageNet's 1000.
-
-    Raises
-    ------
-    ValueError
-        If torchvision has no such network or weights, or named weights get another classifier.
-    WeightsError
-        If the weights are not in torch's cache and cannot be downloaded.
+    Named weights are downloaded on first use; None leaves the network to be filled from a state
+    dict, which may have another number of classes than ImageNet's 1000.
     """
     if architecture not in list_models():
         near = get_close_matches(architecture, list_models(), n=5) or list_models()
@@ -46,13 +31,8 @@ def torchvision_model(
             f"num_classes must be left out where weights have a name, got {num_classes}"
             f" with {weights}"
         )
-    return _downloaded(architecture, names[weights])
-
-
-def _downloaded(architecture: str, entry: WeightsEnum) -> nn.Module:
-    error = checkpoint_error(f"the weights {entry.name} of {architecture}", url=entry.url)
-    if not (checkpoint_folder() / Path(entry.url).name).exists() and not reachable(entry.url):
-        raise error
+    entry = names[weights]
+    error = check_checkpoint(f"the weights {entry.name} of {architecture}", url=entry.url)
     try:
         return get_model(architecture, weights=entry)
     except OSError as cause:

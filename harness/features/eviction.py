@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.features.feature_cache import DESCRIPTION, entry_key, linked_folder, lock
-from harness.system.files import DamagedError, check_content, read_json, read_regular
+from harness.system.files import DamagedError, read_json, read_regular, strip_checksum
 from harness.system.locks import warn_once
 from harness.system.terminal import shown
 
@@ -51,7 +51,7 @@ def damaged(cache: Path) -> Iterator[Path]:
     for section in sections(cache):
         for entry in section.entries:
             try:
-                check_content(read_regular(entry.path), key=entry_key(entry.path))
+                strip_checksum(read_regular(entry.path), key=entry_key(entry.path))
             except FileNotFoundError:
                 if entry.path.is_symlink():  # else evicted meanwhile
                     yield entry.path

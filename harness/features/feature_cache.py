@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from harness.system.files import (
     DamagedError,
-    check_content,
+    add_checksum,
     read_json,
     read_regular,
-    with_checksum,
+    strip_checksum,
     write_atomically,
     write_json,
 )
@@ -87,7 +87,7 @@ class Store:
     def write_bytes(self, name: str, content: bytes) -> None:
         """Store an entry; a reader sees all of it or nothing."""
         path = self._path(name)
-        data = with_checksum(content, key=entry_key(path))
+        data = add_checksum(content, key=entry_key(path))
         try:
             refuse_link(path, cache=self._cache)
             self._describe()
@@ -116,7 +116,7 @@ class Store:
         if path is None:
             return None
         try:
-            content = decode(check_content(read_regular(path), key=entry_key(self._path(name))))
+            content = decode(strip_checksum(read_regular(path), key=entry_key(self._path(name))))
         except FileNotFoundError:
             return None
         except (DamagedError, OSError) as error:

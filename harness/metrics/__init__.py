@@ -1,6 +1,6 @@
 """Image-level and pixel-level metrics, exact.
 
-Every name is imported on first use: the metrics' names are known without numpy.
+Names are imported on first use: the metrics' names are known without numpy.
 
 >>> from harness.metrics import METRICS, aupro
 >>> METRICS["aupro"].display
@@ -57,33 +57,13 @@ __all__ = [
     "resize_mask",
 ]
 
-_HOMES = {
-    "HEADLINE": "harness.metrics.registry",
-    "METRICS": "harness.metrics.registry",
-    "F1Max": "harness.metrics.registry",
-    "Metric": "harness.metrics.registry",
-    "MetricValues": "harness.metrics.registry",
-    "UndefinedMetricError": "harness.metrics.registry",
-    "aupro": "harness.metrics.pixel",
-    "evaluation_size": "harness.metrics.pixel",
-    "image_auroc": "harness.metrics.image",
-    "image_average_precision": "harness.metrics.image",
-    "image_f1_at": "harness.metrics.image",
-    "image_f1_max": "harness.metrics.image",
-    "image_metrics": "harness.metrics.image",
-    "pixel_auroc": "harness.metrics.pixel",
-    "pixel_average_precision": "harness.metrics.pixel",
-    "pixel_f1_max": "harness.metrics.pixel",
-    "pixel_metrics": "harness.metrics.pixel",
-    "resize_mask": "harness.metrics.pixel",
-}
-
 
 def __getattr__(name: str) -> object:
-    """Import a public name from its module on first use (PEP 562)."""
-    if name not in _HOMES:
+    """Import a public name on first use (PEP 562)."""
+    if name not in __all__:
         raise AttributeError(f"{__name__} has no attribute {name!r}; it has {__all__}")
-    return getattr(import_module(_HOMES[name]), name)
+    module = "image" if name.startswith("image_") else "pixel" if name.islower() else "registry"
+    return getattr(import_module(f"harness.metrics.{module}"), name)
 
 
 def __dir__() -> list[str]:

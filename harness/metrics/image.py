@@ -44,7 +44,7 @@ def image_auroc(labels: ArrayLike, scores: ArrayLike) -> float:
 def image_average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
     """Average precision of the image scores, the area under steps of precision over recall.
 
-    Parameters, errors: as `image_auroc`.
+    Parameters and errors are those of `image_auroc`.
 
     Returns
     -------
@@ -60,12 +60,10 @@ def image_average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
 
 
 def image_f1_max(labels: ArrayLike, scores: ArrayLike) -> F1Max:
-    """Best F1 over all thresholds on the image scores, and that threshold.
+    """Best F1 over all thresholds on the image scores, and that threshold: an *oracle*.
 
-    The threshold is chosen on the test labels: an *oracle*. A detector that calls every image
-    anomalous already reaches `2 p / (1 + p)` where a share `p` of the images is anomalous.
-
-    Parameters, errors: as `image_auroc`.
+    A detector that calls every image anomalous already reaches `2 p / (1 + p)` where a share `p`
+    of the images is anomalous. Parameters and errors are those of `image_auroc`.
 
     Returns
     -------
@@ -88,19 +86,12 @@ def image_f1_at(labels: ArrayLike, scores: ArrayLike, threshold: float) -> float
     labels, scores : array-like of shape (n_images,)
         As in `image_auroc`.
     threshold : float
-        Chosen without the test labels, such as a quantile of the training scores.
+        Chosen without the test labels, such as a quantile of the training scores; not NaN.
 
     Returns
     -------
     float
         In [0, 1]; 0 where no anomalous image is found.
-
-    Raises
-    ------
-    ValueError
-        As `image_auroc`, or if `threshold` is NaN.
-    UndefinedMetricError
-        As `image_auroc`.
 
     Examples
     --------
@@ -109,7 +100,7 @@ def image_f1_at(labels: ArrayLike, scores: ArrayLike, threshold: float) -> float
     """
     if np.isnan(threshold):
         raise ValueError("threshold must be a number, got nan")
-    anomalous, values = _validate(labels, scores)
+    anomalous, values = _validated(labels, scores)
     predicted = values >= np.float64(threshold)  # not rounded to the dtype of the scores
     true_positives = int(np.count_nonzero(predicted & anomalous))
     return 2 * true_positives / int(np.count_nonzero(predicted) + np.count_nonzero(anomalous))
@@ -131,11 +122,6 @@ def image_metrics(
     -------
     MetricValues
         By name of `METRICS`. Where a class is missing, all are undefined with the reason.
-
-    Raises
-    ------
-    ValueError
-        As `image_auroc`.
     """
     names = ["image_auroc", "image_average_precision", "image_f1_max"]
     names += [] if threshold is None else ["image_f1_at"]
@@ -148,10 +134,19 @@ def image_metrics(
     return MetricValues(dict(zip(names, values, strict=True)), {})
 
 
-def _validate(
+def _image_ranks(labels: ArrayLike, scores: ArrayLike) -> Ranks:
+    anomalous, values = _validated(labels, scores)
+    normal = np.sort(values[~anomalous])
+    distinct, counts = np.unique(values[anomalous], return_counts=True)
+    below = np.asarray(np.searchsorted(normal, distinct, "left"))
+    up_to = np.asarray(np.searchsorted(normal, distinct, "right"))
+    return Ranks(distinct, counts, below, up_to, normal.size)
+
+
+def _validated(
     labels: ArrayLike, scores: ArrayLike
 ) -> tuple[NDArray[np.bool_], NDArray[np.floating]]:
-    """Boolean labels and finite scores of one length, with both classes."""
+    """Return boolean labels and finite scores of one length, with both classes."""
     truth, values = np.asarray(labels), np.asarray(scores)
     if truth.ndim != 1 or truth.shape != values.shape:
         raise ValueError(
@@ -172,12 +167,3 @@ def _validate(
         if not present:
             raise UndefinedMetricError(f"no {kind} image among {truth.size}")
     return anomalous, values
-
-
-def _image_ranks(labels: ArrayLike, scores: ArrayLike) -> Ranks:
-    anomalous, values = _validate(labels, scores)
-    normal = np.sort(values[~anomalous])
-    distinct, counts = np.unique(values[anomalous], return_counts=True)
-    below, tied = np.zeros(distinct.size, np.int64), np.zeros(distinct.size, np.int64)
-    _ranks.add_counts(normal, distinct, below, tied)
-    return Ranks(distinct, np.asarray(counts), below, below + tied, normal.size)

@@ -1,4 +1,4 @@
-"""Pixel-level metrics, exact, of images streamed one at a time, all from one count of ranks."""
+"""Pixel-level metrics, exact, from one count of ranks over images streamed one at a time."""
 
 from __future__ import annotations
 
@@ -8,85 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.metrics import ranks as _ranks
-from harness.metrics.counting import Pair, count_pixels
+from harness.metrics.counting import Map, Mask, Pair, count_pixels
+from harness.metrics.ranks import Ranks
 from harness.metrics.registry import F1Max, MetricValues, UndefinedMetricError
 
 
-def evaluation_size(
-    native: tuple[int, int], pixel_resolution: int | None = None
-) -> tuple[int, int]:
-    """Height and width at which the pixel metrics of one image are taken.
-
-    Parameters
-    ----------
-    native : tuple of int
-        Height and width of the ground truth mask as published.
-    pixel_resolution : int, optional
-        Side of a square in pixels, to compare with those who resize; by default the native size.
-
-    Returns
-    -------
-    tuple of int
-        Height and width.
-
-    Raises
-    ------
-    ValueError
-        If `pixel_resolution` is not positive.
-
-    Examples
-    --------
-    >>> evaluation_size((600, 800)), evaluation_size((600, 800), 256)
-    ((600, 800), (256, 256))
-    """
-    if pixel_resolution is None:
-        return native
-    if pixel_resolution < 1:
-        raise ValueError(
-            f"pixel_resolution must be at least 1 or None (native), got {pixel_resolution}"
-        )
-    return pixel_resolution, pixel_resolution
-
-
-def resize_mask(gt_mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Ground truth mask at another size, by the nearest pixel centre.
-
-    Parameters
-    ----------
-    gt_mask : bool ndarray of shape (H, W)
-        The mask. It is returned itself where it has that size already.
-    size : tuple of int
-        Height and width.
-
-    Returns
-    -------
-    bool ndarray of shape `size`
-
-    Notes
-    -----
-    The same pixels as Pillow's nearest-neighbour resize.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> resize_mask(np.eye(4, dtype=bool), (2, 2))
-    array([[ True, False],
-           [False,  True]])
-    """
-    if gt_mask.shape == size:
-        return gt_mask
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(int)
-        for new, old in zip(size, gt_mask.shape, strict=True)
-    )
-    return gt_mask[rows[:, None], columns]
-
-
-def aupro(
-    gt_masks: Sequence[NDArray[np.bool_]],
-    anomaly_maps: Sequence[NDArray[np.floating]],
-    fpr_limit: float = 0.3,
-) -> float:
+def aupro(gt_masks: Sequence[Mask], anomaly_maps: Sequence[Map], fpr_limit: float = 0.3) -> float:
     """Area under the per-region overlap curve up to a false positive rate.
 
     Each 8-connected region of the ground truth counts alike, however large. The overlap is
@@ -128,16 +55,14 @@ def aupro(
     0.75
     """
     _check_limit(fpr_limit)
-    counted = count_pixels(_in_memory(gt_masks, anomaly_maps))
-    return _ranks.area_to_limit(counted.ranks, counted.steps, fpr_limit)
+    ranks, steps = _count(gt_masks, anomaly_maps)
+    return _ranks.area_to_limit(ranks, steps, fpr_limit)
 
 
-def pixel_auroc(
-    gt_masks: Sequence[NDArray[np.bool_]], anomaly_maps: Sequence[NDArray[np.floating]]
-) -> float:
+def pixel_auroc(gt_masks: Sequence[Mask], anomaly_maps: Sequence[Map]) -> float:
     """Area under the ROC curve over the pixels of all images together.
 
-    Parameters, errors: as `aupro`, without a limit.
+    Parameters and errors are those of `aupro`, without a limit.
 
     Returns
     -------
@@ -151,15 +76,13 @@ def pixel_auroc(
     >>> pixel_auroc([gt_mask], [np.array([[3.0, 1.0, 2.0, 1.5]])])
     0.75
     """
-    return _ranks.auroc(count_pixels(_in_memory(gt_masks, anomaly_maps)).ranks)
+    return _ranks.auroc(_count(gt_masks, anomaly_maps)[0])
 
 
-def pixel_average_precision(
-    gt_masks: Sequence[NDArray[np.bool_]], anomaly_maps: Sequence[NDArray[np.floating]]
-) -> float:
+def pixel_average_precision(gt_masks: Sequence[Mask], anomaly_maps: Sequence[Map]) -> float:
     """Average precision over the pixels of all images together, in steps of recall.
 
-    Parameters, errors: as `aupro`, without a limit.
+    Parameters and errors are those of `aupro`, without a limit.
 
     Returns
     -------
@@ -173,15 +96,13 @@ def pixel_average_precision(
     >>> round(pixel_average_precision([gt_mask], [np.array([[3.0, 1.0, 2.0, 1.5]])]), 4)
     0.8333
     """
-    return _ranks.average_precision(count_pixels(_in_memory(gt_masks, anomaly_maps)).ranks)
+    return _ranks.average_precision(_count(gt_masks, anomaly_maps)[0])
 
 
-def pixel_f1_max(
-    gt_masks: Sequence[NDArray[np.bool_]], anomaly_maps: Sequence[NDArray[np.floating]]
-) -> F1Max:
+def pixel_f1_max(gt_masks: Sequence[Mask], anomaly_maps: Sequence[Map]) -> F1Max:
     """Best F1 over all thresholds on the pixels, and that threshold: an *oracle*.
 
-    Parameters, errors: as `aupro`, without a limit.
+    Parameters and errors are those of `aupro`, without a limit.
 
     Returns
     -------
@@ -195,7 +116,7 @@ def pixel_f1_max(
     >>> pixel_f1_max([gt_mask], [np.array([[3.0, 1.0, 2.0, 1.5]])])
     F1Max(value=0.8, threshold=1.5)
     """
-    return _ranks.f1_max(count_pixels(_in_memory(gt_masks, anomaly_maps)).ranks)
+    return _ranks.f1_max(_count(gt_masks, anomaly_maps)[0])
 
 
 def pixel_metrics(
@@ -209,10 +130,9 @@ def pixel_metrics(
     Parameters
     ----------
     pairs : callable
-        Gives `(name, gt_mask, anomaly_map)` by image: the mask boolean, all False for a normal
+        Yields `(name, gt_mask, anomaly_map)` by image: the mask boolean, all False for a normal
         image, and the map real, both of shape (H, W), which may differ between images. Called
-        twice, so that maps need not be held: what is, are the anomalous pixels and a chunk of
-        normal ones.
+        twice, so that only the anomalous pixels and a chunk of normal ones are held.
     fpr_limit : float
         Where the AUPRO curve is cut, in (0, 1].
     threads : int
@@ -252,9 +172,71 @@ def pixel_metrics(
     return MetricValues(dict(zip(names, values, strict=True)), {})
 
 
-def _in_memory(
-    gt_masks: Sequence[NDArray[np.bool_]], anomaly_maps: Sequence[NDArray[np.floating]]
-) -> Callable[[], Iterable[Pair]]:
+def evaluation_size(
+    native: tuple[int, int], pixel_resolution: int | None = None
+) -> tuple[int, int]:
+    """Height and width at which the pixel metrics of one image are taken.
+
+    Parameters
+    ----------
+    native : tuple of int
+        Height and width of the ground truth mask as published.
+    pixel_resolution : int, optional
+        Side of a square in pixels, at least 1, to compare with those who resize; by default the
+        native size.
+
+    Returns
+    -------
+    tuple of int
+        Height and width.
+
+    Examples
+    --------
+    >>> evaluation_size((600, 800)), evaluation_size((600, 800), 256)
+    ((600, 800), (256, 256))
+    """
+    if pixel_resolution is None:
+        return native
+    if pixel_resolution < 1:
+        raise ValueError(
+            f"pixel_resolution must be at least 1 or None (native), got {pixel_resolution}"
+        )
+    return pixel_resolution, pixel_resolution
+
+
+def resize_mask(gt_mask: Mask, size: tuple[int, int]) -> Mask:
+    """Ground truth mask at another size, by the nearest pixel centre, as Pillow resizes.
+
+    Parameters
+    ----------
+    gt_mask : bool ndarray of shape (H, W)
+        The mask. It is returned itself where it has that size already.
+    size : tuple of int
+        Height and width.
+
+    Returns
+    -------
+    bool ndarray of shape `size`
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> resize_mask(np.eye(4, dtype=bool), (2, 2))
+    array([[ True, False],
+           [False,  True]])
+    """
+    if gt_mask.shape == size:
+        return gt_mask
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int)
+        for new, old in zip(size, gt_mask.shape, strict=True)
+    )
+    return gt_mask[rows[:, None], columns]
+
+
+def _count(
+    gt_masks: Sequence[Mask], anomaly_maps: Sequence[Map]
+) -> tuple[Ranks, NDArray[np.float64]]:
     if len(gt_masks) != len(anomaly_maps):
         raise ValueError(
             "gt_masks and anomaly_maps must be equally many, "
@@ -262,7 +244,7 @@ def _in_memory(
         )
     names = (f"image {index}" for index in range(len(gt_masks)))
     pairs = list(zip(names, gt_masks, anomaly_maps, strict=True))
-    return lambda: pairs
+    return count_pixels(lambda: pairs)
 
 
 def _check_limit(fpr_limit: float) -> None:

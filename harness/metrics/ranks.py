@@ -1,8 +1,8 @@
-"""Metrics from ranks: where the distinct anomalous scores stand among the normal ones.
+"""Metrics from ranks: where the distinct anomalous scores lie among the normal ones.
 
 AUROC, average precision, F1-max and AUPRO depend on nothing else, so that one sort of the normal
-scores, taken in any number of chunks, yields all of them without a grid of thresholds. Counts
-are integers and sums are numpy's own, so that no number depends on how many threads took part.
+scores, in any number of chunks, yields all of them exactly. Counts are integers and sums are
+numpy's own: no number depends on how many threads took part.
 """
 
 from __future__ import annotations
@@ -16,31 +16,26 @@ from numpy.typing import NDArray
 
 from harness.metrics.registry import F1Max
 
-# Scores searched at a time, and equal values looked at one by one: what took least time.
+Floats = NDArray[np.floating]
+Counts = NDArray[np.int64]
+
+# Scores searched at a time, and equal values compared one by one: what took least time.
 _BLOCK = 4096
 _STEPS = 6
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The distinct scores of the anomalous items, ascending, and their ranks.
+    """The distinct anomalous scores, ascending, each with its numbers of items.
 
-    Attributes
-    ----------
-    scores : ndarray of shape (n_distinct,)
-        The distinct anomalous scores.
-    anomalous : int64 ndarray of shape (n_distinct,)
-        How many anomalous items have each score.
-    below, up_to : int64 ndarray of shape (n_distinct,)
-        How many normal items score below it, and at most it: they differ by the tied ones.
-    n_normal : int
-        How many normal items there are in all.
+    `anomalous` counts the anomalous items at each score, `below` and `up_to` the normal items
+    below it and at most at it: they differ by the tied ones.
     """
 
-    scores: NDArray[np.floating]
-    anomalous: NDArray[np.int64]
-    below: NDArray[np.int64]
-    up_to: NDArray[np.int64]
+    scores: Floats
+    anomalous: Counts
+    below: Counts
+    up_to: Counts
     n_normal: int
 
     @cached_property
@@ -49,62 +44,14 @@ class Ranks:
         return int(self.anomalous.sum())
 
     @cached_property
-    def true_positives(self) -> NDArray[np.int64]:
+    def true_positives(self) -> Counts:
         """How many anomalous items score at least each score."""
         return np.cumsum(self.anomalous[::-1])[::-1]
 
     @cached_property
-    def positives(self) -> NDArray[np.int64]:
+    def positives(self) -> Counts:
         """How many items of either kind score at least each score."""
         return self.true_positives + (self.n_normal - self.below)
-
-
-def add_counts(
-    ordered: NDArray[np.floating],
-    scores: NDArray[np.floating],
-    below: NDArray[np.int64],
-    tied: NDArray[np.int64],
-) -> None:
-    """Add how many of the ordered values lie below each score, and how many are tied with it.
-
-    Parameters
-    ----------
-    ordered : ndarray of shape (n,)
-        Ascending values, in any number including none.
-    scores : ndarray of shape (n_distinct,)
-        Distinct and ascending.
-    below, tied : int64 ndarray of shape (n_distinct,)
-        Added to in place: the totals over all chunks counted so far.
-    """
-    starts = np.asarray(np.searchsorted(ordered, scores[::_BLOCK], "left"))
-    stops = np.append(starts, ordered.size)[1:]
-    # A block of neighbouring scores is searched in its own short stretch, which stays in cache.
-    for index, (start, stop) in enumerate(zip(starts, stops, strict=True)):
-        block = slice(index * _BLOCK, (index + 1) * _BLOCK)
-        below[block] += start
-        if start < stop:
-            _add_within(ordered[start:stop], scores[block], below[block], tied[block])
-
-
-def _add_within(
-    ordered: NDArray[np.floating],
-    scores: NDArray[np.floating],
-    below: NDArray[np.int64],
-    tied: NDArray[np.int64],
-) -> None:
-    """Do the same for one block; there is at least one value."""
-    left = np.searchsorted(ordered, scores, "left")
-    below += left
-    ties = np.flatnonzero(ordered.take(left, mode="clip") == scores)
-    left, values = left[ties], scores[ties]
-    right = left.copy()
-    # Most tied scores equal a few values only, which lie at hand. The others are searched, and so
-    # are those that equal the last value, which is met at every step.
-    for _ in range(_STEPS):
-        right += ordered.take(right, mode="clip") == values
-    more = np.flatnonzero(right - left == _STEPS)
-    right[more] = np.searchsorted(ordered, values[more], "right")
-    tied[ties] += right - left
 
 
 def auroc(ranks: Ranks) -> float:
@@ -120,7 +67,7 @@ def average_precision(ranks: Ranks) -> float:
 
 
 def f1_max(ranks: Ranks) -> F1Max:
-    """Give the best F1 over all thresholds.
+    """Return the best F1 over all thresholds.
 
     Only an anomalous score can be the best threshold: lowering it from one to the next merely
     admits false positives in between.
@@ -131,24 +78,11 @@ def f1_max(ranks: Ranks) -> F1Max:
 
 
 def area_to_limit(ranks: Ranks, steps: NDArray[np.float64], fpr_limit: float) -> float:
-    """Area, over false positive rates up to a limit, under a curve that rises by `steps`.
+    """Area under a curve over false positive rates up to a limit in (0, 1], divided by it.
 
-    While the threshold passes one score, the false positive rate moves by the normal items that
-    are tied at it and the curve rises on a straight line; from there on the rise counts in full.
-
-    Parameters
-    ----------
-    ranks : Ranks
-        Ranks of the distinct anomalous scores.
-    steps : ndarray of shape (n_distinct,)
-        How far the curve rises at each score; they sum to 1.
-    fpr_limit : float
-        Where the curve is cut, in (0, 1].
-
-    Returns
-    -------
-    float
-        The area divided by `fpr_limit`, in [0, 1] up to rounding.
+    The curve rises by `steps`, which sum to 1, at the scores. While the threshold passes one score,
+    the false positive rate moves by the normal items tied at it and the curve rises on a straight
+    line; from there on the rise counts in full.
     """
     limit = fpr_limit * ranks.n_normal  # rates are in normal items here, divided at the end
     first = int(np.searchsorted(ranks.up_to, math.floor(ranks.n_normal - limit), "right"))
@@ -161,3 +95,34 @@ def area_to_limit(ranks: Ranks, steps: NDArray[np.float64], fpr_limit: float) ->
     twice_mean = 2 * ranks.n_normal - ranks.below[first + 1 :] - ranks.up_to[first + 1 :]
     full = np.sum(steps[first + 1 :] * (limit - twice_mean / 2))
     return float(steps[first] * cut + full) / limit
+
+
+def add_counts(ordered: Floats, scores: Floats, below: Counts, tied: Counts) -> None:
+    """Add in place how many of the ascending values lie below each distinct score, or tie with it.
+
+    `ordered` may be empty; `below` and `tied` hold the totals over all chunks counted so far.
+    """
+    starts = np.asarray(np.searchsorted(ordered, scores[::_BLOCK], "left"))
+    stops = np.append(starts, ordered.size)[1:]
+    # A block of neighbouring scores is searched in its own short stretch, which stays in cache.
+    for index, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        block = slice(index * _BLOCK, (index + 1) * _BLOCK)
+        below[block] += start
+        if start < stop:
+            _add_within(ordered[start:stop], scores[block], below[block], tied[block])
+
+
+def _add_within(ordered: Floats, scores: Floats, below: Counts, tied: Counts) -> None:
+    """Do the same for one block; there is at least one value."""
+    left = np.searchsorted(ordered, scores, "left")
+    below += left
+    ties = np.flatnonzero(ordered.take(left, mode="clip") == scores)
+    left, values = left[ties], scores[ties]
+    right = left.copy()
+    # Most tied scores equal a few neighbouring values only. The others are searched, and so are
+    # those that equal the last value, which is met at every step.
+    for _ in range(_STEPS):
+        right += ordered.take(right, mode="clip") == values
+    more = np.flatnonzero(right - left == _STEPS)
+    right[more] = np.searchsorted(ordered, values[more], "right")
+    tied[ties] += right - left

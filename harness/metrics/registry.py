@@ -1,6 +1,6 @@
 """Every metric of the tables: its name, level, direction and display name.
 
-Imports nothing: whatever prints a table may read it at no cost.
+Imports nothing, so that whatever prints a table may import it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ METRICS: dict[str, Metric] = {
 """All metrics by name, in the order of the tables."""
 
 HEADLINE: tuple[str, ...] = ("image_auroc", "image_f1_max", "pixel_auroc", "aupro")
-"""The four metrics that stand for a cell where there is room for no more."""
+"""The four metrics that a table shows where there is room for no more."""
 
 
 class UndefinedMetricError(ValueError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from harness.predict.command import CSV, Settings, Tally, run
+from harness.predict.command import CSV, Settings, run
 from harness.sweep.outcome import one_line
 from harness.sweep.signals import interruptible
 from harness.system.terminal import LineFormatter, say
@@ -21,20 +22,14 @@ python -m harness.predict model=RUN_ID|FOLDER images=FOLDER [out=predictions] [q
                           [heatmaps=true] [engine=NAME] [device=cpu|cuda] [cache=FOLDER]
                           [tracking.uri=URI] [trusted=MODULE:NAME,...]
 """
-# Exit statuses.
-DONE, SOME_FAILED, MISUSED = 0, 1, 2
-
 _NAMES = {field.name.replace("_", "."): field.name for field in fields(Settings)}
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; return the exit status.
-
-    0 if every image has a score, 1 if some have none, 2 if a setting is wrong.
-    """
+    """Run the command; return 0 if every image has a score, 1 if some have none, 2 if misused."""
     if arguments in (["--help"], ["-h"]):
         say(*USAGE.splitlines())
-        return DONE
+        return 0
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter("%(message)s"))
     logging.basicConfig(handlers=[handler])
@@ -48,9 +43,14 @@ def main(arguments: list[str]) -> int:
     except (ValueError, OSError) as error:
         message = str(error) if isinstance(error, ValueError) else one_line(error)
         say(f"error: {message}", error=True)
-        return MISUSED
-    say(*_summary(tally, settings))
-    return SOME_FAILED if tally.n_failed else DONE
+        return 2
+    say(
+        f"{tally.n_anomalous} anomalous, {tally.n_normal} normal, {tally.n_failed} failed;"
+        f" threshold {tally.threshold!r}, the {settings.quantile:g} quantile of the training"
+        " scores",
+        str(settings.out / CSV),
+    )
+    return 1 if tally.n_failed else 0
 
 
 def _settings(arguments: list[str]) -> Settings:
@@ -71,11 +71,12 @@ def _settings(arguments: list[str]) -> Settings:
 def _read(key: str, value: str) -> object:
     if key in ("images", "out"):
         return Path(value)
-    if key == "quantile":
-        return _number(key, value)
-    if key == "trusted":
-        return _names(key, value)
-    return _flag(key, value) if key == "heatmaps" else value
+    reads: dict[str, Callable[[str, str], object]] = {
+        "quantile": _number,
+        "trusted": _names,
+        "heatmaps": _flag,
+    }
+    return reads[key](key, value) if key in reads else value
 
 
 def _number(key: str, value: str) -> float:
@@ -99,14 +100,6 @@ def _flag(key: str, value: str) -> bool:
     if value.lower() not in ("true", "false"):
         raise ValueError(f"{key} must be true or false, got '{value}'")
     return value.lower() == "true"
-
-
-def _summary(tally: Tally, settings: Settings) -> list[str]:
-    counts = (
-        f"{tally.n_anomalous} anomalous, {tally.n_normal} normal, {tally.n_failed} failed;"
-        f" threshold {tally.threshold!r}, the {settings.quantile:g} quantile of the training scores"
-    )
-    return [counts, str(settings.out / CSV)]
 
 
 if __name__ == "__main__":

@@ -17,125 +17,56 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dfkde import Backbone, TrainedDetector, render
+from dfkde import Backbone, TrainedDetector
 from harness.data import read_image
+from harness.data.listing import IMAGE_SUFFIXES
 from harness.features.settings import region
+from harness.predict import QUANTILE, Prediction, check_quantile, reason_of
 from harness.predict.model import MODEL_FILE, detector_of, fetch_model
-from harness.predict.predictor import (
-    HEATMAPS,
-    QUANTILE,
-    Prediction,
-    check_quantile,
-    image_files,
-    reason_of,
-)
 from harness.system.files import LONGEST_NAME, write_atomically
 from harness.system.terminal import csv_line, is_formula, to_cell
 from harness.tracking import store_uri
 
 if TYPE_CHECKING:
-    from harness.predict.predictor import Predictor
-
-OPACITY = 0.6
-"""Of the hottest colour."""
-FULL = 100.0
-"""The factor of the training images' reach at which the colour is full."""
-
-
-def overlay(
-    image: NDArray[np.uint8], anomaly_map: NDArray[np.float64], *, map_values: Sequence[float]
-) -> NDArray[np.uint8]:
-    """Draw an anomaly map over its image.
-
-    The colours mean the same for every image of a detector, for only the training images set
-    them: what their maps reach is transparent, and the colour is full at a hundred times that.
-    Between, the scale is logarithmic, as a defect may exceed the training images a little or
-    by orders of magnitude.
-
-    Parameters
-    ----------
-    image : ndarray of shape (H, W, 3), uint8
-        RGB.
-    anomaly_map : ndarray of shape (h, w)
-        On the grid of the features.
-    map_values : sequence of float
-        Median and maximum over the training images' maps.
-
-    Returns
-    -------
-    ndarray of shape (H, W, 3), uint8
-        RGB.
-    """
-    from matplotlib import colormaps
-
-    heat = _heat(render(anomaly_map, size=image.shape[:2]), *map_values)
-    colour = colormaps["autumn_r"](heat)[..., :3] * 255
-    opacity = OPACITY * np.sqrt(heat)[..., None]
-    return np.round(image * (1 - opacity) + colour * opacity).astype(np.uint8)
-
-
-def _heat(values: NDArray[np.float64], median: float, maximum: float) -> NDArray[np.float64]:
-    """Scale to [0, 1] the factor by which the training images' reach is exceeded."""
-    reach = maximum - median
-    if reach <= 0:  # all positions alike: whatever lies above is as hot as can be
-        return (values > maximum).astype(np.float64)
-    factor = np.maximum((values - median) / reach, 1)
-    return np.minimum(np.log(factor) / np.log(FULL), 1)
-
+    from harness.predict import Predictor
 
 CSV = "predictions.csv"
-COLUMNS = ("path", "score", "verdict", "error")
+HEATMAPS = "heatmaps"
+"""The folder of the heatmaps, in the one that the command writes to."""
+
+_COLUMNS = ("path", "score", "verdict", "error")
+# What file servers and archivers put beside images, in lower case.
+_JUNK = frozenset({"@eadir", "__macosx"})
+_NOT_REGULAR = f"out must have a regular file {CSV}, no link, or none, got '{{}}'"
+# Of the hottest colour, which an anomaly map has at so many times what training images reach.
+_OPACITY, _HOTTEST = 0.6, 100.0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of the command.
-
-    Attributes
-    ----------
-    model : str
-        A run's id, or the folder of an MLflow model or of a trained detector.
-    images : Path
-        A folder of images.
-    out : Path
-        The folder to write to.
-    quantile : float
-        Of the training scores, the threshold.
-    heatmaps : bool
-        Whether to draw anomaly maps.
-    engine, device : str, optional
-        In place of those that the model was fitted with.
-    cache : str
-        Folder of the feature cache.
-    tracking_uri : str, optional
-        Where the run is; by default the SQLite store of the working folder.
-    trusted : tuple of str
-        Classes and factories that the model may name beside this project's own.
-    """
+    """The settings of the command."""
 
     model: str
+    """A run's id, or the folder of an MLflow model or of a trained detector."""
     images: Path
     out: Path = Path("predictions")
     quantile: float = QUANTILE
+    """Of the training scores, the threshold."""
     heatmaps: bool = True
     engine: str | None = None
+    """In place of the one that the model was fitted with; `device` likewise."""
     device: str | None = None
     cache: str = "cache"
+    """Folder of the feature cache."""
     tracking_uri: str | None = None
+    """Where the run is; by default the SQLite store of the working folder."""
     trusted: tuple[str, ...] = ()
+    """Classes and factories that the model may name beside this project's own."""
 
 
 @dataclass
 class Tally:
-    """How many images came to which end.
-
-    Attributes
-    ----------
-    threshold : float
-        The score above which an image is anomalous.
-    n_normal, n_anomalous, n_failed : int
-        Numbers of images.
-    """
+    """Numbers of images by verdict, and the threshold above which an image is anomalous."""
 
     threshold: float
     n_normal: int = 0
@@ -152,23 +83,8 @@ class Tally:
 def run(settings: Settings, *, watch: Callable[[int, int], object]) -> Tally:
     """Score a folder of images and write a CSV file and heatmaps.
 
-    Parameters
-    ----------
-    settings : Settings
-        What to do.
-    watch : callable
-        Called with the number of images done and of all images, after each.
-
-    Returns
-    -------
-    Tally
-        What became of the images.
-
-    Raises
-    ------
-    ValueError
-        If a setting is wrong, or the model names code that is not trusted, before any image is
-        read.
+    `watch` is called with the numbers of images done and of all images. A wrong setting, or a model
+    that names untrusted code, is a ValueError before any image is read.
     """
     check_quantile(settings.quantile)
     _check_out(settings)
@@ -178,13 +94,62 @@ def run(settings: Settings, *, watch: Callable[[int, int], object]) -> Tally:
     settings.out.mkdir(parents=True, exist_ok=True)
     watch(0, len(paths))
     with _open_to_write(settings.out / CSV) as file:
-        file.write(csv_line(COLUMNS))
-        for path, prediction in _predictions(predictor, paths, settings):
+        file.write(csv_line(_COLUMNS))
+        predictions = _predictions(predictor, paths, settings)
+        for done, (path, prediction) in enumerate(predictions, start=1):
             verdict = prediction.verdict(tally.threshold)
             file.write(csv_line(_row(path.relative_to(settings.images), prediction, verdict)))
             tally.count(verdict)
-            watch(tally.n_normal + tally.n_anomalous + tally.n_failed, len(paths))
+            watch(done, len(paths))
     return tally
+
+
+def image_files(folder: Path, *, without: Path) -> dict[Path, str | None]:
+    """List the image files of a folder and of the folders in it, sorted by path.
+
+    Links are followed. Whatever has an image's name is listed, be it a pipe or a dangling link:
+    reading it will fail. Hidden files are left out, and the heatmaps that an earlier command wrote
+    into the folder `without`. The value is None, or for a folder why it cannot be listed.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"images must be a folder, got '{folder}'")
+    written = os.path.realpath(without / HEATMAPS)
+    found = dict(sorted(_listed(folder, written, within=())))
+    if folder in found:
+        raise ValueError(f"images must be a folder that can be listed, got '{folder}'")
+    if not found:
+        kinds = " ".join(sorted(IMAGE_SUFFIXES))
+        raise ValueError(f"images must be a folder with image files ({kinds}), got '{folder}'")
+    return found
+
+
+def overlay(
+    image: NDArray[np.uint8], anomaly_map: NDArray[np.float64], *, map_values: Sequence[float]
+) -> NDArray[np.uint8]:
+    """Draw an anomaly map (h, w) over its RGB image (H, W, 3).
+
+    Only the training images set the colours, by median and maximum of their maps, `map_values`:
+    what their maps reach is transparent, and the colour is full at a hundred times that. Between,
+    the scale is logarithmic, as a defect may exceed the training images a little or by orders of
+    magnitude.
+    """
+    from matplotlib import colormaps
+
+    from dfkde import render
+
+    heat = _heat(render(anomaly_map, size=image.shape[:2]), *map_values)
+    colour = colormaps["autumn_r"](heat)[..., :3] * 255
+    opacity = _OPACITY * np.sqrt(heat)[..., None]
+    return np.round(image * (1 - opacity) + colour * opacity).astype(np.uint8)
+
+
+def _heat(values: NDArray[np.float64], median: float, maximum: float) -> NDArray[np.float64]:
+    """Scale to [0, 1] the factor by which the training images' reach is exceeded."""
+    reach = maximum - median
+    if reach <= 0:  # all positions alike: whatever lies above is as hot as can be
+        return (values > maximum).astype(np.float64)
+    factor = np.maximum((values - median) / reach, 1)
+    return np.minimum(np.log(factor) / np.log(_HOTTEST), 1)
 
 
 def _check_out(settings: Settings) -> None:
@@ -194,43 +159,66 @@ def _check_out(settings: Settings) -> None:
         raise ValueError(f"out must be a folder, or a path where one can be made, got '{out}'")
     table, drawn = out / CSV, out / HEATMAPS
     if os.path.lexists(table) and not stat.S_ISREG(table.lstat().st_mode):
-        raise ValueError(_not_regular(table))
-    if settings.heatmaps and os.path.lexists(drawn) and not _is_own_folder(drawn):
+        raise ValueError(_NOT_REGULAR.format(table))
+    is_own = drawn.is_dir() and not drawn.is_symlink()
+    if settings.heatmaps and os.path.lexists(drawn) and not is_own:
         raise ValueError(f"out must have a folder {HEATMAPS} that is no link, or none, got '{out}'")
 
 
-def _not_regular(path: Path) -> str:
-    return f"out must have a regular file {CSV}, no link, or none, got '{path}'"
-
-
-def _is_own_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
-
-
 def _open_to_write(path: Path) -> TextIO:
-    """Open a text file for writing anew; no link is followed, and no pipe is waited for."""
+    """Open a text file and empty it; no link is followed, and no pipe is waited for."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(path, flags, mode=0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise ValueError(_not_regular(path))
+        raise ValueError(_NOT_REGULAR.format(path))
     os.ftruncate(descriptor, 0)
     return open(descriptor, "w", newline="", encoding="utf-8")
 
 
+def _listed(
+    folder: Path, written: str, *, within: tuple[str, ...]
+) -> Iterator[tuple[Path, str | None]]:
+    place = os.path.realpath(folder)
+    if place == written:
+        return
+    if place in within:
+        yield folder, "cannot be listed (it is a link to a folder that it lies in)"
+        return
+    try:
+        with os.scandir(folder) as listed:
+            entries = list(listed)
+    except OSError as error:
+        yield folder, f"cannot be listed ({error.strerror})"
+        return
+    for entry in entries:
+        path = folder / entry.name
+        if entry.name.startswith(".") or entry.name.lower() in _JUNK:
+            continue
+        if entry.is_dir(follow_symlinks=False) or os.path.isdir(path):
+            yield from _listed(path, written, within=(*within, place))
+        elif path.suffix.lower() in IMAGE_SUFFIXES and not _is_below(path, written):
+            yield path, None
+
+
+def _is_below(path: Path, folder: str) -> bool:
+    """Return whether a file, or what it links to, lies in a folder."""
+    return Path(folder) in Path(os.path.realpath(path)).parents
+
+
 def _predictor(settings: Settings) -> Predictor:
     with _detector_folder(settings) as folder:
-        # Before what computes is imported: that takes longer than to tell what is missing.
+        # Before what computes is imported: that takes longer than to find what is missing.
         Backbone.load(folder, trusted=settings.trusted).check()
         detector = TrainedDetector.load(folder, trusted=settings.trusted)
-    from harness.predict.predictor import Predictor
+    from harness.predict import Predictor
 
     return Predictor(detector, cache=settings.cache, engine=settings.engine, device=settings.device)
 
 
 @contextmanager
 def _detector_folder(settings: Settings) -> Iterator[Path]:
-    # Of an MLflow model the detector alone is read: its code and its settings are of its folder.
+    # Of an MLflow model only the detector is read, none of its folder's code or settings.
     path = Path(settings.model)
     if (path / MODEL_FILE).is_file():
         yield detector_of(path)
@@ -260,7 +248,7 @@ def _drawn(
         return prediction
     try:
         target = _target(path.relative_to(settings.images), settings.out / HEATMAPS)
-        _draw(predictor, path, prediction, target=target)
+        _draw(predictor, path, prediction.anomaly_map, target=target)
     except (ValueError, OSError) as error:
         return replace(prediction, error=f"no heatmap: {reason_of(error, path)}")
     if target.name.startswith(path.name):
@@ -287,15 +275,16 @@ def _heatmap_name(name: str) -> str:
     return data[: LONGEST_NAME - len(ending)].decode(errors="ignore") + ending
 
 
-def _draw(predictor: Predictor, path: Path, prediction: Prediction, *, target: Path) -> None:
-
-    assert prediction.anomaly_map is not None  # noqa: S101
-    image, spec = read_image(path), predictor.reader.spec
+def _draw(
+    predictor: Predictor, path: Path, anomaly_map: NDArray[np.float64], *, target: Path
+) -> None:
+    image, inputs = read_image(path), predictor.detector.inputs
     # A crop's map covers no more than the crop.
-    seen = region(image.shape[:2], image_size=spec.image_size, center_crop=spec.center_crop)
-    map_values = predictor.detector.inputs["map_values"]
+    seen = region(
+        image.shape[:2], image_size=inputs["image_size"], center_crop=inputs["center_crop"]
+    )
     drawn = image.copy()
-    drawn[seen] = overlay(image[seen], prediction.anomaly_map, map_values=map_values)
+    drawn[seen] = overlay(image[seen], anomaly_map, map_values=inputs["map_values"])
     content = io.BytesIO()
     Image.fromarray(drawn).save(content, "PNG", compress_level=1)
     write_atomically(target, content.getvalue())  # a link in its place is replaced

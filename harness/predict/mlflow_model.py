@@ -2,10 +2,11 @@
 
 So whoever loads it by MLflow trusts its folder, and the folder says, as `trusted` of its
 `model_config`, which classes and factories beside this project's own the detector may name. The
-caller's `model_config` goes before: `trusted`, `engine` and `device`, as `Predictor` takes them.
+caller's `model_config` takes precedence: `trusted`, `engine` and `device`, as `Predictor` takes
+them.
 
-A model as MLflow knows it takes a table with the column `image`, the bytes of an image file in
-each row, and gives one with `score`, `threshold`, `verdict` and `error`.
+The model takes a table with the column `image`, the bytes of an image file in each row, and returns
+one with `score`, `threshold`, `verdict` and `error`.
 """
 
 from __future__ import annotations
@@ -25,13 +26,12 @@ class ImageScorer(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Read the detector."""
         from dfkde import TrainedDetector
-        from harness.predict.predictor import Predictor
+        from harness.predict import Predictor
 
         settings = context.model_config or {}
+        trusted = settings.get("trusted") or ()
         self.predictor = Predictor(
-            TrainedDetector.load(
-                Path(context.artifacts["detector"]), trusted=settings.get("trusted") or ()
-            ),
+            TrainedDetector.load(Path(context.artifacts["detector"]), trusted=trusted),
             engine=settings.get("engine"),
             device=settings.get("device"),
         )
@@ -42,36 +42,18 @@ class ImageScorer(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Score each row of a table.
-
-        Parameters
-        ----------
-        context : PythonModelContext
-            Unused: `load_context` has read it.
-        model_input : pandas.DataFrame
-            With a column `image`: the bytes of an image file.
-        params : dict, optional
-            `quantile`, of the training scores, that sets the threshold.
-
-        Returns
-        -------
-        pandas.DataFrame
-            One row for each image.
-        """
-        from harness.predict.predictor import QUANTILE
+        """Score each row of a table; `quantile` of the training scores sets the threshold."""
+        from harness.predict import QUANTILE
 
         threshold = self.predictor.threshold((params or {}).get("quantile", QUANTILE))
         with TemporaryDirectory() as folder:
-            paths = [_write(Path(folder, str(k)), b) for k, b in enumerate(model_input["image"])]
+            paths = [Path(folder, str(k)) for k in range(len(model_input))]
+            for path, content in zip(paths, model_input["image"], strict=True):
+                path.write_bytes(content)
             predictions = list(self.predictor.predict(paths))
         rows = [(p.score, threshold, p.verdict(threshold), p.error) for p in predictions]
         # As objects, for the missing score of a broken image would become NaN, which is no JSON.
         return pd.DataFrame(rows, columns=["score", "threshold", "verdict", "error"], dtype=object)
-
-
-def _write(path: Path, content: bytes) -> Path:
-    path.write_bytes(content)
-    return path
 
 
 set_model(ImageScorer())

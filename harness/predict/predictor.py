@@ -1,163 +1,31 @@
-"""Scores of single images by a fitted job, the same bits wherever they are computed."""
+"""Scores of single images by a fitted job, equal to the bit wherever they are computed."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dfkde import AnomalyDetector, Backbone, TrainedDetector
+from dfkde import Backbone, TrainedDetector
 from harness.config import BackboneConfig, FeaturesConfig
-from harness.data.listing import IMAGE_SUFFIXES
 from harness.features.extractor import LazyExtractor
 from harness.features.reader import FeatureReader, Features
 from harness.features.spec import NETWORK, library
-from harness.fitting import quantile_score
-from harness.system.terminal import shown
+from harness.fitting import Fitted, folds, held_out_scores, quantile_score
+from harness.predict import QUANTILE, Prediction, check_quantile, reason_of
+from harness.provenance import commit, versions
 from harness.system.threads import one_blas_thread, parallel_map
-
-HEATMAPS = "heatmaps"
-"""The folder of the heatmaps, in the one that the command writes to."""
-# What file servers and archivers put beside images, in lower case.
-_JUNK = frozenset({"@eadir", "__macosx"})
-
-
-def image_files(folder: Path, *, without: Path) -> dict[Path, str | None]:
-    """List the image files of a folder and of the folders in it.
-
-    Links are followed. Whatever has an image's name is listed, be it a pipe or a dangling link:
-    who reads it tells. Hidden files and folders are left out.
-
-    Parameters
-    ----------
-    folder : Path
-        Where to look.
-    without : Path
-        What `harness.predict` writes there, from an earlier time, is no image to score: its
-        heatmaps.
-
-    Returns
-    -------
-    dict of Path to str or None
-        Sorted by path: None for an image file, and for a folder that cannot be listed, why not.
-
-    Raises
-    ------
-    ValueError
-        If there are none.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"images must be a folder, got '{folder}'")
-    written = os.path.realpath(without / HEATMAPS)
-    found = dict(sorted(_listed(folder, written, within=())))
-    if folder in found:
-        raise ValueError(f"images must be a folder that can be listed, got '{folder}'")
-    if not found:
-        kinds = " ".join(sorted(IMAGE_SUFFIXES))
-        raise ValueError(f"images must be a folder with image files ({kinds}), got '{folder}'")
-    return found
-
-
-def _listed(
-    folder: Path, written: str, *, within: tuple[str, ...]
-) -> Iterator[tuple[Path, str | None]]:
-    place = os.path.realpath(folder)
-    if place == written:
-        return
-    if place in within:
-        yield folder, "cannot be listed (it is a link to a folder that it lies in)"
-        return
-    try:
-        with os.scandir(folder) as listed:
-            entries = list(listed)
-    except OSError as error:
-        yield folder, f"cannot be listed ({error.strerror})"
-        return
-    for entry in entries:
-        path = folder / entry.name
-        if entry.name.startswith(".") or entry.name.lower() in _JUNK:
-            continue
-        if entry.is_dir(follow_symlinks=False) or os.path.isdir(path):
-            yield from _listed(path, written, within=(*within, place))
-        elif _counts(path, written):
-            yield path, None
-
-
-def _counts(path: Path, written: str) -> bool:
-    # A link to a heatmap is none either.
-    return path.suffix.lower() in IMAGE_SUFFIXES and Path(written) not in (
-        Path(os.path.realpath(path)).parents
-    )
-
-
-QUANTILE = 0.95
-"""The share of the training images that the threshold calls normal, unless another is asked."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What became of one image.
-
-    Attributes
-    ----------
-    score : float, optional
-        The anomaly score, unbounded: the higher, the more anomalous. None where there is an error.
-    anomaly_map : ndarray of shape (h, w), optional
-        On the grid of the features; None where there is an error or none was asked for.
-    error : str, optional
-        Why the image has no score, or no heatmap, in one line.
-    """
-
-    score: float | None = None
-    anomaly_map: NDArray[np.float64] | None = None
-    error: str | None = None
-
-    def verdict(self, threshold: float) -> str | None:
-        """Return `anomalous` for a score above the threshold, else `normal`; None without one."""
-        if self.score is None:
-            return None
-        return "anomalous" if self.score > threshold else "normal"
-
-
-def reason_of(error: ValueError | OSError, path: Path) -> str:
-    """Return what an error says of an image, in one line and without the image's path."""
-    told = str(error).removeprefix(f"{path}: ").removeprefix(f"{shown(str(path))}: ")
-    return shown(" ".join(told.split()))
-
-
-def check_quantile(quantile: float) -> None:
-    """Refuse what is no share of the training images.
-
-    Raises
-    ------
-    ValueError
-        If the quantile is not in (0, 1].
-    """
-    if not 0 < quantile <= 1:
-        raise ValueError(f"quantile must be above 0 and at most 1, got {quantile}")
-
 
 log = logging.getLogger(__name__)
 
-REQUIRED = (
-    "image_size",
-    "center_crop",
-    "resize",
-    "engine",
-    "precision",
-    "device",
-    "versions",
-    "map_values",
-)
-"""The `inputs` of a detector that can predict; `harness.predict.trained` writes them."""
+_READING = ("image_size", "center_crop", "resize", "engine", "precision", "device")
+REQUIRED = (*_READING, "versions", "map_values")
+"""The `inputs` of a detector that can predict, as `trained` writes them."""
 
 
 class Predictor:
@@ -166,19 +34,12 @@ class Predictor:
     Parameters
     ----------
     detector : TrainedDetector
-        Trained by `harness.predict.trained`.
+        As `trained` returns it.
     cache : path-like, optional
         Folder of the feature cache, which keeps the translated backbone for the next time.
     engine, device : str, optional
         In place of those of training, where they are not on this machine; the last digits of the
-        scores are then others.
-
-    Attributes
-    ----------
-    detector : TrainedDetector
-        As given.
-    reader : FeatureReader
-        Computes the features.
+        scores then differ.
 
     Raises
     ------
@@ -195,20 +56,24 @@ class Predictor:
         engine: str | None = None,
         device: str | None = None,
     ) -> None:
-        inputs = _complete(detector)
-        settings = FeaturesConfig(
-            engine=engine or inputs["engine"],
-            precision=inputs["precision"],
-            device=device or inputs["device"],
-            resize=inputs["resize"],
-        )
+        inputs = detector.inputs
+        missing = [name for name in REQUIRED if name not in inputs]
+        if missing:
+            raise ValueError(
+                f"the detector's inputs must hold {', '.join(REQUIRED)}, got none of {missing}"
+            )
         self.detector = detector
         self._extractor = _extractor(detector.backbone, cache)
         self.reader = FeatureReader(
             self._extractor,
             image_size=inputs["image_size"],
             cache=cache,
-            settings=settings,
+            settings=FeaturesConfig(
+                engine=engine or inputs["engine"],
+                precision=inputs["precision"],
+                device=device or inputs["device"],
+                resize=inputs["resize"],
+            ),
             center_crop=inputs["center_crop"],
         )
         self._check_network()
@@ -220,8 +85,8 @@ class Predictor:
         Parameters
         ----------
         quantile : float
-            The share of the training images, in (0, 1], whose held-out scores do not lie above
-            it; it is the score of one of them. No other image has a say.
+            The share of the training images, in (0, 1], whose held-out scores do not exceed the
+            threshold; it is the score of one of them. No other image enters.
 
         Raises
         ------
@@ -266,7 +131,8 @@ class Predictor:
     def _predict(self, features: Features | ValueError | OSError, *, maps: bool) -> Prediction:
         if not isinstance(features, Features):
             raise features
-        score = score_one(self.detector.model, features.pooled)
+        # One row at a time: the last bits of a matrix product may depend on how many it has.
+        score = float(self.detector.model.anomaly_score(features.pooled[None])[0])
         locate = self.detector.localizer
         if not maps or locate is None:
             return Prediction(score)
@@ -293,49 +159,69 @@ class Predictor:
             )
 
     def _warn_of_changes(self) -> None:
-        """Say in the log what may change the last digits of a score since training."""
-        trained, now = self.detector.inputs, self.reader.spec
-        for name, value in {
-            "engine": now.engine,
-            "device": now.device,
-            "versions": list(now.versions),
-        }.items():
-            if trained[name] != value:
-                log.warning("trained with %s %s, runs with %s", name, trained[name], value)
+        """Log what may change the last digits of a score since training."""
+        now = self.reader.spec
+        found = {"engine": now.engine, "device": now.device, "versions": list(now.versions)}
+        for name, value in found.items():
+            before = self.detector.inputs[name]
+            if before != value:
+                log.warning("trained with %s %s, runs with %s", name, before, value)
+
+
+def trained(fitted: Fitted) -> TrainedDetector:
+    """Take out of a fitted job what predicts, and hold out its training images.
+
+    Its `inputs` say how images are read, every `auto` resolved, and where the detector comes from.
+    """
+    job, spec = fitted.job, fitted.reader.spec
+    with one_blas_thread():
+        train_scores = held_out_scores(fitted)
+        map_values = _map_values(fitted)
+    backbone = Backbone(
+        factory=job.backbone.factory,
+        arguments=dict(job.backbone.arguments),
+        weights=job.backbone.weights,
+        layers=list(spec.layers),
+        mean=list(spec.mean),
+        std=list(spec.std),
+        digest=spec.weights_digest,
+        seed=job.seed if job.backbone.random else None,
+    )
+    inputs = {name: getattr(spec, name) for name in _READING} | {
+        "versions": list(spec.versions),
+        "network_digest": spec.network_digest,
+        "shape": list(spec.shape),
+        "job": str(job),
+        "data_fingerprint": fitted.split.fingerprint,
+        "commit": commit().sha,
+        "libraries": versions(),
+        "map_values": map_values,
+    }
+    return TrainedDetector(fitted.model, fitted.localizer, backbone, inputs, train_scores)
+
+
+def _map_values(fitted: Fitted) -> list[float] | None:
+    """Return median and maximum over the anomaly maps of a fold that was held out."""
+    rest, held_out = next(folds(fitted))
+    locate = rest.localizer
+    if locate is None:
+        return None
+    samples = [fitted.split.train[k] for k in held_out]
+    maps = [locate.anomaly_map(one) for one in fitted.reader.maps(samples)]
+    return [float(np.median(maps)), float(np.max(maps))]
 
 
 def _extractor(backbone: Backbone, cache: str | Path | None) -> LazyExtractor:
-    settings = BackboneConfig(
-        name=backbone.factory,
-        factory=backbone.factory,
-        arguments=backbone.arguments,
-        weights=backbone.weights,
-        layers=backbone.layers,
-        mean=backbone.mean,
-        std=backbone.std,
-    )
+    settings: dict[str, Any] = {
+        name: getattr(backbone, name)
+        for name in ("factory", "arguments", "weights", "layers", "mean", "std")
+    }
     kept = None if cache is None else str(cache)
-    return LazyExtractor(settings, cache=kept, build=backbone.extractor)
-
-
-def _complete(detector: TrainedDetector) -> dict[str, Any]:
-    missing = [name for name in REQUIRED if name not in detector.inputs]
-    if missing:
-        raise ValueError(
-            f"the detector's inputs must hold {', '.join(REQUIRED)}, got none of {missing}"
-        )
-    return detector.inputs
+    config = BackboneConfig(name=backbone.factory, **settings)
+    return LazyExtractor(config, cache=kept, build=backbone.extractor)
 
 
 def _batches(paths: Iterable[Path], size: int) -> Iterator[list[Path]]:
     left = iter(paths)
     while batch := list(islice(left, size)):
         yield batch
-
-
-def score_one(model: AnomalyDetector, pooled: NDArray[np.float32]) -> float:
-    """Return the anomaly score of one image's pooled feature, shape (D,).
-
-    Alone, for the last bits of a matrix product may depend on how many rows it has.
-    """
-    return float(model.anomaly_score(pooled[None])[0])

@@ -21,7 +21,7 @@ from harness.config import Job
 from harness.data import Sample, read_image, read_mask
 from harness.experiment import EACH, wrong_side
 from harness.features.settings import region
-from harness.fitting import Fitted, anomaly_grids, fit, gt_mask_of
+from harness.fitting import Fitted, anomaly_maps, fit, gt_mask_of
 from harness.metrics import pixel_auroc
 from harness.record import ImageScore
 from harness.report.html import COLUMNS, INDEX
@@ -75,7 +75,7 @@ def _maps(fitted: Fitted) -> Maps:
     seen = region((SIZE, SIZE), image_size=job.image_size, center_crop=job.center_crop)
     height, width = (part.stop - part.start for part in seen)
     of, auroc = {}, {}
-    for sample, grid in zip(fitted.split.test, anomaly_grids(fitted), strict=False):
+    for sample, grid in zip(fitted.split.test, anomaly_maps(fitted), strict=False):
         of[sample.name] = render(grid, size=(height, width))
         gt_mask = gt_mask_of(sample, job)
         if gt_mask.any() and not gt_mask.all():

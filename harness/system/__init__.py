@@ -1,1 +1,1 @@
-"""What stands between the harness and the operating system: files, locks, threads, terminal."""
+"""The harness and the operating system: files, locks, threads, secrets and the terminal."""

@@ -1,8 +1,7 @@
-"""Files of ours that other processes read while they are written, and that may be damaged.
+"""Files that other processes read while they are written, and that may be damaged.
 
-Whatever is read back carries a checksum over its content and its key, that is, what it was kept
-for. It is against slips: a disk's flipped bit, a file edited by hand or put in another's place.
-Whoever changes a file on purpose can make a new checksum.
+A checksum covers a file's content and its key, that is, what it was kept for. It finds slips: a
+flipped bit on a disk, a file edited by hand or moved to another's place.
 """
 
 from __future__ import annotations
@@ -17,11 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-_LENGTH = hashlib.sha256().digest_size
-
-
 LONGEST_NAME = 255 - len(f".{uuid.UUID(int=0).hex}.part")
 """Bytes of a file's name that `write_atomically` can write on the usual filesystems."""
+
+_CHECKSUM_LENGTH = hashlib.sha256().digest_size
 
 
 class DamagedError(ValueError):
@@ -41,15 +39,10 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_together(files: Mapping[Path, bytes | None]) -> None:
-    """Write several files, and remove those that are given None: all, or none after an error.
+    """Write several files, and remove those that are given None: all, or none after an OSError.
 
     What takes space is written before anything is replaced: the new files, and copies of the old
     ones, which come back if a later file cannot be replaced.
-
-    Raises
-    ------
-    OSError
-        Which names the file; all files are as they were.
     """
     new: dict[Path, Path] = {}
     old: dict[Path, Path] = {}
@@ -71,6 +64,61 @@ def write_together(files: Mapping[Path, bytes | None]) -> None:
     finally:
         for part in (*new.values(), *old.values()):
             _remove(part)
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a file to read it; a pipe or a device, which might block, is a `DamagedError`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)  # `open` would leave that of a folder open
+        raise DamagedError(f"{path} is no regular file")
+    return open(descriptor, "rb")
+
+
+def read_regular(path: Path) -> bytes:
+    """Read all of a file that `open_regular` opens; larger than memory, it is a `DamagedError`."""
+    with open_regular(path) as file:
+        try:
+            return file.read()
+        except MemoryError as error:
+            raise DamagedError(f"{path} is larger than the memory") from error
+
+
+def add_checksum(content: bytes, *, key: str) -> bytes:
+    """Put a checksum over key and content before the content."""
+    return _checksum(content, key) + content
+
+
+def strip_checksum(data: bytes, *, key: str) -> memoryview:
+    """Return the content behind its checksum; a `DamagedError` if it has changed, or the key."""
+    content = memoryview(data)[_CHECKSUM_LENGTH:]
+    if _checksum(content, key) != data[:_CHECKSUM_LENGTH]:
+        raise DamagedError("its checksum does not fit its content")
+    return content
+
+
+def write_json(path: Path, content: Any, *, key: str) -> None:
+    """Write what JSON can hold, with a checksum over it and its key, as `write_atomically` does."""
+    write_atomically(path, json_bytes(content, key=key))
+
+
+def json_bytes(content: Any, *, key: str) -> bytes:
+    """Return what `write_json` writes."""
+    kept = {"checksum": _json_checksum(content, key), "content": content}
+    return json.dumps(kept, indent=0).encode()
+
+
+def read_json(path: Path, *, key: str) -> Any:
+    """Read back what `write_json` wrote with this key; anything else is a `DamagedError`."""
+    data = read_regular(path)
+    try:
+        kept = json.loads(data)
+        content, checksum = kept["content"], kept["checksum"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedError(f"{path} is not as it was written") from error
+    if _json_checksum(content, key) != checksum:
+        raise DamagedError(f"{path}: its checksum does not fit its content")
+    return content
 
 
 def _put(part: Path | None, path: Path) -> None:
@@ -97,91 +145,6 @@ def _write_beside(path: Path, data: bytes) -> Path:
 def _remove(part: Path) -> None:
     with suppress(OSError):  # gone already, or in a folder where nothing may be removed
         part.unlink()
-
-
-def open_regular(path: Path) -> IO[bytes]:
-    """Open a file to read it, and nothing that could keep us waiting: no pipe, no device.
-
-    Raises
-    ------
-    DamagedError
-        If it is no regular file.
-    OSError
-        If it cannot be opened.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)  # `open` would leave that of a folder open
-        raise DamagedError(f"{path} is no regular file")
-    return open(descriptor, "rb")
-
-
-def read_regular(path: Path) -> bytes:
-    """Read all of a file that `open_regular` opens.
-
-    Raises
-    ------
-    DamagedError
-        If it is no regular file, or larger than the memory.
-    OSError
-        If it cannot be read.
-    """
-    with open_regular(path) as file:
-        try:
-            return file.read()
-        except MemoryError as error:
-            raise DamagedError(f"{path} is larger than the memory") from error
-
-
-def with_checksum(content: bytes, *, key: str) -> bytes:
-    """Put a checksum over key and content before the content."""
-    return _checksum(content, key) + content
-
-
-def check_content(data: bytes, *, key: str) -> memoryview:
-    """Return the content behind a checksum.
-
-    Raises
-    ------
-    DamagedError
-        If a byte differs or is missing, or the checksum was taken with another key.
-    """
-    content = memoryview(data)[_LENGTH:]
-    if _checksum(content, key) != data[:_LENGTH]:
-        raise DamagedError("its checksum does not fit its content")
-    return content
-
-
-def write_json(path: Path, content: Any, *, key: str) -> None:
-    """Write what JSON can hold, with a checksum over it and its key, as `write_atomically` does."""
-    write_atomically(path, json_bytes(content, key=key))
-
-
-def json_bytes(content: Any, *, key: str) -> bytes:
-    """Return what `write_json` writes."""
-    kept = {"checksum": _json_checksum(content, key), "content": content}
-    return json.dumps(kept, indent=0).encode()
-
-
-def read_json(path: Path, *, key: str) -> Any:
-    """Read back what `write_json` wrote with this key.
-
-    Raises
-    ------
-    DamagedError
-        If it is something else, or damaged.
-    OSError
-        If it cannot be read.
-    """
-    data = read_regular(path)
-    try:
-        kept = json.loads(data)
-        content, checksum = kept["content"], kept["checksum"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedError(f"{path} is not as it was written") from error
-    if _json_checksum(content, key) != checksum:
-        raise DamagedError(f"{path}: its checksum does not fit its content")
-    return content
 
 
 def _checksum(content: bytes | memoryview, key: str) -> bytes:

@@ -23,11 +23,11 @@ NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUP
 """How a filesystem says that it has no locks."""
 
 _POLL = 0.05
+# Seconds for which a job asks for its lock: another process may just be looking at it.
 _PATIENCE = 1.0
-"""Seconds for which a job asks for its lock: another process may just be looking at it."""
+# The same for a job that Slurm has started again: a file server may take a minute and a half to
+# learn that the node that held the lock is dead.
 _PATIENCE_REQUEUED = 120.0
-"""Seconds for which a job that Slurm has started again asks: a file server may take a minute and
-a half to learn that the node that held the lock is dead."""
 
 _ID = re.compile(r"[0-9a-f]{32}")
 # How a mount's place is written that holds a space or a backslash.
@@ -40,38 +40,13 @@ _warned: set[str] = set()
 _descriptors: set[int] = set()
 
 
-def _leave_to_parent() -> None:
-    """Close what a forked process inherits: it may live longer, and would keep the locks."""
-    while _descriptors:
-        os.close(_descriptors.pop())
-
-
-os.register_at_fork(after_in_child=_leave_to_parent)
-
-
 @contextmanager
 def hold(path: Path, *, patience: float = math.inf) -> Iterator[bool]:
-    """Hold a lock on a file against other processes and other threads.
+    """Hold a lock on a file against other processes and other threads; yield whether it is held.
 
-    No link is followed and no pipe waited for. The lock ends with the block or with the process.
-    Where the filesystem has no locks everyone gets the lock, with a warning.
-
-    Parameters
-    ----------
-    path : Path
-        The file; it is made if need be, and stays.
-    patience : float
-        Seconds for which to wait while another holds the lock.
-
-    Yields
-    ------
-    bool
-        Whether the lock is held.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be opened or locked.
+    `patience` is how many seconds to wait while another holds it. The file is created if need be,
+    and stays; no link is followed and no pipe waited for. The lock ends with the block or with the
+    process. Where the filesystem has no locks everyone gets the lock, with a warning.
     """
     descriptor = _open(path)
     _descriptors.add(descriptor)
@@ -94,12 +69,8 @@ class JobLocks:
     """The locks of running jobs, a file for each identity, which is never removed.
 
     A process that dies frees its lock, so that a run that is open in the store while its lock is
-    free belongs to a dead process. Only who sees the same folder may conclude so.
-
-    Parameters
-    ----------
-    folder : Path, optional
-        Where the files lie; without one, nobody is kept from anything.
+    free belongs to a dead process, as far as that uses the same folder. Without a folder there are
+    no locks.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -107,9 +78,10 @@ class JobLocks:
 
     @cached_property
     def id(self) -> str:
-        """Tell this folder from every other one; empty where its locks tell nothing.
+        """Identifies this folder among all others; empty where its locks mean nothing.
 
-        A random number, made once, and the file that holds it: a copy of the folder is another.
+        A random number, made once, and the inode of the file that holds it: a copy of the folder
+        has another.
         """
         if self._folder is None:
             return ""
@@ -121,19 +93,10 @@ class JobLocks:
 
     @contextmanager
     def hold(self, name: str) -> Iterator[str | None]:
-        """Hold a job's lock.
+        """Hold the lock of a job by its identity; yield which other process has it, or None.
 
-        Parameters
-        ----------
-        name : str
-            The job's identity.
-
-        Yields
-        ------
-        str or None
-            None if the lock is held, or cannot be; else which process holds it. Once a lock cannot
-            be held, as in a folder of another user, the folder's `id` is empty: nobody may take
-            the runs of this process for those of a dead one.
+        None also if it cannot be held, as in a folder of another user: then the folder's `id` is
+        empty, and nobody takes the runs of this process for those of a dead one.
         """
         if self._folder is None or not self.id:
             yield None
@@ -153,7 +116,7 @@ class JobLocks:
             yield _holder(path) if held is False else None
 
     def is_held(self, name: str) -> bool | None:
-        """Tell whether a process holds a job's lock; None where that cannot be told from here."""
+        """Return whether a process holds a job's lock; None where that is unknown."""
         if self._folder is None or not self.id or not (self._folder / name).is_file():
             return None
         with suppress(OSError), hold(self._folder / name, patience=0) as held:
@@ -164,6 +127,15 @@ class JobLocks:
         rule = "a job that runs in another process is not noticed"
         warn_once(f"{self._folder} cannot hold locks ({error.strerror}): {rule}", about="locks")
         return ""
+
+
+def _leave_to_parent() -> None:
+    """Close what a forked process inherits: it may live longer, and would keep the locks."""
+    while _descriptors:
+        os.close(_descriptors.pop())
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def _open(path: Path) -> int:
@@ -213,14 +185,14 @@ def _folder_id(folder: Path) -> str:
 
 
 def _has_real_locks(folder: Path) -> bool:
-    """Tell whether a lock keeps others out, those on other machines as well."""
+    """Return whether a lock keeps others out, those on other machines as well."""
     path = folder / "id.lock"
     with hold(path), hold(path, patience=0) as again:
         return not again and not _known_to_one_machine(folder)
 
 
 def _known_to_one_machine(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
-    """Tell whether the folder's mount is of a kind that shares files, but no locks."""
+    """Return whether the folder's mount is of a kind that shares files, but no locks."""
     try:
         lines = mounts.read_text(errors="replace").splitlines()
     except OSError:  # not Linux

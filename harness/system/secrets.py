@@ -1,6 +1,6 @@
-"""Passwords in a store's address: MLflow's own variables hold them, and nothing else does.
+"""Passwords in a store's address: only MLflow's own environment variables hold them.
 
-An address is carried, written and shown without them. Who connects takes them from
+Addresses are passed on, written and shown without them. To connect, they are taken from
 `MLFLOW_TRACKING_URI` again, if that is the same address; a server's user and password may also be
 in `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`, which MLflow reads itself.
 """
@@ -22,14 +22,13 @@ _QUERY = re.compile(
     r"([?&])([^=&#]*(?:password|passwd|pwd|secret|token|odbc_connect)[^=&#]*=)([^&#]*)", re.I
 )
 _IN_ARGUMENT = re.compile(r"[a-zA-Z][\w+.-]*://[^\s'\",(){}\[\]]*")
+_ADDRESS = re.compile(r"\b([a-zA-Z][\w+.-]*://)[^\s/?#@:]*:[^\s/?#@]*@")
 _MASK = "***"
 
 
 def without_secrets(uri: str) -> str:
     """Return a store's address without passwords and tokens.
 
-    Examples
-    --------
     >>> without_secrets("postgresql://me:pw@host/runs?connect_timeout=3")
     'postgresql://me@host/runs?connect_timeout=3'
     >>> without_secrets("https://token@host:5000")
@@ -43,13 +42,7 @@ def without_secrets(uri: str) -> str:
 
 
 def check_address(uri: str) -> str:
-    """Return a store's address without secrets.
-
-    Raises
-    ------
-    ValueError
-        If it holds a password that is not that of `MLFLOW_TRACKING_URI`: somebody has typed it.
-    """
+    """Return a store's address without secrets, which only `MLFLOW_TRACKING_URI` may hold."""
     address = without_secrets(uri)
     if address != uri and uri != os.environ.get(VARIABLE):
         rule = f"must hold no password, got {address} with one"
@@ -63,13 +56,7 @@ def server_address(default: str) -> str:
 
 
 def check_argument(argument: str) -> None:
-    """Refuse a password in an argument, which others see and Hydra prints and writes.
-
-    Raises
-    ------
-    ValueError
-        If an address in it holds one, be it that of `MLFLOW_TRACKING_URI`.
-    """
+    """Refuse any password in an argument, which others see and Hydra prints and writes."""
     key, _, value = argument.partition("=")
     for uri in [value.strip(" '\""), *_IN_ARGUMENT.findall(value)]:
         address = without_secrets(uri)
@@ -88,8 +75,6 @@ def with_secrets(uri: str) -> str:
 def masked(text: str) -> str:
     """Return a message without the secrets of `MLFLOW_TRACKING_URI` and of any other address.
 
-    Examples
-    --------
     >>> masked("no answer from http://me:pw@host:5000/api")
     'no answer from http://***@host:5000/api'
     """
@@ -98,11 +83,8 @@ def masked(text: str) -> str:
     return _ADDRESS.sub(rf"\1{_MASK}@", text) if "@" in text else text
 
 
-_ADDRESS = re.compile(r"\b([a-zA-Z][\w+.-]*://)[^\s/?#@:]*:[^\s/?#@]*@")
-
-
 def _secrets(uri: str) -> list[str]:
-    """Return the texts that `without_secrets` takes out, as they may stand in a message."""
+    """Return the texts that `without_secrets` takes out, as a message may hold them."""
     found = [match[3] for match in _QUERY.finditer(uri)]
     server, database = _SERVER.match(uri), _DATABASE.match(uri)
     if server:

@@ -1,7 +1,7 @@
-"""How text that others wrote is shown: names of files, messages of libraries, tags of a store.
+"""Text from outside made safe to show: names of files, messages of libraries, tags of a store.
 
-A name may hold what a terminal, a browser or a spreadsheet obeys. Here is one rule for each of
-them; those of Markdown and LaTeX are in `harness.report`.
+It may hold what a terminal, a browser or a spreadsheet obeys. Here is one rule for each of them;
+those of Markdown and LaTeX are in `harness.report`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _SPECIAL = re.compile('[",\r\n;\t]')
 # Our own characters in ASCII, for a stream whose encoding lacks them.
 _ASCII = dict.fromkeys("·–─━", "-") | dict.fromkeys("│┃", "|") | dict.fromkeys("┏┳┓┡╇┩├┼┤└┴┘", "+")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?(e[+-]?\d+)?|inf|nan)", re.ASCII)
+_REPLACE = "harness.ascii"
 
 
 def shown(text: str) -> str:
@@ -31,8 +32,6 @@ def shown(text: str) -> str:
     So neither a control character nor one that turns the direction of writing reaches a terminal,
     and the line can be encoded.
 
-    Examples
-    --------
     >>> print(shown("größe"), shown("a\nb\x1b[2J"))
     größe a\nb\x1b[2J
     """
@@ -47,8 +46,6 @@ def writable(text: str, stream: IO[str]) -> str:
 
     Dashes, dots and lines of our own become ASCII; what else the stream lacks is escaped.
 
-    Examples
-    --------
     >>> import io
     >>> print(writable("│ größe · 日 │", io.TextIOWrapper(io.BytesIO(), encoding="ascii")))
     | gr\xf6\xdfe - \u65e5 |
@@ -57,27 +54,12 @@ def writable(text: str, stream: IO[str]) -> str:
     return shown(text).encode(encoding, _REPLACE).decode(encoding)
 
 
-_REPLACE = "harness.ascii"
-
-
-def _replaced(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    lacking = error.object[error.start : error.end]
-    return "".join(_ASCII.get(c, ascii(c)[1:-1]) for c in lacking), error.end
-
-
-codecs.register_error(_REPLACE, _replaced)
-
-
 def alike(name: str, others: Iterable[str]) -> str:
-    r"""Say which other name looks the same and is not, for a message; nothing where none does.
+    r"""Return which other name looks the same and is not, for a message; empty where none does.
 
     Two names look the same if they are one in Unicode's compatible form (NFKC), or differ only
     where one has an ASCII character and the other a Greek or Cyrillic one.
 
-    Examples
-    --------
     >>> print("no folder 'bär'" + alike("bär", ["a", "b", "bär"]))
     no folder 'bär' (which is 'bär', and not 'bär')
     """
@@ -87,28 +69,8 @@ def alike(name: str, others: Iterable[str]) -> str:
     return ""
 
 
-def _looks_like(one: str, other: str) -> bool:
-    if one.isascii() and other.isascii():
-        return False
-    one, other = normalize("NFKC", one), normalize("NFKC", other)
-    pairs = zip(one, other, strict=False)
-    return len(one) == len(other) and all(a == b or _is_shared(*sorted((a, b))) for a, b in pairs)
-
-
-def _is_shared(ascii_one: str, other: str) -> bool:
-    return ascii_one.isascii() and "\u0370" <= other <= "\u052f"
-
-
 def say(*lines: str, error: bool = False) -> None:
-    """Print lines, each as `writable`: what looks like two lines was said by two arguments.
-
-    Parameters
-    ----------
-    lines : str
-        What to say.
-    error : bool
-        Say it on standard error instead of standard output.
-    """
+    """Print each argument as one line, as `writable`; with `error`, on standard error."""
     stream = sys.stderr if error else sys.stdout
     for line in lines:
         print(writable(line, stream), file=stream, flush=True)
@@ -131,8 +93,6 @@ def in_markup(text: str) -> str:
 
     XML forbids most of what `shown` escapes, in whatever way it is written.
 
-    Examples
-    --------
     >>> in_markup("a <b> & 'c'")
     'a &lt;b&gt; &amp; &#x27;c&#x27;'
     """
@@ -140,15 +100,13 @@ def in_markup(text: str) -> str:
 
 
 def is_formula(text: str) -> bool:
-    """Tell whether a spreadsheet may run the text of a cell; a number is none."""
+    """Return whether a spreadsheet may run the text of a cell; a number is none."""
     return _FORMULA.match(text) is not None and _NUMBER.fullmatch(text) is None
 
 
 def to_cell(text: str) -> str:
     """Write a text for a cell of a CSV file, of which no spreadsheet makes a formula.
 
-    Examples
-    --------
     >>> to_cell("=1+1"), to_cell("-0.5"), to_cell("a=1")
     ("'=1+1", '-0.5', 'a=1')
     """
@@ -165,12 +123,32 @@ def csv_line(cells: Iterable[str]) -> str:
 
     As `csv.writer` does, which does not quote what programs split at in other countries.
 
-    Examples
-    --------
     >>> csv_line(["a", "b;=1", 'c "d", e'])
     'a,"b;=1","c ""d"", e"\r\n'
     """
     return ",".join(map(_quoted, cells)) + "\r\n"
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(_ASCII.get(c, ascii(c)[1:-1]) for c in lacking), error.end
+
+
+codecs.register_error(_REPLACE, _replaced)
+
+
+def _looks_like(one: str, other: str) -> bool:
+    if one.isascii() and other.isascii():
+        return False
+    one, other = normalize("NFKC", one), normalize("NFKC", other)
+    pairs = zip(one, other, strict=False)
+    return len(one) == len(other) and all(a == b or _is_shared(*sorted((a, b))) for a, b in pairs)
+
+
+def _is_shared(ascii_one: str, other: str) -> bool:
+    return ascii_one.isascii() and "\u0370" <= other <= "\u052f"
 
 
 def _quoted(cell: str) -> str:

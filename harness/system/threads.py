@@ -1,4 +1,4 @@
-"""How many threads a process may use, where several share a machine, and work for them."""
+"""How many threads a process may use, where several share a machine, and a map over threads."""
 
 from __future__ import annotations
 
@@ -12,34 +12,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
-
-
-def group_folders(root: Path, controller: str) -> Iterator[Path]:
-    """Yield the folders of this process's groups, innermost first; none where there are no groups.
-
-    Parameters
-    ----------
-    root : Path
-        Where `proc` and `sys` are mounted.
-    controller : str
-        `cpu` or `memory`. The groups of version 2 and, where it is in one, of version 1 are
-        yielded; their files differ in name.
-    """
-    mounted = root / "sys/fs/cgroup"
-    with suppress(OSError, ValueError):
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
-            _, controllers, group = line.split(":", 2)
-            if controllers == "":
-                yield from _up(mounted, group)
-            elif controller in controllers.split(","):
-                yield from _up(mounted / controller, group)
-
-
-def _up(mounted: Path, group: str) -> Iterator[Path]:
-    # A container may see no more than its own group, as the mounted folder.
-    place = mounted / group.lstrip("/")
-    yield from (folder for folder in (place, *place.parents) if folder.is_relative_to(mounted))
-
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -67,24 +39,10 @@ def cores(_root: Path = Path("/")) -> int:
     return max(1, math.ceil(min([cores, *_quotas(_root)])))
 
 
-def _quotas(root: Path) -> Iterator[float]:
-    """Yield how many cores each control group allows, of either version."""
-    for folder in group_folders(root, "cpu"):
-        with suppress(OSError, ValueError):  # no such limit, or `max`
-            quota, period = (folder / "cpu.max").read_text().split()
-            yield int(quota) / int(period)
-        with suppress(OSError, ValueError):
-            quota = (folder / "cpu.cfs_quota_us").read_text()
-            if int(quota) > 0:  # -1 is no limit
-                yield int(quota) / int((folder / "cpu.cfs_period_us").read_text())
-
-
 @contextmanager
 def shared(workers: int) -> Iterator[None]:
     """Start processes in this block: each gets its share of the threads of this process.
 
-    Examples
-    --------
     >>> with shared(10**6):
     ...     os.environ["OMP_NUM_THREADS"]
     '1'
@@ -123,3 +81,37 @@ def parallel_map(
         finally:
             for future in pending:
                 future.cancel()
+
+
+def group_folders(root: Path, controller: str) -> Iterator[Path]:
+    """Yield the folders of this process's control groups, innermost first, if there are any.
+
+    `controller` is `cpu` or `memory`; `proc` and `sys` are mounted below `root`. The groups of both
+    versions are yielded; their files differ in name.
+    """
+    mounted = root / "sys/fs/cgroup"
+    with suppress(OSError, ValueError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers == "":
+                yield from _up(mounted, group)
+            elif controller in controllers.split(","):
+                yield from _up(mounted / controller, group)
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Yield how many cores each control group allows, of either version."""
+    for folder in group_folders(root, "cpu"):
+        with suppress(OSError, ValueError):  # no such limit, or `max`
+            quota, period = (folder / "cpu.max").read_text().split()
+            yield int(quota) / int(period)
+        with suppress(OSError, ValueError):
+            quota = (folder / "cpu.cfs_quota_us").read_text()
+            if int(quota) > 0:  # -1 is no limit
+                yield int(quota) / int((folder / "cpu.cfs_period_us").read_text())
+
+
+def _up(mounted: Path, group: str) -> Iterator[Path]:
+    # A container may see no more than its own group, as the mounted folder.
+    place = mounted / group.lstrip("/")
+    yield from (folder for folder in (place, *place.parents) if folder.is_relative_to(mounted))

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from harness.config import Job
-from harness.fitting import without_seed
+from harness.config import Job, without_seed
 from harness.provenance import CHANGED, code_changed, commit, machine, versions
 from harness.record import SCHEMA_VERSION, ImageScore, Record
 from harness.system.secrets import masked

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dfkde.state import TrustError, check_trusted
+from dfkde.registry import TrustError, check_trusted
 from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
 from harness.record import SCHEMA_VERSION, ImageScore, Record, StoredRun, finite
 from harness.sweep.outcome import one_line

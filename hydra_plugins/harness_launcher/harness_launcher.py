@@ -15,7 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from harness.checks import check_settings
-from harness.config import Config, told_apart
+from harness.config import Config, name_differences
 from harness.sweep.outcome import Outcome, Progress
 from harness.sweep.task import Task, keep_averages, sweep_of
 from harness.sweep.workers import InProcess, Pool, Processes, run_tasks
@@ -61,7 +61,7 @@ class HarnessLauncher(Launcher):
     ) -> Sequence[Outcome]:
         """Run the jobs, which the sweeper has composed, and return what became of each."""
         self._check(configs)
-        jobs = told_apart([config.job() for config in configs])
+        jobs = name_differences([config.job() for config in configs])
         tasks = [
             Task(job, c.tracking, self._folder / str(number), c.force, c.save_model)
             for number, (job, c) in enumerate(zip(jobs, configs, strict=True), initial_job_idx)

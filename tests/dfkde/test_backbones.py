@@ -1,4 +1,4 @@
-"""Backbones: by name, by state dict, by file, and what is told when they cannot be had."""
+"""Backbones: by name, by state dict, by file, and what is said when they cannot be had."""
 
 import os
 import re
@@ -188,10 +188,15 @@ def test_a_fine_tuned_network_may_have_other_classes(tmp_path):
             r"weights must be null or the path .*has none by name",
         ),
         ("nowhere:build", {}, None, r"factory 'nowhere:build' cannot be imported: No module named"),
-        ("dfkde.pca:build", {}, None, r"factory 'dfkde\.pca:build' cannot be imported: .*'build'"),
+        (
+            "dfkde.base:build",
+            {},
+            None,
+            r"factory 'dfkde\.base:build' cannot be imported: .*'build'",
+        ),
         ("dfkde", {}, None, r"factory must be written module:function, got 'dfkde'"),
         ("no/where.py:build", {}, None, r"cannot be imported: .*no/where\.py"),
-        ("dfkde.density:_BLOCK", {}, None, r"'dfkde\.density:_BLOCK' is no function"),
+        ("dfkde.density:_SPARE", {}, None, r"'dfkde\.density:_SPARE' is no function"),
     ],
 )
 def test_errors_are_one_line(factory, arguments, weights, message):

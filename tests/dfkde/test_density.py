@@ -13,8 +13,7 @@ from scipy.special import logsumexp
 from scipy.stats import gaussian_kde, multivariate_normal
 
 from dfkde import DFKDE, DFKDEResidual
-from dfkde.density import GaussianKDE
-from dfkde.pca import PCA
+from dfkde.density import PCA, GaussianKDE
 
 CONF = Path(__file__).resolve().parent.parent.parent / "conf"
 
@@ -142,7 +141,7 @@ def test_batch_size_does_not_matter(monkeypatch):
     together = model.score_samples(test)
     one_by_one = np.concatenate([model.score_samples(row[None]) for row in test])
     np.testing.assert_allclose(one_by_one, together, rtol=1e-12)
-    monkeypatch.setattr("dfkde.density._BLOCK", 700)  # blocks of 7 rows
+    monkeypatch.setattr("dfkde.density._DISTANCE_BLOCK", 700)  # blocks of 7 rows
     np.testing.assert_allclose(model.score_samples(test), together, rtol=1e-12)
 
 
@@ -245,8 +244,8 @@ def test_residual_density_integrates_to_one():
     train = np.random.default_rng(0).normal(size=(40, 3)) + 5
     model = DFKDEResidual(1).fit(train)
     axis, step = np.linspace(-7, 7, 61, retstep=True)
-    grid = np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(-1, 3) + 5
-    integral = np.exp(logsumexp(model.score_samples(grid)) + 3 * np.log(step))
+    points = np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(-1, 3) + 5
+    integral = np.exp(logsumexp(model.score_samples(points)) + 3 * np.log(step))
     assert integral == pytest.approx(1, abs=1e-6)
 
 

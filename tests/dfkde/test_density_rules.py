@@ -58,7 +58,7 @@ LINE_OF_16 = np.arange(20.0)[:, None] * np.ones(40)
         (DFKDE(), np.float64(3), r"X must be of shape \(n_samples, n_features\), got \(\)"),
     ],
 )
-def test_rules_of_fit_are_told_in_one_line(model, train, message):
+def test_rules_of_fit_are_reported_in_one_line(model, train, message):
     with pytest.raises(ValueError, match=message) as error:
         model.fit(train)
     assert "\n" not in str(error.value)

@@ -35,7 +35,7 @@ def test_one_layer_is_the_layers_output_and_its_mean():
     torch.testing.assert_close(pooled, maps.mean((2, 3)))
 
 
-def test_finer_layers_are_pooled_to_the_coarsest_grid():
+def test_finer_layers_are_pooled_to_the_coarsest():
     module = network()
     pooled, maps = FeatureExtractor(module, ["3", "1"], mean=HALF, std=HALF)(IMAGES)
     fine = module[:2]((IMAGES - 0.5) / 0.5)
@@ -93,7 +93,7 @@ class Mixed(nn.Module):
         return self.norm(self.act(self.proj(images)).permute(0, 2, 3, 1))
 
 
-# The last has as many channels as rows and columns: shapes alone would not tell.
+# The last has as many channels as rows and columns: shapes alone would not do.
 @pytest.mark.parametrize(("channels", "size"), [(7, (16, 16)), (7, (16, 24)), (4, (16, 16))])
 def test_channels_are_where_the_layer_has_them(channels, size):
     module, images = Mixed(channels), torch.rand(2, 3, *size)
@@ -119,7 +119,7 @@ def test_a_layer_that_is_not_run_is_named():
         extractor(IMAGES)
 
 
-def test_grids_that_do_not_divide_are_pooled_to_the_coarsest():
+def test_sizes_that_do_not_divide_are_pooled_to_the_coarsest():
     """19 positions to 10: windows from floor(19 i / 10) to ceil(19 (i + 1) / 10), by their mean."""
     images = torch.rand(2, 3, 19, 19)
     module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d(2, ceil_mode=True))
@@ -130,7 +130,7 @@ def test_grids_that_do_not_divide_are_pooled_to_the_coarsest():
     expected = torch.stack([torch.stack(row, dim=-1) for row in expected], dim=-2)
     torch.testing.assert_close(maps[:, :4].double(), expected, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(maps[:, 4:], module[1](module[0](images)))
-    # The pooled feature is the mean of what the maps show, not of the finer grid.
+    # The pooled feature is the mean of what the maps show, not of the finer ones.
     torch.testing.assert_close(pooled, maps.mean((2, 3)))
 
 
@@ -178,7 +178,7 @@ def digest(module):
     return FeatureExtractor(module, ["3"], mean=HALF, std=HALF).digest
 
 
-def test_digest_tells_tensors_and_architecture_apart():
+def test_digest_depends_on_tensors_and_architecture():
     first = digest(network())
     assert len(first) == 64
     assert first == digest(network())

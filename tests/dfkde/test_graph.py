@@ -187,9 +187,9 @@ class Counting(Net):
     ids=["dropout", "noise in a branch", "a counter"],
 )
 def test_a_network_that_gives_an_image_other_features_each_time_is_refused(net, what):
-    with pytest.raises(ValueError, match=r"^backbone\.factory must .* every time, got") as told:
+    with pytest.raises(ValueError, match=r"^backbone\.factory must .* every time, got") as error:
         capture(net.eval(), SHAPE)
-    assert str(told.value).endswith(what)
+    assert str(error.value).endswith(what)
 
 
 def test_dropout_that_is_off_is_none():
@@ -197,7 +197,7 @@ def test_dropout_that_is_off_is_none():
     capture(timm.create_model("vit_tiny_patch16_224", img_size=16).eval(), SHAPE)
 
 
-def test_a_network_that_cannot_be_recorded_is_told_in_one_line():
+def test_a_network_that_cannot_be_recorded_is_reported_in_one_line():
     class Hesitant(Net):
         def forward(self, x):
             return x if x.sum() > 0 else -x

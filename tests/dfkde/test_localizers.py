@@ -85,7 +85,7 @@ def test_uniform_repeats_the_image_score():
     np.testing.assert_allclose(fitted.anomaly_map(IMAGE), np.full((2, 3), expected), rtol=1e-9)
 
 
-def test_maps_are_float64_of_the_grid():
+def test_maps_are_float64_of_the_feature_maps_size():
     for name in ("occlusion", "patch_density", "uniform"):
         maps = feature_maps(d=20)
         pooled = maps.mean(axis=(2, 3))
@@ -144,8 +144,8 @@ def test_patch_density_of_two_images_is_finite():
 
 @pytest.mark.parametrize("name", ["occlusion", "patch_density"])
 @pytest.mark.parametrize("change", [lambda one: one[:9], lambda one: one.transpose(0, 2, 1)])
-def test_maps_of_another_shape_are_told_so(name, change):
-    """Another width, or as many positions on another grid: in training and in use."""
+def test_maps_of_another_shape_are_refused(name, change):
+    """Another width, or as many positions in another layout: in training and in use."""
     fitted = localizer(name) if name == "occlusion" else PatchDensity(3)
     model = DFKDE(4).fit(POOLED)
     shape = r"\(n_features, h, w\) = \(10, 2, 3\)"
@@ -168,7 +168,7 @@ def test_maps_must_be_those_of_the_features(name):
 
 @pytest.mark.parametrize("name", ["occlusion", "patch_density"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_map_that_is_not_finite_is_told_so(name, value):
+def test_a_map_that_is_not_finite_is_refused(name, value):
     fitted = localizer(name) if name == "occlusion" else PatchDensity(3)
     model = DFKDE(4).fit(POOLED)
     maps, image = TRAIN.copy(), IMAGE.copy()

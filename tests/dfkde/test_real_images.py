@@ -46,7 +46,7 @@ def bottle():
     return maps, paths["test"]
 
 
-def test_published_claims_on_bottle(bottle):
+def test_published_numbers_on_bottle(bottle):
     maps, test_paths = bottle
     pooled = {split: one.mean(axis=(2, 3)) for split, one in maps.items()}
     labels = [path.parent.name != "good" for path in test_paths]

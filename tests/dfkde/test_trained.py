@@ -23,6 +23,8 @@ from dfkde import (
     load_backbone,
     localizer,
 )
+from dfkde.registry import RENAMED
+from dfkde.trained import names_to_trust
 from tests.saved import rewrite, with_class
 
 LITE = "dfkde.backbones.efficientnet_lite:efficientnet_lite"
@@ -110,6 +112,25 @@ def test_no_localizer(tmp_path):
     assert TrainedDetector.load(tmp_path).localizer is None
 
 
+def test_a_detector_saved_under_older_names_of_our_classes_loads(tmp_path):
+    saved, pooled = trained(DFKDE(4)), feature_maps(seed=1).mean(axis=(2, 3))
+    saved.save(tmp_path)
+    new = {name: old for old, name in RENAMED.items()}
+
+    def change(state, arrays):
+        for part in state["model"]["attributes"].values():
+            if "class" in part:
+                part["class"] = new.pop(part["class"])
+
+    rewrite(tmp_path, change)
+    assert not new
+    assert names_to_trust(tmp_path) == []
+    loaded = TrainedDetector.load(tmp_path)
+    np.testing.assert_array_equal(
+        loaded.model.score_samples(pooled), saved.model.score_samples(pooled)
+    )
+
+
 def test_names_of_features_are_kept(tmp_path):
     import pandas as pd
 
@@ -146,7 +167,7 @@ def test_what_cannot_be_saved_is_named(tmp_path):
 
 def test_a_class_of_a_script_is_refused(tmp_path):
     script = type("Script", (KNN,), {"__module__": "__main__"})
-    with pytest.raises(TypeError, match="model: Script must stand in a module"):
+    with pytest.raises(TypeError, match="model: Script must be defined in a module"):
         trained(script()).save(tmp_path)
 
 
@@ -204,7 +225,7 @@ def without_array(state, arrays):
         (without_array, "KeyError: 'model.points_'"),
     ],
 )
-def test_a_damaged_detector_is_told_in_one_line(tmp_path, change, message):
+def test_a_damaged_detector_is_reported_in_one_line(tmp_path, change, message):
     trained(KNN()).save(tmp_path)
     rewrite(tmp_path, change)
     with pytest.raises(ValueError, match=f"there is no detector in .*: {message}") as error:
@@ -224,7 +245,7 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["detector.json", "detector.safetensors"])
 @pytest.mark.parametrize("keep", [0, 5, 100])
-def test_a_detector_cut_short_is_told_in_one_line(tmp_path, name, keep):
+def test_a_detector_cut_short_is_reported_in_one_line(tmp_path, name, keep):
     trained(KNN()).save(tmp_path)
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[:keep])
@@ -235,21 +256,23 @@ def test_a_detector_cut_short_is_told_in_one_line(tmp_path, name, keep):
 
 @pytest.mark.parametrize("step", [1, 2])
 def test_a_save_that_is_broken_off_leaves_no_detector(tmp_path, monkeypatch, step):
-    """Not the new one, nor the old one's description beside new arrays."""
+    """Not half of the new one, nor the old one's description beside new arrays."""
     trained(KNN()).save(tmp_path)
-    replaced = []
+    write, written = Path.write_bytes, []
 
-    def full(source, target):
-        replaced.append(source)
-        if len(replaced) == step:
-            raise OSError("No space left on device")
-        return os.replace(source, target)
+    def full(path, content):
+        written.append(path)
+        if len(written) < step:
+            return write(path, content)
+        write(path, content[: len(content) // 2])
+        raise OSError("No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         trained(DFKDE(4)).save(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} <= {"detector.safetensors"}
     monkeypatch.undo()
+    with pytest.raises(ValueError, match="there is no detector in"):
+        TrainedDetector.load(tmp_path)
     trained(DFKDE(4)).save(tmp_path)
     assert isinstance(TrainedDetector.load(tmp_path).model, DFKDE)
 

@@ -1,4 +1,4 @@
-"""A saved detector is data: what it names runs only if the caller said so, and slips are told."""
+"""A saved detector is data: what it names runs only if the caller said so, and slips are found."""
 
 import importlib
 import inspect
@@ -15,8 +15,8 @@ from sklearn.base import BaseEstimator
 
 import dfkde
 from dfkde import KNN, Backbone, Constant, Gaussian, TrainedDetector, localizer
-from dfkde.state import ESTIMATORS, FACTORIES, Decoder, TrustError, check_trusted, untrusted
-from dfkde.trained import names_to_trust
+from dfkde.registry import ESTIMATORS, FACTORIES, RENAMED, TrustError, check_trusted, untrusted
+from dfkde.trained import Decoder, names_to_trust
 from tests.centroid import Centroid
 from tests.saved import ARRAYS, STATE, rewrite, touching, with_class, with_factory
 
@@ -62,6 +62,7 @@ def test_the_allowed_are_the_estimators_that_the_package_defines():
             if is_estimator and value.__module__ == info.name and not inspect.isabstract(value):
                 found.add(f"{value.__module__}:{value.__qualname__}")
     assert found == ESTIMATORS
+    assert {*RENAMED.values()} <= ESTIMATORS
     for name in FACTORIES:
         module, _, function = name.partition(":")
         assert getattr(importlib.import_module(module), function).__module__ == module
@@ -100,8 +101,8 @@ def test_the_module_of_an_untrusted_class_is_not_imported(tmp_path, monkeypatch,
 
 
 TRICKS = [
-    "dfkde.state:import_module",
-    "dfkde.state:BaseEstimator",
+    "dfkde.trained:import_module",
+    "dfkde.density:BaseEstimator",
     "dfkde.baselines:LedoitWolf",
     "dfkde.trained:os.system",
     "dfkde.trained:os",
@@ -244,7 +245,7 @@ def flipped(path, place, bit):
 
 
 @pytest.mark.parametrize("name", [STATE, ARRAYS])
-def test_any_flipped_bit_is_told(tmp_path, name):
+def test_any_flipped_bit_is_found(tmp_path, name):
     save(tmp_path / "saved")
     content = (tmp_path / "saved" / name).read_bytes()
     random = np.random.default_rng(1)
@@ -259,7 +260,7 @@ def test_any_flipped_bit_is_told(tmp_path, name):
 
 
 @pytest.mark.parametrize("text", ["1e-05", "\\u00e9"])
-def test_a_flipped_bit_that_changes_no_value_is_told_too(tmp_path, text):
+def test_a_flipped_bit_that_changes_no_value_is_found_too(tmp_path, text):
     """An exponent's or an escape's `e` as `E`: the JSON says the same."""
     save(tmp_path)
     path = tmp_path / STATE
@@ -270,7 +271,7 @@ def test_a_flipped_bit_that_changes_no_value_is_told_too(tmp_path, text):
             load(tmp_path)
 
 
-def test_a_changed_number_is_told(tmp_path):
+def test_a_changed_number_is_found(tmp_path):
     save(tmp_path)
     text = (tmp_path / STATE).read_text()
     (tmp_path / STATE).write_text(text.replace('"image_size": 64', '"image_size": 65'))
@@ -279,8 +280,8 @@ def test_a_changed_number_is_told(tmp_path):
             load(tmp_path)
 
 
-def test_the_arrays_of_another_detector_are_told(tmp_path):
-    """Of equal names and shapes: nothing but the checksum tells."""
+def test_the_arrays_of_another_detector_are_refused(tmp_path):
+    """Of equal names and shapes: nothing but the checksum differs."""
     save(tmp_path / "one")
     other = load_file(tmp_path / "one" / ARRAYS)
     save_file({name: array + 1 for name, array in other.items()}, tmp_path / "one" / ARRAYS)
@@ -289,7 +290,7 @@ def test_the_arrays_of_another_detector_are_told(tmp_path):
         TrainedDetector.load(tmp_path / "one")
 
 
-def test_settings_whose_keys_are_no_text_are_sealed_as_they_are_read(tmp_path):
+def test_the_checksum_is_of_settings_whose_keys_are_text_as_they_are_read(tmp_path):
     model = Constant().fit(POOLED)
     backbone = Backbone(LITE, {}, None, ["bn2"], [0.5] * 3, [0.5] * 3, digest="0" * 64)
     inputs = {2: "a", 10: "b", "c": float("nan")}
@@ -297,7 +298,7 @@ def test_settings_whose_keys_are_no_text_are_sealed_as_they_are_read(tmp_path):
     assert list(TrainedDetector.load(tmp_path).inputs) == ["2", "10", "c"]
 
 
-def test_json_too_deep_to_read_is_told(tmp_path):
+def test_json_too_deep_to_read_is_refused(tmp_path):
     (tmp_path / STATE).write_text("[" * 100_000)
     with pytest.raises(ValueError, match=r"there is no detector in .*RecursionError"):
         TrainedDetector.load(tmp_path)

@@ -1,4 +1,4 @@
-"""Weights that are here, that can be fetched, and what is told when they cannot be had."""
+"""Weights that are here, that can be fetched, and what is said when they cannot be had."""
 
 import pickle
 import socket

@@ -24,7 +24,7 @@ from harness.features.feature_cache import (
 from harness.features.reader import FeatureReader
 from harness.features.spec import graph_spec
 from harness.system import locks
-from harness.system.files import DamagedError, read_json, read_regular, with_checksum, write_json
+from harness.system.files import DamagedError, add_checksum, read_json, read_regular, write_json
 from tests.data.planting import huge
 from tests.features.images import PLAIN, PlainEngine
 from tests.features.slow_process import SETTINGS, SIZE
@@ -117,7 +117,7 @@ def test_a_shape_that_does_not_fit_gives_no_array(cache, samples, content):
     with pytest.raises(DamagedError, match="no array with 1 axes"):
         array_from_bytes(content, ndim=1)
     path = entry(cache, samples[0])
-    path.write_bytes(with_checksum(content, key=entry_key(path)))
+    path.write_bytes(add_checksum(content, key=entry_key(path)))
     with pytest.warns(UserWarning, match="no array with 1 axes"):
         assert Store(cache, open_reader(cache).spec).read(samples[0].digest, POOLED) is None
 

@@ -27,7 +27,7 @@ from dfkde.backbones.presence import (
     check_weights,
     checkpoint_folder,
 )
-from dfkde.choices import LOCALIZERS
+from dfkde.registry import LOCALIZERS
 from harness.features.extractor import DigestCache, Digests, LazyExtractor
 from tests.sweep.test_start import RESNET50
 

@@ -21,7 +21,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from dfkde.state import TrustError
+from dfkde.registry import TrustError
 from harness.config import BackboneConfig, ModelConfig, TrackingConfig
 from harness.predict.__main__ import main
 from harness.sweep.task import run_job
@@ -247,7 +247,7 @@ def test_the_model_names_its_input_and_what_it_needs(run_id, uri):
     assert not [p for p in folder.rglob("*") if p.suffix in (".pkl", ".pickle", ".joblib", ".pt")]
 
 
-def test_a_run_without_model_is_told_from_no_run(small_job, uri, images, tmp_path, capsys):
+def test_a_run_without_model_differs_from_no_run(small_job, uri, images, tmp_path, capsys):
     job = replace(small_job, localizer="none", seed=7)
     without = run_job(job, open_tracker(TrackingConfig(uri=uri), None)).run_id
     arguments = [f"images={images}", f"tracking.uri={uri}", f"out={tmp_path / 'out'}"]
@@ -276,7 +276,7 @@ def test_without_tracking_no_model_can_be_kept(small_job):
         (("knn", "dfkde.baselines:KNN", {}), 1, "knn needs 1 images, got 0 of 1"),
     ],
 )
-def test_too_few_images_to_hold_out_are_told_before_the_fit(
+def test_too_few_images_to_hold_out_are_refused_before_the_fit(
     small_job, uri, monkeypatch, model, n_train, message
 ):
     monkeypatch.setattr("harness.fitting.fit", None)

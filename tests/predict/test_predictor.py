@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -13,18 +14,18 @@ from sklearn.decomposition import PCA
 from sklearn.model_selection import KFold
 
 from dfkde import TrainedDetector
-from dfkde.state import TrustError
+from dfkde.registry import TrustError
 from harness.config import ModelConfig
 from harness.experiment import measure
 from harness.fitting import fit
+from harness.predict import QUANTILE, Prediction, Predictor
 from harness.predict.command import overlay
-from harness.predict.model import trained
-from harness.predict.predictor import REQUIRED, Prediction, Predictor
+from harness.predict.predictor import REQUIRED, trained
 from harness.record import Stages
 from tests.predict.conftest import TRUSTED, environment
 from tests.saved import rewrite, touching
 
-SCORE_ANEW = """
+SCORE_AGAIN = """
 import json, sys
 from pathlib import Path
 from dfkde import TrainedDetector
@@ -52,7 +53,7 @@ def test_a_fresh_process_gives_the_same_bits(detector, split, tmp_path):
         for one in Predictor(detector).predict(paths, maps=True)
     ]
     detector.save(tmp_path / "detector")
-    command = [sys.executable, "-c", SCORE_ANEW, tmp_path / "detector", *paths]
+    command = [sys.executable, "-c", SCORE_AGAIN, tmp_path / "detector", *paths]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, env=environment(OMP_NUM_THREADS="2")
     )
@@ -159,7 +160,7 @@ def test_another_backbone_is_refused(detector):
 
 @pytest.mark.parametrize("engine", [None, "openvino"])
 def test_another_forward_is_refused_with_any_engine(detector, monkeypatch, engine):
-    """Its weights are the same, so that they tell nothing."""
+    """Its weights are the same, so that they do not differ."""
     monkeypatch.setattr(torch.nn.Tanh, "forward", lambda self, x: torch.sin(x))
     with pytest.raises(ValueError, match=r"must compute what it did in training, network SHA-256"):
         Predictor(detector, engine=engine)
@@ -197,6 +198,13 @@ def test_every_model_reads_back_to_the_same_bits(small_job, split, model, tmp_pa
     assert [one.score for one in again.predict(paths)] == before
 
 
+@pytest.mark.parametrize("module", ["harness.predict", "harness.predict.predictor"])
+def test_the_code_in_models_that_are_saved_finds_what_it_imports(module):
+    """MLflow copies `mlflow_model.py` into each model: older ones take names from these."""
+    found = [getattr(import_module(module), name) for name in ("Predictor", "QUANTILE")]
+    assert found == [Predictor, QUANTILE]
+
+
 def test_overlay_leaves_alone_what_training_images_reach():
     image = np.full((64, 64, 3), 90, dtype=np.uint8)
     drawn = overlay(image, np.full((8, 8), 5.0), map_values=[1.0, 5.0])
@@ -205,9 +213,9 @@ def test_overlay_leaves_alone_what_training_images_reach():
 
 def test_overlay_is_hotter_the_further_a_map_exceeds_them():
     image = np.zeros((64, 64, 3), dtype=np.uint8)
-    grid = np.zeros((8, 8))
-    grid[:, :4], grid[:, 4:] = 12.0, 500.0
-    drawn = overlay(image, grid, map_values=[1.0, 5.0]).astype(int)
+    positions = np.zeros((8, 8))
+    positions[:, :4], positions[:, 4:] = 12.0, 500.0
+    drawn = overlay(image, positions, map_values=[1.0, 5.0]).astype(int)
     # Red of the reddest colour, at 60 % opacity; towards yellow where it is less.
     assert drawn[32, 63].tolist() == [153, 0, 0]
     assert 0 < drawn[32, 0, 0] < 153

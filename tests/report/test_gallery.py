@@ -13,7 +13,7 @@ import cv2
 import pytest
 import yaml
 
-from dfkde.state import TrustError
+from dfkde.registry import TrustError
 from harness.config import (
     BackboneConfig,
     DatasetConfig,
@@ -245,7 +245,7 @@ def test_a_place_that_takes_no_pictures_is_told(
 
 @pytest.mark.parametrize(
     "name",
-    ["os:system", "os.system", "dfkde.state:import_module", "dfkde.density.DFKDE", "dfkde.os:a"],
+    ["os:system", "os.system", "dfkde.trained:import_module", "dfkde.density.DFKDE", "dfkde.os:a"],
 )
 def test_a_model_that_is_not_our_own_is_not_read_as_a_job(job: Job, uri: str, name: str) -> None:
     run_id = _stored(uri, asdict(replace(job, model=ModelConfig("evil", name))))

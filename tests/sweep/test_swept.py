@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.config import told_apart
+from harness.config import name_differences
 from harness.tracking import read_job, read_runs
 from tests.sweep.conftest import in_process, runs
 
@@ -32,7 +32,7 @@ def test_names_tell_swept_settings_and_identities_do_not(client):
 
 
 def suffixes(*jobs):
-    return [job.swept for job in told_apart(jobs)]
+    return [job.swept for job in name_differences(jobs)]
 
 
 @pytest.mark.parametrize(
