@@ -1,5 +1,6 @@
 """What several test packages share: a tiny job on synthetic data, and the real images' place."""
 
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,14 @@ def _utf8(value):
     if isinstance(value, dict):
         return {key: _utf8(one) for key, one in value.items()}
     return type(value)(map(_utf8, value)) if isinstance(value, list | tuple) else value
+
+
+@pytest.fixture(autouse=True)
+def _level_of_logging():
+    """Put the level back: `hydra.verbose=true` would slow down every later composition."""
+    level = logging.root.level
+    yield
+    logging.root.setLevel(level)
 
 
 def dataset_config(name):
