@@ -46,6 +46,25 @@ def _config(kind, group, name):
     return kind(**yaml.safe_load((ROOT / "conf" / group / f"{name}.yaml").read_text()))
 
 
+def tiny_job(root, cache):
+    """Return a job on the synthetic bottle below `root` with the tiny backbone."""
+    dataset = dataset_config("mvtec")
+    return Job(
+        dataset=replace(dataset, root=str(root), official=False),
+        category="bottle",
+        backbone=BackboneConfig(
+            name="tiny",
+            factory="tests.tiny:build",
+            layers=["features"],
+            mean=[0.5, 0.5, 0.5],
+            std=[0.25, 0.25, 0.25],
+        ),
+        model=ModelConfig(name="dfkde", factory="dfkde.density:DFKDE", params={"n_components": 4}),
+        features=FeaturesConfig(engine="torch", cache=str(cache)),
+        image_size=64,
+    )
+
+
 @pytest.fixture(scope="session")
 def synthetic_mvtec(tmp_path_factory):
     """Root of a small synthetic MVTec AD with two categories."""
@@ -56,21 +75,7 @@ def synthetic_mvtec(tmp_path_factory):
 @pytest.fixture
 def job(synthetic_mvtec, tmp_path):
     """A job that takes a fraction of a second: synthetic bottle, tiny backbone, own cache."""
-    dataset = dataset_config("mvtec")
-    return Job(
-        dataset=replace(dataset, root=str(synthetic_mvtec), official=False),
-        category="bottle",
-        backbone=BackboneConfig(
-            name="tiny",
-            factory="tests.tiny:build",
-            layers=["features"],
-            mean=[0.5, 0.5, 0.5],
-            std=[0.25, 0.25, 0.25],
-        ),
-        model=ModelConfig(name="dfkde", factory="dfkde.density:DFKDE", params={"n_components": 4}),
-        features=FeaturesConfig(engine="torch", cache=str(tmp_path / "cache")),
-        image_size=64,
-    )
+    return tiny_job(synthetic_mvtec, tmp_path / "cache")
 
 
 @pytest.fixture

@@ -13,8 +13,11 @@ import pytest
 
 from harness.config import TrackingConfig
 from harness.data import load_split
+from harness.fitting import fit
+from harness.predict import trained
 from harness.tracking import open_tracker
 from harness.work import run_job
+from tests.conftest import tiny_job
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BROKEN = "broken/half.png"
@@ -71,3 +74,14 @@ def images(split, tmp_path):
 def small_job(job):
     """The tiny job on few training images."""
     return replace(job, n_train=20)
+
+
+@pytest.fixture(scope="session")
+def fitted(synthetic_mvtec, tmp_path_factory):
+    """What the small job fits."""
+    return fit(replace(tiny_job(synthetic_mvtec, tmp_path_factory.mktemp("fit")), n_train=20))
+
+
+@pytest.fixture(scope="session")
+def detector(fitted):
+    return trained(fitted)

@@ -3,11 +3,12 @@
 import contextlib
 import csv
 import errno
+import logging
 import os
 import pty
 import shutil
-import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from harness.predict.__main__ import _NAMES, main
 from harness.predict.command import _open_to_write, _row
 from harness.predict.images import image_files
 from harness.predict.prediction import Prediction, reason_of
-from tests.predict.conftest import BROKEN, TRUSTED, environment, predict_command
+from tests.predict.conftest import BROKEN, TRUSTED, predict_command
 from tests.saved import rewrite, touching, with_class
 
 CENTROID = "tests.centroid:Centroid"
@@ -32,11 +33,6 @@ NAMES = ["0.png", "1.png", "2.png", "below/3.png"]
 def rows(out):
     with (out / "predictions.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-@pytest.fixture
-def detector(small_job):
-    return trained(fit(small_job))
 
 
 @pytest.fixture
@@ -192,21 +188,27 @@ def test_the_heatmap_of_a_crop_leaves_the_rest_of_the_image_alone(
     np.testing.assert_array_equal(changed, centre)
 
 
-def test_on_a_terminal_there_is_a_progress_bar(arguments, tmp_path):
+def test_on_a_terminal_there_is_a_progress_bar(arguments, monkeypatch):
     """The command's standard error is one end of a pseudo-terminal, the test reads the other."""
+    monkeypatch.setenv("TERM", "xterm")
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "harness.predict", *arguments, "heatmaps=false"]
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=theirs, env=environment(TERM="xterm")
-    ):
-        os.close(theirs)
-        shown = b""
+    shown = []
+
+    def read():
         with contextlib.suppress(OSError):  # the end of a terminal
             while part := os.read(ours, 1000):
-                shown += part
+                shown.append(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with open(theirs, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        main([*arguments, "heatmaps=false"])
+    reader.join()
     os.close(ours)
-    assert "scoring" in shown.decode()
-    assert "100%" in shown.decode()
+    text = b"".join(shown).decode()
+    assert "scoring" in text
+    assert "100%" in text
 
 
 def test_without_faults_the_status_is_zero(arguments, images, tmp_path, capsys):
@@ -497,7 +499,7 @@ def test_errors_of_images_are_words(arguments, images, tmp_path):
     assert _row(name, Prediction(error=told), None)[3] == f"'{told}"
 
 
-def test_what_a_detector_says_is_shown(arguments, model):
+def test_what_a_detector_says_is_shown(arguments, model, monkeypatch, capsys):
     """The libraries that it was trained with stand in its file."""
 
     def change(state, arrays):
@@ -505,7 +507,8 @@ def test_what_a_detector_says_is_shown(arguments, model):
         state["inputs"]["engine"] = "e\x1b]0;title\x07\nerror: y"
 
     rewrite(model, change)
-    ended = predict_command(*arguments, "engine=torch", "heatmaps=false")
-    lines = ended.stderr.split("\n")
+    monkeypatch.setattr(logging.root, "handlers", [])  # as in a process of its own
+    main([*arguments, "engine=torch", "heatmaps=false"])
+    lines = capsys.readouterr().err.split("\n")
     assert any("e\\x1b]0;title\\x07\\nerror: y" in line for line in lines)
     assert all(line.isprintable() and not line.startswith("error") for line in lines)
