@@ -155,7 +155,7 @@ def test_killed_process_costs_its_own_job_only(client, monkeypatch):
     assert (victim.info.status, finished.info.status) == ("RUNNING", "FINISHED")
 
     monkeypatch.delenv("TINY_PAUSE")
-    again = as_process(*sweep)
+    again = in_process(*sweep)
 
     assert again.status == 0, again.out + again.err
     assert again.out.count(": skipped (run ") == 1
