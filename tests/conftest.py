@@ -2,6 +2,8 @@
 
 import logging
 import os
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import yaml
 from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
 from harness.data import load_split
 from harness.data.synthetic import write_synthetic
+from harness.tracking.store import connect
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,6 +66,36 @@ def tiny_job(root, cache):
         features=FeaturesConfig(engine="torch", cache=str(cache)),
         image_size=64,
     )
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """An SQLite store without runs, the same one for all processes; do not change it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    path = folder / "empty_store" / "mlflow.db"
+    connect(f"sqlite:///{path}")  # of several processes one makes it
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_store(empty_store):
+    """Make an SQLite store in a folder and return its address: a copy, for MLflow takes seconds."""
+
+    def make(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with (
+            closing(sqlite3.connect(empty_store)) as source,
+            closing(sqlite3.connect(folder / "mlflow.db")) as copy,
+        ):
+            source.backup(copy)
+            moved = "UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)"
+            copy.execute(moved, (str(empty_store.parent), str(folder)))
+            copy.commit()
+        return f"sqlite:///{folder / 'mlflow.db'}"
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,10 @@ def block(language, containing):
     return found
 
 
-def test_a_model_of_ones_own_is_one_class_and_one_file(tmp_path, synthetic_mvtec, monkeypatch):
+def test_a_model_of_ones_own_is_one_class_and_one_file(
+    tmp_path, synthetic_mvtec, make_store, monkeypatch
+):
+    make_store(tmp_path / "runs")
     (tmp_path / "mymodule.py").write_text(block("python", "class Centroid"))
     (tmp_path / "tiny.py").write_text((ROOT / "tests" / "tiny.py").read_text())
     model = tmp_path / "conf" / "model" / "centroid.yaml"

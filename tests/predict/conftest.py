@@ -45,9 +45,9 @@ def run_and_keep(job, uri):
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory):
+def uri(tmp_path_factory, make_store):
     """An SQLite store."""
-    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+    return make_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture
@@ -77,9 +77,14 @@ def small_job(job):
 
 
 @pytest.fixture(scope="session")
-def fitted(synthetic_mvtec, tmp_path_factory):
-    """What the small job fits."""
-    return fit(replace(tiny_job(synthetic_mvtec, tmp_path_factory.mktemp("fit")), n_train=20))
+def kept_job(synthetic_mvtec, tmp_path_factory):
+    """The small job with a cache that the tests of a session share."""
+    return replace(tiny_job(synthetic_mvtec, tmp_path_factory.mktemp("kept")), n_train=20)
+
+
+@pytest.fixture(scope="session")
+def fitted(kept_job):
+    return fit(kept_job)
 
 
 @pytest.fixture(scope="session")
