@@ -139,7 +139,7 @@ def test_many_samples_are_taken_in_blocks(shape, monkeypatch):
 def test_many_features_are_not_copied(model, monkeypatch):
     monkeypatch.setattr(pca, "_BLOCK", 2**12)
     monkeypatch.setattr(kernel_density, "_BLOCK", 2**14)
-    X = np.random.default_rng(0).normal(size=(6000, 256)).astype(np.float32)
+    X = np.random.default_rng(0).normal(size=(3000, 512)).astype(np.float32)
     tracemalloc.start()
     try:
         model.fit(X).score_samples(X)
