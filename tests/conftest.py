@@ -1,6 +1,9 @@
 """What several test packages share: a tiny job on synthetic data, and the real images' place."""
 
+import logging
 import os
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import yaml
 from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
 from harness.data import load_split
 from harness.data.synthetic import write_synthetic
+from harness.tracking.store import connect
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,6 +32,14 @@ def _utf8(value):
     return type(value)(map(_utf8, value)) if isinstance(value, list | tuple) else value
 
 
+@pytest.fixture(autouse=True)
+def _level_of_logging():
+    """Put the level back: `hydra.verbose=true` would slow down every later composition."""
+    level = logging.root.level
+    yield
+    logging.root.setLevel(level)
+
+
 def dataset_config(name):
     """Return `conf/dataset/<name>.yaml`."""
     return _config(DatasetConfig, "dataset", name)
@@ -35,6 +47,55 @@ def dataset_config(name):
 
 def _config(kind, group, name):
     return kind(**yaml.safe_load((ROOT / "conf" / group / f"{name}.yaml").read_text()))
+
+
+def tiny_job(root, cache):
+    """Return a job on the synthetic bottle below `root` with the tiny backbone."""
+    dataset = dataset_config("mvtec")
+    return Job(
+        dataset=replace(dataset, root=str(root), official=False),
+        category="bottle",
+        backbone=BackboneConfig(
+            name="tiny",
+            factory="tests.tiny:build",
+            layers=["features"],
+            mean=[0.5, 0.5, 0.5],
+            std=[0.25, 0.25, 0.25],
+        ),
+        model=ModelConfig(name="dfkde", factory="dfkde.density:DFKDE", params={"n_components": 4}),
+        features=FeaturesConfig(engine="torch", cache=str(cache)),
+        image_size=64,
+    )
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """An SQLite store without runs, the same one for all processes; do not change it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    path = folder / "empty_store" / "mlflow.db"
+    connect(f"sqlite:///{path}")  # of several processes one makes it
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_store(empty_store):
+    """Make an SQLite store in a folder and return its address: a copy, for MLflow takes seconds."""
+
+    def make(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with (
+            closing(sqlite3.connect(empty_store)) as source,
+            closing(sqlite3.connect(folder / "mlflow.db")) as copy,
+        ):
+            source.backup(copy)
+            moved = "UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)"
+            copy.execute(moved, (str(empty_store.parent), str(folder)))
+            copy.commit()
+        return f"sqlite:///{folder / 'mlflow.db'}"
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -47,21 +108,7 @@ def synthetic_mvtec(tmp_path_factory):
 @pytest.fixture
 def job(synthetic_mvtec, tmp_path):
     """A job that takes a fraction of a second: synthetic bottle, tiny backbone, own cache."""
-    dataset = dataset_config("mvtec")
-    return Job(
-        dataset=replace(dataset, root=str(synthetic_mvtec), official=False),
-        category="bottle",
-        backbone=BackboneConfig(
-            name="tiny",
-            factory="tests.tiny:build",
-            layers=["features"],
-            mean=[0.5, 0.5, 0.5],
-            std=[0.25, 0.25, 0.25],
-        ),
-        model=ModelConfig(name="dfkde", factory="dfkde.density:DFKDE", params={"n_components": 4}),
-        features=FeaturesConfig(engine="torch", cache=str(tmp_path / "cache")),
-        image_size=64,
-    )
+    return tiny_job(synthetic_mvtec, tmp_path / "cache")
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@
 
 import itertools
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.sweep.conftest import in_process
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,7 +20,10 @@ def block(language, containing):
     return found
 
 
-def test_a_model_of_ones_own_is_one_class_and_one_file(tmp_path, synthetic_mvtec):
+def test_a_model_of_ones_own_is_one_class_and_one_file(
+    tmp_path, synthetic_mvtec, make_store, monkeypatch
+):
+    make_store(tmp_path / "runs")
     (tmp_path / "mymodule.py").write_text(block("python", "class Centroid"))
     (tmp_path / "tiny.py").write_text((ROOT / "tests" / "tiny.py").read_text())
     model = tmp_path / "conf" / "model" / "centroid.yaml"
@@ -28,19 +31,16 @@ def test_a_model_of_ones_own_is_one_class_and_one_file(tmp_path, synthetic_mvtec
     named = re.search(r"names it: `(name: .*?)`, `(factory: .*?)`", USAGE.replace("\n", " "))
     model.write_text("\n".join(named.groups()))
     command = [
-        *(sys.executable, "-m", "harness.run", "--config-dir", str(tmp_path / "conf"), "-m"),
+        *("--config-dir", str(tmp_path / "conf"), "-m"),
         *("category=bottle", "dataset.official=false", f"dataset.root={synthetic_mvtec}"),
         *("backbone=custom", "backbone.factory=tiny:build", "backbone.layers=[features]"),
         *("image_size=64", "model=dfkde,centroid"),
     ]
-    environment = {
-        "PATH": "/usr/bin:/bin",
-        "PYTHONPATH": f"{ROOT}:{tmp_path}",
-        "HOME": str(tmp_path),
-    }
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search("mvtec/bottle · centroid · custom · s42 │ [0-9a-f]{8} │ finished", done.stdout)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    ended = in_process(*command, settings=())
+    assert ended.status == 0, ended.out + ended.err
+    assert re.search("mvtec/bottle · centroid · custom · s42 │ [0-9a-f]{8} │ finished", ended.out)
 
 
 def test_a_dataset_of_ones_own_has_the_keys_of_the_schema():

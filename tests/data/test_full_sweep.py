@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from harness.data.official import PUBLISHED
-from harness.data.synthetic import Plan, write_synthetic
+from harness.data.synthetic import Plan, as_published, write_synthetic
+from harness.report.__main__ import main as report
+from tests.sweep.conftest import in_process
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASETS = ("mvtec", "btad", "visa")
+PLAN = Plan(scale=0.0, side=32)
 SETTINGS = {"image_size": 64}
 EVERY = {"sweeper": {"params": {"category": "glob(*)"}}}
-# The command line's own main, in a process where the synthetic datasets are the published ones.
-RUN = """
-from harness.data.official import PUBLISHED
-from harness.data.synthetic import Plan, as_published
-from harness.run import main
-
-for name in ("mvtec", "btad", "visa"):
-    PUBLISHED[name] = as_published(name, Plan(scale=0.0, side=32))
-main()
-"""
 
 
 @pytest.fixture
 def scratch(tmp_path) -> Path:
     """A folder with the synthetic datasets, and the tables of a scratch README."""
     for name in DATASETS:
-        write_synthetic(tmp_path / "data" / name, name, plan=Plan(scale=0.0, side=32))
+        write_synthetic(tmp_path / "data" / name, name, plan=PLAN)
     shutil.copytree(ROOT / "conf", tmp_path / "conf", ignore=shutil.ignore_patterns("experiment"))
     (tmp_path / "conf/experiment").mkdir()
     backbone = {"factory": "tests.tiny:build", "layers": ["features"]}
@@ -48,13 +38,17 @@ def scratch(tmp_path) -> Path:
     return tmp_path
 
 
-def test_thirty_jobs_fill_three_tables(scratch):
+def test_thirty_jobs_fill_three_tables(scratch, make_store, monkeypatch, capsys):
     sweep = ["dataset=mvtec,btad,visa", "category=glob(*)", "backbone=custom"]
     sweep += ["backbone.factory=tests.tiny:build", "backbone.layers=[features]"]
     sweep += [f"{key}={value}" for key, value in SETTINGS.items()]
-    # In the process where the counts were replaced.
-    _run(scratch, "-c", RUN, "-m", "hydra/launcher=in_process", *sweep)
-    _run(scratch, "-m", "harness.report")
+    make_store(scratch / "runs")
+    monkeypatch.chdir(scratch)
+    for name in DATASETS:
+        monkeypatch.setitem(PUBLISHED, name, as_published(name, PLAN))
+    ended = in_process("-m", *sweep, settings=())
+    assert ended.status == 0, ended.out + ended.err
+    assert report([]) == 0, capsys.readouterr().err
     cells = _cells((scratch / "README.md").read_text())
     categories = [category for name in DATASETS for category in PUBLISHED[name]]
     assert [line["Category"] for line in cells if "Average" not in line["Category"]] == categories
@@ -73,14 +67,3 @@ def _cells(readme: str) -> list[dict[str, str]]:
         for line in lines
         if line != titles and set(line[0]) != {"-"}
     ]
-
-
-def _run(folder: Path, *arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr

@@ -13,8 +13,11 @@ import pytest
 
 from harness.config import TrackingConfig
 from harness.data import load_split
+from harness.fitting import fit
+from harness.predict.predictor import trained
 from harness.sweep.task import run_job
 from harness.tracking import open_tracker
+from tests.conftest import tiny_job
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BROKEN = "broken/half.png"
@@ -42,9 +45,9 @@ def run_and_keep(job, uri):
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory):
+def uri(tmp_path_factory, make_store):
     """An SQLite store."""
-    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+    return make_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture
@@ -71,3 +74,19 @@ def images(split, tmp_path):
 def small_job(job):
     """The tiny job on few training images."""
     return replace(job, n_train=20)
+
+
+@pytest.fixture(scope="session")
+def kept_job(synthetic_mvtec, tmp_path_factory):
+    """The small job with a cache that the tests of a session share."""
+    return replace(tiny_job(synthetic_mvtec, tmp_path_factory.mktemp("kept")), n_train=20)
+
+
+@pytest.fixture(scope="session")
+def fitted(kept_job):
+    return fit(kept_job)
+
+
+@pytest.fixture(scope="session")
+def detector(fitted):
+    return trained(fitted)

@@ -3,11 +3,12 @@
 import contextlib
 import csv
 import errno
+import logging
 import os
 import pty
 import shutil
-import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from harness.predict import Prediction, Predictor, reason_of
 from harness.predict.__main__ import _NAMES, main
 from harness.predict.command import _open_to_write, _row, image_files
 from harness.predict.predictor import trained
-from tests.predict.conftest import BROKEN, TRUSTED, environment, predict_command
+from tests.predict.conftest import BROKEN, TRUSTED, predict_command
 from tests.saved import rewrite, touching, with_class
 
 CENTROID = "tests.centroid:Centroid"
@@ -31,11 +32,6 @@ NAMES = ["0.png", "1.png", "2.png", "below/3.png"]
 def rows(out):
     with (out / "predictions.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-@pytest.fixture
-def detector(small_job):
-    return trained(fit(small_job))
 
 
 @pytest.fixture
@@ -191,21 +187,27 @@ def test_the_heatmap_of_a_crop_leaves_the_rest_of_the_image_alone(
     np.testing.assert_array_equal(changed, centre)
 
 
-def test_on_a_terminal_there_is_a_progress_bar(arguments, tmp_path):
+def test_on_a_terminal_there_is_a_progress_bar(arguments, monkeypatch):
     """The command's standard error is one end of a pseudo-terminal, the test reads the other."""
+    monkeypatch.setenv("TERM", "xterm")
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "harness.predict", *arguments, "heatmaps=false"]
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=theirs, env=environment(TERM="xterm")
-    ):
-        os.close(theirs)
-        shown = b""
+    shown = []
+
+    def read():
         with contextlib.suppress(OSError):  # the end of a terminal
             while part := os.read(ours, 1000):
-                shown += part
+                shown.append(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with open(theirs, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        main([*arguments, "heatmaps=false"])
+    reader.join()
     os.close(ours)
-    assert "scoring" in shown.decode()
-    assert "100%" in shown.decode()
+    text = b"".join(shown).decode()
+    assert "scoring" in text
+    assert "100%" in text
 
 
 def test_without_faults_the_status_is_zero(arguments, images, tmp_path, capsys):
@@ -262,7 +264,7 @@ def test_a_command_as_backbone_is_not_run(arguments, model, tmp_path):
 
 
 @pytest.mark.parametrize("given", [[], ["trusted="], ["trusted=[]"]])
-def test_class_and_backbone_are_named_at_once(small_job, arguments, given, tmp_path, capsys):
+def test_class_and_backbone_are_told_at_once(small_job, arguments, given, tmp_path, capsys):
     own = ModelConfig("centroid", CENTROID)
     trained(fit(replace(small_job, model=own))).save(tmp_path / "own")
     usual = [one for one in arguments if not one.startswith("trusted=")]
@@ -384,7 +386,7 @@ def test_out_itself_may_be_a_link(arguments, tmp_path):
 
 @pytest.mark.parametrize("out", ["file", "file/below", "dangling"])
 def test_out_is_no_file(arguments, tmp_path, capsys, out):
-    """Refused before the model is looked for."""
+    """Told before the model is looked for."""
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     assert main([*arguments, f"out={tmp_path / out}", "model=no_such_run"]) == 2
@@ -464,7 +466,7 @@ DANGEROUS = {
 
 
 def test_names_of_images_are_paths_and_no_formulas(arguments, images, tmp_path):
-    """A program opens what the first column says; bytes that are no text are escaped."""
+    """A program opens what the first column says; of bytes that are no text it is told."""
     for name in DANGEROUS:
         (images / name).parent.mkdir(exist_ok=True)
         shutil.copy(images / "0.png", images / name)
@@ -491,20 +493,21 @@ def test_errors_of_images_are_words(arguments, images, tmp_path):
     main([*arguments, "heatmaps=false"])
     [error] = [row["error"] for row in rows(tmp_path / "out") if row["error"]]
     assert error.startswith("cannot be decoded (")
-    reason = reason_of(ValueError(f"{name}: =cmd\x1b[2J\n\u202ex"), name)
-    assert reason == "=cmd\\x1b[2J \\u202ex"
-    assert _row(name, Prediction(error=reason), None)[3] == f"'{reason}"
+    told = reason_of(ValueError(f"{name}: =cmd\x1b[2J\n\u202ex"), name)
+    assert told == "=cmd\\x1b[2J \\u202ex"
+    assert _row(name, Prediction(error=told), None)[3] == f"'{told}"
 
 
-def test_what_a_detector_says_is_shown(arguments, model):
-    """The libraries that it was trained with are in its file."""
+def test_what_a_detector_says_is_shown(arguments, model, monkeypatch, capsys):
+    """The libraries that it was trained with stand in its file."""
 
     def change(state, arrays):
         state["inputs"]["versions"] = ["torch\x1b[2J\nerror: x"]
         state["inputs"]["engine"] = "e\x1b]0;title\x07\nerror: y"
 
     rewrite(model, change)
-    ended = predict_command(*arguments, "engine=torch", "heatmaps=false")
-    lines = ended.stderr.split("\n")
+    monkeypatch.setattr(logging.root, "handlers", [])  # as in a process of its own
+    main([*arguments, "engine=torch", "heatmaps=false"])
+    lines = capsys.readouterr().err.split("\n")
     assert any("e\\x1b]0;title\\x07\\nerror: y" in line for line in lines)
     assert all(line.isprintable() and not line.startswith("error") for line in lines)

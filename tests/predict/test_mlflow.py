@@ -33,9 +33,9 @@ from tests.saved import rewrite, touching
 CENTROID = "tests.centroid:Centroid"
 
 
-@pytest.fixture
-def run_id(small_job, uri):
-    return run_and_keep(small_job, uri)
+@pytest.fixture(scope="module")
+def run_id(kept_job, uri):
+    return run_and_keep(kept_job, uri)
 
 
 @pytest.fixture
@@ -133,11 +133,11 @@ def test_loaded_by_mlflow_it_gives_the_scores_of_the_command(run_id, uri, images
     assert "PNG, JPEG, BMP, TIFF" in refused["error"]
 
 
-@pytest.fixture
-def own_run(small_job, uri):
+@pytest.fixture(scope="module")
+def own_run(kept_job, uri):
     """A run with a model class and a backbone that are not this project's own."""
     own = ModelConfig("centroid", CENTROID)
-    return run_and_keep(replace(small_job, model=own, localizer="none"), uri)
+    return run_and_keep(replace(kept_job, model=own, localizer="none"), uri)
 
 
 def test_a_model_of_ones_own_is_loaded_by_mlflow(own_run, uri, images, tmp_path):

@@ -36,16 +36,6 @@ print(json.dumps([[one.score, one.anomaly_map.tolist()] for one in found]))
 """
 
 
-@pytest.fixture
-def fitted(small_job):
-    return fit(small_job)
-
-
-@pytest.fixture
-def detector(fitted):
-    return trained(fitted)
-
-
 def test_a_fresh_process_gives_the_same_bits(detector, split, tmp_path):
     paths = [sample.path for sample in split.test[:3]]
     here = [

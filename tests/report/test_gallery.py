@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -120,8 +121,7 @@ def test_images_that_went_away_are_named(
         draw_gallery(replace(job, dataset=replace(job.dataset, root=str(root))), scores, tmp_path)
 
 
-def test_a_job_is_read_back_from_its_run(job: Job, tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'store' / 'mlflow.db'}"
+def test_a_job_is_read_back_from_its_run(job: Job, uri: str) -> None:
     tracker = open_tracker(TrackingConfig(uri=uri), None)
     run = tracker.start(job, Known("id", official=False, code="c" * 64))
     tracker.finish(run, evaluate(job))
@@ -131,9 +131,8 @@ def test_a_job_is_read_back_from_its_run(job: Job, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A store: making one takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+def uri(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Path], str]) -> str:
+    return make_store(tmp_path_factory.mktemp("store"))
 
 
 def _stored(uri: str, job: Any) -> str:
@@ -276,10 +275,12 @@ def test_what_is_no_job_of_this_version_is_told_in_one_line(
     assert "\n" not in str(e.value)
 
 
-def test_a_run_that_failed_before_it_read_anything_still_fits_its_table(tmp_path: Path) -> None:
+def test_a_run_that_failed_before_it_read_anything_still_fits_its_table(
+    tmp_path: Path, make_store: Callable[[Path], str]
+) -> None:
     conf = Path(__file__).parents[2] / "conf"
     table = read_table(conf, "demo")
-    uri = f"sqlite:///{tmp_path / 'store' / 'mlflow.db'}"
+    uri = make_store(tmp_path / "store")
     tracker = open_tracker(TrackingConfig(uri=uri), None)
     job = _job_of(table.config, category="mono")
     for changed in (job, replace(job, category="poly", n_train=8)):

@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -64,14 +63,6 @@ def datasets(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory):
-    """An SQLite store without runs; making its tables takes seconds, copying it does not."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    connect(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
 def empty_folder(tmp_path, datasets, monkeypatch):
     """An empty working folder; the process works there."""
@@ -83,14 +74,9 @@ def empty_folder(tmp_path, datasets, monkeypatch):
 
 
 @pytest.fixture
-def folder(empty_folder, empty_store):
+def folder(empty_folder, make_store):
     """A working folder with an empty store; the process works there."""
-    (empty_folder / "runs").mkdir()
-    with (
-        contextlib.closing(sqlite3.connect(empty_store)) as source,
-        contextlib.closing(sqlite3.connect(empty_folder / "runs" / "mlflow.db")) as copy,
-    ):
-        source.backup(copy)
+    make_store(empty_folder / "runs")
     return empty_folder
 
 

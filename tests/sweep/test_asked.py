@@ -10,7 +10,8 @@ import pytest
 import yaml
 from hydra.experimental.callback import Callback
 
-from tests.sweep.conftest import LAUNCHERS, as_process, in_process
+from harness.features import reader
+from tests.sweep.conftest import in_process
 
 ONE = ("dataset=btad", "category=01", "localizer=none", "tracking=none", "features.cache=null")
 
@@ -121,8 +122,10 @@ def test_jobs_have_the_variables_that_an_experiment_sets(declare, monkeypatch, l
     """Set before a worker starts: some libraries read theirs when they are imported."""
     monkeypatch.setenv("TINY_SEEN", str(Path("seen").resolve()))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    monkeypatch.setattr(reader, "_readers", {})  # another test may have built the network
     declare("one", {"job": {"env_set": {"CUDA_VISIBLE_DEVICES": "5"}}})
-    ended = as_process("-m", "-cd", "more", "experiment=one", *ONE[2:], *LAUNCHERS[launcher])
+    chosen = f"hydra/launcher={launcher}"
+    ended = in_process("-m", "-cd", "more", "experiment=one", *ONE[2:], chosen)
     assert ended.status == 0, ended.err
     seen = [json.loads(line) for line in Path("seen").read_text().splitlines()]
     assert {one["CUDA_VISIBLE_DEVICES"] for one in seen} == {"5"}

@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from harness.tracking.store import connect
-from tests.sweep.conftest import LAUNCHERS, as_process, numbers, start, statuses, wait_until
+from tests.sweep.conftest import (
+    LAUNCHERS,
+    as_process,
+    in_process,
+    numbers,
+    start,
+    statuses,
+    wait_until,
+)
 from tests.sweep.postgresql import Server
 
 THREE = ("-m", "dataset=btad", "category=01,02,03")
@@ -45,7 +53,7 @@ def test_interrupted_sweep_closes_its_runs(client, pause, launcher, number):
     assert status == 128 + number
     assert f"interrupted by {number.name}" in text
     see_closed(client, text)
-    assert as_process(*sweep).status == 0
+    assert in_process(*THREE).status == 0
     assert len(numbers(client)) == 3
 
 
@@ -66,7 +74,7 @@ def test_interrupted_single_run_is_closed(client, pause, number):
     status, text = end(process, client, send=lambda: os.killpg(process.pid, number))
     assert status == 128 + number
     see_closed(client, text)
-    assert as_process(*job).status == 0
+    assert in_process(*job).status == 0
     assert len(numbers(client)) == 1
 
 
@@ -93,7 +101,7 @@ def test_third_signal_ends_the_command_and_its_worker_at_once(client, launcher):
         time.sleep(0.5)
     assert process.wait(10) == -signal.SIGINT
     wait_until(lambda: not lives(pid), 10)
-    assert as_process(*THREE).status == 0
+    assert in_process(*THREE).status == 0
     assert statuses(client)["FINISHED"] == 3
     assert statuses(client)["RUNNING"] == 0
 

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 from contextlib import closing, suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ TWELVE = ("-m", "dataset=visa", "category=glob(*)")
 ONE = ("dataset=btad", "category=01", "localizer=none")
 
 
+@cache
 def undisturbed():
     """Run the twelve jobs in a store of their own; return their numbers and how long all took."""
     uri = f"sqlite:///{Path('apart').resolve()}/mlflow.db"  # clients are kept by address
@@ -155,7 +157,7 @@ def test_killed_process_costs_its_own_job_only(client, monkeypatch):
     assert (victim.info.status, finished.info.status) == ("RUNNING", "FINISHED")
 
     monkeypatch.delenv("TINY_PAUSE")
-    again = as_process(*sweep)
+    again = in_process(*sweep)
 
     assert again.status == 0, again.out + again.err
     assert again.out.count(": skipped (run ") == 1
@@ -178,7 +180,7 @@ def test_killed_worker_costs_its_own_job_only(client, pause, launcher):
     assert f"{victim.info.run_name}: failed: WorkerDiedError" in text
     assert "1 of 6 jobs failed" in text
     assert statuses(client) == {"FINISHED": 5, "KILLED": 1}
-    again = as_process(*sweep)
+    again = in_process(*sweep)
     assert again.status == 0, again.out + again.err
     assert again.out.count(": skipped (run ") == 5
     assert len(numbers(client)) == 6

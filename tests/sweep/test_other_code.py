@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from harness import provenance
+from harness.features import reader
 from harness.record import SCHEMA_VERSION
 from tests.sweep.conftest import ROOT, Ended, in_process, runs
 
@@ -55,12 +57,16 @@ IDENTITY = ("-c", "user.name=Somebody", "-c", "user.email=somebody@example.org")
 
 
 @pytest.fixture
-def work(folder):
+def work(folder, monkeypatch):
     """The working folder with a model class, its helper and a network."""
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # an edit may keep size and second
+    monkeypatch.setattr(reader, "_readers", {})
     (folder / "mymodule.py").write_text(MODEL)
     (folder / "helper.py").write_text(HELPER)
     (folder / "network.py").write_text(NETWORK)
-    return folder
+    yield folder
+    forget()
 
 
 @pytest.fixture
@@ -81,13 +87,30 @@ def git(root, *arguments):
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def command(*arguments, root=ROOT):
+def command(*arguments, root):
     """Run the command of the project in `root` as a process of its own."""
     line = [sys.executable, "-m", "harness.run", *arguments, *SETTINGS]
     path = {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(line, capture_output=True, text=True, check=False, env=os.environ | path)
     assert done.returncode == 0, done.stdout + done.stderr
     return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def forget():
+    """Let this process read and import the code of jobs again, as another one would."""
+    for name in ("mymodule", "helper"):
+        sys.modules.pop(name, None)
+    provenance._first.clear()
+    provenance._held.cache_clear()
+    reader._readers.clear()
+
+
+def own():
+    """Run the job of the model class of one's own as another process would."""
+    forget()
+    ended = in_process(*OWN, settings=SETTINGS)
+    assert ended.status == 0, ended.out + ended.err
+    return ended
 
 
 def edit(path, *changes):
@@ -106,12 +129,12 @@ def newest(client, n_runs):
 
 
 def test_edited_model_helper_and_network_of_ones_own_run_again(work, client):
-    command(*OWN)
+    own()
     first, auroc = newest(client, 1)
     assert auroc != 0.5
 
     edit(work / "mymodule.py", ("return -distance", "return +distance"))
-    command(*OWN)
+    own()
     assert newest(client, 2)[1] == pytest.approx(1 - auroc)
 
     edit(work / "mymodule.py", ("return +distance", "# Near is normal.\n        return -distance"))
@@ -119,25 +142,25 @@ def test_edited_model_helper_and_network_of_ones_own_run_again(work, client):
         work / "mymodule.py", ("    def _fit", '    """Distance to the mean."""\n\n\n    def _fit')
     )
     commit = first.data.tags["commit"][:10]
-    skipped = command(*OWN).out
+    skipped = own().out
     assert f": skipped (run {first.info.run_id}, commit {commit}" in skipped
     assert skipped.rstrip().endswith("); force=true runs it again")
     newest(client, 2)
 
     edit(work / "helper.py", ("return np", "return -np"))
-    command(*OWN)
+    own()
     assert newest(client, 3)[1] == pytest.approx(1 - auroc)
 
     edit(work / "helper.py", ("return -np", "return np"))
     edit(work / "network.py", ("x**2", "1 / (1 + x**2)"))  # the same tensors
-    command(*OWN)
+    own()
     last, changed = newest(client, 4)
     assert last.data.tags["weights_digest"] == first.data.tags["weights_digest"]
     assert changed != auroc
 
 
 def test_sweep_with_an_edited_density_does_not_stand_for_the_clean_code(work, client, project):
-    sweep = ("-m", "seed=1", "model.params.n_components=4")
+    sweep = ("-m", "seed=1", "model.params.n_components=4", "hydra/launcher=in_process")
     commit = git(project, "rev-parse", "HEAD")[:10]
     command(*sweep, root=project)
     clean, auroc = newest(client, 1)
@@ -168,10 +191,10 @@ def test_code_edited_while_a_job_runs_is_told_and_the_run_stands_for_none(work, 
         "def touch():\n    with open(__file__, 'a') as file:\n        file.write('after = 1\\n')\n"
     )
     edit(work / "mymodule.py", ("class", f"{touch}\n\nclass"))
-    command(*OWN)
+    own()
     assert newest(client, 1)[0].data.tags["code"] == "changed while running"
     edit(work / "mymodule.py", ("        touch()\n", ""))
-    command(*OWN)
+    own()
     assert len(newest(client, 2)[0].data.tags["code"]) == 64
 
 

@@ -54,7 +54,7 @@ def scores(client, run):
 
 @pytest.mark.parametrize(
     ("mode", "source"),
-    [((), OWN), (("-m",), OPERATOR)],
+    [((), OWN), (("-m", "hydra/launcher=in_process"), OPERATOR)],
     ids=["forward, as a job", "operator, in a sweep"],
 )
 def test_a_backbone_whose_forward_changes_is_another_network(client, mode, source):

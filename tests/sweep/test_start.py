@@ -19,7 +19,9 @@ from harness import checks
 from harness.checks import check_settings, memory_limit
 from harness.config import BackboneConfig, Config, DatasetConfig, FeaturesConfig, ModelConfig
 from harness.data.synthetic import Plan, write_synthetic
+from harness.features import reader
 from harness.run import JobError, _check
+from tests.sweep.conftest import in_process
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SLOW = {"torch", "torchvision", "timm", "mlflow", "sklearn", "scipy", "pandas", "matplotlib"}
@@ -43,21 +45,25 @@ CONFIG = Config(
 )
 
 
+def environment(home):
+    """The environment of a process without a network, which looks for weights in a folder."""
+    return os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "TORCH_HOME": str(home / "torch"),
+        "HF_HOME": str(home / "hub"),
+        **dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9"),
+    }
+
+
 def start(folder, *arguments, module="harness.run"):
     """Run `python -m harness.run` in an empty folder and without a network.
 
     Returns the process, its messages and the top-level packages that it imported.
     """
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "TORCH_HOME": str(folder / "torch"),
-        "HF_HOME": str(folder / "hub"),
-        **dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9"),
-    }
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", module, *map(str, arguments)],
         cwd=folder,
-        env=environment,
+        env=environment(folder),
         capture_output=True,
         text=True,
         check=False,
@@ -70,24 +76,69 @@ def start(folder, *arguments, module="harness.run"):
     return done, "\n".join(line for line in lines if line not in timed), imported
 
 
+SERVER = """
+import contextlib, io, json, os, sys
+from harness.run import main
+for line in sys.stdin:
+    folder, sys.argv[1:], slow = json.loads(line)
+    os.chdir(folder)
+    status, said = 0, io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        try:
+            main()
+        except SystemExit as error:
+            status = error.code
+    imported = [name for name in slow if name in sys.modules]
+    print(json.dumps([status, said.getvalue(), imported]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """An empty folder where weights are looked for."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def ask(home):
+    """Run one command line after another in one process, which has not imported anything slow.
+
+    Returns the status, the messages and what of `SLOW` the process has imported.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER],
+        env=environment(home),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+
+        def asked(folder, *arguments):
+            process.stdin.write(json.dumps([str(folder), arguments, sorted(SLOW)]) + "\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+
+        yield asked
+        process.stdin.close()
+
+
 def test_help_imports_nothing_slow(tmp_path):
     done, _, imported = start(tmp_path, "--help")
     assert done.returncode == 0
     assert not (SLOW | {"numpy", "PIL"}) & imported
 
 
-def test_a_warm_run_imports_neither_torch_nor_an_engine(tmp_path):
+def test_a_warm_run_imports_neither_torch_nor_an_engine(folder, monkeypatch):
     """From the command line to the finished run, anomaly maps and pixel metrics among it."""
-    root = write_synthetic(tmp_path / "mvtec", "mvtec", categories=["bottle"], plan=Plan(0.1, 64))
+    monkeypatch.setattr(reader, "_readers", {})  # another test may have built the network
+    root = write_synthetic(folder / "mvtec", "mvtec", categories=["bottle"], plan=Plan(0.1, 64))
     command = [
         *("dataset=mvtec", "category=bottle", f"dataset.root={root}", "dataset.official=false"),
         *("backbone=efficientnet_lite0", "image_size=64", "model.params.n_components=4"),
         *("features.engine=torch", "features.device=cpu"),
     ]
-    cold, said, imported = start(tmp_path, *command, "seed=1")
-    assert cold.returncode == 0, said
-    assert "torch" in imported
-    warm, said, imported = start(tmp_path, *command, "seed=2")
+    assert in_process(*command, "seed=1", settings=()).status == 0
+    warm, said, imported = start(folder, *command, "seed=2")
     assert warm.returncode == 0, said
     assert "mlflow" in imported
     assert not {"torch", "torchvision", "timm", "onnxruntime", "openvino"} & imported
@@ -110,14 +161,14 @@ def test_a_warm_run_imports_neither_torch_nor_an_engine(tmp_path):
 )
 @pytest.mark.parametrize("sweep", [[], ["-m"]], ids=["job", "sweep"])
 def test_missing_weights_are_told_before_anything_slow_is_imported(
-    tmp_path, sweep, backbone, url, place
+    ask, home, tmp_path, sweep, backbone, url, place
 ):
     categories = "category=bottle,cable,pill" if sweep else "category=bottle"
-    done, message, imported = start(tmp_path, *sweep, categories, f"backbone={backbone}")
-    assert done.returncode != 0
-    assert not SLOW & imported
+    status, message, imported = ask(tmp_path, *sweep, categories, f"backbone={backbone}")
+    assert status == 1
+    assert not imported
     [line] = [line for line in message.splitlines() if url in line]
-    assert str(tmp_path / place) in line
+    assert str(home / place) in line
     assert "backbone=efficientnet_lite0" in line
     assert not (tmp_path / "runs" / "mlflow.db").exists()
 
@@ -169,12 +220,12 @@ def test_missing_weights_are_told_before_anything_slow_is_imported(
     ],
 )
 @pytest.mark.parametrize("sweep", [[], ["-m"]], ids=["job", "sweep"])
-def test_mistakes_in_the_settings_are_told_at_once(tmp_path, sweep, argument, message):
+def test_mistakes_in_the_settings_are_told_at_once(ask, tmp_path, sweep, argument, message):
     given = [] if argument.startswith("category=") else ["category=bottle"]
-    done, said, imported = start(tmp_path, *sweep, *given, argument)
-    assert done.returncode != 0
+    status, said, imported = ask(tmp_path, *sweep, *given, argument)
+    assert status == 1
     assert message in said
-    assert not SLOW & imported
+    assert not imported
     assert not (tmp_path / "runs" / "mlflow.db").exists()
 
 

@@ -47,9 +47,11 @@ def record():
 
 
 @pytest.fixture(scope="session")
-def store_folder(tmp_path_factory):
-    """A folder for one store of the session: making one takes seconds."""
-    return tmp_path_factory.mktemp("tracking")
+def store_folder(tmp_path_factory, make_store):
+    """The folder of one store for the session."""
+    folder = tmp_path_factory.mktemp("tracking")
+    make_store(folder)
+    return folder
 
 
 @pytest.fixture

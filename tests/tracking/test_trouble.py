@@ -280,13 +280,12 @@ def test_the_outbox_is_made_for_this_user_alone(tmp_path, job, record, uri):
 
 
 @pytest.mark.parametrize("kind", ["a link", "open to others", "a file"])
-def test_an_outbox_that_is_not_this_users_alone_is_refused(tmp_path, job, kind):
+def test_an_outbox_that_is_not_this_users_alone_is_refused(tmp_path, make_store, job, kind):
     """Whoever can make it first could take results, or have files behind a link removed."""
     home = tmp_path / "home"
     part = home / f".1-FINISHED--{'0' * 32}"
     part.mkdir(parents=True)
-    tracker = MlflowTracker(f"sqlite:///{tmp_path}/runs/mlflow.db")
-    connect(tracker._uri)
+    tracker = MlflowTracker(make_store(tmp_path / "runs"))
     folder = tracker._outbox.folder
     if kind == "a link":
         folder.symlink_to(home)
