@@ -1,4 +1,4 @@
-"""What of a job and its record goes into MLflow, and how it is called there."""
+"""What of a job and its record goes into MLflow, and what it is called there."""
 
 from __future__ import annotations
 
@@ -61,22 +61,15 @@ _LONGEST_NAME = 250
 _NO_NAME = re.compile(r"[^\w .:-]", re.ASCII)
 
 
-class Known(NamedTuple):
-    """What of a job is known before it runs, beside its settings.
-
-    Attributes
-    ----------
-    identity : str
-        See `harness.identity`.
-    official : bool
-        Whether its data are the published dataset.
-    code : str
-        See `harness.code`: a run of other code does not make the job needless.
-    """
+class JobKey(NamedTuple):
+    """What must be equal, beside a job's names, for a run of it to make another one needless."""
 
     identity: str
+    """See `harness.identity`."""
     official: bool
+    """Whether its data are the published dataset."""
     code: str
+    """See `harness.code`."""
 
 
 def run_name(job: Job) -> str:
@@ -84,8 +77,8 @@ def run_name(job: Job) -> str:
     return _storable(str(job))[:_LONGEST_NAME]
 
 
-def job_tags(job: Job, known: Known | None) -> dict[str, str]:
-    """Return what is known of a job before it runs."""
+def job_tags(job: Job, key: JobKey | None) -> dict[str, str]:
+    """Return what is known of a job before it runs; a job that fails early has no key."""
     tags = {
         SCHEMA: str(SCHEMA_VERSION),
         "dataset": job.dataset.name,
@@ -100,23 +93,18 @@ def job_tags(job: Job, known: Known | None) -> dict[str, str]:
         "versions": json.dumps(versions()),
         "machine": json.dumps(machine()),
     }
-    tags |= {SWEPT: job.swept} if job.swept else {}
-    return _held(tags if known is None else tags | _known_tags(known))
-
-
-def _known_tags(known: Known) -> dict[str, str]:
-    return {
-        IDENTITY: known.identity,
-        "job": known.identity[:8],
-        "official": str(known.official).lower(),
-        CODE: known.code,
-    }
+    if job.swept:
+        tags[SWEPT] = job.swept
+    if key is not None:
+        tags |= {IDENTITY: key.identity, "job": key.identity[:8], CODE: key.code}
+        tags["official"] = str(key.official).lower()
+    return _all_storable(tags)
 
 
 def average_tags(job: Job, runs: Sequence[Any]) -> dict[str, str]:
     """Return the tags of averages over runs: what these share, and which ones they are.
 
-    No tag by which a reader knows the run of a job is among them.
+    No tag by which a reader recognizes the run of a job is among them.
     """
     first, *others = (run.data.tags for run in runs)
     names = [*job_tags(job, None), "official", CODE, "weights_digest"]
@@ -126,7 +114,7 @@ def average_tags(job: Job, runs: Sequence[Any]) -> dict[str, str]:
         if name in first and name != SCHEMA and all(o.get(name) == first[name] for o in others)
     }
     ids = {RUNS: ",".join(run.info.run_id for run in runs), "category": job.category}
-    return _held(shared | ids | ({SWEPT: job.swept} if job.swept else {}))
+    return _all_storable(shared | ids | ({SWEPT: job.swept} if job.swept else {}))
 
 
 def changed_tags(job: Job) -> dict[str, str]:
@@ -138,7 +126,7 @@ def changed_tags(job: Job) -> dict[str, str]:
 
 
 def record_tags(record: Record) -> dict[str, str]:
-    """Return a record's traces and why any metric is undefined."""
+    """Return a record's digests and why any metric is undefined."""
     return {
         "weights_digest": record.weights_digest,
         "data_fingerprint": record.data_fingerprint,
@@ -147,46 +135,30 @@ def record_tags(record: Record) -> dict[str, str]:
 
 def error_tags(error: BaseException) -> dict[str, str]:
     """Return an error's class and message, as far as a store holds it; the traceback has all."""
-    return _held({ERROR_CLASS: type(error).__name__, ERROR_MESSAGE: str(error)})
+    return _all_storable({ERROR_CLASS: type(error).__name__, ERROR_MESSAGE: str(error)})
 
 
 def params(record: Record) -> dict[str, str]:
     """Return the settings and the numbers of images."""
     counts = {param: str(getattr(record, field)) for field, param in COUNTS.items()}
-    return _held(record.settings | counts)
+    return _all_storable(record.settings | counts)
 
 
-def planned(job: Job) -> dict[str, str]:
+def planned_params(job: Job) -> dict[str, str]:
     """Return the settings of a job that are known even if it failed before it read anything."""
     params = without_seed(job.model.params, job.seed)
     values = job.protocol() | {f"model.{name}": value for name, value in params.items()}
-    return _held({name: str(value) for name, value in values.items()})
-
-
-def _held(values: dict[str, str]) -> dict[str, str]:
-    """Write tags or params so that every store holds them, or a failed job would stay untold."""
-    return {_NO_NAME.sub(_code_point, k)[:_LONGEST_NAME]: _storable(v) for k, v in values.items()}
-
-
-def _code_point(match: re.Match[str]) -> str:
-    return f":{ord(match[0]):x}:"
-
-
-def _storable(text: str) -> str:
-    r"""Escape what no database holds, and say where a text was cut.
-
-    Examples
-    --------
-    >>> print(_storable("a\0b\udcff"), _storable("x" * 9000)[5890:])
-    a\x00b\udcff xxxxxxxxxx ... (9000 characters)
-    """
-    text = masked(text).encode(errors="backslashreplace").decode().replace("\0", r"\x00")
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ... ({len(text)} characters)"
+    return _all_storable({name: str(value) for name, value in values.items()})
 
 
 def metrics(record: Record) -> dict[str, float]:
     """Return the metrics and the seconds of each stage."""
     return record.metrics | {SECONDS + stage: value for stage, value in record.durations.items()}
+
+
+def measured(metrics: dict[str, float]) -> dict[str, float]:
+    """Return what `metrics` returned, without the seconds."""
+    return {name: value for name, value in metrics.items() if not name.startswith(SECONDS)}
 
 
 def source(job: Job, record: Record) -> dict[str, str]:
@@ -202,8 +174,14 @@ def source(job: Job, record: Record) -> dict[str, str]:
 
 
 def write_record(folder: Path, job: Job, *, record: Record) -> None:
-    """Write what a finished job must leave behind: scores and settings."""
-    _write_scores(folder / SCORES, record.scores)
+    """Write the artifacts of a finished job: its scores and its settings."""
+    # repr() of a float64 reads back to the same bits.
+    rows = [
+        (to_cell(s.image), to_cell(s.defect_type), str(int(s.anomalous)), repr(s.score))
+        for s in record.scores
+    ]
+    with (folder / SCORES).open("w", newline="", encoding="utf-8", errors="surrogatepass") as file:
+        file.writelines(map(csv_line, [ImageScore._fields, *rows]))
     settings = asdict(job)
     del settings["swept"]  # which depends on the other jobs of the sweep
     text = yaml.dump(settings, Dumper=_DUMPER, allow_unicode=True)
@@ -214,18 +192,16 @@ def figures(record: Record) -> dict[str, str]:
     """Draw the figures of a finished job, by file name; a fault costs the figure only."""
     from harness.charts import draw_curves, draw_mistakes
 
-    drawn = {"curves.svg": _drawn(lambda: draw_curves(record), "curves")}
+    figures: dict[str, Callable[[], str]] = {"curves.svg": lambda: draw_curves(record)}
     if record.mistakes:
-        drawn["mistakes.svg"] = _drawn(lambda: draw_mistakes(record.mistakes), "mistakes")
-    return {name: text for name, text in drawn.items() if text is not None}
-
-
-def _drawn(draw: Callable[[], str], name: str) -> str | None:
-    try:
-        return draw()
-    except Exception:
-        log.warning("the figure %s could not be drawn", name, exc_info=True)
-        return None
+        figures["mistakes.svg"] = lambda: draw_mistakes(record.mistakes)
+    drawn = {}
+    for name, draw in figures.items():
+        try:
+            drawn[name] = draw()
+        except Exception:
+            log.warning("the figure %s could not be drawn", name, exc_info=True)
+    return drawn
 
 
 def write_traceback(folder: Path, error: BaseException) -> None:
@@ -234,11 +210,21 @@ def write_traceback(folder: Path, error: BaseException) -> None:
     (folder / "traceback.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _write_scores(path: Path, scores: tuple[ImageScore, ...]) -> None:
-    # repr() of a float64 reads back to the same bits.
-    rows = [
-        (to_cell(s.image), to_cell(s.defect_type), str(int(s.anomalous)), repr(s.score))
-        for s in scores
-    ]
-    with path.open("w", newline="", encoding="utf-8", errors="surrogatepass") as file:
-        file.writelines(map(csv_line, [ImageScore._fields, *rows]))
+def _all_storable(values: dict[str, str]) -> dict[str, str]:
+    """Write tags or params so that every store holds them, whatever is in an error or a setting."""
+    return {
+        _NO_NAME.sub(lambda match: f":{ord(match[0]):x}:", name)[:_LONGEST_NAME]: _storable(value)
+        for name, value in values.items()
+    }
+
+
+def _storable(text: str) -> str:
+    r"""Escape what no database holds, and say where a text was cut.
+
+    Examples
+    --------
+    >>> print(_storable("a\0b\udcff"), _storable("x" * 9000)[5890:])
+    a\x00b\udcff xxxxxxxxxx ... (9000 characters)
+    """
+    text = masked(text).encode(errors="backslashreplace").decode().replace("\0", r"\x00")
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ... ({len(text)} characters)"

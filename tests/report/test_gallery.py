@@ -33,7 +33,7 @@ from harness.report.page.gallery import read_gallery
 from harness.report.row import scores_digest
 from harness.report.select import Selection, fits, select
 from harness.report.table import ReportError, read_table
-from harness.tracking import Known, open_tracker, read_job, read_runs
+from harness.tracking import JobKey, open_tracker, read_job, read_runs
 from harness.tracking.store import connect
 
 TINY = "tests.tiny:build"
@@ -124,7 +124,7 @@ def test_images_that_went_away_are_named(
 def test_a_job_is_read_back_from_its_run(job: Job, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'store' / 'mlflow.db'}"
     tracker = open_tracker(TrackingConfig(uri=uri), None)
-    run = tracker.start(job, Known("id", official=False, code="c" * 64))
+    run = tracker.start(job, JobKey("id", official=False, code="c" * 64))
     tracker.finish(run, evaluate(job))
     assert read_job(run.run_id, uri, trusted=[TINY]) == job
     with pytest.raises(TrustError, match=f"job.yaml of run {run.run_id} asks for '{TINY}', no "):

@@ -332,7 +332,7 @@ def test_a_job_holds_its_lock_until_its_run_is_closed(client, monkeypatch):
     assert in_process(*ONE).status == 0
     assert in_process(*ONE, "seed=7", "model.params={n_components: 999}").status == 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.sweep.task._Work._compute", interrupted)
+        patch.setattr("harness.sweep.task._Steps._evaluated", interrupted)
         assert in_process(*ONE, "seed=8").status == 143
     assert held == [True, True, True]
     [name] = {run.data.tags[IDENTITY] for run in runs(client, seed="42")}

@@ -10,7 +10,7 @@ import pytest
 from harness.code import CHANGED
 from harness.config import TrackingConfig
 from harness.sweep.outcome import Outcome
-from harness.tracking import Known, average_runs, outdated, read_runs
+from harness.tracking import JobKey, average_runs, outdated, read_runs
 from harness.tracking.store import connect, experiment_id
 from harness.tracking.tracker import MlflowTracker, open_runs
 
@@ -35,9 +35,9 @@ def both(job):
 def finish(tracker, record):
     """Finish a job as `record`, with what is given, and return its outcome."""
 
-    def finish(job, known=None, **values):
-        plain = Known(job.category.encode().hex().ljust(64, "0"), official=False, code="c" * 64)
-        run = tracker.start(job, plain._replace(**known or {}))
+    def finish(job, key=None, **values):
+        plain = JobKey(job.category.encode().hex().ljust(64, "0"), official=False, code="c" * 64)
+        run = tracker.start(job, plain._replace(**key or {}))
         metrics = METRICS[job.category]
         undefined = {"image_f1_max": "no"} if job.category == "nut" else {}
         own = {"category": job.category, "metrics": metrics, "undefined": undefined} | values
@@ -81,8 +81,8 @@ def test_no_reader_takes_it_for_the_run_of_a_job(uri, tracker, both, finish):
     assert not {"schema", "identity", "job", "process.host"} & run.data.tags.keys()
     assert (read_runs(uri), outdated(uri)) == before
     assert open_runs(uri) == []
-    known = Known("", official=False, code="c" * 64)
-    assert tracker.earlier(replace(both[0], category="Average"), known) is None
+    key = JobKey("", official=False, code="c" * 64)
+    assert tracker.finished_run(replace(both[0], category="Average"), key) is None
 
 
 def test_order_does_not_matter_and_the_same_runs_have_one_average(uri, tracker, both, finish):
@@ -136,8 +136,8 @@ def test_each_swept_setting_has_its_average(uri, tracker, both, finish):
     ("values", "why"),
     [
         ({"weights_digest": "0" * 64}, "its runs differ in their tags weights_digest"),
-        ({"known": {"code": "0" * 64}}, "its runs differ in their tags code"),
-        ({"known": {"official": True}}, "its runs differ in their tags official"),
+        ({"key": {"code": "0" * 64}}, "its runs differ in their tags code"),
+        ({"key": {"official": True}}, "its runs differ in their tags official"),
         (
             {"settings": {"image_size": "32", "model.n_components": "8"}},
             "its runs differ in their settings model.n_components",
@@ -201,9 +201,9 @@ def test_another_process_that_writes_it_is_left_to_it(uri, tmp_path, tracker, bo
     locked = MlflowTracker(uri, tmp_path / "locks")
     digests = []
 
-    def lock(known):
-        digests.append(known)
-        return locked.lock(known)
+    def lock(digest):
+        digests.append(digest)
+        return locked.lock(digest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harness.locks._PATIENCE", 0.0)

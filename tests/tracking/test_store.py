@@ -147,7 +147,7 @@ def test_store_that_fails_while_it_is_read_is_told(uri, monkeypatch):
         raise ConnectionResetError("gone")
 
     monkeypatch.setattr(connect(uri), "search_runs", fail)
-    monkeypatch.setattr("harness.tracking.read.ended_runs", fail)
+    monkeypatch.setattr("harness.tracking.store.ended_runs", fail)
     for read in (read_runs, outdated):
         with pytest.raises(StoreError, match=f"tracking.uri={uri}: ConnectionResetError: gone$"):
             read(uri)

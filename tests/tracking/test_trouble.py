@@ -15,15 +15,15 @@ import pytest
 
 from harness import locks
 from harness.locks import hold
-from harness.tracking import Known, StoreError
+from harness.tracking import JobKey, StoreError
 from harness.tracking import tracker as tracker_module
 from harness.tracking.contents import HOST, IDENTITY, LOCKS, PID
 from harness.tracking.outbox import Outbox, artifacts, read_entry
 from harness.tracking.store import artifacts_of, connect, experiment_id
 from harness.tracking.tracker import MlflowTracker, OpenRun
 
-KNOWN = Known("f" * 64, official=False, code="c" * 64)
-OTHER = Known("0" * 64, official=False, code="c" * 64)
+KEY = JobKey("f" * 64, official=False, code="c" * 64)
+OTHER = JobKey("0" * 64, official=False, code="c" * 64)
 
 
 def found(uri):
@@ -57,13 +57,13 @@ def down(monkeypatch):
     with pytest.MonkeyPatch.context() as patch:
         for module in ("tracker", "outbox"):
             patch.setattr(f"harness.tracking.{module}.connect", broken)
-        patch.setattr(tracker_module, "_AGAIN", 0.0)
+        patch.setattr(tracker_module, "_RETRY", 0.0)
         yield patch
 
 
 def test_entry_that_is_refused_holds_up_no_other(tracker, uri, job, record, down):
     bad = replace(record, metrics={"a name that MLflow refuses?": 1.0})
-    tracker.finish(tracker.start(job, KNOWN), bad)
+    tracker.finish(tracker.start(job, KEY), bad)
     tracker.finish(tracker.start(replace(job, seed=7), OTHER), record)
     down.undo()
     tracker.recover()
@@ -76,14 +76,14 @@ def test_entry_that_is_refused_holds_up_no_other(tracker, uri, job, record, down
 
 @pytest.mark.parametrize("content", ["", '"words"', "[]", "null"])
 def test_entry_that_cannot_be_read_holds_up_no_other(tracker, uri, job, record, down, content):
-    tracker.finish(tracker.start(job, KNOWN), record)
+    tracker.finish(tracker.start(job, KEY), record)
     [good] = waiting(tracker)
     shutil.copytree(good, good.with_name("0" + good.name[1:]))
     (good.with_name("0" + good.name[1:]) / "run.json").write_text(content)
     newest = good.with_name("9" + good.name[1:])
     shutil.copytree(good, newest)
     (newest / "run.json").write_text("{}")
-    assert tracker.earlier(job, KNOWN).metrics == record.metrics
+    assert tracker.finished_run(job, KEY).metrics == record.metrics
     down.undo()
     tracker.recover()
     assert statuses(uri) == ["FINISHED"]
@@ -94,7 +94,7 @@ def test_entry_that_cannot_be_read_holds_up_no_other(tracker, uri, job, record, 
 
 def test_deleted_experiment_is_restored(tracker, uri, job, record, down):
     job = replace(job, dataset=replace(job.dataset, name="lost"))
-    tracker.finish(tracker.start(job, KNOWN), record)
+    tracker.finish(tracker.start(job, KEY), record)
     down.undo()
     lost = experiment_id(uri, name="lost")
     connect(uri).delete_experiment(lost)
@@ -106,7 +106,7 @@ def test_deleted_experiment_is_restored(tracker, uri, job, record, down):
 
 
 def test_deleted_run_whose_result_waits_is_restored(tracker, uri, job, record):
-    run = tracker.start(job, KNOWN)
+    run = tracker.start(job, KEY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tracker, "_try", lambda action: None)
         tracker.finish(run, record)
@@ -116,18 +116,18 @@ def test_deleted_run_whose_result_waits_is_restored(tracker, uri, job, record):
 
 
 def test_run_under_another_name_or_of_other_data_hides_no_job(tracker, uri, job, record):
-    tracker.finish(tracker.start(job, KNOWN), record)
-    assert tracker.earlier(job, KNOWN) is not None
-    official = KNOWN._replace(official=True)
+    tracker.finish(tracker.start(job, KEY), record)
+    assert tracker.finished_run(job, KEY) is not None
+    official = KEY._replace(official=True)
     renamed = replace(job, model=replace(job.model, name="mine"))
     moved = replace(job, backbone=replace(job.backbone, name="mine"))
-    assert tracker.earlier(job, official) is None
-    assert tracker.earlier(renamed, KNOWN) is tracker.earlier(moved, KNOWN) is None
+    assert tracker.finished_run(job, official) is None
+    assert tracker.finished_run(renamed, KEY) is tracker.finished_run(moved, KEY) is None
 
 
 def test_run_that_ends_while_it_is_taken_for_dead_stays_finished(tracker, uri, job, record):
-    with tracker.lock(KNOWN):
-        run = tracker.start(job, KNOWN)
+    with tracker.lock(KEY.identity):
+        run = tracker.start(job, KEY)
         [seen] = found(uri)
         tracker.finish(run, record)
     with pytest.MonkeyPatch.context() as patch:
@@ -138,8 +138,8 @@ def test_run_that_ends_while_it_is_taken_for_dead_stays_finished(tracker, uri, j
 
 
 def test_run_closed_as_dead_that_finishes_after_all_tells_no_error(tracker, uri, job, record):
-    with tracker.lock(KNOWN):
-        run = tracker.start(job, KNOWN)
+    with tracker.lock(KEY.identity):
+        run = tracker.start(job, KEY)
     tracker.recover()
     assert statuses(uri) == ["KILLED"]
     tracker.finish(run, record)
@@ -148,8 +148,8 @@ def test_run_closed_as_dead_that_finishes_after_all_tells_no_error(tracker, uri,
 
 
 def test_one_refusal_is_no_reason_to_compute_again(tracker, uri, job, record, monkeypatch):
-    tracker.finish(tracker.start(job, KNOWN), record)
-    monkeypatch.setattr(tracker_module, "_AGAIN", 0.01)
+    tracker.finish(tracker.start(job, KEY), record)
+    monkeypatch.setattr(tracker_module, "_RETRY", 0.01)
     refusals = [ConnectionError("once")]
     ask = tracker_module.experiment_id
 
@@ -159,7 +159,7 @@ def test_one_refusal_is_no_reason_to_compute_again(tracker, uri, job, record, mo
         return ask(uri, name=name)
 
     monkeypatch.setattr(tracker_module, "experiment_id", once)
-    assert tracker.earlier(job, KNOWN).metrics == record.metrics
+    assert tracker.finished_run(job, KEY).metrics == record.metrics
 
 
 def test_figure_that_fails_costs_itself_only(tracker, uri, job, record, monkeypatch):
@@ -167,7 +167,7 @@ def test_figure_that_fails_costs_itself_only(tracker, uri, job, record, monkeypa
         raise OSError("truncated image")
 
     monkeypatch.setattr("harness.charts.draw_curves", unreadable)
-    run = tracker.start(job, KNOWN)
+    run = tracker.start(job, KEY)
     tracker.finish(run, record)
     assert statuses(uri) == ["FINISHED"]
     assert {file.path for file in connect(uri).list_artifacts(run.run_id)} == {
@@ -181,7 +181,7 @@ def test_attachment_that_fails_costs_itself_only(tracker, uri, job, record):
         (folder / "half").touch()
         raise OSError("no space left on device")
 
-    run = tracker.start(job, KNOWN)
+    run = tracker.start(job, KEY)
     tracker.finish(run, record, attach=attach)
     [finished] = found(uri)
     assert finished.data.metrics["image_auroc"] == record.metrics["image_auroc"]
@@ -192,7 +192,7 @@ def test_attachment_that_fails_costs_itself_only(tracker, uri, job, record):
 def test_half_written_entries_are_removed_unless_somebody_writes(
     tracker, job, record, down, writing
 ):
-    tracker.finish(tracker.start(job, KNOWN), record)
+    tracker.finish(tracker.start(job, KEY), record)
     [whole] = waiting(tracker)
     part = whole.rename(whole.with_name(f".{whole.name}"))
     down.undo()
@@ -204,7 +204,7 @@ def test_half_written_entries_are_removed_unless_somebody_writes(
 def test_half_written_entries_stay_where_no_lock_tells_who_writes(
     tracker, job, record, down, monkeypatch
 ):
-    tracker.finish(tracker.start(job, KNOWN), record)
+    tracker.finish(tracker.start(job, KEY), record)
     [whole] = waiting(tracker)
     part = whole.rename(whole.with_name(f".{whole.name}"))
     down.undo()
@@ -222,7 +222,7 @@ def test_half_written_entries_stay_where_no_lock_tells_who_writes(
 def test_an_artifact_that_was_damaged_while_it_waited_is_never_sent(
     tracker, uri, job, record, down, change
 ):
-    tracker.finish(tracker.start(job, KNOWN), record)
+    tracker.finish(tracker.start(job, KEY), record)
     [folder] = waiting(tracker)
     scores = artifacts(folder) / "scores.csv"
     whole = scores.read_bytes()
@@ -243,14 +243,14 @@ def test_an_artifact_that_was_damaged_while_it_waited_is_never_sent(
 
 
 def test_a_damaged_entry_is_told_and_never_sent(tracker, uri, job, record, down):
-    tracker.finish(tracker.start(job, KNOWN), record)
+    tracker.finish(tracker.start(job, KEY), record)
     [folder] = waiting(tracker)
     file = folder / "run.json"
     whole = file.read_text()
     value = repr(record.metrics["image_auroc"])
     assert value in whole
     file.write_text(whole.replace(value, f"1{value[1:]}"))
-    assert list(tracker._outbox.find(KNOWN.identity)) == []
+    assert list(tracker._outbox.find(KEY.identity)) == []
     down.undo()
     tracker.recover()
     assert "its checksum does not fit" in tracker.waiting()
@@ -261,7 +261,7 @@ def test_a_damaged_entry_is_told_and_never_sent(tracker, uri, job, record, down)
 
 
 def test_an_entry_of_before_there_were_checksums_is_sent(tracker, uri, job, record, down):
-    tracker.finish(tracker.start(job, KNOWN), record)
+    tracker.finish(tracker.start(job, KEY), record)
     [folder] = waiting(tracker)
     old = asdict(read_entry(folder)) | {"unchecked": False}
     del old["artifacts"]
@@ -273,7 +273,7 @@ def test_an_entry_of_before_there_were_checksums_is_sent(tracker, uri, job, reco
 
 def test_the_outbox_is_made_for_this_user_alone(tmp_path, job, record, uri):
     outbox = Outbox(f"sqlite:///{tmp_path}/mlflow.db")
-    outbox.add(tracker_module._entry(OpenRun(job), "FINISHED", tags={}), lambda folder: None)
+    outbox.add(OpenRun(job).ended("FINISHED", {}), lambda folder: None)
     assert outbox.folder == tmp_path / f"outbox-{os.getuid()}"
     assert outbox.folder.stat().st_mode & 0o777 == 0o700
     assert len(list(outbox)) == 1
@@ -302,7 +302,7 @@ def test_an_outbox_that_is_not_this_users_alone_is_refused(tmp_path, job, kind):
             tracker.recover()
         assert "that nobody else may enter" in tracker.waiting()
     with pytest.raises(PermissionError, match="that nobody else may enter"):
-        tracker._outbox.add(tracker_module._entry(OpenRun(job), "KILLED", tags={}), lambda f: None)
+        tracker._outbox.add(OpenRun(job).ended("KILLED", {}), lambda f: None)
     assert part.exists()
 
 
@@ -337,14 +337,14 @@ def test_an_outbox_whose_filesystem_forces_modes_is_warned_of(tmp_path, job, mon
 
     monkeypatch.setattr(Path, "mkdir", forced)
     outbox = Outbox(f"sqlite:///{tmp_path}/mlflow.db")
-    entry = tracker_module._entry(OpenRun(job), "KILLED", tags={})
+    entry = OpenRun(job).ended("KILLED", {})
     with pytest.warns(UserWarning, match="cannot be closed to others"):
         outbox.add(entry, lambda folder: None)
     assert len(list(outbox)) == 1
 
 
 def test_what_is_none_of_ours_in_the_outbox_stays(tracker, job, record, down):
-    tracker.finish(tracker.start(job, KNOWN), record)
+    tracker.finish(tracker.start(job, KEY), record)
     hidden = tracker._outbox.folder / ".hidden"
     hidden.mkdir()
     (tracker._outbox.folder / f".2-FINISHED--{'0' * 32}").symlink_to(hidden)
@@ -357,7 +357,7 @@ def test_what_is_none_of_ours_in_the_outbox_stays(tracker, job, record, down):
 
 def test_interrupted_run_waits_to_be_closed_if_the_store_is_away(tracker, uri, job, down):
     down.undo()
-    run = tracker.start(job, KNOWN)
+    run = tracker.start(job, KEY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tracker, "_try", lambda action: None)
         tracker.kill(run)
@@ -368,14 +368,14 @@ def test_interrupted_run_waits_to_be_closed_if_the_store_is_away(tracker, uri, j
 
 
 def test_store_that_goes_away_while_results_are_sent_is_told(tracker, job, record, down):
-    tracker.finish(tracker.start(job, KNOWN), record)
+    tracker.finish(tracker.start(job, KEY), record)
     with pytest.raises(StoreError, match="nobody answers"):
         tracker.recover()
 
 
 @pytest.mark.parametrize("again", [False, True])
 def test_result_for_a_store_that_was_made_anew_is_sent_once(tracker, uri, job, record, again):
-    run = tracker.start(job, KNOWN)
+    run = tracker.start(job, KEY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tracker, "_try", lambda action: None)
         tracker.finish(run, record)
@@ -391,7 +391,7 @@ def test_result_for_a_store_that_was_made_anew_is_sent_once(tracker, uri, job, r
 
 
 def test_results_of_an_earlier_version_are_named(tracker, uri, job, record, down):
-    tracker.finish(tracker.start(job, KNOWN), record)
+    tracker.finish(tracker.start(job, KEY), record)
     [folder] = waiting(tracker)
     old = tracker._outbox.folder.with_name("spool")
     old.mkdir()
@@ -407,13 +407,13 @@ def test_results_of_an_earlier_version_are_named(tracker, uri, job, record, down
 
 @pytest.mark.parametrize("name", [PID, HOST, IDENTITY, LOCKS, "commit", "dirty"])
 def test_a_run_that_lost_a_tag_stops_nothing(tracker, uri, job, record, name):
-    tracker.finish(tracker.start(job, KNOWN), record)
+    tracker.finish(tracker.start(job, KEY), record)
     [run] = found(uri)
     connect(uri).delete_tag(run.info.run_id, name)
     left = tracker.start(job, OTHER)
     connect(uri).delete_tag(left.run_id, name)
     tracker.recover()
-    assert (tracker.earlier(job, KNOWN) is None) == (name == IDENTITY)
-    with tracker.lock(OTHER):
+    assert (tracker.finished_run(job, KEY) is None) == (name == IDENTITY)
+    with tracker.lock(OTHER.identity):
         tracker.finish(tracker.start(job, OTHER), record)
     assert statuses(uri).count("FINISHED") == 2
