@@ -28,16 +28,10 @@ class SweepError(CompactHydraException):
 
 
 class HarnessSweeper(Sweeper):
-    """The product of all swept values, each dataset with its own categories.
-
-    Parameters
-    ----------
-    params : dict of str to str, optional
-        Sweeps that the configuration asks for; the composer reads them there.
-    """
+    """The product of all swept values, each dataset with its own categories."""
 
     def __init__(self, params: dict[str, str] | None = None) -> None:
-        del params
+        del params  # of the configuration, where the composer reads them
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -77,7 +71,7 @@ class HarnessSweeper(Sweeper):
             raise
 
     def _keep_config(self) -> None:
-        """Keep what the sweep was told beside the logs of its jobs, as Hydra's own sweeper does."""
+        """Keep the configuration beside the logs of the jobs, as Hydra's own sweeper does."""
         folder = Path(self._config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self._config, folder / "multirun.yaml")

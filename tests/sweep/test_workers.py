@@ -18,7 +18,7 @@ from tests.sweep.conftest import LAUNCHERS, as_process
 ENDED = "WorkerDiedError: the worker ended with status "
 KILLED = "WorkerDiedError: the worker was killed by "
 REASONS = {
-    "os_exit": f"{ENDED}3; standard error may tell why",
+    "os_exit": f"{ENDED}3; standard error may say why",
     "sys_exit": f"{ENDED}3: SystemExit: 3",
     "sys_exit_with_words": f"{ENDED}1: SystemExit: no licence",
     "module_missing": f"{ENDED}1: ModuleNotFoundError: No module named 'timm'",
