@@ -11,17 +11,7 @@ log = logging.getLogger(__name__)
 
 
 class Stages:
-    """A stopwatch with named laps.
-
-    Parameters
-    ----------
-    watch : callable, optional
-        Called with a stage's name when it begins.
-
-    Attributes
-    ----------
-    seconds : dict of str to float
-        Wall time of every stage so far.
+    """A stopwatch for the stages of a job; `watch` is called with the name of each that begins.
 
     Examples
     --------
@@ -35,6 +25,7 @@ class Stages:
     def __init__(self, watch: Callable[[str], object] | None = None) -> None:
         self._watch = watch
         self.seconds: dict[str, float] = {}
+        """Wall time of every stage so far, by name."""
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:

@@ -18,7 +18,7 @@ from harness.compose import Composer
 from harness.confdir import conf_dir
 from harness.config import Config
 from harness.show import say
-from harness.sweep.multirun import Shared, check_sweep, environment
+from harness.sweep.multirun import SharedSettings, check_sweep, environment
 from harness.sweep.outcome import Outcome, failures, leave_if_busy, summary
 from harness.sweep.signals import Interrupted
 
@@ -44,7 +44,7 @@ class HarnessSweeper(Sweeper):
         )
         self._check_launcher()
         loader = hydra_context.config_loader
-        self._composer = Composer(loader, config, Shared(loader, config).check)
+        self._composer = Composer(loader, config, SharedSettings(loader, config).check)
 
     def sweep(self, arguments: list[str]) -> Sequence[Outcome]:
         """Run every job, print what became of each, and fail if any of them failed."""
