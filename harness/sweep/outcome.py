@@ -30,23 +30,16 @@ EXIT_BUSY = 75
 class Outcome:
     """One job's end."""
 
-    job: str
-    """Its name, as its run is named."""
+    job: str  # its name, as its run is named
+    # `skipped` where a run of the same job is finished, `busy` where one is running elsewhere,
+    # `stopped` where the sweep ended before the job.
     status: Status
-    """`skipped` where a run of the same job is finished, `busy` where one is running elsewhere,
-    `stopped` where the sweep ended before the job."""
-    run_id: str | None = None
-    """The MLflow run that holds the record."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    """By name; those of the finished run where the job was skipped."""
-    reason: str | None = None
-    """Why it failed, or which run made it needless, in one line."""
-    seconds: float = 0.0
-    """Wall time."""
-    n_images: int = 0
-    """How many images it read."""
-    identity: str = ""
-    """The job's identity; empty where it failed before that was known."""
+    run_id: str | None = None  # the MLflow run that holds the record
+    metrics: dict[str, float] = field(default_factory=dict)  # of a skipped job, its finished run's
+    reason: str | None = None  # why it failed, or which run made it needless, in one line
+    seconds: float = 0.0  # wall time
+    n_images: int = 0  # how many it read
+    identity: str = ""  # empty where the job failed before that was known
 
     def headline(self) -> dict[str, float]:
         """Return the metrics of the tables by their display names, where they are defined."""

@@ -1,4 +1,5 @@
 """A Slurm job for each task, submitted by submitit, in a way that works without accounting."""
+# ruff: noqa: D102 - see `Pool`
 
 from __future__ import annotations
 
@@ -36,17 +37,14 @@ class SlurmQueue(Pool):
         self._jobs: list[Job[Outcome]] = []
 
     def submit(self, task: Task) -> Pending:
-        """Submit the task."""
         job = self._executor.submit(perform, task)
         self._jobs = [*self._unfinished(), job]
         return job
 
     def wait(self) -> None:
-        """Wait a moment: whether a job has ended is seen in files."""
-        time.sleep(0.02)
+        time.sleep(0.02)  # whether a job has ended is seen in files
 
     def stop(self) -> None:
-        """Cancel the jobs, and wait until they have closed their runs."""
         # Slurm sends SIGTERM, and SIGKILL after its KillWait.
         command = ["scancel", *(job.job_id for job in self._unfinished())]
         if len(command) > 1:

@@ -18,7 +18,7 @@ from harness.show import LineFormatter, say
 from harness.stages import Stages
 from harness.sweep.outcome import Outcome, Progress, one_line
 from harness.sweep.signals import Interrupted, deferred, interruptible
-from harness.tracking import JobKey, OpenRun, StoreError, Tracker, open_tracker
+from harness.tracking import JobKey, MlflowTracker, OpenRun, StoreError, Tracker, open_tracker
 from harness.tracking.average_runs import averages
 
 if TYPE_CHECKING:
@@ -34,12 +34,9 @@ class Task:
 
     job: Job
     tracking: TrackingConfig
-    folder: Path
-    """Where its log goes, as `job.log`."""
-    force: bool = False
-    """Run it again although a finished run exists."""
-    save_model: bool = False
-    """Keep the fitted model in its run."""
+    folder: Path  # where its log goes, as `job.log`
+    force: bool = False  # run it again although a finished run exists
+    save_model: bool = False  # keep the fitted model in its run
 
 
 def perform(task: Task, stages: Stages | None = None) -> Outcome:
@@ -166,8 +163,7 @@ def sweep_of(progress: Progress, tracking: TrackingConfig, cache: str | None) ->
     """
     tracker = open_tracker(tracking, cache)
     tracker.recover()
-    outdated = tracker.outdated()
-    if outdated:
+    if outdated := tracker.outdated():
         say(outdated, error=True)
     try:
         with progress:
@@ -175,18 +171,15 @@ def sweep_of(progress: Progress, tracking: TrackingConfig, cache: str | None) ->
     finally:
         with suppress(StoreError):
             tracker.recover()
-        waiting = tracker.waiting()
-        if waiting:
-            say(*waiting.split("\n"), error=True)
+        say(*tracker.waiting(), error=True)
 
 
 def keep_averages(tasks: Sequence[Task], outcomes: Sequence[Outcome]) -> None:
     """Write a run of averages for each dataset of which a sweep has finished every category."""
-    config = tasks[0].tracking
-    if config.kind != "none":
-        lock = open_tracker(config, tasks[0].job.features.cache).lock
+    tracker = open_tracker(tasks[0].tracking, tasks[0].job.features.cache)
+    if isinstance(tracker, MlflowTracker):
         ends = zip((task.job for task in tasks), outcomes, strict=True)
-        say(*averages(config, ends, lock), error=True)
+        say(*averages(tracker, ends), error=True)
 
 
 @contextmanager

@@ -1,4 +1,5 @@
 """Hand out tasks, to this process or to worker processes, and take back their outcomes."""
+# ruff: noqa: D102 - see `Pool`
 
 from __future__ import annotations
 
@@ -75,7 +76,6 @@ class InProcess(Pool):
         self._watch = watch
 
     def submit(self, task: Task) -> Pending:
-        """Do the task; backbone and store stay open between tasks."""
         done: Future[Outcome] = Future()
         done.set_result(perform(task, Stages(self._watch)))
         return done
@@ -148,7 +148,6 @@ class Processes(Pool):
         self._start_worker()
 
     def submit(self, task: Task) -> Pending:
-        """Give the task to an idle worker; raises `WorkerDiedError` where none can start."""
         self._drop_dead()
         for worker in self._workers:
             if worker.idle and worker.give(task):
@@ -160,18 +159,15 @@ class Processes(Pool):
         return worker
 
     def wait(self) -> None:
-        """Wait until a worker has sent something, or has died."""
         wait([worker.pipe for worker in self._workers if not worker.idle], timeout=1.0)
 
     def stop(self) -> None:
-        """Let the workers close their runs, then kill them."""
         for worker in self._workers:
             worker.process.terminate()
             worker.idle = True
         self.close()
 
     def close(self) -> None:
-        """Let idle workers end, and kill the others."""
         for worker in self._workers:
             worker.pipe.close()  # which ends an idle one
         end = time.monotonic() + GRACE
@@ -192,12 +188,12 @@ class Processes(Pool):
         self._watch(stage)
 
     def _drop_dead(self) -> None:
-        dead = [worker for worker in self._workers if not worker.process.is_alive()]
-        for worker in dead:
+        for worker in [one for one in self._workers if not one.process.is_alive()]:
             self._workers.remove(worker)
             # What kills one from outside need not meet the next.
-            if worker.process.exitcode not in (-signal.SIGKILL, -signal.SIGTERM):
-                self._death = worker.death() or self._death
+            killed = worker.process.exitcode in (-signal.SIGKILL, -signal.SIGTERM)
+            if not killed and worker.done() and isinstance(worker.answer, WorkerDiedError):
+                self._death = worker.answer
 
 
 class _Worker:
@@ -205,7 +201,7 @@ class _Worker:
 
     def __init__(self, on_stage: Callable[[str], None]) -> None:
         self._on_stage = on_stage
-        self._answer: Outcome | WorkerDiedError | None = None
+        self.answer: Outcome | WorkerDiedError | None = None
         self.idle = True
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
@@ -226,24 +222,21 @@ class _Worker:
         """Read what the worker has sent; return whether its outcome, or its end, is among it."""
         dead = not self.process.is_alive()  # asked first: its last message may be in the pipe
         with suppress(EOFError, OSError):
-            while self._answer is None and self.pipe.poll():
+            while self.answer is None and self.pipe.poll():
                 message = self.pipe.recv()
                 if isinstance(message, str):
                     self._on_stage(message)
                 else:
-                    self._answer = message
-        if self._answer is None and dead:
-            self._answer = WorkerDiedError(_ending(self.process.exitcode or 0))
-        return self._answer is not None
-
-    def death(self) -> WorkerDiedError | None:
-        return self._answer if self.done() and isinstance(self._answer, WorkerDiedError) else None
+                    self.answer = message
+        if self.answer is None and dead:
+            self.answer = WorkerDiedError(_ending(self.process.exitcode or 0))
+        return self.answer is not None
 
     def result(self) -> Outcome:
-        if not isinstance(self._answer, Outcome):
+        if not isinstance(self.answer, Outcome):
             self.process.join(GRACE)
-            raise self._answer or AssertionError("asked before it is done")
-        outcome, self._answer, self.idle = self._answer, None, True
+            raise self.answer or AssertionError("asked before it is done")
+        outcome, self.answer, self.idle = self.answer, None, True
         return outcome
 
 

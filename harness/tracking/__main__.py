@@ -50,24 +50,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _push(options: argparse.Namespace) -> int:
-    uris = [options.uri] if options.uri else stores()
-    left = [text for uri in uris if (text := _send(uri, options.cache)) is not None]
-    for waiting in left:
-        say(*waiting.split("\n"), error=True)
-    if not left:
-        say("nothing waits", error=True)
+    left: list[str] = []
+    for uri in [options.uri] if options.uri else stores():
+        tracker = open_tracker(TrackingConfig(uri=uri), options.cache)
+        if tracker.waiting():
+            try:
+                tracker.recover()
+            except StoreError as error:
+                say(f"error: {error}", error=True)
+        left += tracker.waiting()
+    say(*left or ["nothing waits"], error=True)
     return 1 if left else 0
-
-
-def _send(uri: str, cache: str) -> str | None:
-    """Send what waits for a store, if anything does, and return what still waits."""
-    tracker = open_tracker(TrackingConfig(uri=uri), cache)
-    if tracker.waiting():
-        try:
-            tracker.recover()
-        except StoreError as error:
-            say(f"error: {error}", error=True)
-    return tracker.waiting()
 
 
 def _close(options: argparse.Namespace) -> int:

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
 from harness.code import CHANGED
-from harness.config import Job, TrackingConfig
+from harness.config import Job
 from harness.sweep.outcome import Outcome, one_line
-from harness.tracking import contents
+from harness.tracking import contents, store
 from harness.tracking.contents import AVERAGE, CODE, COUNTS, SCHEMA, UNDEFINED
-from harness.tracking.outbox import Entry, Outbox, push
-from harness.tracking.store import connect, experiment_id, store_uri
+from harness.tracking.outbox import Entry, push
+from harness.tracking.tracker import MlflowTracker
 
-Lock = Callable[[str], AbstractContextManager[object]]
-"""Keeps other processes from what it is given; gives which one has it, or None."""
-
-_CATEGORY = "Average"
 # What the runs must share beside the job: what a job leaves to the machine.
 _SHARED = (
     *("dataset", "model", "backbone", "seed", "model_factory", "backbone_factory"),
@@ -33,9 +28,7 @@ class NoAverageError(ValueError):
     """Runs of which no average is to be written, and why."""
 
 
-def averages(
-    config: TrackingConfig, ends: Iterable[tuple[Job, Outcome]], lock: Lock
-) -> Iterator[str]:
+def averages(tracker: MlflowTracker, ends: Iterable[tuple[Job, Outcome]]) -> Iterator[str]:
     """Write a run for each dataset of which the sweep has every category, unless there is one.
 
     Yields a line for each one that is not written: the runs differ, or are not in the store yet, or
@@ -46,9 +39,9 @@ def averages(
             ids = [outcome.run_id for outcome in outcomes if outcome.run_id is not None]
             _check_stored(len(outcomes) - len(ids))
             digest = sha256(json.dumps(sorted(ids)).encode()).hexdigest()
-            with lock(digest) as holder:
+            with tracker.lock(digest) as holder:
                 if holder is None:
-                    _write(config, job, ids, digest=digest)
+                    _write(tracker, job, ids, digest=digest)
         except Exception as error:
             why = str(error) if isinstance(error, NoAverageError) else one_line(error)
             yield f"{job}: not written: {why}"
@@ -61,7 +54,7 @@ def _complete(ends: Iterable[tuple[Job, Outcome]]) -> Iterator[tuple[Job, list[O
     """
     groups: dict[str, tuple[Job, dict[str, Outcome]]] = {}
     for job, outcome in ends:
-        average = replace(job, category=_CATEGORY)
+        average = replace(job, category="Average")
         _, found = groups.setdefault(repr(average), (average, {}))
         if outcome.status in ("finished", "skipped"):
             found[job.category] = outcome
@@ -77,18 +70,16 @@ def _check_stored(n_missing: int) -> None:
         raise NoAverageError(f"{n_missing} of its runs are not in the store yet; {rule}")
 
 
-def _write(config: TrackingConfig, job: Job, ids: Sequence[str], *, digest: str) -> None:
-    uri = store_uri(config.uri)
-    experiment = config.prefix + job.dataset.name
-    outbox, client = Outbox(uri), connect(uri)
-    stored = client.search_runs(
-        [experiment_id(uri, name=experiment)], f"tags.{AVERAGE} = '{digest}'", max_results=1
-    )
-    waiting = (entry.job_tags.get(AVERAGE) for entry in outbox.find(""))
+def _write(tracker: MlflowTracker, job: Job, ids: Sequence[str], *, digest: str) -> None:
+    experiment, client = tracker.experiment(job), store.connect(tracker.uri)
+    experiments = [store.experiment_id(tracker.uri, name=experiment)]
+    stored = client.search_runs(experiments, f"tags.{AVERAGE} = '{digest}'", max_results=1)
+    waiting = (entry.job_tags.get(AVERAGE) for entry in tracker.outbox.find(""))
     if not stored and digest not in waiting:
         runs = [client.get_run(run_id) for run_id in ids]
         tags = contents.average_tags(job, runs) | {AVERAGE: digest}
-        push(outbox.add(_average(runs, job, experiment=experiment, tags=tags)), uri)
+        entry = _average(runs, job, experiment=experiment, tags=tags)
+        push(tracker.outbox.add(entry, {}), tracker.uri)
 
 
 def _average(runs: Sequence[Any], job: Job, *, experiment: str, tags: dict[str, str]) -> Entry:

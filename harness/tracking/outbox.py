@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -11,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,15 +20,20 @@ from harness.atomic import DamagedError, json_bytes, read_json, read_regular, wr
 from harness.locks import hold, warn_once
 from harness.secrets import VARIABLE
 from harness.show import shown
+from harness.tracking import store
 from harness.tracking.contents import ENTRY, ERROR_CLASS, ERROR_MESSAGE, IDENTITY
-from harness.tracking.store import artifacts_of, connect, experiment_id, sqlite_file, store_uri
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run, RunInfo
+    from mlflow.entities import RunInfo
+
+log = logging.getLogger(__name__)
 
 _FILE = "run.json"
 _LOCK = ".lock"
 _ADDRESS = ".address"
+Files = dict[str, bytes]  # the content of artifacts by name
+Write = Callable[[Path], None]  # writes artifacts into the folder it is given
+
 _WHOLE = re.compile(r"\d+-[A-Z]+-[0-9a-f]*-[0-9a-f]{32}")
 """The name of an entry's folder: its end, status and identity, and a unique number."""
 _PART = re.compile(r"\." + _WHOLE.pattern)
@@ -40,29 +46,23 @@ class Entry:
 
     experiment: str
     name: str
-    run_id: str | None
-    """The run that was opened when the job started, if one was."""
-    status: str
-    """`FINISHED`, `FAILED` or `KILLED`."""
+    run_id: str | None  # the run that was opened when the job started, if one was
+    status: str  # `FINISHED`, `FAILED` or `KILLED`
     started: int
-    ended: int
-    """Milliseconds since 1970, as `started`."""
-    job_tags: dict[str, str]
-    """Known when the job started; set when the run is opened."""
+    ended: int  # milliseconds since 1970, as `started`
+    job_tags: dict[str, str]  # known when the job started, and set when the run is opened
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
-    source: dict[str, str] = field(default_factory=dict)
-    """The data the job read, as MLflow describes a dataset; empty where it read none."""
-    artifacts: dict[str, str] = field(default_factory=dict)
-    """The SHA-256 of each artifact, by its path."""
+    source: dict[str, str] = field(default_factory=dict)  # the data, as MLflow describes a dataset
+    artifacts: dict[str, str] = field(default_factory=dict)  # the SHA-256 of each, by its path
 
 
 class Outbox:
     """A queue of entries for one store; several processes of one user may use it at once."""
 
     def __init__(self, uri: str) -> None:
-        file, name = sqlite_file(uri), _name()
+        file, name = store.sqlite_file(uri), _name()
         self._server = None if file else uri
         self._beside = file.parent if file else Path("runs").resolve()
         # What waits for one store is never sent to another.
@@ -79,18 +79,20 @@ class Outbox:
         if self._server is not None and not (self.folder / _ADDRESS).exists():
             write_atomically(self.folder / _ADDRESS, self._server.encode())
 
-    def add(self, entry: Entry, write: Callable[[Path], None] | None = None) -> Path:
-        """Add an entry whole or not at all, with the artifacts that `write` puts into a folder."""
+    def add(self, entry: Entry, files: Files, *, attach: Write | None = None) -> Path:
+        """Add an entry and its artifacts, whole or not at all; what `attach` writes may fail."""
         self.open()
         # Names sort by time; the unique end keeps two processes apart.
-        label = _label(entry.status, entry.job_tags.get(IDENTITY, ""))
-        path = self.folder / f"{entry.ended}{label}{uuid.uuid4().hex}"
+        label = f"{entry.status}-{entry.job_tags.get(IDENTITY, '')}"
+        path = self.folder / f"{entry.ended}-{label}-{uuid.uuid4().hex}"
         part = path.with_name(f".{path.name}")
         try:
             with hold(self.folder / _LOCK):  # so that no `clean_up` takes it for a dead process's
                 artifacts(part).mkdir(parents=True)
-                if write is not None:
-                    write(artifacts(part))
+                for name, data in files.items():
+                    (artifacts(part) / name).write_bytes(data)
+                if attach is not None:
+                    _attach(attach, artifacts(part))
                 _write(part, replace(entry, artifacts=_digests(artifacts(part))))
                 part.rename(path)
         except BaseException:
@@ -109,8 +111,7 @@ class Outbox:
 
     def find(self, identity: str) -> Iterator[Entry]:
         """Yield the entries of finished jobs of that identity, the newest first."""
-        label = _label("FINISHED", identity)
-        for path in reversed([path for path in self if label in path.name]):
+        for path in reversed([path for path in self if f"-FINISHED-{identity}-" in path.name]):
             with suppress(OSError, ValueError, TypeError):  # sent meanwhile, or damaged
                 yield read_entry(path)
 
@@ -132,14 +133,29 @@ class Outbox:
         return [path for path in self.folder.iterdir() if not path.is_symlink() and path.is_dir()]
 
 
+def _attach(attach: Write, folder: Path) -> None:
+    """Add further artifacts: all of them or, after a fault, none; the numbers stay."""
+    apart = folder.with_name("attached")
+    apart.mkdir()
+    try:
+        attach(apart)
+        for path in apart.iterdir():
+            path.rename(folder / path.name)
+    except Exception:
+        log.warning("what was to be attached could not be written", exc_info=True)
+    finally:
+        shutil.rmtree(apart)
+
+
 def stores() -> list[str]:
     """Return the stores for which results may wait: this folder's own, and servers."""
     server, own = os.environ.get(VARIABLE), Path("runs").resolve() / _name()
     if own.is_dir():
         _check_own(own)
-    addresses = sorted(own.glob(f"*/{_ADDRESS}"))
-    waiting = [read_regular(path).decode(errors="replace") for path in addresses]
-    return list(dict.fromkeys([store_uri(), *([store_uri(server)] if server else []), *waiting]))
+    uris = [store.store_uri(), *([store.store_uri(server)] if server else [])]
+    for path in sorted(own.glob(f"*/{_ADDRESS}")):
+        uris.append(read_regular(path).decode(errors="replace"))
+    return list(dict.fromkeys(uris))
 
 
 def read_entry(folder: Path) -> Entry:
@@ -186,11 +202,14 @@ def push(folder: Path, uri: str) -> str | None:
 
 
 def _send(folder: Path, entry: Entry, *, uri: str) -> str:
-    _check_artifacts(folder, entry)
+    found = _digests(artifacts(folder))
+    if entry.artifacts and found != entry.artifacts:  # one differs, is missing or was added
+        differing = sorted(name for name, _ in found.items() ^ entry.artifacts.items())
+        raise DamagedError(f"{artifacts(folder) / differing[0]} is not as it was written")
     info = _open_run(folder, entry, uri=uri)
-    client = connect(uri)
+    client = store.connect(uri)
     # Sent twice, an artifact replaces itself, and a value equal to the one there is no error.
-    artifacts_of(uri, info).log_artifacts(str(artifacts(folder)))
+    store.artifacts_of(uri, info).log_artifacts(str(artifacts(folder)))
     _log_values(uri, info.run_id, entry=entry)
     client.set_terminated(info.run_id, entry.status, entry.ended)
     return str(info.run_id)
@@ -198,45 +217,41 @@ def _send(folder: Path, entry: Entry, *, uri: str) -> str:
 
 def _open_run(folder: Path, entry: Entry, *, uri: str) -> RunInfo:
     """Return the run that takes the entry's values; it is created if the store lacks it."""
-    run = _existing_run(folder, entry, uri=uri)
-    if run is None:
-        return _create(folder, entry, uri=uri)
-    client, run_id = connect(uri), run.info.run_id
-    if run.info.lifecycle_stage == "deleted":
-        client.restore_run(run_id)
-    if entry.status == "FINISHED":
-        # Another process may have taken this one for dead, and closed its run.
-        for name in {ERROR_CLASS, ERROR_MESSAGE} & run.data.tags.keys():
-            client.delete_tag(run_id, name)
-    return run.info
-
-
-def _existing_run(folder: Path, entry: Entry, *, uri: str) -> Run | None:
     from mlflow.exceptions import MlflowException
 
-    client = connect(uri)
+    client, run = store.connect(uri), None
     if entry.run_id is not None:
         try:
-            return client.get_run(entry.run_id)
+            run = client.get_run(entry.run_id)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # else the store is a new one
                 raise
-    # A process may have died after it had created the run.
-    experiment = experiment_id(uri, name=entry.experiment)
-    found = client.search_runs([experiment], f"tags.`{ENTRY}` = '{folder.name}'", max_results=1)
-    return found[0] if found else None
+    if run is None:
+        # A process may have died after it had created the run.
+        experiments = [store.experiment_id(uri, name=entry.experiment)]
+        found = client.search_runs(experiments, f"tags.`{ENTRY}` = '{folder.name}'", max_results=1)
+        if not found:
+            return create_run(entry, {ENTRY: folder.name}, uri=uri)
+        run = found[0]
+    if run.info.lifecycle_stage == "deleted":
+        client.restore_run(run.info.run_id)
+    if entry.status == "FINISHED":
+        # Another process may have taken this one for dead, and closed its run.
+        for name in {ERROR_CLASS, ERROR_MESSAGE} & run.data.tags.keys():
+            client.delete_tag(run.info.run_id, name)
+    return run.info
 
 
-def _create(folder: Path, entry: Entry, *, uri: str) -> RunInfo:
-    experiment = experiment_id(uri, name=entry.experiment)
-    tags = entry.job_tags | {ENTRY: folder.name}
-    return connect(uri).create_run(experiment, entry.started, tags, entry.name).info
+def create_run(entry: Entry, tags: dict[str, str], *, uri: str) -> RunInfo:
+    """Create the run of an entry with what was known when its job started, and these tags."""
+    client, experiment = store.connect(uri), store.experiment_id(uri, name=entry.experiment)
+    return client.create_run(experiment, entry.started, entry.job_tags | tags, entry.name).info
 
 
 def _log_values(uri: str, run_id: str, *, entry: Entry) -> None:
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
-    client = connect(uri)
+    client = store.connect(uri)
     client.log_batch(
         run_id,
         metrics=[Metric(name, value, entry.ended, 0) for name, value in entry.metrics.items()],
@@ -259,29 +274,13 @@ def _write(folder: Path, entry: Entry) -> None:
     part.replace(folder / _FILE)
 
 
-def _check_artifacts(folder: Path, entry: Entry) -> None:
-    """Refuse artifacts of which one differs, is missing or was added."""
-    found = _digests(artifacts(folder))
-    if entry.artifacts and found != entry.artifacts:
-        differing = sorted(name for name, _ in found.items() ^ entry.artifacts.items())
-        raise DamagedError(f"{artifacts(folder) / differing[0]} is not as it was written")
-
-
 def _digests(folder: Path) -> dict[str, str]:
-    digests = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            digests[str(path.relative_to(folder))] = file_digest(file, "sha256").hexdigest()
-    return digests
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def _name() -> str:
     return f"outbox-{os.getuid()}"
-
-
-def _label(status: str, identity: str) -> str:
-    """Return the part of an entry's name by which it is found without being read."""
-    return f"-{status}-{identity}-"
 
 
 def _key(folder: Path) -> str:

@@ -10,17 +10,18 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 
 from dfkde.trust import TrustError, check_trusted
 from harness.atomic import read_regular
-from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
+from harness.config import Job
 from harness.record import SCHEMA_VERSION, ImageScore, Record, StoredRun, finite
 from harness.show import from_cell, shown
 from harness.sweep.outcome import one_line
@@ -79,24 +80,17 @@ def outdated(uri: str | None = None) -> str | None:
 def read_scores(run_id: str, uri: str | None = None) -> tuple[ImageScore, ...]:
     """Return a finished run's scores of single images, in the order of the test split.
 
-    Raises
-    ------
-    ValueError
-        In one line, if there is no such run, or it has no scores, or they cannot be read.
+    Raises `ValueError` in one line, if there is no such run, or its scores cannot be read.
     """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        text = _artifact(run_id, contents.SCORES, uri).decode(errors="surrogatepass")
+    with _artifact(run_id, contents.SCORES, uri) as data:
+        text = data.decode(errors="surrogatepass")
         header, *rows = csv.reader(io.StringIO(text, newline=""))
         if tuple(header) != ImageScore._fields:
             raise ValueError(f"its columns must be {', '.join(ImageScore._fields)}")
         if not rows:
             raise ValueError("it holds none")
-        return tuple(map(_image_score, rows))
-    except (*_UNREADABLE, MlflowException) as error:
-        what = f"{contents.SCORES} of run {run_id}"
-        raise ValueError(f"{what} cannot be read: {one_line(error)}") from error
+        kinds, cells = {"0": False, "1": True}, (map(from_cell, row) for row in rows)
+        return tuple(ImageScore(i, d, kinds[a], finite(score)) for i, d, a, score in cells)
 
 
 def read_record(run: StoredRun, uri: str | None = None) -> Record:
@@ -116,48 +110,39 @@ def read_job(run_id: str, uri: str | None = None, *, trusted: Sequence[str] = ()
     """Return the job of a finished run, as its configuration was resolved.
 
     Whoever can write to the store can name any code in it, and fitting the job runs that code: so
-    `model.factory` and `backbone.factory` must be this project's own or one of `trusted`, which
-    are written as in the job.
-
-    Raises
-    ------
-    TrustError
-        If it names another factory; nothing has been imported.
-    ValueError
-        If there is no such run, or it holds no job, or one with keys that are not known here.
+    `model.factory` and `backbone.factory` must be this project's own or one of `trusted`, written
+    as in the job; another one raises `TrustError`, and nothing has been imported. `ValueError` in
+    one line means that there is no such run, or it holds no job of this version.
     """
+    with _artifact(run_id, contents.JOB, uri) as data:
+        job = _job(yaml.safe_load(data.decode()))
+        factories, source = (
+            [job.model.factory, job.backbone.factory],
+            f"{contents.JOB} of run {run_id}",
+        )
+        check_trusted(factories, trusted, source=source, option="--trusted ")
+        return job
+
+
+@contextmanager
+def _artifact(run_id: str, name: str, uri: str | None) -> Iterator[bytes]:
+    """Give an artifact's content; whatever is wrong with it is a `ValueError` in one line."""
     from mlflow.exceptions import MlflowException
 
-    source = f"{contents.JOB} of run {run_id}"
+    uri = store.store_uri(uri)
     try:
-        job = _job(yaml.safe_load(_artifact(run_id, contents.JOB, uri).decode()))
-        factories = [job.model.factory, job.backbone.factory]
-        check_trusted(factories, trusted, source=source, option="--trusted ")
+        info = store.connect_to_read(uri).get_run(run_id).info
+        yield read_regular(Path(store.artifacts_of(uri, info).download_artifacts(name)))
     except TrustError:
         raise
     except (*_UNREADABLE, MlflowException) as error:
-        raise ValueError(f"{source} cannot be read: {one_line(error)}") from error
-    return job
-
-
-def _artifact(run_id: str, name: str, uri: str | None) -> bytes:
-    uri = store.store_uri(uri)
-    info = store.connect_to_read(uri).get_run(run_id).info
-    return read_regular(Path(store.artifacts_of(uri, info).download_artifacts(name)))
-
-
-def _image_score(row: list[str]) -> ImageScore:
-    image, defect_type, anomalous, score = map(from_cell, row)
-    return ImageScore(image, defect_type, {"0": False, "1": True}[anomalous], finite(score))
+        what = f"{name} of run {run_id}"
+        raise ValueError(f"{what} cannot be read: {one_line(error)}") from error
 
 
 def _job(values: Any) -> Job:
-    groups: dict[str, type[Any]] = {
-        "dataset": DatasetConfig,
-        "backbone": BackboneConfig,
-        "model": ModelConfig,
-        "features": FeaturesConfig,
-    }
+    hints: dict[str, type[Any]] = get_type_hints(Job)
+    groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     _check_keys(Job, values, name="the job")
     for name, kind in groups.items():
         _check_keys(kind, values[name], name=name)
@@ -238,8 +223,7 @@ def _parsed(run: Any, what: str, text: str | None, parse: Callable[[str], Any]) 
 
 
 def _time(milliseconds: str) -> str:
-    started = datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
-    return started.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return f"{datetime.fromtimestamp(int(milliseconds) // 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _texts(text: str) -> dict[str, str]:

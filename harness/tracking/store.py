@@ -57,17 +57,8 @@ class StoreError(RuntimeError):
 def store_uri(uri: str | None = None) -> str:
     """Return the tracking URI: the given one, else the SQLite store of the working folder.
 
-    The path in it is absolute, and there is no password in it: see `harness.secrets`.
-
-    Raises
-    ------
-    StoreError
-        If the given one holds a password that is not that of `MLFLOW_TRACKING_URI`.
-
-    Examples
-    --------
-    >>> store_uri("http://127.0.0.1:5000")
-    'http://127.0.0.1:5000'
+    A path in it is absolute. A password in it, other than that of `MLFLOW_TRACKING_URI`, raises
+    `StoreError`: see `harness.secrets`.
     """
     if not uri:
         return f"{_SQLITE}{Path('runs').resolve() / 'mlflow.db'}"
@@ -97,7 +88,9 @@ def connect(uri: str) -> MlflowClient:
     path = sqlite_file(uri)
     if path is None:
         if not uri.startswith("http"):
-            _retry_once()
+            from mlflow.store.db import utils
+
+            utils.MAX_RETRY_COUNT = 2  # of ten, which take two minutes where a database is down
         return MlflowClient(tracking_uri=with_secrets(uri))
     path.parent.mkdir(parents=True, exist_ok=True)
     # MLflow itself would let several processes make the store at once.
@@ -105,19 +98,16 @@ def connect(uri: str) -> MlflowClient:
         if not path.exists():
             _make(path, artifacts=_artifacts(uri))
         client = MlflowClient(tracking_uri=uri)
-        _write_ahead(path)
+        # One process can write while others read: a setting that the file itself keeps.
+        with closing(sqlite3.connect(path, timeout=_WAIT)) as connection:
+            [[mode]] = connection.execute("PRAGMA journal_mode")
+            if mode != "wal":
+                connection.execute("PRAGMA journal_mode=WAL")
     return client
 
 
-def _retry_once() -> None:
-    """Report a database that is down within seconds: MLflow tries ten times, for two minutes."""
-    from mlflow.store.db import utils
-
-    utils.MAX_RETRY_COUNT = 2
-
-
 @contextmanager
-def store_errors(uri: str) -> Iterator[None]:
+def errors_of(uri: str) -> Iterator[None]:
     """Raise whatever fails in this block as a `StoreError` in one line."""
     try:
         yield
@@ -129,11 +119,17 @@ def store_errors(uri: str) -> Iterator[None]:
 
 @contextmanager
 def reading(uri: str) -> Iterator[MlflowClient]:
-    """Give a client of an existing store in this block, which raises as `store_errors`."""
-    with store_errors(uri):
+    """Give a client of an existing store in this block, which raises as `errors_of`."""
+    with errors_of(uri):
         path = sqlite_file(uri)
+        if path is not None and not path.exists():
+            rule = "`python -m harness.run` makes one in the folder `runs`"
+            raise StoreError(f"tracking.uri must name a store that exists, got {uri}; {rule}")
         if path is not None:
-            _check_file(path, uri)
+            # MLflow would make a store of another file, or try to for minutes.
+            read_only = f"{path.resolve().as_uri()}?mode=ro"
+            with closing(sqlite3.connect(read_only, uri=True)) as connection:
+                connection.execute("SELECT version_num FROM alembic_version").fetchall()
         yield connect(uri)
 
 
@@ -142,17 +138,6 @@ def connect_to_read(uri: str) -> MlflowClient:
     with reading(uri) as client:
         client.search_experiments(max_results=1)
         return client
-
-
-def _check_file(path: Path, uri: str) -> None:
-    """Refuse a file that is no store: MLflow would make one of it, or try to for minutes."""
-    if not path.exists():
-        raise StoreError(
-            f"tracking.uri must name a store that exists, got {uri};"
-            " `python -m harness.run` makes one in the folder `runs`"
-        )
-    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-        connection.execute("SELECT version_num FROM alembic_version").fetchall()
 
 
 def experiment_ids(client: MlflowClient) -> list[str]:
@@ -204,14 +189,6 @@ def _make(path: Path, *, artifacts: str | None) -> None:
     SqlAlchemyStore(f"{_SQLITE}{part}", artifacts).engine.dispose()
     part.replace(path)
     shutil.rmtree(folder)
-
-
-def _write_ahead(path: Path) -> None:
-    """Let one process write while others read: a setting that the file itself keeps."""
-    with closing(sqlite3.connect(path, timeout=_WAIT)) as connection:
-        [[mode]] = connection.execute("PRAGMA journal_mode")
-        if mode != "wal":
-            connection.execute("PRAGMA journal_mode=WAL")
 
 
 def artifacts_of(uri: str, run: RunInfo) -> ArtifactRepository:

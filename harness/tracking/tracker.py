@@ -1,18 +1,18 @@
 """The run of a job: opened before the work, closed as FINISHED, FAILED or KILLED."""
+# ruff: noqa: D102
 
 from __future__ import annotations
 
 import logging
 import os
 import platform
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from harness.code import CHANGED
 from harness.config import Job, TrackingConfig
@@ -21,24 +21,9 @@ from harness.record import Record
 from harness.show import shown
 from harness.sweep.outcome import Outcome, one_line
 from harness.sweep.signals import deferred, ending
-from harness.tracking import contents
+from harness.tracking import contents, read, store
 from harness.tracking.contents import CODE, ERROR_CLASS, ERROR_MESSAGE, IDENTITY, LOCKS, JobKey
-from harness.tracking.outbox import Entry, Outbox, push, read_entry
-from harness.tracking.read import outdated
-from harness.tracking.store import (
-    PAGE,
-    StoreError,
-    connect,
-    experiment_id,
-    experiment_ids,
-    hurried,
-    sqlite_file,
-    store_errors,
-    store_uri,
-)
-
-Write = Callable[[Path], None]
-"""Writes artifacts of a run into the folder it is given."""
+from harness.tracking.outbox import Entry, Files, Outbox, Write, create_run, push, read_entry
 
 _PUSH = "`python -m harness.tracking push`"
 _CELL = ("official", "model", "backbone", CODE)
@@ -57,16 +42,13 @@ class OpenRun:
 
     job: Job
     experiment: str = ""
-    run_id: str | None = None
-    """MLflow's id; None where no run could be opened."""
-    tags: dict[str, str] = field(default_factory=dict)
-    """What was known before the work."""
+    run_id: str | None = None  # MLflow's; None where no run could be opened
+    tags: dict[str, str] = field(default_factory=dict)  # what was known before the work
     started: int = field(default_factory=lambda: round(time.time() * 1000))
-    closed: bool = False
-    """Whether its end is in the outbox, or in the store."""
+    closed: bool = False  # whether its end is in the outbox, or in the store
 
-    def ended(self, status: str, tags: dict[str, str]) -> Entry:
-        """Return the run as it has just ended, with tags that are known now."""
+    def entry(self, status: str) -> Entry:
+        """Return the run as it is now."""
         return Entry(
             experiment=self.experiment,
             name=contents.run_name(self.job),
@@ -75,7 +57,6 @@ class OpenRun:
             started=self.started,
             ended=round(time.time() * 1000),
             job_tags=self.tags,
-            tags=tags,
         )
 
 
@@ -105,14 +86,11 @@ class Tracker:
         """Close the run as KILLED, unless it is closed already."""
 
     def recover(self) -> None:
-        """Send what waits in the outbox, and close the runs of processes that died.
+        """Send what waits, and close runs of dead processes; raises `StoreError` if it cannot."""
 
-        Raises `StoreError` if the store cannot be reached, or the outbox is another user's.
-        """
-
-    def waiting(self) -> str | None:
-        """Say which results the store could not take yet, or return None."""
-        return None
+    def waiting(self) -> list[str]:
+        """Say in lines which results the store could not take yet, if any."""
+        return []
 
     def outdated(self) -> str | None:
         """Say which runs of another schema the store holds, or return None."""
@@ -122,22 +100,19 @@ class Tracker:
 class MlflowTracker(Tracker):
     """Keeps runs in one MLflow store, in experiments whose names begin with `prefix`.
 
-    `locks` is the folder of the locks of running jobs.
+    `locks` is the folder of the locks of running jobs. `Tracker` describes the methods.
     """
 
     def __init__(self, uri: str, locks: Path | None = None, prefix: str = "") -> None:
-        self._uri = uri
-        self._prefix = prefix
-        self._locks = JobLocks(locks)
-        self._outbox = Outbox(uri)
+        self.uri, self.outbox = uri, Outbox(uri)
+        self._locks, self._prefix = JobLocks(locks), prefix
         self._failed_at = float("-inf")
         self._refused: dict[Path, str] = {}
 
     def finished_run(self, job: Job, key: JobKey) -> Outcome | None:
-        """Return the job as skipped for its newest finished run, if there is one."""
         tags = contents.job_tags(job, key)
-        for entry in self._outbox.find(key.identity):
-            if entry.experiment == self._experiment(job) and _same_cell(entry.job_tags, tags):
+        for entry in self.outbox.find(key.identity):
+            if entry.experiment == self.experiment(job) and _same_cell(entry.job_tags, tags):
                 where = f"waits in the outbox for the store; {_PUSH} sends it"
                 return _skipped(job, entry.metrics, f"{_commit(entry.job_tags)}, {where}")
         for run in self._try(lambda: self._same_job(job, tags, "FINISHED")) or []:
@@ -147,82 +122,61 @@ class MlflowTracker(Tracker):
 
     @contextmanager
     def lock(self, identity: str) -> Iterator[str | None]:
-        """Keep other processes from the job in this block; give which one runs it already."""
         with self._locks.hold(identity) as holder:
             yield None if holder is None else f"running elsewhere, in {holder}"
 
     def start(self, job: Job, key: JobKey | None) -> OpenRun:
-        """Open a run; without the store, or without a key, only when it is closed."""
-        run = OpenRun(job, self._experiment(job), tags=contents.job_tags(job, key))
+        run = OpenRun(job, self.experiment(job), tags=contents.job_tags(job, key))
         if key is not None:
-            run.run_id = self._try(lambda: self._create(run))
+            process = {contents.HOST: platform.node(), contents.PID: str(os.getpid())}
+            tags, entry = process | {LOCKS: self._locks.id}, run.entry("RUNNING")
+            run.run_id = self._try(lambda: str(create_run(entry, tags, uri=self.uri).run_id))
         return run
 
     def finish(self, run: OpenRun, record: Record, *, attach: Write | None = None) -> None:
-        """Keep the record and what `attach` writes; raises `OSError` if no disk can."""
         changed = contents.changed_tags(run.job)
         run.tags |= changed
-        entry = replace(
-            run.ended("FINISHED", contents.record_tags(record) | changed),
-            params=contents.params(record),
-            metrics=contents.metrics(record),
-            source=contents.source(run.job, record),
-        )
-        figures = contents.figures(record)
-
-        def write(folder: Path) -> None:
-            contents.write_record(folder, run.job, record=record)
-            for name, text in figures.items():
-                (folder / name).write_text(text, encoding="utf-8")
-            if attach is not None:
-                _attach(attach, folder)
-
-        self._keep(run, entry, write)
+        entry = replace(run.entry("FINISHED"), **contents.of_record(run.job, record))
+        entry.tags.update(changed)
+        self._keep(run, entry, contents.record_files(run.job, record), attach=attach)
         self._try(lambda: self._close_others(run))
 
     def fail(self, run: OpenRun, error: BaseException) -> None:
-        """Keep the error and close the run as FAILED."""
-        entry = run.ended("FAILED", contents.error_tags(error))
-        entry = replace(entry, params=contents.planned_params(run.job))
-        self._keep_or_close(run, entry, lambda folder: contents.write_traceback(folder, error))
+        entry = replace(run.entry("FAILED"), **contents.of_error(run.job, error))
+        self._keep_or_close(run, entry, contents.error_files(error))
 
     def kill(self, run: OpenRun) -> None:
-        """Close the run as KILLED, unless it is closed already."""
         if run.run_id is not None and not run.closed:
             tags = {ERROR_CLASS: "Interrupted", ERROR_MESSAGE: "the job was interrupted"}
-            self._keep_or_close(run, run.ended("KILLED", tags))
+            self._keep_or_close(run, replace(run.entry("KILLED"), tags=tags), {})
 
     def recover(self) -> None:
-        """Send what waits in the outbox, and close the runs of processes that died."""
-        with store_errors(self._uri), hurried():
-            connect(self._uri).search_experiments(max_results=1)
-            self._outbox.clean_up()
+        with store.errors_of(self.uri), store.hurried():
+            store.connect(self.uri).search_experiments(max_results=1)
+            self.outbox.clean_up()
             self._refused = {}
-            for folder in self._outbox:
+            for folder in self.outbox:
                 self._push(folder)
-            for run in open_runs(self._uri):
+            for run in open_runs(self.uri):
                 if self._is_alive(run) is False:
-                    _close_dead(self._uri, run)
+                    _close_dead(self.uri, run)
 
-    def waiting(self) -> str | None:
-        """Say which results the store could not take yet, or return None."""
-        where = self._outbox.folder
+    def waiting(self) -> list[str]:
+        where = self.outbox.folder
         try:
-            folders, old = list(self._outbox), self._outbox.of_earlier_version()
+            folders, old = list(self.outbox), self.outbox.of_earlier_version()
         except OSError as error:
-            return one_line(error)
+            return [one_line(error)]
         lines = [why for path, why in self._refused.items() if path in folders]
         if folders:
-            wait = f"{len(folders)} results wait in {where} for {self._uri}"
+            wait = f"{len(folders)} results wait in {where} for {self.uri}"
             lines.insert(0, f"{wait}; {_PUSH} sends them")
         if old is not None:
             lines.append(f"{old} holds results of an earlier version: move them into {where}")
-        return "\n".join(lines) or None
+        return lines
 
     def outdated(self) -> str | None:
-        """Say which runs of another schema the store holds, or return None."""
-        found: str | None = self._try(lambda: outdated(self._uri))
-        return found
+        return cast("str | None", self._try(lambda: read.outdated(self.uri)))
 
     def close(self, run_ids: Collection[str]) -> dict[str, str]:
         """Close open runs whose processes have ended, as the caller knows.
@@ -230,49 +184,55 @@ class MlflowTracker(Tracker):
         Returns of each open run, by its id, whether it is closed, still running, or left open.
         """
         states = {}
-        with store_errors(self._uri):
-            for run in open_runs(self._uri):
+        with store.errors_of(self.uri):
+            for run in open_runs(self.uri):
                 state = "still running" if self._is_alive(run) else "open"
                 if state == "open" and run.info.run_id in run_ids:
-                    _close_dead(self._uri, run)
+                    _close_dead(self.uri, run)
                     state = "closed"
                 states[run.info.run_id] = f"{state}: {run.info.run_name}, {_process_of(run)}"
         return states
 
-    def _experiment(self, job: Job) -> str:
+    def experiment(self, job: Job) -> str:
+        """Return the name of the experiment of a job."""
         return self._prefix + job.dataset.name
 
-    def _keep(self, run: OpenRun, entry: Entry, write: Write | None) -> None:
+    def _keep(
+        self, run: OpenRun, entry: Entry, files: Files, *, attach: Write | None = None
+    ) -> None:
         """Write the entry to the outbox, then try to send it from there."""
         with deferred():
             try:
-                folder = self._outbox.add(entry, write)
+                folder = self.outbox.add(entry, files, attach=attach)
             except OSError as error:
                 rule = "the same command does the job again"
-                where = self._outbox.folder
+                where = self.outbox.folder
                 raise OSError(f"{where} cannot hold the result ({error}): {rule}") from error
             run.closed = True
         # A signal may interrupt this; the next command sends what is in the outbox.
-        run.run_id = self._try(lambda: push(folder, self._uri)) or run.run_id
+        run.run_id = self._try(lambda: push(folder, self.uri)) or run.run_id
 
-    def _keep_or_close(self, run: OpenRun, entry: Entry, write: Write | None = None) -> None:
+    def _keep_or_close(self, run: OpenRun, entry: Entry, files: Files) -> None:
         """Keep the entry; where no disk can, close the run at least."""
         try:
-            self._keep(run, entry, write)
+            self._keep(run, entry, files)
         except OSError as error:
             log.warning("%s", error)
             run_id = run.run_id
             if run_id is not None:
-                self._try(lambda: _terminate(self._uri, run_id, entry.status, entry.tags))
+                self._try(lambda: _terminate(self.uri, run_id, entry.status, entry.tags))
 
     def _push(self, folder: Path) -> None:
         """Send an entry; one that the store refuses must not keep it from taking the others."""
         try:
-            push(folder, self._uri)
+            push(folder, self.uri)
         except Exception as error:
             log.debug("%s cannot be sent", folder, exc_info=True)
-            self._refused[folder] = shown(f"{_entry_name(folder)}: {one_line(error)}")
-            connect(self._uri).search_experiments(max_results=1)  # raises where all would fail
+            name = str(folder)
+            with suppress(OSError, ValueError, TypeError):  # damaged
+                name = read_entry(folder).name
+            self._refused[folder] = shown(f"{name}: {one_line(error)}")
+            store.connect(self.uri).search_experiments(max_results=1)  # raises where all would fail
 
     def _try(self, action: Callable[[], Any]) -> Any:
         """Return what the action gives, or None if the store fails or has just failed."""
@@ -280,7 +240,7 @@ class MlflowTracker(Tracker):
             return None
         started = time.monotonic()
         try:
-            with hurried():
+            with store.hurried():
                 try:
                     return action()
                 except Exception:
@@ -290,16 +250,9 @@ class MlflowTracker(Tracker):
                 return action()
         except Exception as error:
             self._failed_at = time.monotonic()
-            log.warning("%s: %s", self._uri, one_line(error))
+            log.warning("%s: %s", self.uri, one_line(error))
             log.debug("the store failed", exc_info=True)
             return None
-
-    def _create(self, run: OpenRun) -> str:
-        experiment = experiment_id(self._uri, name=run.experiment)
-        process = {contents.HOST: platform.node(), contents.PID: str(os.getpid())}
-        tags = run.tags | process | {LOCKS: self._locks.id}
-        name = contents.run_name(run.job)
-        return str(connect(self._uri).create_run(experiment, run.started, tags, name).info.run_id)
 
     def _same_job(self, job: Job, tags: Mapping[str, str], status: str) -> list[Any]:
         """Return the runs of that status whose numbers are those of the job, the newest first.
@@ -307,10 +260,10 @@ class MlflowTracker(Tracker):
         An equal identity means equal numbers from equal code; under another name, a table would
         not accept them.
         """
-        found = connect(self._uri).search_runs(
-            [experiment_id(self._uri, name=self._experiment(job))],
+        found = store.connect(self.uri).search_runs(
+            [store.experiment_id(self.uri, name=self.experiment(job))],
             f"tags.{IDENTITY} = '{tags[IDENTITY]}' and attributes.status = '{status}'",
-            max_results=PAGE,
+            max_results=store.PAGE,
             order_by=["attributes.start_time DESC"],
         )
         return [run for run in found if _same_cell(run.data.tags, tags)]
@@ -319,7 +272,7 @@ class MlflowTracker(Tracker):
         """Close the open runs of a finished job: their processes may never come back."""
         for other in self._same_job(run.job, run.tags, "RUNNING"):
             if other.info.run_id != run.run_id:
-                _close_dead(self._uri, other, f"; its job was finished as run {run.run_id}")
+                _close_dead(self.uri, other, f"; its job was finished as run {run.run_id}")
 
     def _is_alive(self, run: Any) -> bool | None:
         """Return whether a run's process holds its lock; None where that cannot be seen here."""
@@ -337,13 +290,13 @@ def open_tracker(config: TrackingConfig, cache: str | None) -> Tracker:
     """
     if len(config.prefix) > _LONGEST_PREFIX or not config.prefix.isprintable():
         rule = f"at most {_LONGEST_PREFIX} characters without control characters"
-        raise StoreError(f"tracking.prefix must be {rule}, got {config.prefix!a}")
+        raise store.StoreError(f"tracking.prefix must be {rule}, got {config.prefix!a}")
     if config.kind == "none":
         return Tracker()
     if config.kind != "mlflow":
-        raise StoreError(f"tracking.kind must be one of mlflow, none; got {config.kind!r}")
-    uri = store_uri(config.uri)
-    file = sqlite_file(uri)
+        raise store.StoreError(f"tracking.kind must be one of mlflow, none; got {config.kind!r}")
+    uri = store.store_uri(config.uri)
+    file = store.sqlite_file(uri)
     folder = None if cache is None else Path(cache).resolve()
     if file is not None:
         folder = file.parent
@@ -356,8 +309,8 @@ _mlflow_tracker = lru_cache(maxsize=None)(MlflowTracker)
 
 def open_runs(uri: str) -> list[Any]:
     """Return the runs of this harness that are open."""
-    client, still_open = connect(uri), "attributes.status = 'RUNNING'"
-    found = client.search_runs(experiment_ids(client), still_open, max_results=PAGE)
+    client, still_open = store.connect(uri), "attributes.status = 'RUNNING'"
+    found = client.search_runs(store.experiment_ids(client), still_open, max_results=store.PAGE)
     return [run for run in found if contents.HOST in run.data.tags]
 
 
@@ -368,39 +321,17 @@ def _process_of(run: Any) -> str:
 
 def _close_dead(uri: str, run: Any, why: str = "") -> None:
     """Close the run of a process that died as KILLED, unless it has been closed meanwhile."""
-    if connect(uri).get_run(run.info.run_id).info.status == "RUNNING":
+    if store.connect(uri).get_run(run.info.run_id).info.status == "RUNNING":
         message = f"{_process_of(run)} ended without closing the run{why}"
         tags = {ERROR_CLASS: "ProcessDied", ERROR_MESSAGE: message}
         _terminate(uri, run.info.run_id, "KILLED", tags)
 
 
 def _terminate(uri: str, run_id: str, status: str, tags: Mapping[str, str]) -> None:
-    client = connect(uri)
+    client = store.connect(uri)
     for name, value in tags.items():
         client.set_tag(run_id, name, value)
     client.set_terminated(run_id, status)
-
-
-def _attach(attach: Write, folder: Path) -> None:
-    """Add further artifacts: all of them or, after a fault, none; the numbers stay."""
-    apart = folder.with_name("attached")
-    apart.mkdir()
-    try:
-        attach(apart)
-        for path in apart.iterdir():
-            path.rename(folder / path.name)
-    except Exception:
-        log.warning("what was to be attached could not be written", exc_info=True)
-    finally:
-        shutil.rmtree(apart)
-
-
-def _entry_name(folder: Path) -> str:
-    """Return the run's name; of an entry that cannot be read, its folder."""
-    try:
-        return read_entry(folder).name
-    except (OSError, ValueError, TypeError):
-        return str(folder)
 
 
 def _same_cell(tags: Mapping[str, str], others: Mapping[str, str]) -> bool:

@@ -16,6 +16,7 @@ _METRIC = 105
 # The UI's own columns, named as it names them: check box, name and time come first in any case.
 _FIRST = {"1": 70, "attributes.`Run Name`": 120, "runDateAndNestInfo": 135}
 _SHOWN = {"display": True, "deleted": False, "isGenerated": False, "isReordered": True}
+_CHART = {"metricSectionId": _KEY, "runsCountToCompare": 20} | _SHOWN
 
 
 def view() -> str:
@@ -43,7 +44,10 @@ def view() -> str:
         "modelVersionFilter": "All Runs",
         "runsHiddenMode": "FIRST_10_RUNS",
         "compareRunSections": [{"uuid": _KEY, "name": _NAME} | _SHOWN],
-        "compareRunCharts": [_bar_chart(name) for name in HEADLINE],
+        "compareRunCharts": [
+            {"type": "BAR", "metricKey": name, "dataAccessKey": name, "uuid": name} | _CHART
+            for name in HEADLINE
+        ],
         "isAccordionReordered": True,
     }
     return _text({"name": _NAME, "createdAt": 0, "state": _text(state)} | state)
@@ -58,9 +62,3 @@ def link(server: str, experiment: str) -> str:
 
 def _text(value: dict[str, Any]) -> str:
     return json.dumps(value, separators=(",", ":"))
-
-
-def _bar_chart(metric: str) -> dict[str, Any]:
-    """Return the chart that compares runs in a metric."""
-    place = {"uuid": metric, "metricSectionId": _KEY, "runsCountToCompare": 20}
-    return {"type": "BAR", "metricKey": metric, "dataAccessKey": metric} | place | _SHOWN

@@ -21,7 +21,7 @@ def trackers(uri):
     """Three people on one store: Alice, Bob, and one without a prefix."""
     trackers = [MlflowTracker(uri, None, prefix) for prefix in ("alice/", "bob/", "")]
     yield trackers
-    shutil.rmtree(trackers[0]._outbox.folder, ignore_errors=True)
+    shutil.rmtree(trackers[0].outbox.folder, ignore_errors=True)
 
 
 def experiments(uri):

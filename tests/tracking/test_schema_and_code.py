@@ -29,7 +29,7 @@ def found(uri):
 def tracker(uri):
     tracker = MlflowTracker(uri)
     yield tracker
-    shutil.rmtree(tracker._outbox.folder, ignore_errors=True)
+    shutil.rmtree(tracker.outbox.folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -47,8 +47,7 @@ def broken(*_, **__):
 def unreachable(monkeypatch):
     """A store that nobody reaches until the patch is undone."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("tracker", "outbox"):
-            patch.setattr(f"harness.tracking.{module}.connect", broken)
+        patch.setattr("harness.tracking.store.connect", broken)
         patch.setattr(tracker_module, "_RETRY", 0.0)
         yield patch
 
@@ -66,7 +65,7 @@ def test_finished_job_reads_back_bit_by_bit(uri, job, record):
     assert read_scores(run.run_id, uri) == record.scores
     assert artifacts(uri, tracked(uri)) == {"scores.csv", "job.yaml", "curves.svg"}
     assert tracked(uri).info.run_name == "parts/bolt · dfkde · tiny · s42"
-    assert tracker.waiting() is None
+    assert tracker.waiting() == []
 
 
 def test_data_are_logged_as_a_dataset(uri, job, record):
@@ -130,7 +129,7 @@ def test_results_wait_while_the_store_is_away(uri, job, record, unreachable, cap
     assert run.run_id is None
     tracker.finish(run, record)
     tracker.fail(tracker.start(job, OTHER), ValueError("x"))
-    assert "2 results wait in" in tracker.waiting()
+    assert "2 results wait in" in tracker.waiting()[-1]
     skipped = tracker.finished_run(job, KEY)
     assert (skipped.run_id, skipped.metrics) == (None, record.metrics)
     assert tracker.finished_run(job, OTHER) is None
@@ -157,7 +156,8 @@ def test_results_of_a_server_are_not_sent_to_another_store(
     server = MlflowTracker("http://127.0.0.1:1")
     server.finish(server.start(job, KEY), record)
     own = open_tracker(TrackingConfig(), "cache")
-    assert own.waiting() is own.finished_run(job, KEY) is None
+    assert own.waiting() == []
+    assert own.finished_run(job, KEY) is None
     assert stores()[-1] == "http://127.0.0.1:1"
     assert main(["push"]) == 1
     assert "1 results wait in" in capsys.readouterr().err
@@ -172,11 +172,11 @@ def test_store_that_fails_in_the_middle_of_a_job(uri, job, record):
         patch.setattr("harness.tracking.outbox._log_values", broken)
         tracker.finish(run, record)
     assert tracked(uri).info.status == "RUNNING"
-    assert "1 results wait" in tracker.waiting()
+    assert "1 results wait" in tracker.waiting()[-1]
     tracker.recover()
     assert tracked(uri).info.status == "FINISHED"
     assert tracked(uri).data.metrics["image_auroc"] == 0.1 + 0.2
-    assert tracker.waiting() is None
+    assert tracker.waiting() == []
 
 
 @pytest.mark.parametrize("broken_step", ["_log_values", "remove"])
@@ -187,17 +187,15 @@ def test_push_broken_off_makes_no_second_run(uri, job, record, unreachable, brok
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(f"harness.tracking.outbox.{broken_step}", broken)
         tracker.recover()
-        assert "ConnectionError: nobody answers" in tracker.waiting()
+        assert "ConnectionError: nobody answers" in tracker.waiting()[-1]
     tracker.recover()
-    assert tracker.waiting() is None
+    assert tracker.waiting() == []
     assert tracked(uri).info.status == "FINISHED"
 
 
 def test_store_that_fails_is_not_asked_again_at_once(uri, job, record, unreachable):
     asked = []
-    unreachable.setattr(
-        "harness.tracking.tracker.connect", lambda uri: asked.append(uri) or broken()
-    )
+    unreachable.setattr("harness.tracking.store.connect", lambda uri: asked.append(uri) or broken())
     tracker = MlflowTracker(uri)
     tracker.finish(tracker.start(job, KEY), record)
     assert len(asked) == 1
@@ -213,7 +211,7 @@ def test_result_that_no_disk_holds_is_no_result(tmp_path, job, record, uri):
     tracker = MlflowTracker(uri)
     run = tracker.start(job, KEY)
     (tmp_path / "full").touch()  # no folder: nothing can be written into it
-    tracker._outbox.folder = tmp_path / "full" / "outbox"
+    tracker.outbox.folder = tmp_path / "full" / "outbox"
     with pytest.raises(OSError, match=r"cannot hold the result .* does the job again$") as caught:
         tracker.finish(run, record)
     tracker.fail(run, caught.value)
@@ -266,7 +264,7 @@ def test_a_job_that_failed_with_any_message_is_recorded(uri, job, capfd, message
         raise ValueError(message)
     except ValueError as error:
         tracker.fail(run, error)
-    assert tracker.waiting() is None
+    assert tracker.waiting() == []
     [stored] = read_runs(uri)
     assert stored.status == "failed"
     assert message[:5000].encode(errors="backslashreplace").decode().replace("\0", "\\x00") in (
@@ -287,7 +285,7 @@ def test_a_job_that_failed_with_any_params_is_recorded(uri, job, params, capfd):
     job = replace(job, model=replace(job.model, params=params))
     tracker = MlflowTracker(uri)
     tracker.fail(tracker.start(job, KEY), TypeError("unknown"))
-    assert tracker.waiting() is None
+    assert tracker.waiting() == []
     [stored] = read_runs(uri)
     assert stored.error == "TypeError: unknown"
     assert stored.record.settings["image_size"] == "256"
@@ -304,7 +302,7 @@ def test_scores_of_any_name_read_back(uri, job, record):
     tracker = MlflowTracker(uri)
     run = tracker.start(job, KEY)
     tracker.finish(run, replace(record, scores=named))
-    assert tracker.waiting() is None
+    assert tracker.waiting() == []
     assert read_scores(run.run_id, uri) == named
     assert artifacts(uri, tracked(uri)) == {"scores.csv", "job.yaml", "curves.svg"}
     path = connect(uri).download_artifacts(run.run_id, "scores.csv")
@@ -331,7 +329,7 @@ def test_an_entry_of_the_outbox_is_named_in_one_line(uri, job, record, unreachab
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harness.tracking.outbox._log_values", broken)
         tracker.recover()
-        lines = tracker.waiting().split("\n")
+        lines = tracker.waiting()
     assert len(lines) == 2
     assert all(line.isprintable() for line in lines)
     tracker.recover()

@@ -36,7 +36,7 @@ def statuses(uri):
 
 def waiting(tracker):
     """The folders in the outbox, those in the making included."""
-    return tracker._outbox._all()
+    return tracker.outbox._all()
 
 
 @pytest.fixture
@@ -55,8 +55,7 @@ def down(monkeypatch):
         raise ConnectionError("nobody answers")
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("tracker", "outbox"):
-            patch.setattr(f"harness.tracking.{module}.connect", broken)
+        patch.setattr("harness.tracking.store.connect", broken)
         patch.setattr(tracker_module, "_RETRY", 0.0)
         yield patch
 
@@ -69,7 +68,7 @@ def test_entry_that_is_refused_holds_up_no_other(tracker, uri, job, record, down
     tracker.recover()
     [run] = [run for run in found(uri) if run.info.status == "FINISHED"]
     assert run.data.tags["seed"] == "7"
-    first, second = tracker.waiting().splitlines()
+    first, second = tracker.waiting()
     assert first.startswith("1 results wait")
     assert second.startswith("parts/bolt · dfkde · tiny · s42: MlflowException: ")
 
@@ -87,7 +86,7 @@ def test_entry_that_cannot_be_read_holds_up_no_other(tracker, uri, job, record, 
     down.undo()
     tracker.recover()
     assert statuses(uri) == ["FINISHED"]
-    assert [line.split(": ")[0] for line in tracker.waiting().splitlines()[1:]] == [
+    assert [line.split(": ")[0] for line in tracker.waiting()[1:]] == [
         str(path) for path in sorted(waiting(tracker))
     ]
 
@@ -102,7 +101,7 @@ def test_deleted_experiment_is_restored(tracker, uri, job, record, down):
     tracker.recover()
     [run] = connect(uri).search_runs([lost])
     assert run.info.status == "FINISHED"
-    assert tracker.waiting() is None
+    assert tracker.waiting() == []
 
 
 def test_deleted_run_whose_result_waits_is_restored(tracker, uri, job, record):
@@ -151,14 +150,13 @@ def test_one_refusal_is_no_reason_to_compute_again(tracker, uri, job, record, mo
     tracker.finish(tracker.start(job, KEY), record)
     monkeypatch.setattr(tracker_module, "_RETRY", 0.01)
     refusals = [ConnectionError("once")]
-    ask = tracker_module.experiment_id
 
     def once(uri, *, name):
         if refusals:
             raise refusals.pop()
-        return ask(uri, name=name)
+        return experiment_id(uri, name=name)
 
-    monkeypatch.setattr(tracker_module, "experiment_id", once)
+    monkeypatch.setattr("harness.tracking.store.experiment_id", once)
     assert tracker.finished_run(job, KEY).metrics == record.metrics
 
 
@@ -196,7 +194,7 @@ def test_half_written_entries_are_removed_unless_somebody_writes(
     [whole] = waiting(tracker)
     part = whole.rename(whole.with_name(f".{whole.name}"))
     down.undo()
-    with hold(tracker._outbox.folder / ".lock") if writing else contextlib.nullcontext():
+    with hold(tracker.outbox.folder / ".lock") if writing else contextlib.nullcontext():
         tracker.recover()
     assert part.exists() == writing
 
@@ -234,7 +232,7 @@ def test_an_artifact_that_was_damaged_while_it_waited_is_never_sent(
         (artifacts(folder) / "more.txt").touch()
     down.undo()
     tracker.recover()
-    assert "is not as it was written" in tracker.waiting()
+    assert "is not as it was written" in tracker.waiting()[-1]
     assert statuses(uri) == []
     scores.write_bytes(whole)
     (artifacts(folder) / "more.txt").unlink(missing_ok=True)
@@ -250,10 +248,10 @@ def test_a_damaged_entry_is_told_and_never_sent(tracker, uri, job, record, down)
     value = repr(record.metrics["image_auroc"])
     assert value in whole
     file.write_text(whole.replace(value, f"1{value[1:]}"))
-    assert list(tracker._outbox.find(KEY.identity)) == []
+    assert list(tracker.outbox.find(KEY.identity)) == []
     down.undo()
     tracker.recover()
-    assert "its checksum does not fit" in tracker.waiting()
+    assert "its checksum does not fit" in tracker.waiting()[-1]
     assert statuses(uri) == []
     file.write_text(whole)
     tracker.recover()
@@ -273,7 +271,7 @@ def test_an_entry_of_before_there_were_checksums_is_sent(tracker, uri, job, reco
 
 def test_the_outbox_is_made_for_this_user_alone(tmp_path, job, record, uri):
     outbox = Outbox(f"sqlite:///{tmp_path}/mlflow.db")
-    outbox.add(OpenRun(job).ended("FINISHED", {}), lambda folder: None)
+    outbox.add(OpenRun(job).entry("FINISHED"), {})
     assert outbox.folder == tmp_path / f"outbox-{os.getuid()}"
     assert outbox.folder.stat().st_mode & 0o777 == 0o700
     assert len(list(outbox)) == 1
@@ -286,8 +284,8 @@ def test_an_outbox_that_is_not_this_users_alone_is_refused(tmp_path, job, kind):
     part = home / f".1-FINISHED--{'0' * 32}"
     part.mkdir(parents=True)
     tracker = MlflowTracker(f"sqlite:///{tmp_path}/runs/mlflow.db")
-    connect(tracker._uri)
-    folder = tracker._outbox.folder
+    connect(tracker.uri)
+    folder = tracker.outbox.folder
     if kind == "a link":
         folder.symlink_to(home)
     elif kind == "a file":
@@ -300,9 +298,9 @@ def test_an_outbox_that_is_not_this_users_alone_is_refused(tmp_path, job, kind):
             StoreError, match=r"outbox-\d+ must be a folder of user \d+ that nobody"
         ):
             tracker.recover()
-        assert "that nobody else may enter" in tracker.waiting()
+        assert "that nobody else may enter" in tracker.waiting()[-1]
     with pytest.raises(PermissionError, match="that nobody else may enter"):
-        tracker._outbox.add(OpenRun(job).ended("KILLED", {}), lambda f: None)
+        tracker.outbox.add(OpenRun(job).entry("KILLED"), {})
     assert part.exists()
 
 
@@ -337,21 +335,21 @@ def test_an_outbox_whose_filesystem_forces_modes_is_warned_of(tmp_path, job, mon
 
     monkeypatch.setattr(Path, "mkdir", forced)
     outbox = Outbox(f"sqlite:///{tmp_path}/mlflow.db")
-    entry = OpenRun(job).ended("KILLED", {})
+    entry = OpenRun(job).entry("KILLED")
     with pytest.warns(UserWarning, match="cannot be closed to others"):
-        outbox.add(entry, lambda folder: None)
+        outbox.add(entry, {})
     assert len(list(outbox)) == 1
 
 
 def test_what_is_none_of_ours_in_the_outbox_stays(tracker, job, record, down):
     tracker.finish(tracker.start(job, KEY), record)
-    hidden = tracker._outbox.folder / ".hidden"
+    hidden = tracker.outbox.folder / ".hidden"
     hidden.mkdir()
-    (tracker._outbox.folder / f".2-FINISHED--{'0' * 32}").symlink_to(hidden)
+    (tracker.outbox.folder / f".2-FINISHED--{'0' * 32}").symlink_to(hidden)
     down.undo()
     tracker.recover()
     assert [path.name for path in waiting(tracker)] == [".hidden"]
-    assert tracker.waiting() is None
+    assert tracker.waiting() == []
     hidden.rmdir()
 
 
@@ -387,22 +385,23 @@ def test_result_for_a_store_that_was_made_anew_is_sent_once(tracker, uri, job, r
         assert statuses(uri) == ["RUNNING"]
     tracker.recover()
     assert statuses(uri) == ["FINISHED"]
-    assert tracker.waiting() is None
+    assert tracker.waiting() == []
 
 
 def test_results_of_an_earlier_version_are_named(tracker, uri, job, record, down):
     tracker.finish(tracker.start(job, KEY), record)
     [folder] = waiting(tracker)
-    old = tracker._outbox.folder.with_name("spool")
+    old = tracker.outbox.folder.with_name("spool")
     old.mkdir()
     folder.rename(old / folder.name)
-    where = tracker._outbox.folder
-    assert tracker.waiting() == f"{old} holds results of an earlier version: move them into {where}"
+    where = tracker.outbox.folder
+    line = f"{old} holds results of an earlier version: move them into {where}"
+    assert tracker.waiting() == [line]
     (old / folder.name).rename(folder)
     old.rmdir()
     down.undo()
     tracker.recover()
-    assert tracker.waiting() is None
+    assert tracker.waiting() == []
 
 
 @pytest.mark.parametrize("name", [PID, HOST, IDENTITY, LOCKS, "commit", "dirty"])
