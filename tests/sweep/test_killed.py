@@ -246,7 +246,7 @@ def test_whether_a_process_lives_is_asked_of_no_other_source(client, impatient, 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts /proc anew")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts another /proc")
 @pytest.mark.parametrize("hidepid", [1, 2])
 def test_processes_that_another_user_cannot_see_are_alive(
     empty_folder, datasets, hidepid, monkeypatch

@@ -109,7 +109,7 @@ def test_a_warm_run_imports_neither_torch_nor_an_engine(tmp_path):
     ],
 )
 @pytest.mark.parametrize("sweep", [[], ["-m"]], ids=["job", "sweep"])
-def test_missing_weights_are_told_before_anything_slow_is_imported(
+def test_missing_weights_are_reported_before_anything_slow_is_imported(
     tmp_path, sweep, backbone, url, place
 ):
     categories = "category=bottle,cable,pill" if sweep else "category=bottle"
@@ -169,7 +169,7 @@ def test_missing_weights_are_told_before_anything_slow_is_imported(
     ],
 )
 @pytest.mark.parametrize("sweep", [[], ["-m"]], ids=["job", "sweep"])
-def test_mistakes_in_the_settings_are_told_at_once(tmp_path, sweep, argument, message):
+def test_mistakes_in_the_settings_are_reported_at_once(tmp_path, sweep, argument, message):
     given = [] if argument.startswith("category=") else ["category=bottle"]
     done, said, imported = start(tmp_path, *sweep, *given, argument)
     assert done.returncode != 0
@@ -357,7 +357,7 @@ def test_prediction_tells_missing_weights_at_once(tmp_path):
     assert not SLOW & imported
 
 
-def test_a_category_that_only_looks_the_same_is_told_apart():
+def test_a_category_that_only_looks_the_same_is_reported_apart():
     dataset = replace(CONFIG.dataset, categories=["u\u0308ber"])
     with pytest.raises(JobError, match=r"\(which is '\\xfcber', and not 'u\\u0308ber'\)"):
         _check(replace(CONFIG, dataset=dataset, category="\u00fcber"))
