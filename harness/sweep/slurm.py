@@ -17,8 +17,7 @@ from harness.sweep.outcome import Outcome
 from harness.sweep.task import Task, perform
 from harness.sweep.workers import GRACE, Pending, Pool, WorkerDiedError
 
-_INTERVAL = 10
-"""Seconds between two questions to Slurm, once it has been asked a few times."""
+_INTERVAL = 10  # seconds between two questions to Slurm, once it has been asked a few times
 _THREADS = "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}"
 
 

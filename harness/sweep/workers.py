@@ -27,17 +27,13 @@ from harness.sweep.task import Task, log_file, perform
 from harness.threads import shared
 from harness.tracking.store import import_mlflow
 
-GRACE = 10.0
-"""Seconds that a worker has for closing its run before it is killed."""
+GRACE = 10.0  # seconds that a worker has for closing its run before it is killed
 
 log = logging.getLogger(__name__)
 
 
 class WorkerDiedError(RuntimeError):
-    """A worker ended during a task: killed, crashed or out of memory.
-
-    Its message says how; where the worker could send its traceback, that is a note.
-    """
+    """A worker ended during a task; where it could send its traceback, that is a note."""
 
 
 class Pending(Protocol):

@@ -189,12 +189,6 @@ def _storable(values: dict[str, str]) -> dict[str, str]:
 
 
 def _text(text: str) -> str:
-    r"""Escape what no database holds, and say where a text was cut.
-
-    Examples
-    --------
-    >>> print(_text("a\0b\udcff"), _text("x" * 9000)[5890:])
-    a\x00b\udcff xxxxxxxxxx ... (9000 characters)
-    """
+    """Escape what no database holds, and say where a text was cut."""
     text = masked(text).encode(errors="backslashreplace").decode().replace("\0", r"\x00")
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ... ({len(text)} characters)"

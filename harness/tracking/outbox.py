@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -31,13 +30,12 @@ log = logging.getLogger(__name__)
 _FILE = "run.json"
 _LOCK = ".lock"
 _ADDRESS = ".address"
+# The name of an entry's folder: its end, status and identity, and a unique number; and its name
+# while it is written or removed.
+_WHOLE = re.compile(r"\d+-[A-Z]+-[0-9a-f]*-[0-9a-f]{32}")
+_PART = re.compile(r"\." + _WHOLE.pattern)
 Files = dict[str, bytes]  # the content of artifacts by name
 Write = Callable[[Path], None]  # writes artifacts into the folder it is given
-
-_WHOLE = re.compile(r"\d+-[A-Z]+-[0-9a-f]*-[0-9a-f]{32}")
-"""The name of an entry's folder: its end, status and identity, and a unique number."""
-_PART = re.compile(r"\." + _WHOLE.pattern)
-"""Its name while it is written or removed."""
 
 
 @dataclass(frozen=True)
@@ -160,14 +158,7 @@ def stores() -> list[str]:
 
 def read_entry(folder: Path) -> Entry:
     """Return the entry of a folder; raises `OSError`, `ValueError` or `TypeError` if it is none."""
-    path = folder / _FILE
-    kept = json.loads(read_regular(path))
-    if not isinstance(kept, dict):
-        raise DamagedError(f"{path} is not as it was written")
-    if "checksum" in kept:  # else written before there were checksums
-        kept = read_json(path, key=_key(folder))
-    kept.pop("unchecked", None)  # an earlier version's
-    return Entry(**kept)
+    return Entry(**read_json(folder / _FILE, key=_key(folder)))
 
 
 def artifacts(folder: Path) -> Path:

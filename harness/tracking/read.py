@@ -27,13 +27,9 @@ from harness.show import from_cell, shown
 from harness.sweep.outcome import one_line
 from harness.tracking import contents, store
 
-_UNREADABLE = (
-    *(ValueError, TypeError, LookupError, RecursionError, OSError),
-    *(yaml.YAMLError, csv.Error),
-)
+_FAULTS = (ValueError, TypeError, LookupError, RecursionError, OSError, yaml.YAMLError, csv.Error)
 _LONGEST = 40
-_MANY = 100
-"""Runs that are counted: more take time to read."""
+_MANY = 100  # runs that are counted: more take time to read
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +131,7 @@ def _artifact(run_id: str, name: str, uri: str | None) -> Iterator[bytes]:
         yield read_regular(Path(store.artifacts_of(uri, info).download_artifacts(name)))
     except TrustError:
         raise
-    except (*_UNREADABLE, MlflowException) as error:
+    except (*_FAULTS, MlflowException) as error:
         what = f"{name} of run {run_id}"
         raise ValueError(f"{what} cannot be read: {one_line(error)}") from error
 

@@ -44,10 +44,9 @@ logging.getLogger("mlflow.store.db.utils").addFilter(lambda record: not record.e
 # While the process is ending, a user waits for it.
 _WHILE_ENDING = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
 _SQLITE = "sqlite:///"
-_WAIT = 60
-"""Seconds to wait for another process that writes to an SQLite store."""
-PAGE = 1000
-"""Experiments or runs that MLflow is asked for at once."""
+_WAIT = 60  # seconds for another process that writes to an SQLite store
+_PATIENCE = 300.0  # seconds for other processes that make the store or open it
+PAGE = 1000  # experiments or runs that MLflow is asked for at once
 
 
 class StoreError(RuntimeError):
@@ -94,7 +93,10 @@ def connect(uri: str) -> MlflowClient:
         return MlflowClient(tracking_uri=with_secrets(uri))
     path.parent.mkdir(parents=True, exist_ok=True)
     # MLflow itself would let several processes make the store at once.
-    with hold(path.with_name(f"{path.name}.lock")):
+    lock = path.with_name(f"{path.name}.lock")
+    with hold(lock, patience=_PATIENCE) as held:
+        if not held:
+            raise StoreError(f"{lock} must be free, got another process that holds it")
         if not path.exists():
             _make(path, artifacts=_artifacts(uri))
         client = MlflowClient(tracking_uri=uri)
@@ -192,13 +194,10 @@ def _make(path: Path, *, artifacts: str | None) -> None:
 
 
 def artifacts_of(uri: str, run: RunInfo) -> ArtifactRepository:
-    """Return where a run's artifacts are read and written.
-
-    MLflow keeps an absolute address. Where the folder of an SQLite store has been renamed, copied
-    or mounted elsewhere since, they still lie beside the store, and new ones go there.
-    """
+    """Return where a run's artifacts are; those of an SQLite store move with its folder."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+    # MLflow keeps the address that it had when the run was made.
     address, beside = str(run.artifact_uri), _artifacts(uri)
     own = f"/{run.run_id}/artifacts"
     if beside and address.startswith(("file:", "/")) and address.endswith(f"/artifacts{own}"):
@@ -239,7 +238,7 @@ _VALUES = {
 def _rows(path: Path) -> Iterator[SimpleNamespace]:
     """Read MLflow's tables at once: its client makes an object of every value, a ms for each run.
 
-    Each row has what a run's record is read from: `info` and `data` of an `mlflow.entities.Run`.
+    Of an `mlflow.entities.Run`, each has what a run's record is read from.
     """
     with closing(sqlite3.connect(path, timeout=_WAIT, isolation_level=None)) as store:
         store.execute("BEGIN")  # all tables as they are at one moment

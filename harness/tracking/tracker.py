@@ -1,5 +1,5 @@
 """The run of a job: opened before the work, closed as FINISHED, FAILED or KILLED."""
-# ruff: noqa: D102
+# ruff: noqa: D102 - see `Tracker`
 
 from __future__ import annotations
 
@@ -28,10 +28,8 @@ from harness.tracking.outbox import Entry, Files, Outbox, Write, create_run, pus
 _PUSH = "`python -m harness.tracking push`"
 _CELL = ("official", "model", "backbone", CODE)
 _LONGEST_PREFIX = 100
-_PAUSE = 30.0
-"""Seconds for which a store that failed is not asked again: each try may wait for a timeout."""
-_RETRY = 1.0
-"""Seconds after which a store is asked once more, where it refused at once."""
+_PAUSE = 30.0  # seconds for which a store that failed is not asked: each try may wait for a timeout
+_RETRY = 1.0  # seconds after which a store is asked once more, where it refused at once
 
 log = logging.getLogger(__name__)
 
@@ -98,10 +96,7 @@ class Tracker:
 
 
 class MlflowTracker(Tracker):
-    """Keeps runs in one MLflow store, in experiments whose names begin with `prefix`.
-
-    `locks` is the folder of the locks of running jobs. `Tracker` describes the methods.
-    """
+    """Keeps runs in one MLflow store; `locks` is the folder of the locks of running jobs."""
 
     def __init__(self, uri: str, locks: Path | None = None, prefix: str = "") -> None:
         self.uri, self.outbox = uri, Outbox(uri)
@@ -179,10 +174,7 @@ class MlflowTracker(Tracker):
         return cast("str | None", self._try(lambda: read.outdated(self.uri)))
 
     def close(self, run_ids: Collection[str]) -> dict[str, str]:
-        """Close open runs whose processes have ended, as the caller knows.
-
-        Returns of each open run, by its id, whether it is closed, still running, or left open.
-        """
+        """Close these runs, whose processes have ended; return what each open run is, by its id."""
         states = {}
         with store.errors_of(self.uri):
             for run in open_runs(self.uri):
@@ -285,8 +277,7 @@ def open_tracker(config: TrackingConfig, cache: str | None) -> Tracker:
     """Return the tracker that `conf/tracking` names; the same one for equal settings.
 
     The locks of running jobs are beside an SQLite store; those of a server in the feature cache,
-    `cache`. Raises `StoreError` for another `tracking.kind`, a prefix that no store holds, or an
-    address with a password.
+    `cache`. Raises `StoreError` for a setting that cannot be.
     """
     if len(config.prefix) > _LONGEST_PREFIX or not config.prefix.isprintable():
         rule = f"at most {_LONGEST_PREFIX} characters without control characters"

@@ -125,13 +125,13 @@ def test_cut_scores_are_no_scores(uri, finished, left):
     path.write_text(text + (lines[int(left)][:20] if left % 1 else ""))
     [run] = read_runs(uri)
     try:
-        told = difference(run.record, read_record(run, uri).scores)
+        message = difference(run.record, read_record(run, uri).scores)
     except ValueError as error:
-        told = str(error)
-    assert told.startswith(("its n_test_", f"scores.csv of run {finished} cannot be read: "))
+        message = str(error)
+    assert message.startswith(("its n_test_", f"scores.csv of run {finished} cannot be read: "))
 
 
-def test_scores_that_are_gone_are_told_in_one_line(uri, finished):
+def test_scores_that_are_gone_are_reported_in_one_line(uri, finished):
     scores_file(uri, finished).unlink()
     [run] = read_runs(uri)
     with pytest.raises(

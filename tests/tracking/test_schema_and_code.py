@@ -1,4 +1,4 @@
-"""A run of other code stands for no job, wherever it is; one of another schema is told of."""
+"""A run of other code stands for no job, wherever it is; one of another schema is reported."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ HEADER = "image,defect_type,anomalous,score\n"
         f'{HEADER}"a',
     ],
 )
-def test_scores_that_cannot_be_read_are_told_in_a_line(uri, tracker, job, record, content):
+def test_scores_that_cannot_be_read_are_reported_in_a_line(uri, tracker, job, record, content):
     run = tracker.start(job, KEY)
     tracker.finish(run, record)
     connect(uri).log_text(run.run_id, content, "scores.csv")
@@ -203,6 +203,6 @@ def test_scores_that_cannot_be_read_are_told_in_a_line(uri, tracker, job, record
 
 
 @pytest.mark.parametrize("run_id", ["0" * 32, "\x1b[2J", ".."])
-def test_scores_of_no_run_are_told_in_a_line(uri, run_id):
+def test_scores_of_no_run_are_reported_in_a_line(uri, run_id):
     with pytest.raises(ValueError, match=r"^scores.csv of run .* cannot be read: "):
         read_scores(run_id, uri)

@@ -117,7 +117,7 @@ def test_killed_run_is_closed_once(uri, job, record):
     assert connect(uri).get_run(finished.run_id).info.status == "FINISHED"
 
 
-def test_store_that_fails_at_the_start_is_told_at_once(tmp_path, unreachable):
+def test_store_that_fails_at_the_start_is_reported_at_once(tmp_path, unreachable):
     tracker = MlflowTracker(f"sqlite:///{tmp_path}/mlflow.db")
     with pytest.raises(StoreError, match=r"mlflow\.db: ConnectionError: nobody answers$"):
         tracker.recover()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -240,7 +239,7 @@ def test_an_artifact_that_was_damaged_while_it_waited_is_never_sent(
     assert statuses(uri) == ["FINISHED"]
 
 
-def test_a_damaged_entry_is_told_and_never_sent(tracker, uri, job, record, down):
+def test_a_damaged_entry_is_reported_and_never_sent(tracker, uri, job, record, down):
     tracker.finish(tracker.start(job, KEY), record)
     [folder] = waiting(tracker)
     file = folder / "run.json"
@@ -254,17 +253,6 @@ def test_a_damaged_entry_is_told_and_never_sent(tracker, uri, job, record, down)
     assert "its checksum does not fit" in tracker.waiting()[-1]
     assert statuses(uri) == []
     file.write_text(whole)
-    tracker.recover()
-    assert statuses(uri) == ["FINISHED"]
-
-
-def test_an_entry_of_before_there_were_checksums_is_sent(tracker, uri, job, record, down):
-    tracker.finish(tracker.start(job, KEY), record)
-    [folder] = waiting(tracker)
-    old = asdict(read_entry(folder)) | {"unchecked": False}
-    del old["artifacts"]
-    (folder / "run.json").write_text(json.dumps(old))
-    down.undo()
     tracker.recover()
     assert statuses(uri) == ["FINISHED"]
 
@@ -365,14 +353,14 @@ def test_interrupted_run_waits_to_be_closed_if_the_store_is_away(tracker, uri, j
     assert statuses(uri) == ["KILLED"]
 
 
-def test_store_that_goes_away_while_results_are_sent_is_told(tracker, job, record, down):
+def test_store_that_goes_away_while_results_are_sent_is_reported(tracker, job, record, down):
     tracker.finish(tracker.start(job, KEY), record)
     with pytest.raises(StoreError, match="nobody answers"):
         tracker.recover()
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_result_for_a_store_that_was_made_anew_is_sent_once(tracker, uri, job, record, again):
+def test_result_for_a_store_that_was_made_again_is_sent_once(tracker, uri, job, record, again):
     run = tracker.start(job, KEY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tracker, "_try", lambda action: None)
