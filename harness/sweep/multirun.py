@@ -32,9 +32,7 @@ def check_sweep(config: DictConfig, callbacks: Any) -> None:
     for key, only in _ONLY.items():
         got = next((v for name, v in settings.items() if f"{name}.".startswith(f"{key}.")), None)
         if got not in only:
-            raise ComposeError(
-                f"hydra.{key} must be {_words(only[-1])} under -m, got {_words(got)}"
-            )
+            raise ComposeError(f"hydra.{key} must be {_yaml(only[-1])} under -m, got {_yaml(got)}")
     for callback in callbacks.callbacks:
         for name in ("on_job_start", "on_job_end"):
             if getattr(type(callback), name, None) not in (None, getattr(Callback, name)):
@@ -44,16 +42,8 @@ def check_sweep(config: DictConfig, callbacks: Any) -> None:
                 )
 
 
-class Shared:
-    """What all jobs of a sweep share of Hydra's part: no file that a job chooses may change it.
-
-    Parameters
-    ----------
-    loader : hydra.core.config_loader.ConfigLoader
-        Hydra's own.
-    sweep : DictConfig
-        The configuration of the sweep.
-    """
+class SharedSettings:
+    """What all jobs of a sweep share of Hydra's part: no file that a job chooses may change it."""
 
     def __init__(self, loader: Any, sweep: DictConfig) -> None:
         self._sweep = _flat(sweep)
@@ -65,18 +55,18 @@ class Shared:
         """Refuse a configuration, Hydra's part included; raises `ComposeError`."""
         choices = config.hydra.runtime.choices
         for group, choice in choices.items():
-            for other, wanted in self._overridden(group, choice):
-                if choices.get(other) != wanted:
+            for other, required in self._overridden(group, choice):
+                if choices.get(other) != required:
                     raise ComposeError(
                         f"{other} must be chosen on the command line: {group}={choice} asks for"
-                        f" {other}={wanted}, and the sweep has {choices.get(other)}"
+                        f" {other}={required}, and the sweep has {choices.get(other)}"
                     )
         own, shared = _flat(config), self._sweep
         for key in sorted(own.keys() | shared.keys()):
             if own.get(key) != shared.get(key) and not key.startswith(_OF_EACH):
                 raise ComposeError(
                     f"hydra.{key} must be the same for all jobs of a sweep, got"
-                    f" {_words(own.get(key))} and {_words(shared.get(key))}"
+                    f" {_yaml(own.get(key))} and {_yaml(shared.get(key))}"
                 )
 
     def _overridden(self, group: str, choice: Any) -> Iterator[tuple[str, Any]]:
@@ -120,8 +110,7 @@ def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
         yield from _leaves(below, f"{key}.{name}".lstrip("."))
 
 
-def _words(value: Any) -> str:
+def _yaml(value: Any) -> str:
     """Write a value as YAML does."""
-    return (
-        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    )
+    text = "null" if value is None else str(value)
+    return text.lower() if isinstance(value, bool) else text

@@ -1,4 +1,4 @@
-"""What became of each job of a sweep, and the summary printed at its end."""
+"""What became of each job of a sweep: the line shown at its end, and the summary of all."""
 
 from __future__ import annotations
 
@@ -28,37 +28,18 @@ EXIT_BUSY = 75
 
 @dataclass(frozen=True)
 class Outcome:
-    """One job's end.
+    """One job's end."""
 
-    Attributes
-    ----------
-    job : str
-        The job's name, as its run is named.
-    status : {'finished', 'skipped', 'busy', 'failed', 'stopped'}
-        `skipped` where a run of the same job is finished, `busy` where one is running elsewhere,
-        `stopped` where the sweep ended before the job.
-    run_id : str, optional
-        The MLflow run that holds the record.
-    metrics : dict of str to float
-        By name; those of the earlier run where the job was skipped.
-    reason : str, optional
-        Why it failed, or which run made it needless, in one line.
-    seconds : float
-        Wall time of the job.
-    n_images : int
-        How many images it read.
-    identity : str
-        The job's identity; empty where it failed before that was known.
-    """
-
-    job: str
+    job: str  # its name, as its run is named
+    # `skipped` where a run of the same job is finished, `busy` where one is running elsewhere,
+    # `stopped` where the sweep ended before the job.
     status: Status
-    run_id: str | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    reason: str | None = None
-    seconds: float = 0.0
-    n_images: int = 0
-    identity: str = ""
+    run_id: str | None = None  # the MLflow run that holds the record
+    metrics: dict[str, float] = field(default_factory=dict)  # of a skipped job, its finished run's
+    reason: str | None = None  # why it failed, or which run made it needless, in one line
+    seconds: float = 0.0  # wall time
+    n_images: int = 0  # how many it read
+    identity: str = ""  # empty where the job failed before that was known
 
     def headline(self) -> dict[str, float]:
         """Return the metrics of the tables by their display names, where they are defined."""
@@ -71,40 +52,21 @@ def failures(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 
 def leave_if_busy(outcomes: Sequence[Outcome]) -> None:
-    """End the process with `EXIT_BUSY` where jobs are running elsewhere, for they have no numbers.
-
-    Raises
-    ------
-    SystemExit
-        Then.
-    """
+    """End the process with `EXIT_BUSY` where jobs run elsewhere, for they have no numbers yet."""
     busy = sum(outcome.status == "busy" for outcome in outcomes)
     if busy:
         message = f"{busy} of {len(outcomes)} jobs are running in other processes"
-        say(f"{message}; the same command tells later what became of them", error=True)
+        say(f"{message}; the same command shows their results later", error=True)
         raise SystemExit(EXIT_BUSY)
 
 
 def summary(outcomes: Sequence[Outcome], width: int | None = None) -> str:
     """Return a table with a row for each job: its numbers, or why it has none.
 
-    Where the width is too small, the identity goes, then the seconds; then names are folded between
-    their parts; then metrics go, the last one first. A name is folded anywhere only where one part
-    of it is wider than the table.
-
-    Parameters
-    ----------
-    outcomes : sequence of Outcome
-        In the order of the jobs.
-    width : int, optional
-        Columns of the terminal; by default those of the one that standard output goes to. Where
-        that is none, the table is as wide as it needs to be: a name cut in two cannot be searched
-        for.
-
-    Returns
-    -------
-    str
-        Lines of text, without colour.
+    `width` is by default that of the terminal. Where it is too small, the identity goes, then the
+    seconds; then names are folded between their parts; then metrics go, the last one first. A name
+    is folded anywhere only where one part of it is wider than the table. Where standard output is
+    no terminal, the table is as wide as it needs to be: a name cut in two cannot be searched for.
     """
     from rich.console import Console
     from rich.table import Table
@@ -113,7 +75,9 @@ def summary(outcomes: Sequence[Outcome], width: int | None = None) -> str:
     rows = [_row(outcome) for outcome in outcomes]
     heads = ["Job", "Identity", "Status", *_metrics(), "Seconds"]
     columns = {head: [row[number] for row in rows] for number, head in enumerate(heads)}
-    widths = _widths(columns, _terminal() if width is None else width)
+    if width is None and sys.stdout.isatty():
+        width = get_terminal_size().columns
+    widths = _widths(columns, width)
     table = Table()
     for name, wide in widths.items():
         table.add_column(name, width=wide, overflow="fold")
@@ -122,12 +86,7 @@ def summary(outcomes: Sequence[Outcome], width: int | None = None) -> str:
         table.add_row(*map(Text, row))
     text = io.StringIO()
     Console(file=text, width=_total(widths)).print(table)
-    return "\n".join([text.getvalue().rstrip(), *(_told(o) for o in outcomes if o.reason)])
-
-
-def _terminal() -> int | None:
-    """Return how many columns standard output has; None where it is no terminal."""
-    return get_terminal_size().columns if sys.stdout.isatty() else None
+    return "\n".join([text.getvalue().rstrip(), *(_explanation(o) for o in outcomes if o.reason)])
 
 
 def _widths(columns: Mapping[str, Sequence[str]], width: int | None) -> dict[str, int]:
@@ -173,7 +132,7 @@ def one_line(error: BaseException) -> str:
     return shown(" ".join(f"{type(error).__name__}: {error}".split()))
 
 
-def _told(outcome: Outcome) -> str:
+def _explanation(outcome: Outcome) -> str:
     if outcome.status == "skipped":
         return shown(f"{outcome.job}: skipped ({outcome.reason}); force=true runs it again")
     return shown(f"{outcome.job}: {outcome.status}: {outcome.reason}")
@@ -197,15 +156,7 @@ def _cell(outcome: Outcome, name: str) -> str:
 
 
 class Progress:
-    """Shows on standard error what a sweep is doing; says nothing where that is no terminal.
-
-    Parameters
-    ----------
-    n_jobs : int
-        How many jobs there are.
-    console : Console, optional
-        Where to write.
-    """
+    """Shows on standard error what a sweep is doing; shows nothing where that is no terminal."""
 
     def __init__(self, n_jobs: int, console: Console | None = None) -> None:
         self._console = Console(stderr=True) if console is None else console

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: they end the work in an orderly way, at a moment of our choosing."""
+"""Graceful shutdown on Ctrl-C, SIGTERM and SIGHUP."""
 
 from __future__ import annotations
 
@@ -12,18 +12,13 @@ from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _AT_ONCE = 3
-"""How many signals of any kind end the process without further ado."""
+"""How many signals of any kind end the process at once."""
 PATIENCE = 5.0
-"""Seconds for which a signal is held back at most: a server may hang for longer."""
+"""Seconds for which a signal is deferred at most: a server may hang for longer."""
 
 
 class Interrupted(SystemExit):
-    """The process was asked to end; uncaught, it ends with the customary exit status.
-
-    Parameters
-    ----------
-    number : int
-        The signal; the exit status is 128 more.
+    """The process was asked to end by a signal; uncaught, it ends with that number plus 128.
 
     Examples
     --------
@@ -45,9 +40,9 @@ class Interrupted(SystemExit):
 
 @dataclass
 class _State:
-    """What this process is to do with a signal; its main thread alone reads and writes it.
+    """What to do with a signal; the main thread alone reads and writes it.
 
-    Masking signals would hold nothing back: any other thread takes them.
+    Masking signals would not defer them: any other thread takes them.
     """
 
     holds: int = 0
@@ -64,15 +59,10 @@ _state = _State()
 def interruptible(*, last: bool = False) -> Iterator[None]:
     """Let the first signal raise `Interrupted` inside the block.
 
-    Further ones are ignored until the outermost block ends: the process is ending already, and
-    must not be kept from closing what it has opened.
-
-    Parameters
-    ----------
-    last : bool
-        Whether the process ends with the block. Then a third signal ends it at once, as if it were
-        not handled, for a library may have swallowed the first. If a signal has ended the block,
-        this goes on: what the interpreter has to clear up is not broken off by the second signal.
+    Further ones are ignored until the outermost block ends, for the process is closing what it has
+    opened. If the process ends with the block (`last`), a third signal ends it at once, as if it
+    were not handled, for a library may have swallowed the first; and after a signal this goes on,
+    so that a second one does not interrupt the interpreter's clean-up.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -95,15 +85,15 @@ def interruptible(*, last: bool = False) -> Iterator[None]:
 
 
 def ending() -> bool:
-    """Tell whether this process has been asked to end."""
+    """Return whether this process has been asked to end."""
     return _state.ending
 
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Hold signals back until the block ends: what it writes is not left half-written.
+    """Defer signals until the block ends, so that nothing is left half-written.
 
-    A block that takes longer than `PATIENCE` from the signal on is broken off all the same.
+    A block that takes longer than `PATIENCE` from the signal on is interrupted all the same.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -131,7 +121,7 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
 
 
 def _ignore_ctrl_c() -> None:
-    """Let the interpreter take itself apart, which takes a second and handles no signals."""
+    """Let the interpreter clean up, which takes a second and handles no signals."""
     if _state.ending:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 

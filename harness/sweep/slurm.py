@@ -1,4 +1,5 @@
 """A Slurm job for each task, submitted by submitit, in a way that works without accounting."""
+# ruff: noqa: D102 - see `Pool`
 
 from __future__ import annotations
 
@@ -14,26 +15,17 @@ from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
 from harness.sweep.outcome import Outcome
 from harness.sweep.task import Task, perform
-from harness.sweep.workers import Pending, Pool, WorkerDiedError
+from harness.sweep.workers import GRACE, Pending, Pool, WorkerDiedError
 
-_GRACE = 10.0
-"""Seconds that cancelled jobs have for closing their runs."""
-_LOOK = 10
-"""Seconds between two looks at Slurm's queue, once it has been asked a few times."""
+_INTERVAL = 10  # seconds between two questions to Slurm, once it has been asked a few times
 _THREADS = "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}"
 
 
 class SlurmQueue(Pool):
-    """Submits each task as a job of its own; every node must see `folder`.
+    """Submits each task as a job of its own, `size` of them at once.
 
-    Parameters
-    ----------
-    folder : Path
-        Where submitit keeps what it hands over, and the jobs' output.
-    size : int
-        How many jobs are in Slurm's queue at once.
-    parameters : mapping of str to object
-        Of submitit's SlurmExecutor: what `sbatch` takes.
+    Every node must see `folder`, in which submitit keeps tasks, results and output. `parameters`
+    are those of submitit's SlurmExecutor: what `sbatch` takes.
     """
 
     def __init__(self, folder: Path, size: int, *, parameters: Mapping[str, Any]) -> None:
@@ -44,28 +36,24 @@ class SlurmQueue(Pool):
         self._jobs: list[Job[Outcome]] = []
 
     def submit(self, task: Task) -> Pending:
-        """Submit the task."""
-        self._jobs = self._at_work()
         job = self._executor.submit(perform, task)
-        self._jobs.append(job)
+        self._jobs = [*self._unfinished(), job]
         return job
 
     def wait(self) -> None:
-        """Wait a moment: whether a job has ended stands in files."""
-        time.sleep(0.02)
+        time.sleep(0.02)  # whether a job has ended is seen in files
 
     def stop(self) -> None:
-        """Cancel the jobs, and wait until they have closed their runs."""
         # Slurm sends SIGTERM, and SIGKILL after its KillWait.
-        command = ["scancel", *(job.job_id for job in self._at_work())]
+        command = ["scancel", *(job.job_id for job in self._unfinished())]
         if len(command) > 1:
             # All at once, and out of reach of a second Ctrl-C.
             subprocess.run(command, check=False, start_new_session=True)  # noqa: S603
-        end = time.monotonic() + _GRACE
-        while time.monotonic() < end and self._at_work():
+        end = time.monotonic() + GRACE
+        while time.monotonic() < end and self._unfinished():
             time.sleep(0.1)
 
-    def _at_work(self) -> list[Job[Outcome]]:
+    def _unfinished(self) -> list[Job[Outcome]]:
         return [job for job in self._jobs if not job.done()]
 
 
@@ -85,7 +73,7 @@ class _Watcher(SlurmInfoWatcher):
 
 
 class _Job(SlurmJob[Outcome]):
-    watcher = _Watcher(delay_s=_LOOK)
+    watcher = _Watcher(delay_s=_INTERVAL)
 
     def result(self) -> Outcome:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,17 +14,10 @@ from typing import TYPE_CHECKING
 from harness.config import Job, TrackingConfig
 from harness.provenance import code_digest
 from harness.record import Record, Stages
-from harness.sweep.outcome import Outcome, Progress, Status, one_line
+from harness.sweep.outcome import Outcome, Progress, one_line
 from harness.sweep.signals import Interrupted, deferred, interruptible
 from harness.system.terminal import LineFormatter, say
-from harness.tracking import (
-    Earlier,
-    Known,
-    OpenRun,
-    StoreError,
-    Tracker,
-    open_tracker,
-)
+from harness.tracking import JobKey, MlflowTracker, OpenRun, StoreError, Tracker, open_tracker
 from harness.tracking.average_runs import averages
 
 if TYPE_CHECKING:
@@ -36,48 +29,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Task:
-    """A job and how to run it; plain data, for other processes to read.
-
-    Attributes
-    ----------
-    job : Job
-        What to run.
-    tracking : TrackingConfig
-        Where its run is kept.
-    folder : Path
-        Where its log goes, as `job.log`.
-    force : bool
-        Run it again although a finished run exists.
-    save_model : bool
-        Keep the fitted model in its run.
-    """
+    """A job and how to run it; plain data, for other processes to read."""
 
     job: Job
     tracking: TrackingConfig
-    folder: Path
-    force: bool = False
-    save_model: bool = False
+    folder: Path  # where its log goes, as `job.log`
+    force: bool = False  # run it again although a finished run exists
+    save_model: bool = False  # keep the fitted model in its run
 
 
 def perform(task: Task, stages: Stages | None = None) -> Outcome:
-    """Do a task in this process.
+    """Do a task in this process; a fault of the job is its outcome, and a sweep goes on.
 
-    Parameters
-    ----------
-    task : Task
-        What to do.
-    stages : Stages, optional
-        The stopwatch that the job's stages are timed with.
-
-    Returns
-    -------
-    Outcome
-        A fault of the job is its outcome: the rest of a sweep goes on.
-
-    Raises
-    ------
-    Interrupted
-        On SIGINT, SIGTERM or SIGHUP, once the run is closed as KILLED.
+    Raises `Interrupted` on SIGINT, SIGTERM or SIGHUP, once the run is closed as KILLED.
     """
     with log_file(task.folder), interruptible():
         return run_job(
@@ -97,34 +61,15 @@ def run_job(
     save_model: bool = False,
     stages: Stages | None = None,
 ) -> Outcome:
-    """Run one job, unless one is finished or running elsewhere, and keep its record or failure.
-
-    Parameters
-    ----------
-    job : Job
-        The job.
-    tracker : Tracker
-        Where its run is kept.
-    force : bool
-        Run it again although a finished run exists.
-    save_model : bool
-        Keep the fitted model in its run.
-    stages : Stages, optional
-        The stopwatch that the job's stages are timed with.
-
-    Returns
-    -------
-    Outcome
-        As `perform`.
-    """
+    """Run one job, unless one is finished or running elsewhere, and keep its record or failure."""
     started = time.perf_counter()
-    work = _Work(job, tracker, Stages() if stages is None else stages)
-    outcome = work.outcome(force=force, save_model=save_model)
-    return replace(outcome, identity=work.identity, seconds=time.perf_counter() - started)
+    steps = _Steps(job, tracker, Stages() if stages is None else stages)
+    outcome = steps.outcome(force=force, save_model=save_model)
+    return replace(outcome, identity=steps.identity, seconds=time.perf_counter() - started)
 
 
-class _Work:
-    """A job on its way to its outcome; its run and its identity, as soon as they are known."""
+class _Steps:
+    """The steps from a job to its outcome; its run and its identity, as soon as they are known."""
 
     def __init__(self, job: Job, tracker: Tracker, stages: Stages) -> None:
         self.job, self.tracker, self.stages = job, tracker, stages
@@ -134,49 +79,53 @@ class _Work:
     def outcome(self, *, force: bool, save_model: bool) -> Outcome:
         try:
             with self.stages("data"):
-                split, known = _known(self.job)
-            self.identity = known.identity
+                split, key = _split_and_key(self.job)
+            self.identity = key.identity
             if save_model:
                 _check_save_model(self.job, self.tracker, n_train=len(split.train))
-            found = None if force else self.tracker.earlier(self.job, known)
-            if found is not None:
-                return _not_run(self.job, found)
-            return self._locked(split, known, force=force, save_model=save_model)
+            skipped = None if force else self.tracker.finished_run(self.job, key)
+            return skipped or self._locked(split, key, force=force, save_model=save_model)
         except Exception as error:
             return self._failed(error)
 
-    def _locked(self, split: Split, known: Known, *, force: bool, save_model: bool) -> Outcome:
+    def _locked(self, split: Split, key: JobKey, *, force: bool, save_model: bool) -> Outcome:
         """Run the job while its lock keeps other processes from it."""
-        with self.tracker.lock(known) as found:
-            if found is None and not force:  # another process may have finished it just now
-                found = self.tracker.earlier(self.job, known)
-            if found is not None:
-                return _not_run(self.job, found)
+        with self.tracker.lock(key.identity) as holder:
+            if holder is not None:
+                return Outcome(str(self.job), "busy", reason=holder)
+            # Another process may have finished it just now.
+            skipped = None if force else self.tracker.finished_run(self.job, key)
+            if skipped is not None:
+                return skipped
             try:
-                return self._recorded(split, known, save_model)
+                return self._recorded(split, key, save_model)
             except Interrupted:
                 if self.run is not None:
                     self.tracker.kill(self.run)
                 raise
 
-    def _recorded(self, split: Split, known: Known, save_model: bool) -> Outcome:
+    def _recorded(self, split: Split, key: JobKey, save_model: bool) -> Outcome:
         with deferred():
-            self.run = self.tracker.start(self.job, known)
+            self.run = run = self.tracker.start(self.job, key)
         try:
-            return self._compute(split, save_model)
+            record, fitted = self._evaluated(split)
+            if save_model:
+                from harness.predict.model import saving  # mlflow is imported for it
+
+                self.tracker.finish(run, record, attach=saving(fitted))
+            else:
+                self.tracker.finish(run, record)
         except Exception as error:
             return self._failed(error)
+        n_images = record.n_train + record.n_test_normal + record.n_test_anomalous
+        return Outcome(str(self.job), "finished", run.run_id, record.metrics, n_images=n_images)
 
-    def _compute(self, split: Split, save_model: bool) -> Outcome:
+    def _evaluated(self, split: Split) -> tuple[Record, Fitted]:
         from harness.experiment import measure
         from harness.fitting import fit
 
-        assert self.run is not None  # noqa: S101
         fitted = fit(self.job, self.stages, split=split)
-        record = measure(fitted, self.stages)
-        attach = _saving(fitted) if save_model else None
-        self.tracker.finish(self.run, record, attach=attach)
-        return _finished(self.job, record, run_id=self.run.run_id)
+        return measure(fitted, self.stages), fitted
 
     def _failed(self, error: Exception) -> Outcome:
         log.info("%s failed", self.job, exc_info=error)
@@ -186,14 +135,14 @@ class _Work:
         return Outcome(str(self.job), "failed", self.run.run_id, reason=one_line(error))
 
 
-def _known(job: Job) -> tuple[Split, Known]:
+def _split_and_key(job: Job) -> tuple[Split, JobKey]:
     code = code_digest(job)  # before it is imported: an edit in between is noticed at the end
     # What computes takes a second to import, for `--help` and for mistakes in the settings too.
     from harness.experiment import identify
     from harness.fitting import split_of
 
     split = split_of(job)
-    return split, Known(identify(job, split), split.official, code)
+    return split, JobKey(identify(job, split), split.official, code)
 
 
 def _check_save_model(job: Job, tracker: Tracker, *, n_train: int) -> None:
@@ -204,46 +153,16 @@ def _check_save_model(job: Job, tracker: Tracker, *, n_train: int) -> None:
     check_holding_out(job, n_train, setting="save_model must be false")
 
 
-def _saving(fitted: Fitted) -> Callable[[Path], None]:
-    """Return what writes the model into a folder; all that takes time is done before."""
-    from harness.predict.model import saving  # mlflow is imported for those who ask for it
-
-    return saving(fitted)
-
-
-def _finished(job: Job, record: Record, *, run_id: str | None) -> Outcome:
-    n_images = record.n_train + record.n_test_normal + record.n_test_anomalous
-    return Outcome(str(job), "finished", run_id, record.metrics, n_images=n_images)
-
-
-def _not_run(job: Job, found: Earlier) -> Outcome:
-    status: Status = "busy" if found.busy else "skipped"
-    return Outcome(str(job), status, found.run_id, found.metrics, found.reason)
-
-
 @contextmanager
 def sweep_of(progress: Progress, tracking: TrackingConfig, cache: str | None) -> Iterator[None]:
-    """Frame a sweep: before and after it, put right what crashed processes left in the store.
+    """Show a sweep's progress; before and after it, repair what dead processes left in the store.
 
-    Parameters
-    ----------
-    progress : Progress
-        Shown while the sweep goes on.
-    tracking : TrackingConfig
-        Where the runs of its jobs are kept.
-    cache : str, optional
-        The feature cache.
-
-    Raises
-    ------
-    StoreError
-        If there is no such store, or it cannot be reached at the start; at the end it only costs
-        a warning.
+    Raises `StoreError` if the store cannot be reached at the start; at the end it only costs a
+    warning.
     """
     tracker = open_tracker(tracking, cache)
     tracker.recover()
-    outdated = tracker.outdated()
-    if outdated:
+    if outdated := tracker.outdated():
         say(outdated, error=True)
     try:
         with progress:
@@ -251,18 +170,15 @@ def sweep_of(progress: Progress, tracking: TrackingConfig, cache: str | None) ->
     finally:
         with suppress(StoreError):
             tracker.recover()
-        waiting = tracker.waiting()
-        if waiting:
-            say(*waiting.split("\n"), error=True)
+        say(*tracker.waiting(), error=True)
 
 
 def keep_averages(tasks: Sequence[Task], outcomes: Sequence[Outcome]) -> None:
     """Write a run of averages for each dataset of which a sweep has finished every category."""
-    config = tasks[0].tracking
-    if config.kind != "none":
-        lock = open_tracker(config, tasks[0].job.features.cache).lock
+    tracker = open_tracker(tasks[0].tracking, tasks[0].job.features.cache)
+    if isinstance(tracker, MlflowTracker):
         ends = zip((task.job for task in tasks), outcomes, strict=True)
-        say(*averages(config, ends, lock), error=True)
+        say(*averages(tracker, ends), error=True)
 
 
 @contextmanager

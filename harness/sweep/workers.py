@@ -1,4 +1,5 @@
 """Hand out tasks, to this process or to worker processes, and take back their outcomes."""
+# ruff: noqa: D102 - see `Pool`
 
 from __future__ import annotations
 
@@ -26,21 +27,20 @@ from harness.sweep.task import Task, log_file, perform
 from harness.system.threads import shared
 from harness.tracking.store import import_mlflow
 
+GRACE = 10.0  # seconds that a worker has for closing its run before it is killed
+
 log = logging.getLogger(__name__)
 
 
 class WorkerDiedError(RuntimeError):
-    """A worker ended in the middle of a task: killed, crashed or out of memory.
-
-    Its message says how; where the worker could send its traceback, that is a note.
-    """
+    """A worker ended during a task; where it could send its traceback, that is a note."""
 
 
 class Pending(Protocol):
-    """A task at work."""
+    """A task that a worker has begun."""
 
     def done(self) -> bool:
-        """Tell whether it has ended, in whatever way."""
+        """Return whether it has ended, in whatever way."""
 
     def result(self) -> Outcome:
         """Return its outcome; raises `WorkerDiedError` if its process died."""
@@ -56,29 +56,22 @@ class Pool:
         raise NotImplementedError
 
     def wait(self) -> None:
-        """Wait until something at work may have ended."""
+        """Wait until a task may have ended."""
 
     def stop(self) -> None:
-        """End what is at work within seconds."""
+        """End the tasks that have begun within seconds."""
 
     def close(self) -> None:
         """End the idle workers."""
 
 
 class InProcess(Pool):
-    """Does each task in this process when it is submitted: nothing is at work between two tasks.
-
-    Parameters
-    ----------
-    watch : callable
-        Called with the name of each stage of a job when it begins.
-    """
+    """Does each task in this process when it is submitted; `watch` gets each stage's name."""
 
     def __init__(self, watch: Callable[[str], object]) -> None:
         self._watch = watch
 
     def submit(self, task: Task) -> Pending:
-        """Do the task; backbone and store stay open between them."""
         done: Future[Outcome] = Future()
         done.set_result(perform(task, Stages(self._watch)))
         return done
@@ -87,40 +80,28 @@ class InProcess(Pool):
 def run_tasks(
     tasks: Sequence[Task], pool: Pool, *, fail_fast: bool = False
 ) -> Generator[tuple[int, Outcome]]:
-    """Do all tasks.
+    """Do all tasks; yield the index and the outcome of each as it ends.
 
-    Parameters
-    ----------
-    tasks : sequence of Task
-        Begun in this order.
-    pool : Pool
-        Who does them; what is at work when the generator is closed is stopped.
-    fail_fast : bool
-        Whether the first failure stops the rest.
-
-    Yields
-    ------
-    tuple of int and Outcome
-        The task's index and its outcome, in the order of their ends. A task whose process died
-        has failed. After a failure that stops the rest, nothing more comes.
+    A task whose process died has failed. With `fail_fast` nothing more comes after the first
+    failure. Tasks that have begun when the generator is closed are stopped.
     """
     waiting = deque(range(len(tasks)))
-    at_work: dict[int, Pending] = {}
+    begun: dict[int, Pending] = {}
     try:
-        while waiting or at_work:
-            while waiting and len(at_work) < pool.size:
+        while waiting or begun:
+            while waiting and len(begun) < pool.size:
                 number = waiting.popleft()
-                at_work[number] = _begin(tasks[number], pool)
-            ended = [number for number, pending in at_work.items() if pending.done()]
+                begun[number] = _begin(tasks[number], pool)
+            ended = [number for number, pending in begun.items() if pending.done()]
             for number in ended:
-                outcome = _outcome(tasks[number], at_work.pop(number))
+                outcome = _outcome(tasks[number], begun.pop(number))
                 yield number, outcome
                 if fail_fast and outcome.status == "failed":
                     return
             if not ended:
                 pool.wait()
     finally:
-        if at_work:
+        if begun:
             with deferred():
                 pool.stop()
 
@@ -144,10 +125,6 @@ def _outcome(task: Task, pending: Pending) -> Outcome:
         return Outcome(str(task.job), "failed", reason=one_line(error))
 
 
-_GRACE = 10.0
-"""Seconds that a worker has for closing its run before it is killed."""
-
-
 class Processes(Pool):
     """Does tasks in worker processes, each kept for one task after another.
 
@@ -155,83 +132,72 @@ class Processes(Pool):
     Here each worker has a pipe of its own: its death costs its task, and the next task gets a
     new worker. What ends the first worker before it begins a task would end every other one: the
     tasks left fail at once.
-
-    Parameters
-    ----------
-    size : int
-        How many workers; they divide the cores among them.
-    watch : callable
-        Called with the name of each stage of a job when it begins.
     """
 
     def __init__(self, size: int, watch: Callable[[str], object]) -> None:
         self.size = size
         self._watch = watch
         self._workers: list[_Worker] = []
-        self._proven = False
+        self._began_a_task = False
         self._death: WorkerDiedError | None = None
-        # One of them is sure to be needed; it imports while its parent looks after the store.
-        self._hire()
+        # One of them is sure to be needed; it imports while its parent opens the store.
+        self._start_worker()
 
     def submit(self, task: Task) -> Pending:
-        """Give the task to an idle worker; raises `WorkerDiedError` where none can start."""
-        self._forget_dead()
+        self._drop_dead()
         for worker in self._workers:
             if worker.idle and worker.give(task):
                 return worker
-        if self._death is not None and not self._proven:
+        if self._death is not None and not self._began_a_task:
             raise self._death.with_traceback(None)
-        worker = self._hire()
+        worker = self._start_worker()
         worker.give(task)
         return worker
 
     def wait(self) -> None:
-        """Wait until a worker has something to say, or has died."""
         wait([worker.pipe for worker in self._workers if not worker.idle], timeout=1.0)
 
     def stop(self) -> None:
-        """Let the workers close their runs, then kill them."""
         for worker in self._workers:
             worker.process.terminate()
             worker.idle = True
         self.close()
 
     def close(self) -> None:
-        """Let idle workers go, and kill the others."""
         for worker in self._workers:
-            worker.pipe.close()  # which an idle one takes for the end of its work
-        end = time.monotonic() + _GRACE
+            worker.pipe.close()  # which ends an idle one
+        end = time.monotonic() + GRACE
         for worker in self._workers:
-            # An idle one has to clear up what libraries have opened.
+            # An idle one has to clean up what libraries have opened.
             worker.process.join(max(0.0, end - time.monotonic()) if worker.idle else 0.0)
             worker.process.kill()
             worker.process.join()
         self._workers = []
 
-    def _hire(self) -> _Worker:
+    def _start_worker(self) -> _Worker:
         with shared(self.size):
-            self._workers.append(_Worker(self._tell))
+            self._workers.append(_Worker(self._on_stage))
         return self._workers[-1]
 
-    def _tell(self, stage: str) -> None:
-        self._proven = True
+    def _on_stage(self, stage: str) -> None:
+        self._began_a_task = True
         self._watch(stage)
 
-    def _forget_dead(self) -> None:
-        dead = [worker for worker in self._workers if not worker.process.is_alive()]
-        for worker in dead:
+    def _drop_dead(self) -> None:
+        for worker in [one for one in self._workers if not one.process.is_alive()]:
             self._workers.remove(worker)
             # What kills one from outside need not meet the next.
-            if worker.process.exitcode not in (-signal.SIGKILL, -signal.SIGTERM):
-                self._death = worker.death() or self._death
+            killed = worker.process.exitcode in (-signal.SIGKILL, -signal.SIGTERM)
+            if not killed and worker.done() and isinstance(worker.answer, WorkerDiedError):
+                self._death = worker.answer
 
 
 class _Worker:
-    """A process, and the task at work in it."""
+    """A process, and the task that it does."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
-        self._answer: Outcome | WorkerDiedError | None = None
+    def __init__(self, on_stage: Callable[[str], None]) -> None:
+        self._on_stage = on_stage
+        self.answer: Outcome | WorkerDiedError | None = None
         self.idle = True
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
@@ -249,40 +215,37 @@ class _Worker:
         return False
 
     def done(self) -> bool:
-        """Take what the worker has sent; tell whether its outcome, or its end, is among it."""
-        dead = not self.process.is_alive()  # asked first: its last words may be in the pipe
+        """Read what the worker has sent; return whether its outcome, or its end, is among it."""
+        dead = not self.process.is_alive()  # asked first: its last message may be in the pipe
         with suppress(EOFError, OSError):
-            while self._answer is None and self.pipe.poll():
+            while self.answer is None and self.pipe.poll():
                 message = self.pipe.recv()
                 if isinstance(message, str):
-                    self._tell(message)
+                    self._on_stage(message)
                 else:
-                    self._answer = message
-        if self._answer is None and dead:
-            self._answer = WorkerDiedError(_end(self.process.exitcode or 0))
-        return self._answer is not None
-
-    def death(self) -> WorkerDiedError | None:
-        return self._answer if self.done() and isinstance(self._answer, WorkerDiedError) else None
+                    self.answer = message
+        if self.answer is None and dead:
+            self.answer = WorkerDiedError(_ending(self.process.exitcode or 0))
+        return self.answer is not None
 
     def result(self) -> Outcome:
-        if not isinstance(self._answer, Outcome):
-            self.process.join(_GRACE)
-            raise self._answer or AssertionError("asked before it is done")
-        outcome, self._answer, self.idle = self._answer, None, True
+        if not isinstance(self.answer, Outcome):
+            self.process.join(GRACE)
+            raise self.answer or AssertionError("asked before it is done")
+        outcome, self.answer, self.idle = self.answer, None, True
         return outcome
 
 
-def _end(exitcode: int) -> str:
+def _ending(exitcode: int) -> str:
     if exitcode >= 0:
-        return f"the worker ended with status {exitcode}; standard error may tell why"
+        return f"the worker ended with status {exitcode}; standard error may say why"
     names = {number.value: number.name for number in signal.Signals}
     hint = "; running out of memory is a likely cause" if exitcode == -signal.SIGKILL else ""
     return f"the worker was killed by {names.get(-exitcode, f'signal {-exitcode}')}{hint}"
 
 
 def _serve(pipe: Connection, parent: int) -> None:
-    """Do tasks until the parent hangs up; tell it whatever else ends this."""
+    """Do tasks until the parent closes the pipe; send it whatever else ends this."""
     # Ctrl-C reaches every process of the terminal; an idle worker leaves it to the parent.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -290,23 +253,24 @@ def _serve(pipe: Connection, parent: int) -> None:
     try:
         _do_tasks(pipe)
     except BaseException as error:
-        status = _status(error)
+        code = error.code if isinstance(error, SystemExit) else 1
+        status = code & 0xFF if isinstance(code, int) else int(code is not None)
         death = WorkerDiedError(f"the worker ended with status {status}: {one_line(error)}")
         death.add_note(format_exc())
         with suppress(OSError):
             pipe.send(death)
-    # Libraries' semaphores are given back before; taking the interpreter apart takes a second more.
+    # Libraries' semaphores are freed before; the interpreter's own clean-up takes a second more.
     Finalize(None, os._exit, args=(status,), exitpriority=-1)
 
 
 def _do_tasks(pipe: Connection) -> None:
-    # What every task needs is imported while the parent looks after the store.
+    # What every task needs is imported while the parent opens the store.
     read_shared_code()
     import_module("harness.experiment")
     import_mlflow()
 
-    def tell(stage: str) -> None:
-        with suppress(OSError):  # the parent is gone; that is for the thread to see
+    def send_stage(stage: str) -> None:
+        with suppress(OSError):  # the parent is gone, which `_end_with` notices
             pipe.send(stage)
 
     while True:
@@ -314,13 +278,7 @@ def _do_tasks(pipe: Connection) -> None:
             task = pipe.recv()
         except EOFError:
             return
-        pipe.send(perform(task, Stages(tell)))
-
-
-def _status(error: BaseException) -> int:
-    """Return the exit status of a process that such an error ends."""
-    code = error.code if isinstance(error, SystemExit) else 1
-    return code & 0xFF if isinstance(code, int) else int(code is not None)
+        pipe.send(perform(task, Stages(send_stage)))
 
 
 def _end_with(parent: int) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from harness.config import FeaturesConfig, TrackingConfig
 from harness.system.secrets import with_secrets
 from harness.system.terminal import say
-from harness.tracking import StoreError, open_tracker, store_uri
+from harness.tracking import MlflowTracker, StoreError, open_tracker, store_uri
 from harness.tracking.outbox import stores
 from harness.tracking.store import connect_to_read
 from harness.tracking.view import link
@@ -19,9 +19,8 @@ from harness.tracking.view import link
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     options = _parser().parse_args(arguments)
-    commands = {"push": _push, "close": _close, "ui": _ui}
     try:
-        return commands[options.command](options)
+        return int(options.run(options))
     except (StoreError, OSError) as error:
         say(f"error: {error}", error=True)
         return 1
@@ -32,52 +31,46 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m harness.tracking",
         description="Send results that wait, close runs of processes that died, show the store.",
     )
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(required=True)
     push = commands.add_parser("push", help="send what waits, each result to its store")
+    push.set_defaults(run=_push)
     push.add_argument("--uri", help="only what waits for this MLflow tracking URI")
     close = commands.add_parser("close", help="list the open runs, and close those that are named")
-    close.add_argument("run", nargs="*", help="id of a run whose process is known to have ended")
+    close.set_defaults(run=_close)
+    close.add_argument("ids", metavar="run", nargs="*", help="id of a run whose process has ended")
     ui = commands.add_parser("ui", help="open MLflow's UI on this machine")
+    ui.set_defaults(run=_ui)
     ui.add_argument("--port", type=int, default=5000)
     for command in (close, ui):
         command.add_argument("--uri", help="the MLflow tracking URI (default: this folder's store)")
+    cache = FeaturesConfig().cache
     for command in (push, close):
-        command.add_argument(
-            "--cache",
-            default=FeaturesConfig().cache,
-            help="the feature cache, for a server's locks",
-        )
+        command.add_argument("--cache", default=cache, help="the feature cache, for server locks")
     return parser
 
 
 def _push(options: argparse.Namespace) -> int:
-    uris = [options.uri] if options.uri else stores()
-    left = [_send(uri, options.cache) for uri in uris]
-    for waiting in filter(None, left):
-        say(*waiting.split("\n"), error=True)
-    if not any(left):
-        say("nothing waits", error=True)
-    return 1 if any(left) else 0
-
-
-def _send(uri: str, cache: str) -> str | None:
-    """Send what waits for a store, if anything does, and say what still waits."""
-    tracker = open_tracker(TrackingConfig(uri=uri), cache)
-    if tracker.waiting():
-        try:
-            tracker.recover()
-        except StoreError as error:
-            say(f"error: {error}", error=True)
-    return tracker.waiting()
+    left: list[str] = []
+    for uri in [options.uri] if options.uri else stores():
+        tracker = open_tracker(TrackingConfig(uri=uri), options.cache)
+        if tracker.waiting():
+            try:
+                tracker.recover()
+            except StoreError as error:
+                say(f"error: {error}", error=True)
+        left += tracker.waiting()
+    say(*left or ["nothing waits"], error=True)
+    return 1 if left else 0
 
 
 def _close(options: argparse.Namespace) -> int:
     uri = store_uri(options.uri)
     connect_to_read(uri)
     tracker = open_tracker(TrackingConfig(uri=uri), options.cache)
-    open_runs = tracker.close(options.run)
-    say(*(f"{run_id} {what}" for run_id, what in open_runs.items()))
-    left = [run_id for run_id in options.run if not open_runs.get(run_id, "").startswith("closed")]
+    assert isinstance(tracker, MlflowTracker)  # noqa: S101 - by default
+    states = tracker.close(options.ids)
+    say(*(f"{run_id} {state}" for run_id, state in states.items()))
+    left = [run_id for run_id in options.ids if not states.get(run_id, "").startswith("closed")]
     for run_id in left:
         say(f"error: {run_id} must be the id of an open run whose process has ended", error=True)
     return 1 if left else 0
@@ -86,8 +79,7 @@ def _close(options: argparse.Namespace) -> int:
 def _ui(options: argparse.Namespace) -> int:
     """Print the links, then become the server, which does not return."""
     uri, server = store_uri(options.uri), f"http://127.0.0.1:{options.port}"
-    experiments = connect_to_read(uri).search_experiments()
-    for experiment in experiments:
+    for experiment in connect_to_read(uri).search_experiments():
         if experiment.name != "Default":
             say(f"{experiment.name}: {link(server, experiment.experiment_id)}")
     command = [sys.executable, "-m", "mlflow", "ui"]

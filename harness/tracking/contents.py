@@ -1,4 +1,4 @@
-"""What of a job and its record goes into MLflow, and how it is called there."""
+"""What of a job and its record goes into MLflow, and what it is called there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
@@ -28,12 +27,9 @@ ERROR_MESSAGE = "error.message"
 IDENTITY = "identity"
 CODE = "code"
 SCHEMA = "schema"
-SWEPT = "swept"
-"""The settings that set a run apart from others of its sweep."""
-AVERAGE = "average"
-"""Marks a run of averages: a digest of the ids of the runs that it averages."""
-RUNS = "runs"
-"""Which runs those are."""
+SWEPT = "swept"  # the settings that set a run apart from others of its sweep
+AVERAGE = "average"  # marks a run of averages: a digest of the ids of the runs that it averages
+RUNS = "runs"  # which runs those are
 COUNTS = {
     "n_train": "images.train",
     "n_test_normal": "images.test_normal",
@@ -41,10 +37,8 @@ COUNTS = {
 }
 HOST = "process.host"
 PID = "process.pid"
-LOCKS = "process.locks"
-"""The folder in which the process that writes a run holds the job's lock."""
-ENTRY = "outbox.entry"
-"""The entry of an outbox that a run was created from."""
+LOCKS = "process.locks"  # the folder in which that process holds the job's lock
+ENTRY = "outbox.entry"  # the entry of an outbox that a run was created from
 
 log = logging.getLogger(__name__)
 
@@ -59,31 +53,21 @@ _LONGEST_NAME = 250
 _NO_NAME = re.compile(r"[^\w .:-]", re.ASCII)
 
 
-class Known(NamedTuple):
-    """What of a job is known before it runs, beside its settings.
+class JobKey(NamedTuple):
+    """What must be equal, beside a job's names, for a run of it to make another one needless."""
 
-    Attributes
-    ----------
-    identity : str
-        See `harness.experiment`.
-    official : bool
-        Whether its data are the published dataset.
-    code : str
-        See `harness.provenance`: a run of other code does not make the job needless.
-    """
-
-    identity: str
-    official: bool
-    code: str
+    identity: str  # see `harness.experiment`
+    official: bool  # whether its data are the published dataset
+    code: str  # see `harness.provenance`
 
 
 def run_name(job: Job) -> str:
-    """Return the name of a job's run, as far as every store holds it."""
-    return _storable(str(job))[:_LONGEST_NAME]
+    """Return the name of a job's run, cut where a store would cut it."""
+    return _text(str(job))[:_LONGEST_NAME]
 
 
-def job_tags(job: Job, known: Known | None) -> dict[str, str]:
-    """Return what is known of a job before it runs."""
+def job_tags(job: Job, key: JobKey | None) -> dict[str, str]:
+    """Return what is known of a job before it runs; a job that fails early has no key."""
     tags = {
         SCHEMA: str(SCHEMA_VERSION),
         "dataset": job.dataset.name,
@@ -98,33 +82,24 @@ def job_tags(job: Job, known: Known | None) -> dict[str, str]:
         "versions": json.dumps(versions()),
         "machine": json.dumps(machine()),
     }
-    tags |= {SWEPT: job.swept} if job.swept else {}
-    return _held(tags if known is None else tags | _known_tags(known))
-
-
-def _known_tags(known: Known) -> dict[str, str]:
-    return {
-        IDENTITY: known.identity,
-        "job": known.identity[:8],
-        "official": str(known.official).lower(),
-        CODE: known.code,
-    }
+    if job.swept:
+        tags[SWEPT] = job.swept
+    if key is not None:
+        tags |= {IDENTITY: key.identity, "job": key.identity[:8], CODE: key.code}
+        tags["official"] = str(key.official).lower()
+    return _storable(tags)
 
 
 def average_tags(job: Job, runs: Sequence[Any]) -> dict[str, str]:
     """Return the tags of averages over runs: what these share, and which ones they are.
 
-    No tag by which a reader knows the run of a job is among them.
+    No tag by which a reader recognizes the run of a job is among them.
     """
-    first, *others = (run.data.tags for run in runs)
-    names = [*job_tags(job, None), "official", CODE, "weights_digest"]
-    shared = {
-        name: first[name]
-        for name in names
-        if name in first and name != SCHEMA and all(o.get(name) == first[name] for o in others)
-    }
-    ids = {RUNS: ",".join(run.info.run_id for run in runs), "category": job.category}
-    return _held(shared | ids | ({SWEPT: job.swept} if job.swept else {}))
+    shared = dict(set.intersection(*(set(run.data.tags.items()) for run in runs)))
+    names = {*job_tags(job, None), "official", CODE, "weights_digest"} - {SCHEMA}
+    tags = {name: value for name, value in shared.items() if name in names}
+    tags |= {RUNS: ",".join(run.info.run_id for run in runs), "category": job.category}
+    return _storable(tags | ({SWEPT: job.swept} if job.swept else {}))
 
 
 def changed_tags(job: Job) -> dict[str, str]:
@@ -135,108 +110,83 @@ def changed_tags(job: Job) -> dict[str, str]:
     return {CODE: CHANGED}
 
 
-def record_tags(record: Record) -> dict[str, str]:
-    """Return a record's traces and why any metric is undefined."""
-    return {
-        "weights_digest": record.weights_digest,
-        "data_fingerprint": record.data_fingerprint,
-    } | {UNDEFINED + name: reason for name, reason in record.undefined.items()}
-
-
-def error_tags(error: BaseException) -> dict[str, str]:
-    """Return an error's class and message, as far as a store holds it; the traceback has all."""
-    return _held({ERROR_CLASS: type(error).__name__, ERROR_MESSAGE: str(error)})
-
-
-def params(record: Record) -> dict[str, str]:
-    """Return the settings and the numbers of images."""
+def of_record(job: Job, record: Record) -> dict[str, Any]:
+    """Return what a run of a finished job holds, by the fields of an outbox's entry."""
+    digests = {name: getattr(record, name) for name in ("weights_digest", "data_fingerprint")}
     counts = {param: str(getattr(record, field)) for field, param in COUNTS.items()}
-    return _held(record.settings | counts)
-
-
-def planned(job: Job) -> dict[str, str]:
-    """Return the settings of a job that are known even if it failed before it read anything."""
-    params = without_seed(job.model.params, job.seed)
-    values = job.protocol() | {f"model.{name}": value for name, value in params.items()}
-    return _held({name: str(value) for name, value in values.items()})
-
-
-def _held(values: dict[str, str]) -> dict[str, str]:
-    """Write tags or params so that every store holds them, or a failed job would stay untold."""
-    return {_NO_NAME.sub(_code_point, k)[:_LONGEST_NAME]: _storable(v) for k, v in values.items()}
-
-
-def _code_point(match: re.Match[str]) -> str:
-    return f":{ord(match[0]):x}:"
-
-
-def _storable(text: str) -> str:
-    r"""Escape what no database holds, and say where a text was cut.
-
-    Examples
-    --------
-    >>> print(_storable("a\0b\udcff"), _storable("x" * 9000)[5890:])
-    a\x00b\udcff xxxxxxxxxx ... (9000 characters)
-    """
-    text = masked(text).encode(errors="backslashreplace").decode().replace("\0", r"\x00")
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ... ({len(text)} characters)"
-
-
-def metrics(record: Record) -> dict[str, float]:
-    """Return the metrics and the seconds of each stage."""
-    return record.metrics | {SECONDS + stage: value for stage, value in record.durations.items()}
-
-
-def source(job: Job, record: Record) -> dict[str, str]:
-    """Describe the images of a job as MLflow describes a dataset."""
-    counts = {name: getattr(record, name) for name in COUNTS}
-    return {
+    seconds = {SECONDS + stage: value for stage, value in record.durations.items()}
+    source = {  # the images, as MLflow describes a dataset
         "name": f"{record.dataset}/{record.category}",
         "digest": record.data_fingerprint[:_DIGEST],
         "source_type": "local",
         "source": json.dumps({"uri": f"{job.dataset.title}, {record.category}"}),
-        "profile": json.dumps(counts),
+        "profile": json.dumps({name: getattr(record, name) for name in COUNTS}),
+    }
+    return {
+        "tags": digests | {UNDEFINED + name: why for name, why in record.undefined.items()},
+        "params": _storable(record.settings | counts),
+        "metrics": record.metrics | seconds,
+        "source": source,
     }
 
 
-def write_record(folder: Path, job: Job, *, record: Record) -> None:
-    """Write what a finished job must leave behind: scores and settings."""
-    _write_scores(folder / SCORES, record.scores)
-    settings = asdict(job)
-    del settings["swept"]  # which depends on the other jobs of the sweep
-    text = yaml.dump(settings, Dumper=_DUMPER, allow_unicode=True)
-    (folder / JOB).write_text(text, encoding="utf-8")
+def of_error(job: Job, error: BaseException) -> dict[str, Any]:
+    """Return what a run of a failed job holds: the error, and the settings known before it."""
+    params = without_seed(job.model.params, job.seed)
+    settings = job.protocol() | {f"model.{name}": value for name, value in params.items()}
+    return {
+        "tags": _storable({ERROR_CLASS: type(error).__name__, ERROR_MESSAGE: str(error)}),
+        "params": _storable({name: str(value) for name, value in settings.items()}),
+    }
 
 
-def figures(record: Record) -> dict[str, str]:
-    """Draw the figures of a finished job, by file name; a fault costs the figure only."""
+def measured(metrics: dict[str, float]) -> dict[str, float]:
+    """Return the metrics of a run without the seconds of its stages."""
+    return {name: value for name, value in metrics.items() if not name.startswith(SECONDS)}
+
+
+def record_files(job: Job, record: Record) -> dict[str, bytes]:
+    """Return the artifacts of a finished job; a figure that cannot be drawn is left out."""
     from harness.charts import draw_curves, draw_mistakes
 
-    drawn = {"curves.svg": _drawn(lambda: draw_curves(record), "curves")}
-    if record.mistakes:
-        drawn["mistakes.svg"] = _drawn(lambda: draw_mistakes(record.mistakes), "mistakes")
-    return {name: text for name, text in drawn.items() if text is not None}
-
-
-def _drawn(draw: Callable[[], str], name: str) -> str | None:
-    try:
-        return draw()
-    except Exception:
-        log.warning("the figure %s could not be drawn", name, exc_info=True)
-        return None
-
-
-def write_traceback(folder: Path, error: BaseException) -> None:
-    """Write the artifact of a failed job."""
-    text = masked("".join(traceback.format_exception(error)))
-    (folder / "traceback.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
-
-
-def _write_scores(path: Path, scores: tuple[ImageScore, ...]) -> None:
     # repr() of a float64 reads back to the same bits.
     rows = [
         (to_cell(s.image), to_cell(s.defect_type), str(int(s.anomalous)), repr(s.score))
-        for s in scores
+        for s in record.scores
     ]
-    with path.open("w", newline="", encoding="utf-8", errors="surrogatepass") as file:
-        file.writelines(map(csv_line, [ImageScore._fields, *rows]))
+    scores = "".join(map(csv_line, [ImageScore._fields, *rows]))
+    settings = asdict(job)
+    del settings["swept"]  # which depends on the other jobs of the sweep
+    files = {
+        SCORES: scores.encode(errors="surrogatepass"),
+        JOB: yaml.dump(settings, Dumper=_DUMPER, allow_unicode=True).encode(),
+    }
+    figures: dict[str, Callable[[], str]] = {"curves.svg": lambda: draw_curves(record)}
+    if record.mistakes:
+        figures["mistakes.svg"] = lambda: draw_mistakes(record.mistakes)
+    for name, draw in figures.items():
+        try:
+            files[name] = draw().encode()
+        except Exception:
+            log.warning("the figure %s could not be drawn", name, exc_info=True)
+    return files
+
+
+def error_files(error: BaseException) -> dict[str, bytes]:
+    """Return the artifact of a failed job."""
+    text = masked("".join(traceback.format_exception(error)))
+    return {"traceback.txt": text.encode(errors="backslashreplace")}
+
+
+def _storable(values: dict[str, str]) -> dict[str, str]:
+    """Write tags or params so that every store holds them, whatever is in an error or a setting."""
+    return {
+        _NO_NAME.sub(lambda match: f":{ord(match[0]):x}:", name)[:_LONGEST_NAME]: _text(value)
+        for name, value in values.items()
+    }
+
+
+def _text(text: str) -> str:
+    """Escape what no database holds, and say where a text was cut."""
+    text = masked(text).encode(errors="backslashreplace").decode().replace("\0", r"\x00")
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ... ({len(text)} characters)"

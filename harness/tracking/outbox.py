@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import re
 import shutil
@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,128 +19,79 @@ from harness.system.files import DamagedError, json_bytes, read_json, read_regul
 from harness.system.locks import hold, warn_once
 from harness.system.secrets import VARIABLE
 from harness.system.terminal import shown
+from harness.tracking import store
 from harness.tracking.contents import ENTRY, ERROR_CLASS, ERROR_MESSAGE, IDENTITY
-from harness.tracking.store import artifacts_of, connect, experiment_id, store_folder, store_uri
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, Run, RunInfo
+    from mlflow.entities import RunInfo
+
+log = logging.getLogger(__name__)
 
 _FILE = "run.json"
 _LOCK = ".lock"
 _ADDRESS = ".address"
+# The name of an entry's folder: its end, status and identity, and a unique number; and its name
+# while it is written or removed.
 _WHOLE = re.compile(r"\d+-[A-Z]+-[0-9a-f]*-[0-9a-f]{32}")
-"""How an entry's folder is called."""
 _PART = re.compile(r"\." + _WHOLE.pattern)
-"""How it is called while it is written or removed."""
+Files = dict[str, bytes]  # the content of artifacts by name
+Write = Callable[[Path], None]  # writes artifacts into the folder it is given
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An ended run as MLflow will hold it, except for its artifacts.
-
-    Attributes
-    ----------
-    experiment, name : str
-        MLflow's names of experiment and run.
-    run_id : str, optional
-        The run opened when the job started; None if there was none.
-    status : str
-        `FINISHED`, `FAILED` or `KILLED`.
-    started, ended : int
-        Milliseconds since 1970.
-    job_tags : dict of str to str
-        What was known when the job started; set when the run is opened.
-    tags, params : dict of str to str
-        What is known at its end.
-    metrics : dict of str to float
-        By MLflow's name.
-    source : dict of str to str
-        The data the job read, as MLflow describes a dataset; empty where it read none.
-    artifacts : dict of str to str
-        The SHA-256 of each artifact, by its path.
-    """
+    """An ended run as MLflow will hold it, except for the content of its artifacts."""
 
     experiment: str
     name: str
-    run_id: str | None
-    status: str
+    run_id: str | None  # the run that was opened when the job started, if one was
+    status: str  # `FINISHED`, `FAILED` or `KILLED`
     started: int
-    ended: int
-    job_tags: dict[str, str]
+    ended: int  # milliseconds since 1970, as `started`
+    job_tags: dict[str, str]  # known when the job started, and set when the run is opened
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
-    source: dict[str, str] = field(default_factory=dict)
-    artifacts: dict[str, str] = field(default_factory=dict)
+    source: dict[str, str] = field(default_factory=dict)  # the data, as MLflow describes a dataset
+    artifacts: dict[str, str] = field(default_factory=dict)  # the SHA-256 of each, by its path
 
 
 class Outbox:
-    """A queue of entries, one folder each; several processes of one user may use it at once.
-
-    Parameters
-    ----------
-    uri : str
-        The store that they are for. What waits for one store is never sent to another.
-
-    Attributes
-    ----------
-    folder : Path
-        Where entries lie, beside an SQLite store or below `runs`: a folder of this user, which
-        nobody else may enter.
-    """
+    """A queue of entries for one store; several processes of one user may use it at once."""
 
     def __init__(self, uri: str) -> None:
-        self.folder = _folder(uri)
-        self._address = None if store_folder(uri) else uri
+        file, name = store.sqlite_file(uri), _name()
+        self._server = None if file else uri
+        self._beside = file.parent if file else Path("runs").resolve()
+        # What waits for one store is never sent to another.
+        digest = sha256(uri.encode()).hexdigest()[:16]
+        self.folder = self._beside / name if file else self._beside / name / digest
 
     def open(self) -> None:
-        """Make the folder if need be, and see that it is this user's alone.
-
-        Raises
-        ------
-        OSError
-            If it cannot be made, or is not.
-        """
-        folders = [self.folder] if self._address is None else [self.folder.parent, self.folder]
-        for folder in folders:
+        """Make the folder if need be; raise `OSError` unless this user alone may enter it."""
+        for folder in [self.folder] if self._server is None else [self.folder.parent, self.folder]:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):
                 folder.mkdir(mode=0o700)
             _check_own(folder)
-        if self._address is not None and not (self.folder / _ADDRESS).exists():
-            write_atomically(self.folder / _ADDRESS, self._address.encode())
+        if self._server is not None and not (self.folder / _ADDRESS).exists():
+            write_atomically(self.folder / _ADDRESS, self._server.encode())
 
-    def add(self, entry: Entry, write: Callable[[Path], None]) -> Path:
-        """Write an entry with its artifacts; it is there wholly or not at all.
-
-        Parameters
-        ----------
-        entry : Entry
-            The run.
-        write : callable
-            Writes the artifacts into the folder it is given.
-
-        Returns
-        -------
-        Path
-            The entry's folder.
-
-        Raises
-        ------
-        OSError
-            If it cannot be written.
-        """
+    def add(self, entry: Entry, files: Files, *, attach: Write | None = None) -> Path:
+        """Add an entry and its artifacts, whole or not at all; what `attach` writes may fail."""
         self.open()
         # Names sort by time; the unique end keeps two processes apart.
-        label = _label(entry.status, entry.job_tags.get(IDENTITY, ""))
-        path = self.folder / f"{entry.ended}{label}{uuid.uuid4().hex}"
+        label = f"{entry.status}-{entry.job_tags.get(IDENTITY, '')}"
+        path = self.folder / f"{entry.ended}-{label}-{uuid.uuid4().hex}"
         part = path.with_name(f".{path.name}")
         try:
-            with hold(self.folder / _LOCK):  # which tells `sweep_up` that somebody is writing
+            with hold(self.folder / _LOCK):  # so that no `clean_up` takes it for a dead process's
                 artifacts(part).mkdir(parents=True)
-                write(artifacts(part))
-                write_entry(part, replace(entry, artifacts=_digests(artifacts(part))))
+                for name, data in files.items():
+                    (artifacts(part) / name).write_bytes(data)
+                if attach is not None:
+                    _attach(attach, artifacts(part))
+                _write(part, replace(entry, artifacts=_digests(artifacts(part))))
                 part.rename(path)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
@@ -151,21 +102,18 @@ class Outbox:
         """Yield the folder of each entry, the oldest first."""
         yield from sorted(path for path in self._all() if _WHOLE.fullmatch(path.name))
 
-    def left_behind(self) -> Path | None:
-        """Return where an earlier version left results that nobody has moved here, or None."""
-        beside = self.folder.parent if self._address is None else self.folder.parent.parent
-        old = beside / ("spool" if self._address is None else "spool_of_servers")
+    def of_earlier_version(self) -> Path | None:
+        """Return the folder in which an earlier version left results, if it is not empty."""
+        old = self._beside / ("spool" if self._server is None else "spool_of_servers")
         return old if old.is_dir() and any(old.iterdir()) else None
 
     def find(self, identity: str) -> Iterator[Entry]:
         """Yield the entries of finished jobs of that identity, the newest first."""
-        label = _label("FINISHED", identity)
-        for path in reversed([path for path in self if label in path.name]):
-            # Pushed meanwhile, or not to be read: then it tells of no finished job.
-            with suppress(OSError, ValueError, TypeError):
+        for path in reversed([path for path in self if f"-FINISHED-{identity}-" in path.name]):
+            with suppress(OSError, ValueError, TypeError):  # sent meanwhile, or damaged
                 yield read_entry(path)
 
-    def sweep_up(self) -> None:
+    def clean_up(self) -> None:
         """Remove what processes that died left half-written, or half-removed."""
         lock = self.folder / _LOCK
         parts = [path for path in self._all() if _PART.fullmatch(path.name)]
@@ -183,72 +131,34 @@ class Outbox:
         return [path for path in self.folder.iterdir() if not path.is_symlink() and path.is_dir()]
 
 
-def stores() -> list[str]:
-    """Return the stores for which results may wait: this folder's own, and servers.
+def _attach(attach: Write, folder: Path) -> None:
+    """Add further artifacts: all of them or, after a fault, none; the numbers stay."""
+    apart = folder.with_name("attached")
+    apart.mkdir()
+    try:
+        attach(apart)
+        for path in apart.iterdir():
+            path.rename(folder / path.name)
+    except Exception:
+        log.warning("what was to be attached could not be written", exc_info=True)
+    finally:
+        shutil.rmtree(apart)
 
-    Raises
-    ------
-    OSError
-        If the folder of what waits for servers is not this user's alone.
-    """
+
+def stores() -> list[str]:
+    """Return the stores for which results may wait: this folder's own, and servers."""
     server, own = os.environ.get(VARIABLE), Path("runs").resolve() / _name()
     if own.is_dir():
         _check_own(own)
-    waiting = [
-        read_regular(path).decode(errors="replace") for path in sorted(own.glob(f"*/{_ADDRESS}"))
-    ]
-    return list(dict.fromkeys([store_uri(), *([store_uri(server)] if server else []), *waiting]))
-
-
-def write_entry(folder: Path, entry: Entry) -> None:
-    """Write the entry into its folder, in one step that a loss of power does not undo."""
-    part = folder / f".{_FILE}"
-    with part.open("wb") as file:
-        # JSON keeps every bit of a float64: Python writes the shortest text that reads back to it.
-        file.write(json_bytes(asdict(entry), key=_key(folder)))
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(folder / _FILE)
+    uris = [store.store_uri(), *([store.store_uri(server)] if server else [])]
+    for path in sorted(own.glob(f"*/{_ADDRESS}")):
+        uris.append(read_regular(path).decode(errors="replace"))
+    return list(dict.fromkeys(uris))
 
 
 def read_entry(folder: Path) -> Entry:
-    """Return the entry of a folder.
-
-    Raises
-    ------
-    OSError, ValueError, TypeError
-        If it cannot be read, is damaged, or is none.
-    """
-    path = folder / _FILE
-    kept = json.loads(read_regular(path))
-    if not isinstance(kept, dict):
-        raise DamagedError(f"{path} is not as it was written")
-    if "checksum" in kept:  # else written before there were checksums
-        kept = read_json(path, key=_key(folder))
-    kept.pop("unchecked", None)  # an earlier version's
-    return Entry(**kept)
-
-
-def check_artifacts(folder: Path, entry: Entry) -> None:
-    """Refuse artifacts that are not as they were written.
-
-    Raises
-    ------
-    DamagedError
-        If a file differs, is missing or was added.
-    """
-    found = _digests(artifacts(folder))
-    if entry.artifacts and found != entry.artifacts:
-        differing = sorted(name for name, _ in found.items() ^ entry.artifacts.items())
-        raise DamagedError(f"{artifacts(folder) / differing[0]} is not as it was written")
-
-
-def entry_name(folder: Path) -> str:
-    """Return the run's name; of an entry that cannot be read, its folder."""
-    try:
-        return read_entry(folder).name
-    except (OSError, ValueError, TypeError):
-        return str(folder)
+    """Return the entry of a folder; raises `OSError`, `ValueError` or `TypeError` if it is none."""
+    return Entry(**read_json(folder / _FILE, key=_key(folder)))
 
 
 def artifacts(folder: Path) -> Path:
@@ -258,84 +168,16 @@ def artifacts(folder: Path) -> Path:
 
 def remove(folder: Path) -> None:
     """Take an entry out."""
-    # Renamed first, so that no one sees half of it.
-    gone = folder.with_name(f".{folder.name}")
+    gone = folder.with_name(f".{folder.name}")  # so that no one sees half of it
     folder.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
 
 
-def _folder(uri: str) -> Path:
-    beside = store_folder(uri)
-    if beside is not None:
-        return beside / _name()
-    return Path("runs").resolve() / _name() / sha256(uri.encode()).hexdigest()[:16]
-
-
-def _name() -> str:
-    return f"outbox-{os.getuid()}"
-
-
-def _check_own(folder: Path) -> None:
-    found = folder.lstat()
-    own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
-    if own and found.st_mode & 0o077 and _modes_are_forced(folder):
-        rule = "its filesystem lets others enter whatever the mode: keep it where only you may"
-        warn_once(f"{folder} cannot be closed to others; {rule}", about=str(folder))
-    elif not own or found.st_mode & 0o077:
-        rule = f"must be a folder of user {os.getuid()} that nobody else may enter (chmod 700)"
-        kind = f"mode {stat.filemode(found.st_mode)} of user {found.st_uid}"
-        raise PermissionError(shown(f"{folder} {rule}, got {kind}"))
-
-
-def _modes_are_forced(folder: Path) -> bool:
-    """Tell whether a new folder has another mode than it is made with: on vfat, on WSL, on CIFS."""
-    probe = folder / f".{uuid.uuid4().hex}"
-    probe.mkdir(mode=0o700)
-    try:
-        return bool(probe.lstat().st_mode & 0o077)
-    finally:
-        probe.rmdir()
-
-
-def _label(status: str, identity: str) -> str:
-    """Return the part of an entry's name by which it is found without being read."""
-    return f"-{status}-{identity}-"
-
-
-def _key(folder: Path) -> str:
-    # An entry is written, and removed, under a name that begins with a dot.
-    return f"entry {folder.name.lstrip('.')}"
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): _digest(path) for path in files}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
-
-
 def push(folder: Path, uri: str) -> str | None:
-    """Send an entry to the store and take it out of the outbox.
+    """Send an entry to the store, take it out of the outbox and return the run's id.
 
-    Parameters
-    ----------
-    folder : Path
-        The entry's folder.
-    uri : str
-        The tracking URI.
-
-    Returns
-    -------
-    str or None
-        The run's id; None if another process is sending the entry, or has sent it.
-
-    Raises
-    ------
-    Exception
-        Whatever the store raises, or the entry's reading; the entry is still there.
+    It can be interrupted and repeated. None means that another process is sending the entry, or has
+    sent it. Whatever the store raises, the entry is still there.
     """
     try:
         with hold(folder / "lock", patience=0) as held:
@@ -351,68 +193,109 @@ def push(folder: Path, uri: str) -> str | None:
 
 
 def _send(folder: Path, entry: Entry, *, uri: str) -> str:
-    check_artifacts(folder, entry)
-    info = _opened(folder, entry, uri=uri)
-    client = connect(uri)
+    found = _digests(artifacts(folder))
+    if entry.artifacts and found != entry.artifacts:  # one differs, is missing or was added
+        differing = sorted(name for name, _ in found.items() ^ entry.artifacts.items())
+        raise DamagedError(f"{artifacts(folder) / differing[0]} is not as it was written")
+    info = _open_run(folder, entry, uri=uri)
+    client = store.connect(uri)
     # Sent twice, an artifact replaces itself, and a value equal to the one there is no error.
-    artifacts_of(uri, info).log_artifacts(str(artifacts(folder)))
-    _log_values(client, info.run_id, entry=entry)
-    if entry.source:
-        client.log_inputs(info.run_id, [_dataset_input(entry.source)])
+    store.artifacts_of(uri, info).log_artifacts(str(artifacts(folder)))
+    _log_values(uri, info.run_id, entry=entry)
     client.set_terminated(info.run_id, entry.status, entry.ended)
     return str(info.run_id)
 
 
-def _opened(folder: Path, entry: Entry, *, uri: str) -> RunInfo:
-    """Return what MLflow says of a run that takes the entry's values."""
-    run = _existing(folder, entry, uri=uri)
+def _open_run(folder: Path, entry: Entry, *, uri: str) -> RunInfo:
+    """Return the run that takes the entry's values; it is created if the store lacks it."""
+    from mlflow.exceptions import MlflowException
+
+    client, run = store.connect(uri), None
+    if entry.run_id is not None:
+        try:
+            run = client.get_run(entry.run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # else the store is a new one
+                raise
     if run is None:
-        return _create(folder, entry, uri=uri)
-    client, run_id = connect(uri), run.info.run_id
+        # A process may have died after it had created the run.
+        experiments = [store.experiment_id(uri, name=entry.experiment)]
+        found = client.search_runs(experiments, f"tags.`{ENTRY}` = '{folder.name}'", max_results=1)
+        if not found:
+            return create_run(entry, {ENTRY: folder.name}, uri=uri)
+        run = found[0]
     if run.info.lifecycle_stage == "deleted":
-        client.restore_run(run_id)
+        client.restore_run(run.info.run_id)
     if entry.status == "FINISHED":
         # Another process may have taken this one for dead, and closed its run.
         for name in {ERROR_CLASS, ERROR_MESSAGE} & run.data.tags.keys():
-            client.delete_tag(run_id, name)
+            client.delete_tag(run.info.run_id, name)
     return run.info
 
 
-def _existing(folder: Path, entry: Entry, *, uri: str) -> Run | None:
-    """Return the run that was opened for the entry, if the store has it."""
-    from mlflow.exceptions import MlflowException
-
-    client = connect(uri)
-    if entry.run_id is not None:
-        try:
-            return client.get_run(entry.run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # else the store was made anew
-                raise
-    # A process may have died after it had created the run.
-    experiment = experiment_id(uri, name=entry.experiment)
-    found = client.search_runs([experiment], f"tags.`{ENTRY}` = '{folder.name}'", max_results=1)
-    return found[0] if found else None
+def create_run(entry: Entry, tags: dict[str, str], *, uri: str) -> RunInfo:
+    """Create the run of an entry with what was known when its job started, and these tags."""
+    client, experiment = store.connect(uri), store.experiment_id(uri, name=entry.experiment)
+    return client.create_run(experiment, entry.started, entry.job_tags | tags, entry.name).info
 
 
-def _create(folder: Path, entry: Entry, *, uri: str) -> RunInfo:
-    experiment = experiment_id(uri, name=entry.experiment)
-    tags = entry.job_tags | {ENTRY: folder.name}
-    return connect(uri).create_run(experiment, entry.started, tags, entry.name).info
+def _log_values(uri: str, run_id: str, *, entry: Entry) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
-
-def _log_values(client: MlflowClient, run_id: str, *, entry: Entry) -> None:
-    from mlflow.entities import Metric, Param, RunTag
-
+    client = store.connect(uri)
     client.log_batch(
         run_id,
         metrics=[Metric(name, value, entry.ended, 0) for name, value in entry.metrics.items()],
         params=[Param(name, value) for name, value in entry.params.items()],
         tags=[RunTag(name, value) for name, value in entry.tags.items()],
     )
+    if entry.source:
+        context = InputTag("mlflow.data.context", "evaluation")
+        client.log_inputs(run_id, [DatasetInput(Dataset(**entry.source), [context])])
 
 
-def _dataset_input(source: dict[str, str]) -> DatasetInput:
-    from mlflow.entities import Dataset, DatasetInput, InputTag
+def _write(folder: Path, entry: Entry) -> None:
+    """Write the entry into its folder, in one step that a loss of power does not undo."""
+    part = folder / f".{_FILE}"
+    with part.open("wb") as file:
+        # JSON keeps every bit of a float64: Python writes the shortest text that reads back to it.
+        file.write(json_bytes(asdict(entry), key=_key(folder)))
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(folder / _FILE)
 
-    return DatasetInput(Dataset(**source), [InputTag("mlflow.data.context", "evaluation")])
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _name() -> str:
+    return f"outbox-{os.getuid()}"
+
+
+def _key(folder: Path) -> str:
+    # An entry is written, and removed, under a name that begins with a dot.
+    return f"entry {folder.name.lstrip('.')}"
+
+
+def _check_own(folder: Path) -> None:
+    found = folder.lstat()
+    own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    if own and found.st_mode & 0o077 and _modes_are_forced(folder):
+        rule = "its filesystem lets others enter whatever the mode: keep it where only you may"
+        warn_once(f"{folder} cannot be closed to others; {rule}", about=str(folder))
+    elif not own or found.st_mode & 0o077:
+        rule = f"must be a folder of user {os.getuid()} that nobody else may enter (chmod 700)"
+        kind = f"mode {stat.filemode(found.st_mode)} of user {found.st_uid}"
+        raise PermissionError(shown(f"{folder} {rule}, got {kind}"))
+
+
+def _modes_are_forced(folder: Path) -> bool:
+    """Return whether a new folder gets another mode than asked for: on vfat, on WSL, on CIFS."""
+    probe = folder / f".{uuid.uuid4().hex}"
+    probe.mkdir(mode=0o700)
+    try:
+        return bool(probe.lstat().st_mode & 0o077)
+    finally:
+        probe.rmdir()

@@ -1,4 +1,8 @@
-"""Read runs back as records."""
+"""Read runs back as records.
+
+Each `uri` is a tracking URI, by default that of the SQLite store of the working folder. Every
+function raises `StoreError` if the store is not there or cannot be read.
+"""
 
 from __future__ import annotations
 
@@ -7,236 +11,134 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, replace
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, get_type_hints
 
 import yaml
 
 from dfkde.registry import TrustError, check_trusted
-from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
+from harness.config import Job
 from harness.record import SCHEMA_VERSION, ImageScore, Record, StoredRun, finite
 from harness.sweep.outcome import one_line
 from harness.system.files import read_regular
 from harness.system.terminal import from_cell, shown
-from harness.tracking.contents import (
-    COUNTS,
-    ERROR_CLASS,
-    ERROR_MESSAGE,
-    IDENTITY,
-    JOB,
-    SCHEMA,
-    SCORES,
-    SECONDS,
-    UNDEFINED,
-)
-from harness.tracking.store import (
-    WAIT,
-    artifacts_of,
-    connect_to_read,
-    ended_runs,
-    readable,
-    reading,
-    sqlite_file,
-    store_uri,
-)
+from harness.tracking import contents, store
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-_PAGE = 1000
-_UNREADABLE = (
-    *(ValueError, TypeError, LookupError, RecursionError, OSError),
-    *(yaml.YAMLError, csv.Error),
-)
+_FAULTS = (ValueError, TypeError, LookupError, RecursionError, OSError, yaml.YAMLError, csv.Error)
 _LONGEST = 40
-_MANY = 100
-"""Runs that are counted: more take time to read."""
+_MANY = 100  # runs that are counted: more take time to read
 
 log = logging.getLogger(__name__)
 
 
 def read_runs(uri: str | None = None) -> list[StoredRun]:
-    """Return every finished or failed run of a store, without the scores of single images.
+    """Return every finished or failed run, the newest first, without scores of single images.
 
-    Parameters
-    ----------
-    uri : str, optional
-        The tracking URI; by default the SQLite store of the working folder.
-
-    Returns
-    -------
-    list of StoredRun
-        Newest first; `read_scores` gives the scores of one of them. Runs of another schema are
-        left out, for their numbers may mean something else: see `outdated`. So is, with a warning,
-        a run that only says that it is of this schema.
-
-    Raises
-    ------
-    StoreError
-        If the store is not there or cannot be read.
+    Runs of another schema are left out, for their numbers may mean something else: see `outdated`.
+    So is, with a warning, a run that has the tag of this schema but not what belongs to it.
     """
-    uri = store_uri(uri)
-    with reading(uri) as client:
-        file = sqlite_file(uri)
-        found = _search(client) if file is None else ended_runs(file, wait=WAIT)
-        runs = map(_readable, filter(_of_this_schema, found))
-        return [run for run in runs if run is not None]
-
-
-def _readable(run: Any) -> StoredRun | None:
-    try:
-        return stored(run)
-    except ValueError as error:
-        log.warning("left out: %s", shown(str(error)))
-        return None
-
-
-def _of_this_schema(run: Any) -> bool:
-    return run.data.tags.get(SCHEMA) == str(SCHEMA_VERSION)
+    uri, runs = store.store_uri(uri), []
+    with store.reading(uri) as client:
+        for run in store.ended_runs(client, store.sqlite_file(uri)):
+            if run.data.tags.get(contents.SCHEMA) == str(SCHEMA_VERSION):
+                try:
+                    runs.append(stored(run))
+                except ValueError as error:
+                    log.warning("left out: %s", shown(str(error)))
+    return runs
 
 
 def outdated(uri: str | None = None) -> str | None:
-    """Say in one line which finished runs of another schema a store holds, or None.
-
-    Parameters
-    ----------
-    uri : str, optional
-        The tracking URI; by default the SQLite store of the working folder.
-
-    Raises
-    ------
-    StoreError
-        If the store is not there or cannot be read.
-    """
-    uri = store_uri(uri)
-    with reading(uri) as client:
+    """Say in one line which finished runs of another schema a store holds, or return None."""
+    uri = store.store_uri(uri)
+    with store.reading(uri) as client:
         found = client.search_runs(
-            _experiments(client),
-            f"attributes.status = 'FINISHED' and tags.{SCHEMA} != '{SCHEMA_VERSION}'",
+            store.experiment_ids(client),
+            f"attributes.status = 'FINISHED' and tags.{contents.SCHEMA} != '{SCHEMA_VERSION}'",
             max_results=_MANY + 1,
         )
     if not found:
         return None
     number = f"more than {_MANY}" if len(found) > _MANY else str(len(found))
-    schemas = ", ".join(sorted({run.data.tags[SCHEMA] for run in found}))
+    schemas = ", ".join(sorted({run.data.tags[contents.SCHEMA] for run in found}))
+    path = store.sqlite_file(uri)
+    if path is not None and path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
     return (
-        f"{readable(uri)} holds {number} runs of schema {schemas}; this version reads schema"
+        f"{path or uri} holds {number} runs of schema {schemas}; this version reads schema"
         f" {SCHEMA_VERSION}, whose identities differ: their jobs run again, and no table shows them"
     )
 
 
 def read_scores(run_id: str, uri: str | None = None) -> tuple[ImageScore, ...]:
-    """Return a run's scores of single images, in the order of the test split.
+    """Return a finished run's scores of single images, in the order of the test split.
 
-    Parameters
-    ----------
-    run_id : str
-        A finished run.
-    uri : str, optional
-        The tracking URI; by default the SQLite store of the working folder.
-
-    Raises
-    ------
-    StoreError
-        If the store is not there or cannot be read.
-    ValueError
-        In one line, if there is no such run, or it has no scores, or they cannot be read.
+    Raises `ValueError` in one line, if there is no such run, or its scores cannot be read.
     """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        text = _artifact(run_id, SCORES, store_uri(uri)).decode(errors="surrogatepass")
+    with _artifact(run_id, contents.SCORES, uri) as data:
+        text = data.decode(errors="surrogatepass")
         header, *rows = csv.reader(io.StringIO(text, newline=""))
         if tuple(header) != ImageScore._fields:
             raise ValueError(f"its columns must be {', '.join(ImageScore._fields)}")
         if not rows:
             raise ValueError("it holds none")
-        return tuple(map(_image_score, rows))
-    except (*_UNREADABLE, MlflowException) as error:
-        raise ValueError(f"{SCORES} of run {run_id} cannot be read: {one_line(error)}") from error
+        kinds, cells = {"0": False, "1": True}, (map(from_cell, row) for row in rows)
+        return tuple(ImageScore(i, d, kinds[a], finite(score)) for i, d, a, score in cells)
 
 
 def read_record(run: StoredRun, uri: str | None = None) -> Record:
-    """Return the record that a finished run has kept, whatever its values are now.
+    """Return the record of a finished run as it was written, with its scores of single images.
 
-    Parameters
-    ----------
-    run : StoredRun
-        A finished run, as `read_runs` gives it.
-    uri : str, optional
-        The tracking URI; by default the SQLite store of the working folder.
-
-    Returns
-    -------
-    Record
-        With the scores of single images, and with the metrics as they were logged first: a later
-        value takes their place, but not in their history.
-
-    Raises
-    ------
-    StoreError, ValueError
-        As `read_scores`.
+    A metric that was logged again later has its first value. Raises as `read_scores`.
     """
     scores, metrics = read_scores(run.run_id, uri), dict(run.record.metrics)
-    with reading(store_uri(uri)) as client:
+    with store.reading(store.store_uri(uri)) as client:
         for name in metrics:
             logged = client.get_metric_history(run.run_id, name)
             metrics[name] = min(logged, key=lambda metric: metric.timestamp).value
     return replace(run.record, scores=scores, metrics=metrics)
 
 
-def _artifact(run_id: str, name: str, uri: str) -> bytes:
-    info = connect_to_read(uri).get_run(run_id).info
-    return read_regular(Path(artifacts_of(uri, info).download_artifacts(name)))
-
-
 def read_job(run_id: str, uri: str | None = None, *, trusted: Sequence[str] = ()) -> Job:
     """Return the job of a finished run, as its configuration was resolved.
 
-    Whoever can write to the store can name any code in it, and who fits the job runs that code.
-
-    Parameters
-    ----------
-    run_id : str
-        A finished run.
-    uri : str, optional
-        The tracking URI; by default the SQLite store of the working folder.
-    trusted : sequence of str
-        What the job may name as `model.factory` or `backbone.factory` beside this project's own
-        models and backbones, in the very words of the job.
-
-    Raises
-    ------
-    TrustError
-        If it names another factory; nothing has been imported.
-    ValueError
-        If there is no such run, or it holds no job, or one with keys that are not known here.
-    StoreError
-        If the store is not there or cannot be read.
+    Whoever can write to the store can name any code in it, and fitting the job runs that code: so
+    `model.factory` and `backbone.factory` must be this project's own or one of `trusted`, written
+    as in the job; another one raises `TrustError`, and nothing has been imported. `ValueError` in
+    one line means that there is no such run, or it holds no job of this version.
     """
+    with _artifact(run_id, contents.JOB, uri) as data:
+        job = _job(yaml.safe_load(data.decode()))
+        factories, source = (
+            [job.model.factory, job.backbone.factory],
+            f"{contents.JOB} of run {run_id}",
+        )
+        check_trusted(factories, trusted, source=source, option="--trusted ")
+        return job
+
+
+@contextmanager
+def _artifact(run_id: str, name: str, uri: str | None) -> Iterator[bytes]:
+    """Give an artifact's content; whatever is wrong with it is a `ValueError` in one line."""
     from mlflow.exceptions import MlflowException
 
-    source = f"{JOB} of run {run_id}"
+    uri = store.store_uri(uri)
     try:
-        job = _job(yaml.safe_load(_artifact(run_id, JOB, store_uri(uri)).decode()))
-        factories = [job.model.factory, job.backbone.factory]
-        check_trusted(factories, trusted, source=source, option="--trusted ")
+        info = store.connect_to_read(uri).get_run(run_id).info
+        yield read_regular(Path(store.artifacts_of(uri, info).download_artifacts(name)))
     except TrustError:
         raise
-    except (*_UNREADABLE, MlflowException) as error:
-        raise ValueError(f"{source} cannot be read: {one_line(error)}") from error
-    return job
+    except (*_FAULTS, MlflowException) as error:
+        what = f"{name} of run {run_id}"
+        raise ValueError(f"{what} cannot be read: {one_line(error)}") from error
 
 
 def _job(values: Any) -> Job:
-    groups: dict[str, type[Any]] = {
-        "dataset": DatasetConfig,
-        "backbone": BackboneConfig,
-        "model": ModelConfig,
-        "features": FeaturesConfig,
-    }
+    hints: dict[str, type[Any]] = get_type_hints(Job)
+    groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     _check_keys(Job, values, name="the job")
     for name, kind in groups.items():
         _check_keys(kind, values[name], name=name)
@@ -251,20 +153,19 @@ def _check_keys(kind: type[Any], values: Any, *, name: str) -> None:
 
 
 def stored(run: Any) -> StoredRun:
-    """Return an MLflow run as the report reads it.
-
-    Raises
-    ------
-    ValueError
-        If it was not written by this project: in one line the run, and its tag or parameter.
-    """
+    """Return an MLflow run as the report reads it; raises `ValueError` in one line."""
+    tags = run.data.tags
+    error = None
+    if contents.ERROR_CLASS in tags:
+        parts = _tag(run, contents.ERROR_CLASS), _tag(run, contents.ERROR_MESSAGE)
+        error = " ".join(": ".join(parts).split())
     return StoredRun(
         run_id=run.info.run_id,
         status=run.info.status.lower(),
-        identity=run.data.tags.get(IDENTITY, ""),
+        identity=tags.get(contents.IDENTITY, ""),
         record=_record(run),
-        error=_error(run),
-        started=_parsed(run, "start time", str(run.info.start_time), _moment),
+        error=error,
+        started=_parsed(run, "start time", str(run.info.start_time), _time),
         commit=_tag(run, "commit"),
         dirty=_tag(run, "dirty") == "true",
         versions=_tag(run, "versions", _texts),
@@ -272,44 +173,12 @@ def stored(run: Any) -> StoredRun:
     )
 
 
-def _tag(run: Any, name: str, parse: Callable[[str], Any] = str) -> Any:
-    return _parsed(run, f"tag {name}", run.data.tags.get(name), parse)
-
-
-def _parsed(run: Any, what: str, text: str | None, parse: Callable[[str], Any]) -> Any:
-    if text is None:
-        raise ValueError(f"run {run.info.run_id} has no {what}")
-    try:
-        return parse(text)
-    except (ValueError, OverflowError, RecursionError, OSError) as error:
-        raise ValueError(
-            f"run {run.info.run_id} has a {what} that cannot be read ({one_line(error)})"
-        ) from error
-
-
-def _moment(milliseconds: str) -> str:
-    started = datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
-    return started.isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def _texts(text: str) -> dict[str, str]:
-    values = json.loads(text)
-    if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
-        raise ValueError(f"must be a JSON object of texts, got {text[:_LONGEST]!r}")
-    return values
-
-
-def _error(run: Any) -> str | None:
-    if ERROR_CLASS not in run.data.tags:
-        return None
-    return " ".join(f"{_tag(run, ERROR_CLASS)}: {_tag(run, ERROR_MESSAGE)}".split())
-
-
 def _record(run: Any) -> Record:
     tags, params, metrics = run.data.tags, dict(run.data.params), run.data.metrics
-    n_train, n_normal, n_anomalous = (
-        _parsed(run, f"parameter {name}", params.pop(name, "0"), int) for name in COUNTS.values()
-    )
+    counts = {
+        field: _parsed(run, f"parameter {name}", params.pop(name, "0"), int)
+        for field, name in contents.COUNTS.items()
+    }
     return Record(
         dataset=_tag(run, "dataset"),
         category=_tag(run, "category"),
@@ -322,38 +191,39 @@ def _record(run: Any) -> Record:
         weights_digest=tags.get("weights_digest", ""),
         data_fingerprint=tags.get("data_fingerprint", ""),
         official=tags.get("official") == "true",
-        n_train=n_train,
-        n_test_normal=n_normal,
-        n_test_anomalous=n_anomalous,
-        metrics={name: value for name, value in metrics.items() if not name.startswith(SECONDS)},
-        undefined=_prefixed(tags, UNDEFINED),
-        durations=_prefixed(metrics, SECONDS),
+        metrics=contents.measured(metrics),
+        undefined=_below(tags, contents.UNDEFINED),
+        durations=_below(metrics, contents.SECONDS),
+        **counts,
     )
 
 
-def _prefixed(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+def _below(values: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
 
 
-def _image_score(row: list[str]) -> ImageScore:
-    image, defect_type, anomalous, score = map(from_cell, row)
-    return ImageScore(image, defect_type, {"0": False, "1": True}[anomalous], finite(score))
+def _tag(run: Any, name: str, parse: Callable[[str], Any] = str) -> Any:
+    return _parsed(run, f"tag {name}", run.data.tags.get(name), parse)
 
 
-def _experiments(client: MlflowClient) -> list[str]:
-    return [e.experiment_id for e in client.search_experiments(max_results=_PAGE)]
+def _parsed(run: Any, what: str, text: str | None, parse: Callable[[str], Any]) -> Any:
+    if text is None:
+        raise ValueError(f"run {run.info.run_id} has no {what}")
+    try:
+        return parse(text)
+    except (ValueError, OverflowError, RecursionError, OSError) as error:
+        why = one_line(error)
+        raise ValueError(
+            f"run {run.info.run_id} has a {what} that cannot be read ({why})"
+        ) from error
 
 
-def _search(client: MlflowClient) -> Iterator[Any]:
-    experiments, token = _experiments(client), None
-    while True:
-        page = client.search_runs(
-            experiments,
-            max_results=_PAGE,
-            order_by=["attributes.start_time DESC"],
-            page_token=token,
-        )
-        yield from (run for run in page if run.info.status in ("FINISHED", "FAILED"))
-        token = page.token
-        if not token:
-            return
+def _time(milliseconds: str) -> str:
+    return f"{datetime.fromtimestamp(int(milliseconds) // 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _texts(text: str) -> dict[str, str]:
+    values = json.loads(text)
+    if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
+        raise ValueError(f"must be a JSON object of texts, got {text[:_LONGEST]!r}")
+    return values

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from harness.sweep.outcome import one_line
+from harness.sweep.signals import ending
 from harness.system.locks import hold
 from harness.system.secrets import check_address, with_secrets
 from harness.tracking.view import TAG, view
@@ -23,26 +24,29 @@ if TYPE_CHECKING:
     from mlflow.entities import RunInfo
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-# Read by mlflow when it is imported: a benchmark on somebody's data reports to nobody.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("DO_NOT_TRACK", "true")
-# A bar for each small file would drown what the report says.
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+# Read by mlflow when it is imported, or at each request. A server that does not answer must not
+# hold up the sweep: the result goes to the outbox.
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # one for each small file
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each run
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+for _name, _value in _SETTINGS.items():
+    os.environ.setdefault(_name, _value)
 # What it logs with a traceback it raises too.
 logging.getLogger("mlflow.store.db.utils").addFilter(lambda record: not record.exc_info)
-# Nor two lines for each run that a server takes; the summary names the runs.
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-# A server that does not answer must not hold up the sweep: the result goes to the outbox.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
-# While the process is ending, somebody waits for it; read by mlflow at each request.
-_HURRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
+# While the process is ending, a user waits for it.
+_WHILE_ENDING = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
 _SQLITE = "sqlite:///"
-WAIT = 60
-"""Seconds to wait for another process that writes to an SQLite store."""
+_WAIT = 60  # seconds for another process that writes to an SQLite store
+_PATIENCE = 300.0  # seconds for other processes that make the store or open it
+PAGE = 1000  # experiments or runs that MLflow is asked for at once
 
 
 class StoreError(RuntimeError):
@@ -52,18 +56,8 @@ class StoreError(RuntimeError):
 def store_uri(uri: str | None = None) -> str:
     """Return the tracking URI: the given one, else the SQLite store of the working folder.
 
-    The path in it is absolute, so that a run knows its store from every folder, and there is no
-    password in it: see `harness.system.secrets`.
-
-    Raises
-    ------
-    StoreError
-        If the given one holds a password that is not that of `MLFLOW_TRACKING_URI`.
-
-    Examples
-    --------
-    >>> store_uri("http://127.0.0.1:5000")
-    'http://127.0.0.1:5000'
+    A path in it is absolute. A password in it, other than that of `MLFLOW_TRACKING_URI`, raises
+    `StoreError`: see `harness.system.secrets`.
     """
     if not uri:
         return f"{_SQLITE}{Path('runs').resolve() / 'mlflow.db'}"
@@ -75,12 +69,9 @@ def store_uri(uri: str | None = None) -> str:
     return address if file is None else f"{_SQLITE}{file.resolve()}"
 
 
-def readable(uri: str) -> str:
-    """Return a store's address as a person writes it: an SQLite file's path from here."""
-    path = sqlite_file(uri)
-    if path is None:
-        return uri
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+def sqlite_file(uri: str) -> Path | None:
+    """Return the file of an SQLite store; None for a server."""
+    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
 
 
 def import_mlflow() -> None:
@@ -90,78 +81,70 @@ def import_mlflow() -> None:
 
 @cache
 def connect(uri: str) -> MlflowClient:
-    """Return a client of the store; an SQLite store is made if need be.
-
-    Raises
-    ------
-    mlflow.exceptions.MlflowException
-        If the store cannot be reached.
-    """
+    """Return a client of the store; an SQLite store is made if need be."""
     from mlflow import MlflowClient
 
     path = sqlite_file(uri)
     if path is None:
+        if not uri.startswith("http"):
+            from mlflow.store.db import utils
+
+            utils.MAX_RETRY_COUNT = 2  # of ten, which take two minutes where a database is down
         return MlflowClient(tracking_uri=with_secrets(uri))
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Of several processes that find no store, one makes it: MLflow itself would let them race.
-    with hold(path.with_name(f"{path.name}.lock")):
+    # MLflow itself would let several processes make the store at once.
+    lock = path.with_name(f"{path.name}.lock")
+    with hold(lock, patience=_PATIENCE) as held:
+        if not held:
+            raise StoreError(f"{lock} must be free, got another process that holds it")
         if not path.exists():
             _make(path, artifacts=_artifacts(uri))
         client = MlflowClient(tracking_uri=uri)
-        _write_ahead(path)
+        # One process can write while others read: a setting that the file itself keeps.
+        with closing(sqlite3.connect(path, timeout=_WAIT)) as connection:
+            [[mode]] = connection.execute("PRAGMA journal_mode")
+            if mode != "wal":
+                connection.execute("PRAGMA journal_mode=WAL")
     return client
 
 
-def _ask_twice() -> None:
-    """Give up a database that is away within seconds: MLflow asks ten times, for two minutes."""
-    from mlflow.store.db import utils
-
-    utils.MAX_RETRY_COUNT = 2
-
-
 @contextmanager
-def reading(uri: str) -> Iterator[MlflowClient]:
-    """Give a client of a store that is there, in a block that reads; reading makes no store.
-
-    Raises
-    ------
-    StoreError
-        If there is no store of that address, or anything fails in the block: the server is away,
-        the file is damaged or that of another version of MLflow.
-    """
+def errors_of(uri: str) -> Iterator[None]:
+    """Raise whatever fails in this block as a `StoreError` in one line."""
     try:
-        path = sqlite_file(uri)
-        if path is not None:
-            _check_file(path, uri)
-        yield connect(uri)
+        yield
     except StoreError:
         raise
     except Exception as error:
         raise StoreError(f"tracking.uri={uri}: {one_line(error)}") from error
 
 
-def connect_to_read(uri: str) -> MlflowClient:
-    """Return a client of a store that is there and answers.
+@contextmanager
+def reading(uri: str) -> Iterator[MlflowClient]:
+    """Give a client of an existing store in this block, which raises as `errors_of`."""
+    with errors_of(uri):
+        path = sqlite_file(uri)
+        if path is not None and not path.exists():
+            rule = "`python -m harness.run` makes one in the folder `runs`"
+            raise StoreError(f"tracking.uri must name a store that exists, got {uri}; {rule}")
+        if path is not None:
+            # MLflow would make a store of another file, or try to for minutes.
+            read_only = f"{path.resolve().as_uri()}?mode=ro"
+            with closing(sqlite3.connect(read_only, uri=True)) as connection:
+                connection.execute("SELECT version_num FROM alembic_version").fetchall()
+        yield connect(uri)
 
-    Raises
-    ------
-    StoreError
-        As `reading`.
-    """
+
+def connect_to_read(uri: str) -> MlflowClient:
+    """Return a client of an existing store that answers; else raise `StoreError`."""
     with reading(uri) as client:
         client.search_experiments(max_results=1)
         return client
 
 
-def _check_file(path: Path, uri: str) -> None:
-    """Refuse a file that is no store: MLflow would make one of it, or try to for minutes."""
-    if not path.exists():
-        raise StoreError(
-            f"tracking.uri must name a store that exists, got {uri};"
-            " `python -m harness.run` makes one in the folder `runs`"
-        )
-    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-        connection.execute("SELECT version_num FROM alembic_version").fetchall()
+def experiment_ids(client: MlflowClient) -> list[str]:
+    """Return the ids of all experiments."""
+    return [e.experiment_id for e in client.search_experiments(max_results=PAGE)]
 
 
 @cache
@@ -187,32 +170,18 @@ def experiment_id(uri: str, *, name: str) -> str:
 
 
 @contextmanager
-def hurried(hurry: bool) -> Iterator[None]:
-    """Give a server that does not answer up within seconds, in this block."""
-    before = {name: os.environ[name] for name in _HURRY}
-    os.environ.update(_HURRY if hurry else {})
+def hurried() -> Iterator[None]:
+    """Wait for a server for seconds only, in this block, if the process is ending."""
+    before = {name: os.environ[name] for name in _WHILE_ENDING}
+    os.environ.update(_WHILE_ENDING if ending() else {})
     try:
         yield
     finally:
         os.environ.update(before)
 
 
-def store_folder(uri: str) -> Path | None:
-    """Return the folder of an SQLite store; None for a server."""
-    path = sqlite_file(uri)
-    return None if path is None else path.parent.resolve()
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """Return the file of an SQLite store; None for a server."""
-    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
-
-
 def _make(path: Path, *, artifacts: str | None) -> None:
-    """Make a store; it is there with all its tables or not at all.
-
-    MLflow makes its tables in many steps, and could not go on where it was killed.
-    """
+    """Make a store under another name: MLflow's many steps could not go on after a crash."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     folder = path.with_name(f".{path.name}.part")
@@ -224,22 +193,11 @@ def _make(path: Path, *, artifacts: str | None) -> None:
     shutil.rmtree(folder)
 
 
-def _write_ahead(path: Path) -> None:
-    """Let one process write while others read; the file itself remembers it."""
-    with closing(sqlite3.connect(path, timeout=WAIT)) as connection:
-        [[mode]] = connection.execute("PRAGMA journal_mode")
-        if mode != "wal":
-            connection.execute("PRAGMA journal_mode=WAL")
-
-
 def artifacts_of(uri: str, run: RunInfo) -> ArtifactRepository:
-    """Return where a run's artifacts are read and written.
-
-    MLflow keeps their address from the root. Where the folder of an SQLite store has been renamed,
-    copied or mounted elsewhere since, they lie beside the store as before, and new ones go there.
-    """
+    """Return where a run's artifacts are; those of an SQLite store move with its folder."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+    # MLflow keeps the address that it had when the run was made.
     address, beside = str(run.artifact_uri), _artifacts(uri)
     own = f"/{run.run_id}/artifacts"
     if beside and address.startswith(("file:", "/")) and address.endswith(f"/artifacts{own}"):
@@ -251,6 +209,18 @@ def _artifacts(uri: str) -> str | None:
     """Return where artifacts go: beside an SQLite file, else where the server puts them."""
     path = sqlite_file(uri)
     return None if path is None else (path.parent / "artifacts").resolve().as_uri()
+
+
+def ended_runs(client: MlflowClient, file: Path | None) -> Iterator[Any]:
+    """Yield the finished and the failed runs, the newest first, as MLflow's client gives them."""
+    if file is not None:
+        yield from _rows(file)
+        return
+    experiments, token, newest = experiment_ids(client), None, ["attributes.start_time DESC"]
+    while token != "":
+        page = client.search_runs(experiments, max_results=PAGE, order_by=newest, page_token=token)
+        yield from (run for run in page if run.info.status in ("FINISHED", "FAILED"))
+        token = page.token or ""
 
 
 _RUNS = """
@@ -265,23 +235,12 @@ _VALUES = {
 }
 
 
-def ended_runs(path: Path, *, wait: float) -> Iterator[SimpleNamespace]:
-    """Yield the finished and the failed runs of a store, the newest first.
+def _rows(path: Path) -> Iterator[SimpleNamespace]:
+    """Read MLflow's tables at once: its client makes an object of every value, a ms for each run.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    wait : float
-        Seconds to wait for a process that writes.
-
-    Yields
-    ------
-    SimpleNamespace
-        What of an `mlflow.entities.Run` tells its record: `info.run_id`, `info.status`,
-        `info.start_time`, `data.tags`, `data.params` and `data.metrics`.
+    Of an `mlflow.entities.Run`, each has what a run's record is read from.
     """
-    with closing(sqlite3.connect(path, timeout=wait, isolation_level=None)) as store:
+    with closing(sqlite3.connect(path, timeout=_WAIT, isolation_level=None)) as store:
         store.execute("BEGIN")  # all tables as they are at one moment
         runs = store.execute(_RUNS).fetchall()
         values: dict[str, dict[str, dict[str, Any]]]

@@ -12,12 +12,11 @@ _NAME = "Metrics of the tables"
 TAG = f"mlflow.sharedViewState.{_KEY}"
 """The experiment's tag under which the UI finds the view."""
 
-_CELL = {"category": 90, "model": 115, "backbone": 130, "seed": 58}
 _METRIC = 105
 # The UI's own columns, named as it names them: check box, name and time come first in any case.
 _FIRST = {"1": 70, "attributes.`Run Name`": 120, "runDateAndNestInfo": 135}
 _SHOWN = {"display": True, "deleted": False, "isGenerated": False, "isReordered": True}
-_DATASET = "attributes.`Dataset`"
+_CHART = {"metricSectionId": _KEY, "runsCountToCompare": 20} | _SHOWN
 
 
 def view() -> str:
@@ -27,9 +26,11 @@ def view() -> str:
     the menu *Views* lists those alone. Before, it was the state itself, of which the UI takes the
     keys that it knows. This is both, in fewer than the 5,000 characters that a tag may then have.
     """
-    widths = {f"tags.`{name}`": width for name, width in _CELL.items()}
+    tags = {"category": 90, "model": 115, "backbone": 130, "seed": 58}
+    widths = {f"tags.`{name}`": width for name, width in tags.items()}
     widths |= {f"metrics.`{name}`": _METRIC for name in HEADLINE}
-    widths |= {"tags.`swept`": 150, "tags.`official`": 75, _DATASET: 250, "tags.`job`": 90}
+    widths |= {"tags.`swept`": 150, "tags.`official`": 75}
+    widths |= {"attributes.`Dataset`": 250, "tags.`job`": 90}
     state = {
         "selectedColumns": list(widths),
         "columnOrder": [*_FIRST, *widths],
@@ -43,31 +44,21 @@ def view() -> str:
         "modelVersionFilter": "All Runs",
         "runsHiddenMode": "FIRST_10_RUNS",
         "compareRunSections": [{"uuid": _KEY, "name": _NAME} | _SHOWN],
-        "compareRunCharts": [_bars(name) for name in HEADLINE],
+        "compareRunCharts": [
+            {"type": "BAR", "metricKey": name, "dataAccessKey": name, "uuid": name} | _CHART
+            for name in HEADLINE
+        ],
         "isAccordionReordered": True,
     }
-    listed = {"name": _NAME, "createdAt": 0, "state": _text(state)}
-    return _text(listed | state)
+    return _text({"name": _NAME, "createdAt": 0, "state": _text(state)} | state)
+
+
+def link(server: str, experiment: str) -> str:
+    """Return where the UI shows an experiment in that view."""
+    # Without the first, the UI's menu is that for language models.
+    choice = f"workflowType=machine_learning&viewStateShareKey={_KEY}"
+    return f"{server}/#/experiments/{experiment}/runs?{choice}"
 
 
 def _text(value: dict[str, Any]) -> str:
     return json.dumps(value, separators=(",", ":"))
-
-
-def _bars(metric: str) -> dict[str, Any]:
-    """Return the chart that compares runs in a metric."""
-    place = {"uuid": metric, "metricSectionId": _KEY, "runsCountToCompare": 20}
-    return {"type": "BAR", "metricKey": metric, "dataAccessKey": metric} | place | _SHOWN
-
-
-def link(server: str, experiment: str) -> str:
-    """Return where the UI shows an experiment in that view.
-
-    Examples
-    --------
-    >>> link("http://127.0.0.1:5000", "3")
-    'http://127.0.0.1:5000/#/experiments/3/runs?workflowType=machine_learning&viewStateShareKey=tables'
-    """
-    # Without the first, the UI's menu is that for language models.
-    choice = f"workflowType=machine_learning&viewStateShareKey={_KEY}"
-    return f"{server}/#/experiments/{experiment}/runs?{choice}"

@@ -1,4 +1,4 @@
-"""Launchers whose workers cost their own job only when they die.
+"""Launchers of a sweep: a worker that dies costs its own job only.
 
 `conf/hydra/launcher` names them and their settings; `harness.sweep` does the work. Jobs go to
 workers as plain data: no worker needs Hydra.
@@ -15,7 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from harness.checks import check_settings
-from harness.config import Config, name_differences
+from harness.config import Config
 from harness.sweep.outcome import Outcome, Progress
 from harness.sweep.task import Task, keep_averages, sweep_of
 from harness.sweep.workers import InProcess, Pool, Processes, run_tasks
@@ -32,21 +32,12 @@ class LaunchError(CompactHydraException):
 
 
 class HarnessLauncher(Launcher):
-    """Runs every job in one worker process, one after another; the others say where instead.
-
-    The worker keeps the backbone from one job to the next, and where it dies, the sweep does not.
-
-    Attributes
-    ----------
-    outcomes : list of Outcome
-        Of the batch launched last, in the order of its jobs.
-    """
+    """Runs every job in one worker process, which keeps the backbone from job to job."""
 
     is_local = True
     """Whether jobs run on this machine."""
-
-    def __init__(self) -> None:
-        self.outcomes: list[Outcome] = []
+    outcomes: Sequence[Outcome] = ()
+    """Of the jobs launched last, in their order."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -60,20 +51,19 @@ class HarnessLauncher(Launcher):
         self, configs: Sequence[Config], initial_job_idx: int
     ) -> Sequence[Outcome]:
         """Run the jobs, which the sweeper has composed, and return what became of each."""
-        self._check(configs)
+        with _in_one_line(ValueError):
+            check_settings(configs, weights=self.is_local)
         jobs = name_differences([config.job() for config in configs])
         tasks = [
             Task(job, c.tracking, self._folder / str(number), c.force, c.save_model)
             for number, (job, c) in enumerate(zip(jobs, configs, strict=True), initial_job_idx)
         ]
-        self.outcomes = [Outcome(str(task.job), "stopped") for task in tasks]
-        try:
+        with _in_one_line(StoreError):
             self._run(tasks, configs[0])
-        except StoreError as error:
-            raise LaunchError(shown(str(error))) from None
         return self.outcomes
 
     def _run(self, tasks: Sequence[Task], config: Config) -> None:
+        self.outcomes = outcomes = [Outcome(str(task.job), "stopped") for task in tasks]
         progress = Progress(len(tasks))
         with (
             closing(self.pool(progress)) as pool,
@@ -81,15 +71,9 @@ class HarnessLauncher(Launcher):
             closing(run_tasks(tasks, pool, fail_fast=config.fail_fast)) as ends,
         ):
             for number, outcome in ends:
-                self.outcomes[number] = outcome
+                outcomes[number] = outcome
                 progress.count(outcome)
-            keep_averages(tasks, self.outcomes)
-
-    def _check(self, configs: Sequence[Config]) -> None:
-        try:
-            check_settings(configs, weights=self.is_local)
-        except ValueError as error:
-            raise LaunchError(shown(str(error))) from None
+            keep_averages(tasks, outcomes)
 
     def pool(self, progress: Progress) -> Pool:
         """Return who does the tasks."""
@@ -105,16 +89,9 @@ class InProcessLauncher(HarnessLauncher):
 
 
 class JoblibLauncher(HarnessLauncher):
-    """Runs jobs in several processes of this machine.
-
-    Parameters
-    ----------
-    n_jobs : int, optional
-        How many processes; one for each core by default, but no more than eight.
-    """
+    """Runs jobs in `n_jobs` processes: by default one for each core, but no more than eight."""
 
     def __init__(self, n_jobs: int | None = None) -> None:
-        self.outcomes = []
         self._size = _positive("n_jobs", min(cores(), _MOST) if n_jobs is None else n_jobs)
 
     def pool(self, progress: Progress) -> Pool:
@@ -123,40 +100,34 @@ class JoblibLauncher(HarnessLauncher):
 
 
 class SubmititSlurmLauncher(HarnessLauncher):
-    """Submits each job to Slurm.
-
-    Parameters
-    ----------
-    max_jobs : int
-        How many are in Slurm's queue at once.
-    parameters : dict
-        What `sbatch` takes, in the words of submitit's SlurmExecutor.
-    """
+    """Submits jobs to Slurm, `max_jobs` at once; `parameters` are those of its `SlurmQueue`."""
 
     is_local = False
 
     def __init__(self, max_jobs: int, parameters: dict[str, Any]) -> None:
-        self.outcomes = []
         self._size = _positive("max_jobs", max_jobs)
         self._parameters = parameters
 
     def pool(self, progress: Progress) -> Pool:
         """Return the queue."""
-        with _told_in_one_line():
+        try:
             from harness.sweep.slurm import SlurmQueue
 
             return SlurmQueue(self._folder / "submitit", self._size, parameters=self._parameters)
+        except ImportError as error:
+            install = "pip install 'dfkde-benchmark[submitit]'"
+            raise LaunchError(f"{shown(str(error))}: {install}") from None
+        except (RuntimeError, ValueError) as error:
+            raise LaunchError(f"hydra.launcher: {shown(str(error).splitlines()[0])}") from None
 
 
 @contextmanager
-def _told_in_one_line() -> Iterator[None]:
-    """Let what submitit lacks be told without a traceback."""
+def _in_one_line(kind: type[Exception]) -> Iterator[None]:
+    """Report a fault of this kind without a traceback."""
     try:
         yield
-    except ImportError as error:
-        raise LaunchError(f"{shown(str(error))}: pip install 'dfkde-benchmark[submitit]'") from None
-    except (RuntimeError, ValueError) as error:
-        raise LaunchError(f"hydra.launcher: {shown(str(error).splitlines()[0])}") from None
+    except kind as error:
+        raise LaunchError(shown(str(error))) from None
 
 
 def _positive(name: str, value: int) -> int:

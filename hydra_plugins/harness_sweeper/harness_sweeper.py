@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.compose import Composer
 from harness.config import Config, conf_dir
-from harness.sweep.multirun import Shared, check_sweep, environment
+from harness.sweep.multirun import SharedSettings, check_sweep, environment
 from harness.sweep.outcome import Outcome, failures, leave_if_busy, summary
 from harness.sweep.signals import Interrupted
 from harness.system.terminal import say
@@ -27,16 +27,10 @@ class SweepError(CompactHydraException):
 
 
 class HarnessSweeper(Sweeper):
-    """The product of all swept values, each dataset with its own categories.
-
-    Parameters
-    ----------
-    params : dict of str to str, optional
-        Sweeps that the configuration asks for; the composer reads them there.
-    """
+    """The product of all swept values, each dataset with its own categories."""
 
     def __init__(self, params: dict[str, str] | None = None) -> None:
-        del params
+        del params  # of the configuration, where the composer reads them
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -49,7 +43,7 @@ class HarnessSweeper(Sweeper):
         )
         self._check_launcher()
         loader = hydra_context.config_loader
-        self._composer = Composer(loader, config, Shared(loader, config).check)
+        self._composer = Composer(loader, config, SharedSettings(loader, config).check)
 
     def sweep(self, arguments: list[str]) -> Sequence[Outcome]:
         """Run every job, print what became of each, and fail if any of them failed."""
@@ -76,7 +70,7 @@ class HarnessSweeper(Sweeper):
             raise
 
     def _keep_config(self) -> None:
-        """Keep what the sweep was told beside the logs of its jobs, as Hydra's own sweeper does."""
+        """Keep the configuration beside the logs of the jobs, as Hydra's own sweeper does."""
         folder = Path(self._config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self._config, folder / "multirun.yaml")

@@ -33,7 +33,7 @@ from harness.report.gallery import SIZE, draw_gallery
 from harness.report.html import read_gallery
 from harness.report.rows import scores_digest
 from harness.report.selection import Selection, fits, select
-from harness.tracking import Known, open_tracker, read_job, read_runs
+from harness.tracking import JobKey, open_tracker, read_job, read_runs
 from harness.tracking.store import connect
 
 TINY = "tests.tiny:build"
@@ -123,7 +123,7 @@ def test_images_that_went_away_are_named(
 
 def test_a_job_is_read_back_from_its_run(job: Job, uri: str) -> None:
     tracker = open_tracker(TrackingConfig(uri=uri), None)
-    run = tracker.start(job, Known("id", official=False, code="c" * 64))
+    run = tracker.start(job, JobKey("id", official=False, code="c" * 64))
     tracker.finish(run, evaluate(job))
     assert read_job(run.run_id, uri, trusted=[TINY]) == job
     with pytest.raises(TrustError, match=f"job.yaml of run {run.run_id} asks for '{TINY}', no "):

@@ -57,7 +57,7 @@ def test_jobs_are_those_that_hydra_composes(loader, sweep):
 
 
 @pytest.mark.parametrize("overrides", MISTAKES)
-def test_mistakes_are_told_in_the_words_of_hydra(loader, sweep, overrides):
+def test_mistakes_are_reported_in_the_words_of_hydra(loader, sweep, overrides):
     with pytest.raises(HydraException) as expected:
         by_hydra(loader, sweep, overrides)
     composer = Composer(loader, sweep)

@@ -248,7 +248,7 @@ def test_whether_a_process_lives_is_asked_of_no_other_source(client, impatient, 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts /proc anew")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts another /proc")
 @pytest.mark.parametrize("hidepid", [1, 2])
 def test_processes_that_another_user_cannot_see_are_alive(
     empty_folder, datasets, hidepid, monkeypatch
@@ -334,7 +334,7 @@ def test_a_job_holds_its_lock_until_its_run_is_closed(client, monkeypatch):
     assert in_process(*ONE).status == 0
     assert in_process(*ONE, "seed=7", "model.params={n_components: 999}").status == 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.sweep.task._Work._compute", interrupted)
+        patch.setattr("harness.sweep.task._Steps._evaluated", interrupted)
         assert in_process(*ONE, "seed=8").status == 143
     assert held == [True, True, True]
     [name] = {run.data.tags[IDENTITY] for run in runs(client, seed="42")}

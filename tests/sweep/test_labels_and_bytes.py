@@ -35,8 +35,8 @@ def test_a_defect_type_called_good_is_anomalous(client, folder, mode):
     assert ended.status == 0, ended.out + ended.err
     [run] = runs(client)
     assert run.data.params["images.test_anomalous"] == "4"
-    told = Path(client.download_artifacts(run.info.run_id, "scores.csv")).read_text()
-    assert told.count("abnormal/good/") == 4
+    text = Path(client.download_artifacts(run.info.run_id, "scores.csv")).read_text()
+    assert text.count("abnormal/good/") == 4
 
 
 @MODES

@@ -62,7 +62,7 @@ def test_where_no_devices_are_chosen_local_jobs_see_all(folder, monkeypatch):
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else None,
 )
-def test_launcher_that_cannot_be_is_told_in_one_line(client, monkeypatch, launcher, message):
+def test_launcher_that_cannot_be_is_reported_in_one_line(client, monkeypatch, launcher, message):
     monkeypatch.setenv("PATH", "/nowhere")  # no srun there
     name, *settings = launcher
     ended = in_process(*TWO, f"hydra/launcher={name}", *settings)
@@ -72,7 +72,7 @@ def test_launcher_that_cannot_be_is_told_in_one_line(client, monkeypatch, launch
     assert not runs(client)
 
 
-def test_launcher_that_there_is_none_of_is_told_with_the_choices(client):
+def test_launcher_that_there_is_none_of_is_reported_with_the_choices(client):
     ended = in_process(*TWO, "hydra/launcher=submitit_local")
     assert ended.status == 1
     assert "Could not find 'hydra/launcher/submitit_local'" in ended.err
@@ -90,7 +90,7 @@ def test_launcher_without_submitit_names_the_extra(client, monkeypatch):
 
 
 @pytest.mark.parametrize("mode", [(), ("-m",)], ids=["single", "sweep"])
-def test_kind_of_tracking_that_is_none_is_told_in_one_line(folder, mode):
+def test_kind_of_tracking_that_is_none_is_reported_in_one_line(folder, mode):
     ended = in_process(*mode, "dataset=btad", "category=01", "tracking.kind=csv")
     assert ended.status == 1
     assert "tracking.kind must be one of mlflow, none; got 'csv'" in ended.err

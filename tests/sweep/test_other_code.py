@@ -184,7 +184,7 @@ def test_sweep_with_an_edited_density_does_not_stand_for_the_clean_code(work, cl
     newest(client, 2)
 
 
-def test_code_edited_while_a_job_runs_is_told_and_the_run_stands_for_none(work, client):
+def test_code_edited_while_a_job_runs_is_reported_and_the_run_stands_for_none(work, client):
     # As an editor would, between the import and the end.
     edit(work / "mymodule.py", ("= X.mean(axis=0)", "= X.mean(axis=0)\n        touch()"))
     touch = (
@@ -199,7 +199,7 @@ def test_code_edited_while_a_job_runs_is_told_and_the_run_stands_for_none(work, 
 
 
 @pytest.mark.parametrize("mode", [(), ("-m",)], ids=["single", "sweep"])
-def test_store_of_an_older_schema_is_told_of_once(client, mode):
+def test_store_of_an_older_schema_is_reported_once(client, mode):
     older = str(SCHEMA_VERSION - 1)
     for _ in range(2):
         run = client.create_run("0", tags={"schema": older})
@@ -207,8 +207,8 @@ def test_store_of_an_older_schema_is_told_of_once(client, mode):
     jobs = ("dataset=btad", "category=01,02" if mode else "category=01", "localizer=none")
     ended = in_process(*mode, *jobs)
     assert ended.status == 0, ended.err
-    told = f"runs/mlflow.db holds 2 runs of schema {older}; this version reads schema "
+    text = f"runs/mlflow.db holds 2 runs of schema {older}; this version reads schema "
     assert [line for line in ended.err.splitlines() if "schema" in line] == [
-        f"{told}{SCHEMA_VERSION}, whose identities differ: their jobs run again,"
+        f"{text}{SCHEMA_VERSION}, whose identities differ: their jobs run again,"
         " and no table shows them"
     ]

@@ -71,7 +71,7 @@ def test_the_configuration_that_is_printed_holds_none(folder, monkeypatch):
     see_nothing(ended)
 
 
-def test_a_database_that_is_away_is_told_in_one_line(folder, monkeypatch):
+def test_a_database_that_is_away_is_reported_in_one_line(folder, monkeypatch):
     pytest.importorskip("psycopg")
     address = f"postgresql+psycopg://me:{SECRET}@127.0.0.1:1/runs"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)

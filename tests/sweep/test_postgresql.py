@@ -93,12 +93,12 @@ def test_several_workers_write_what_one_writes_to_sqlite(server):
     assert len({run.data.tags[PID] for run in runs(client)}) > 1
     # Times and processes apart, the tags are those of the other store.
     for run in runs(client):
-        [twin] = runs(connect(alone), identity=run.data.tags["identity"])
-        assert same_tags(run) == same_tags(twin)
-        assert run.data.params == twin.data.params
+        [duplicate] = runs(connect(alone), identity=run.data.tags["identity"])
+        assert same_tags(run) == same_tags(duplicate)
+        assert run.data.params == duplicate.data.params
         assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
         assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
-            file.path for file in connect(alone).list_artifacts(twin.info.run_id)
+            file.path for file in connect(alone).list_artifacts(duplicate.info.run_id)
         }
     assert scores(server.uri) == scores(alone)
     assert len(list((server.folder / "artifacts").rglob("scores.csv"))) == 6

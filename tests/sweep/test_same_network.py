@@ -103,7 +103,7 @@ def write_checkpoint(folder, seed):
 @pytest.mark.parametrize(
     ("mode", "category"), [((), "02"), (("-m",), "01")], ids=["another category", "the same again"]
 )
-def test_a_checkpoint_that_was_replaced_is_told_and_never_recorded_as_the_other(
+def test_a_checkpoint_that_was_replaced_is_reported_and_never_recorded_as_the_other(
     client, folder, monkeypatch, mode, category
 ):
     monkeypatch.setenv("TORCH_HOME", str(folder / "torch"))
@@ -114,13 +114,13 @@ def test_a_checkpoint_that_was_replaced_is_told_and_never_recorded_as_the_other(
     reader._readers.clear()  # as in another process
     replaced = in_process(*mode, *RESNET18, f"category={category}", settings=())
     assert replaced.status == 1
-    [told] = [line for line in replaced.out.splitlines() if "failed:" in line]
-    assert "the backbone resnet18 has changed since its digests were cached: its weights" in told
+    [message] = [line for line in replaced.out.splitlines() if "failed:" in line]
+    assert "the backbone resnet18 has changed since its digests were cached: its weights" in message
     assert in_process(*mode, *RESNET18, f"category={category}", settings=()).status == 0
     finished = [run for run in runs(client) if run.info.status == "FINISHED"]
     second, first = (run.data.tags["weights_digest"] for run in finished)
-    assert first[:12] in told
-    assert second[:12] in told
+    assert first[:12] in message
+    assert second[:12] in message
     assert first != second
 
 

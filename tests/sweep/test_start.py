@@ -160,8 +160,8 @@ def test_a_warm_run_imports_neither_torch_nor_an_engine(folder, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("sweep", [[], ["-m"]], ids=["job", "sweep"])
-def test_missing_weights_are_told_before_anything_slow_is_imported(
-    ask, home, tmp_path, sweep, backbone, url, place
+def test_missing_weights_are_reported_before_anything_slow_is_imported(
+    tmp_path, sweep, backbone, url, place
 ):
     categories = "category=bottle,cable,pill" if sweep else "category=bottle"
     status, message, imported = ask(tmp_path, *sweep, categories, f"backbone={backbone}")
@@ -220,7 +220,7 @@ def test_missing_weights_are_told_before_anything_slow_is_imported(
     ],
 )
 @pytest.mark.parametrize("sweep", [[], ["-m"]], ids=["job", "sweep"])
-def test_mistakes_in_the_settings_are_told_at_once(ask, tmp_path, sweep, argument, message):
+def test_mistakes_in_the_settings_are_reported_at_once(tmp_path, sweep, argument, message):
     given = [] if argument.startswith("category=") else ["category=bottle"]
     status, said, imported = ask(tmp_path, *sweep, *given, argument)
     assert status == 1
@@ -408,7 +408,7 @@ def test_prediction_tells_missing_weights_at_once(tmp_path):
     assert not SLOW & imported
 
 
-def test_a_category_that_only_looks_the_same_is_told_apart():
+def test_a_category_that_only_looks_the_same_is_reported_apart():
     dataset = replace(CONFIG.dataset, categories=["u\u0308ber"])
     with pytest.raises(JobError, match=r"\(which is '\\xfcber', and not 'u\\u0308ber'\)"):
         _check(replace(CONFIG, dataset=dataset, category="\u00fcber"))

@@ -36,7 +36,7 @@ def suffixes(*jobs):
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "expected"),
     [
         ([{}, {"seed": 1}, {"category": "grid"}], ["", "", ""]),
         ([{}, {"image_size": 224}], ["image_size=64", "image_size=224"]),
@@ -51,8 +51,8 @@ def suffixes(*jobs):
         ),
     ],
 )
-def test_plain_settings_that_differ_are_told(job, values, told):
-    assert suffixes(*(replace(job, **own) for own in values)) == told
+def test_plain_settings_that_differ_are_reported(job, values, expected):
+    assert suffixes(*(replace(job, **own) for own in values)) == expected
 
 
 def test_settings_of_models_of_two_names_are_not_compared(job):
@@ -64,7 +64,7 @@ def test_settings_of_models_of_two_names_are_not_compared(job):
     assert suffixes(knn, plain) == ["model.params.k=3", ""]
 
 
-def test_a_seed_of_the_model_that_is_the_jobs_is_not_told(job):
+def test_a_seed_of_the_model_that_is_the_jobs_is_not_named(job):
     def seeded(seed, state):
         return replace(job, seed=seed, model=replace(job.model, params={"random_state": state}))
 
@@ -72,7 +72,7 @@ def test_a_seed_of_the_model_that_is_the_jobs_is_not_told(job):
     assert suffixes(seeded(1, 1), seeded(1, 7)) == ["", "model.params.random_state=7"]
 
 
-def test_settings_within_a_backbone_and_a_dataset_are_told(job):
+def test_settings_within_a_backbone_and_a_dataset_are_reported(job):
     deep = replace(job, backbone=replace(job.backbone, layers=["a", "b"]))
     assert suffixes(job, deep) == ["backbone.layers=[features]", "backbone.layers=[a,b]"]
     other = replace(job, dataset=replace(job.dataset, name="other", root="/x"))
@@ -94,7 +94,7 @@ def test_prefix_keeps_runs_in_experiments_of_its_own(client):
 
 @pytest.mark.parametrize("mode", [(), ("-m",)])
 @pytest.mark.parametrize("prefix", ["x" * 101, '"a\tb"'])
-def test_prefix_that_names_no_experiment_is_told(client, mode, prefix):
+def test_prefix_that_names_no_experiment_is_reported(client, mode, prefix):
     ended = in_process(*mode, "dataset=btad", "category=01", f"tracking.prefix={prefix}")
     assert ended.status == 1
     assert "tracking.prefix must be at most 100 characters without control" in ended.err

@@ -1,4 +1,4 @@
-"""How a worker ended: told with its real status, and its traceback in the job's log."""
+"""How a worker ended: reported with its real status, and its traceback in the job's log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.sweep.conftest import LAUNCHERS, as_process
 ENDED = "WorkerDiedError: the worker ended with status "
 KILLED = "WorkerDiedError: the worker was killed by "
 REASONS = {
-    "os_exit": f"{ENDED}3; standard error may tell why",
+    "os_exit": f"{ENDED}3; standard error may say why",
     "sys_exit": f"{ENDED}3: SystemExit: 3",
     "sys_exit_with_words": f"{ENDED}1: SystemExit: no licence",
     "module_missing": f"{ENDED}1: ModuleNotFoundError: No module named 'timm'",
@@ -51,7 +51,7 @@ def sweep(job, tmp_path, monkeypatch):
     return run
 
 
-def test_end_in_a_task_costs_that_task_and_is_told(sweep):
+def test_end_in_a_task_costs_that_task_and_is_reported(sweep):
     ways = [step for way in REASONS for step in (way, "finished")]
     reasons, logs, starts = sweep(*ways, size=2)
     assert reasons == [REASONS.get(way) for way in ways]
@@ -97,7 +97,7 @@ def test_worker_that_dies_while_it_is_idle_costs_nothing(sweep, monkeypatch):
 
 
 @pytest.mark.parametrize("launcher", ["worker", "joblib"])
-def test_broken_installation_is_told_for_every_job(folder, monkeypatch, launcher):
+def test_broken_installation_is_reported_for_every_job(folder, monkeypatch, launcher):
     Path("broken").mkdir()
     Path("broken", "scipy.py").write_text("raise ModuleNotFoundError(\"No module named 'timm'\")")
     monkeypatch.setenv("PYTHONPATH", f"broken{os.pathsep}{os.environ['PYTHONPATH']}")

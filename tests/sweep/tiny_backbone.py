@@ -41,7 +41,7 @@ def swallow():
 
 
 def build():
-    """Return the network; note what its process is told where a test asks for it."""
+    """Return the network; note what its process sees where a test asks for it."""
     if "TINY_SEEN" in os.environ:
         names = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "SLURM_CPUS_PER_TASK")
         with open(os.environ["TINY_SEEN"], "a") as file:

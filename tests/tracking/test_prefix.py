@@ -7,13 +7,13 @@ import shutil
 import pytest
 
 from harness.config import TrackingConfig
-from harness.tracking import Known, open_tracker, read_job, read_runs
+from harness.tracking import JobKey, open_tracker, read_job, read_runs
 from harness.tracking.__main__ import main
 from harness.tracking.store import connect
 from harness.tracking.tracker import MlflowTracker
 from tests.sweep.conftest import runs
 
-KNOWN = Known("f" * 64, official=False, code="c" * 64)
+KEY = JobKey("f" * 64, official=False, code="c" * 64)
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def trackers(uri):
     """Three people on one store: Alice, Bob, and one without a prefix."""
     trackers = [MlflowTracker(uri, None, prefix) for prefix in ("alice/", "bob/", "")]
     yield trackers
-    shutil.rmtree(trackers[0]._outbox.folder, ignore_errors=True)
+    shutil.rmtree(trackers[0].outbox.folder, ignore_errors=True)
 
 
 def experiments(uri):
@@ -31,13 +31,13 @@ def experiments(uri):
 
 def test_a_run_counts_under_its_own_prefix_alone(uri, trackers, job, record):
     alice, bob, plain = trackers
-    run = alice.start(job, KNOWN)
+    run = alice.start(job, KEY)
     alice.finish(run, record)
     assert experiments(uri) == ["alice/parts"]
-    assert alice.earlier(job, KNOWN).run_id == run.run_id
-    assert bob.earlier(job, KNOWN) is plain.earlier(job, KNOWN) is None
+    assert alice.finished_run(job, KEY).run_id == run.run_id
+    assert bob.finished_run(job, KEY) is plain.finished_run(job, KEY) is None
     for tracker in (bob, plain):
-        tracker.finish(tracker.start(job, KNOWN), record)
+        tracker.finish(tracker.start(job, KEY), record)
     assert experiments(uri) == ["alice/parts", "bob/parts", "parts"]
 
 
@@ -46,9 +46,9 @@ def test_a_result_in_the_outbox_does_too(uri, trackers, job, record):
     with pytest.MonkeyPatch.context() as patch:
         for tracker in trackers:
             patch.setattr(tracker, "_try", lambda action: None)
-        alice.finish(alice.start(job, KNOWN), record)
-    assert alice.earlier(job, KNOWN).metrics == record.metrics
-    assert bob.earlier(job, KNOWN) is plain.earlier(job, KNOWN) is None
+        alice.finish(alice.start(job, KEY), record)
+    assert alice.finished_run(job, KEY).metrics == record.metrics
+    assert bob.finished_run(job, KEY) is plain.finished_run(job, KEY) is None
     bob.recover()
     assert experiments(uri) == ["alice/parts"]
 
@@ -56,13 +56,13 @@ def test_a_result_in_the_outbox_does_too(uri, trackers, job, record):
 def test_failures_and_interrupted_jobs_are_kept_there(uri, trackers, job):
     alice, *_ = trackers
     alice.fail(alice.start(job, None), ValueError("x"))
-    alice.kill(alice.start(job, KNOWN))
+    alice.kill(alice.start(job, KEY))
     assert experiments(uri) == ["alice/parts"] * 2
 
 
 def test_readers_find_the_runs_of_every_prefix(uri, trackers, job, record, monkeypatch, capsys):
     for tracker in trackers:
-        tracker.finish(tracker.start(job, KNOWN), record)
+        tracker.finish(tracker.start(job, KEY), record)
     found = read_runs(uri)
     assert len(found) == 3
     for run in found:

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from harness.report.scores import difference
 
-from harness.report.rows import difference
-from harness.tracking import Known, read_job, read_record, read_runs, read_scores
-from harness.tracking.read import _search, stored
-from harness.tracking.store import artifacts_of, connect, experiment_id
+from harness.tracking import JobKey, read_job, read_record, read_runs, read_scores
+from harness.tracking.read import stored
+from harness.tracking.store import artifacts_of, connect, ended_runs, experiment_id
 from harness.tracking.tracker import MlflowTracker
 
-KNOWN = Known("f" * 64, official=True, code="c" * 64)
+KEY = JobKey("f" * 64, official=True, code="c" * 64)
 PIXEL = {"aupro": 0.5, "pixel_auroc": 0.1 + 0.2}
 
 
@@ -22,7 +22,7 @@ PIXEL = {"aupro": 0.5, "pixel_auroc": 0.1 + 0.2}
 def finished(uri, job, record):
     """A finished run with pixel metrics."""
     tracker = MlflowTracker(uri)
-    run = tracker.start(job, KNOWN)
+    run = tracker.start(job, KEY)
     tracker.finish(run, replace(record, metrics=record.metrics | PIXEL, undefined={}))
     return run.run_id
 
@@ -30,21 +30,21 @@ def finished(uri, job, record):
 def test_all_runs_are_read_as_the_client_reads_them(uri, job, record, finished):
     tracker, client = MlflowTracker(uri), connect(uri)
     odd = record.metrics | {"aupro": float("nan"), "image_auroc": -0.0}
-    for known in (KNOWN, None):
-        tracker.fail(tracker.start(job, known), ValueError("x'y"))
-    tracker.finish(tracker.start(job, KNOWN), replace(record, metrics=odd))
+    for key in (KEY, None):
+        tracker.fail(tracker.start(job, key), ValueError("x'y"))
+    tracker.finish(tracker.start(job, KEY), replace(record, metrics=odd))
     for name, delete in (("parts", True), ("gone", False)):
         run = client.create_run(experiment_id(uri, name=name), tags={"schema": "3"})
         client.set_terminated(run.info.run_id)
         if delete:
             client.delete_run(run.info.run_id)
     client.delete_experiment(experiment_id(uri, name="gone"))
-    killed = tracker.start(job, KNOWN)
+    killed = tracker.start(job, KEY)
     tracker.kill(killed)
-    tracker.start(job, KNOWN)
-    told = map(stored, _search(client))
+    tracker.start(job, KEY)
+    by_client = map(stored, ended_runs(client, None))
     found = read_runs(uri)
-    assert sorted(map(repr, found)) == sorted(map(repr, told))
+    assert sorted(map(repr, found)) == sorted(map(repr, by_client))
     assert sorted(run.status for run in found) == ["failed", "failed", "finished", "finished"]
     assert [run.started for run in found] == sorted((r.started for r in found), reverse=True)
 
@@ -71,9 +71,9 @@ def test_a_moved_store_finds_its_artifacts_and_writes_beside_it(
     assert read_record(run, moved).scores == record.scores
     before = set((store_folder / "artifacts").rglob("*"))
     tracker = MlflowTracker(moved)
-    new = tracker.start(job, KNOWN)
+    new = tracker.start(job, KEY)
     tracker.finish(new, record)
-    assert tracker.waiting() is None
+    assert tracker.waiting() == []
     assert set((store_folder / "artifacts").rglob("*")) == before
     assert (tmp_path / "another place/artifacts" / new.run_id / "artifacts/scores.csv").is_file()
     assert read_scores(new.run_id, moved) == record.scores
@@ -125,13 +125,13 @@ def test_cut_scores_are_no_scores(uri, finished, left):
     path.write_text(text + (lines[int(left)][:20] if left % 1 else ""))
     [run] = read_runs(uri)
     try:
-        told = difference(run.record, read_record(run, uri).scores)
+        message = difference(run.record, read_record(run, uri).scores)
     except ValueError as error:
-        told = str(error)
-    assert told.startswith(("its n_test_", f"scores.csv of run {finished} cannot be read: "))
+        message = str(error)
+    assert message.startswith(("its n_test_", f"scores.csv of run {finished} cannot be read: "))
 
 
-def test_scores_that_are_gone_are_told_in_one_line(uri, finished):
+def test_scores_that_are_gone_are_reported_in_one_line(uri, finished):
     scores_file(uri, finished).unlink()
     [run] = read_runs(uri)
     with pytest.raises(

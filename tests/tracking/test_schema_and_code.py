@@ -1,4 +1,4 @@
-"""A run of other code stands for no job, wherever it is; one of another schema is told of."""
+"""A run of other code stands for no job, wherever it is; one of another schema is reported."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from harness.provenance import CHANGED
 from harness.record import SCHEMA_VERSION
 from harness.report.__main__ import main as report
-from harness.tracking import Known, outdated, read_runs, read_scores
+from harness.tracking import JobKey, outdated, read_runs, read_scores
 from harness.tracking import read as read_module
 from harness.tracking.store import connect, experiment_id
 from harness.tracking.tracker import MlflowTracker
 
-KNOWN = Known("f" * 64, official=False, code="c" * 64)
-EDITED = KNOWN._replace(code="d" * 64)
+KEY = JobKey("f" * 64, official=False, code="c" * 64)
+EDITED = KEY._replace(code="d" * 64)
 CHECKOUT = Path(__file__).parent.parent / "report/checkout"
 OLD = str(SCHEMA_VERSION - 1)
 
@@ -29,7 +29,7 @@ def found(uri):
 def tracker(uri):
     tracker = MlflowTracker(uri)
     yield tracker
-    shutil.rmtree(tracker._outbox.folder, ignore_errors=True)
+    shutil.rmtree(tracker.outbox.folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -41,28 +41,28 @@ def away(tracker):
 
 
 def test_the_newest_run_of_the_same_code_counts(tracker, uri, job, record):
-    first = tracker.start(job, KNOWN)
+    first = tracker.start(job, KEY)
     tracker.finish(first, record)
-    assert tracker.earlier(job, EDITED) is None
+    assert tracker.finished_run(job, EDITED) is None
     second = tracker.start(job, EDITED)
     tracker.finish(second, record)
-    assert tracker.earlier(job, KNOWN).run_id == first.run_id
-    assert tracker.earlier(job, EDITED).run_id == second.run_id
-    assert {run.data.tags["code"] for run in found(uri)} == {KNOWN.code, EDITED.code}
-    assert [run.identity for run in read_runs(uri)] == [KNOWN.identity] * 2
+    assert tracker.finished_run(job, KEY).run_id == first.run_id
+    assert tracker.finished_run(job, EDITED).run_id == second.run_id
+    assert {run.data.tags["code"] for run in found(uri)} == {KEY.code, EDITED.code}
+    assert [run.identity for run in read_runs(uri)] == [KEY.identity] * 2
 
 
 def test_run_without_the_tag_counts_for_none(tracker, uri, job, record):
-    run = tracker.start(job, KNOWN)
+    run = tracker.start(job, KEY)
     tracker.finish(run, record)
     connect(uri).delete_tag(run.run_id, "code")
-    assert tracker.earlier(job, KNOWN) is None
+    assert tracker.finished_run(job, KEY) is None
 
 
 def test_result_in_the_outbox_counts_for_its_code_alone(tracker, job, record, away):
-    tracker.finish(tracker.start(job, KNOWN), record)
-    assert tracker.earlier(job, EDITED) is None
-    reason = tracker.earlier(job, KNOWN).reason
+    tracker.finish(tracker.start(job, KEY), record)
+    assert tracker.finished_run(job, EDITED) is None
+    reason = tracker.finished_run(job, KEY).reason
     assert reason.startswith("commit ")
     assert reason.endswith(
         ", waits in the outbox for the store; `python -m harness.tracking push` sends it"
@@ -74,27 +74,31 @@ def test_run_whose_code_was_edited_meanwhile_counts_for_none(
     tracker, uri, job, record, monkeypatch, waiting
 ):
     monkeypatch.setattr("harness.tracking.contents.code_changed", lambda job: True)
-    run = tracker.start(job, KNOWN)
-    assert found(uri)[0].data.tags["code"] == KNOWN.code
+    run = tracker.start(job, KEY)
+    assert found(uri)[0].data.tags["code"] == KEY.code
     with pytest.MonkeyPatch.context() as patch:
         if waiting:
             patch.setattr(tracker, "_try", lambda action: None)
         tracker.finish(run, record)
-        assert tracker.earlier(job, KNOWN) is None
+        assert tracker.finished_run(job, KEY) is None
     tracker.recover()
     [finished] = found(uri)
     assert (finished.info.status, finished.data.tags["code"]) == ("FINISHED", CHANGED)
-    assert tracker.earlier(job, KNOWN) is tracker.earlier(job, KNOWN._replace(code=CHANGED)) is None
+    assert (
+        tracker.finished_run(job, KEY)
+        is tracker.finished_run(job, KEY._replace(code=CHANGED))
+        is None
+    )
 
 
 @pytest.mark.parametrize("dirty", ["true", "false"])
 def test_reason_names_the_run_and_its_commit(tracker, uri, job, record, dirty):
-    run = tracker.start(job, KNOWN)
+    run = tracker.start(job, KEY)
     tracker.finish(run, record)
     connect(uri).set_tag(run.run_id, "commit", "0123456789abcdef")
     connect(uri).set_tag(run.run_id, "dirty", dirty)
     edited = ", uncommitted changes" if dirty == "true" else ""
-    assert tracker.earlier(job, KNOWN).reason == f"run {run.run_id}, commit 0123456789{edited}"
+    assert tracker.finished_run(job, KEY).reason == f"run {run.run_id}, commit 0123456789{edited}"
 
 
 def keep(uri, schema, status="FINISHED"):
@@ -106,7 +110,7 @@ def keep(uri, schema, status="FINISHED"):
 def test_store_says_which_runs_nobody_reads(
     uri, tracker, job, record, monkeypatch, tmp_path, capsys
 ):
-    tracker.finish(tracker.start(job, KNOWN), record)
+    tracker.finish(tracker.start(job, KEY), record)
     keep(uri, OLD, "FAILED")
     assert outdated(uri) is tracker.outdated() is None
     for schema in (OLD, OLD, "999"):
@@ -148,7 +152,7 @@ FOREIGN = {
 def test_a_run_that_only_says_it_is_of_this_schema_is_left_out(
     uri, tracker, job, record, caplog, tag, value
 ):
-    kept, changed = tracker.start(job, KNOWN), tracker.start(job, EDITED)
+    kept, changed = tracker.start(job, KEY), tracker.start(job, EDITED)
     tracker.finish(kept, record)
     tracker.finish(changed, record)
     client = connect(uri)
@@ -165,7 +169,7 @@ def test_a_run_that_only_says_it_is_of_this_schema_is_left_out(
 
 
 def test_the_report_goes_on_without_a_foreign_run(uri, tracker, job, record, tmp_path, caplog):
-    tracker.finish(tracker.start(job, KNOWN), record)
+    tracker.finish(tracker.start(job, KEY), record)
     keep(uri, str(SCHEMA_VERSION))
     client = connect(uri)
     client.log_param(found(uri)[0].info.run_id, "images.train", "many")
@@ -190,8 +194,8 @@ HEADER = "image,defect_type,anomalous,score\n"
         f'{HEADER}"a',
     ],
 )
-def test_scores_that_cannot_be_read_are_told_in_a_line(uri, tracker, job, record, content):
-    run = tracker.start(job, KNOWN)
+def test_scores_that_cannot_be_read_are_reported_in_a_line(uri, tracker, job, record, content):
+    run = tracker.start(job, KEY)
     tracker.finish(run, record)
     connect(uri).log_text(run.run_id, content, "scores.csv")
     with pytest.raises(ValueError, match=rf"^scores.csv of run {run.run_id} cannot be read: "):
@@ -199,6 +203,6 @@ def test_scores_that_cannot_be_read_are_told_in_a_line(uri, tracker, job, record
 
 
 @pytest.mark.parametrize("run_id", ["0" * 32, "\x1b[2J", ".."])
-def test_scores_of_no_run_are_told_in_a_line(uri, run_id):
+def test_scores_of_no_run_are_reported_in_a_line(uri, run_id):
     with pytest.raises(ValueError, match=r"^scores.csv of run .* cannot be read: "):
         read_scores(run_id, uri)

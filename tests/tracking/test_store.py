@@ -9,11 +9,13 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+import mlflow.store.db.utils
 import pytest
 
 from harness.metrics.registry import HEADLINE
 from harness.predict.model import fetch_model
 from harness.report.__main__ import main as report
+from harness.system.locks import hold
 from harness.tracking import StoreError, outdated, read_job, read_runs, read_scores
 from harness.tracking.__main__ import main as tracking
 from harness.tracking.store import connect, experiment_id
@@ -111,7 +113,7 @@ def away(monkeypatch):
     return "http://127.0.0.1:9", "MlflowException: API request to http://127.0.0.1:9/api/"
 
 
-def _told(uri, said, tmp_path, capfd):
+def _check_reports(uri, said, tmp_path, capfd):
     """Hold the one line of every command that reads, as a process would print it."""
     out = str(tmp_path / "out")
     commands = [
@@ -129,24 +131,24 @@ def _told(uri, said, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("broken", BROKEN, indirect=True)
-def test_store_that_cannot_be_read_is_told_in_one_line_and_left_alone(broken, tmp_path, capfd):
+def test_store_that_cannot_be_read_is_reported_in_one_line_and_left_alone(broken, tmp_path, capfd):
     uri, said = broken
     path = tmp_path / "mlflow.db"
     before = None if path.is_dir() else path.read_bytes()
-    _told(uri, said, tmp_path, capfd)
+    _check_reports(uri, said, tmp_path, capfd)
     assert before is None or said.startswith("Mlflow") or path.read_bytes() == before
 
 
-def test_server_that_is_down_is_told_in_one_line(away, tmp_path, capfd):
-    _told(*away, tmp_path, capfd)
+def test_server_that_is_down_is_reported_in_one_line(away, tmp_path, capfd):
+    _check_reports(*away, tmp_path, capfd)
 
 
-def test_store_that_fails_while_it_is_read_is_told(uri, monkeypatch):
+def test_store_that_fails_while_it_is_read_is_reported(uri, monkeypatch):
     def fail(*_args, **_options):
         raise ConnectionResetError("gone")
 
     monkeypatch.setattr(connect(uri), "search_runs", fail)
-    monkeypatch.setattr("harness.tracking.read.ended_runs", fail)
+    monkeypatch.setattr("harness.tracking.store.ended_runs", fail)
     for read in (read_runs, outdated):
         with pytest.raises(StoreError, match=f"tracking.uri={uri}: ConnectionResetError: gone$"):
             read(uri)
@@ -156,13 +158,13 @@ def test_store_that_fails_while_it_is_read_is_told(uri, monkeypatch):
     ("text", "problem"),
     [(None, "[A-Za-z]+: "), ("a,b\n1,2\n", "ValueError: its columns must be image, defect_type")],
 )
-def test_scores_that_are_not_there_are_told(uri, text, problem):
+def test_scores_that_are_not_there_are_reported(uri, text, problem):
     client = connect(uri)
     run_id = client.create_run("0").info.run_id
     if text is not None:
         client.log_text(run_id, text, "scores.csv")
-    told = f"scores.csv of run {run_id} cannot be read: {problem}"
-    with pytest.raises(ValueError, match=told):
+    message = f"scores.csv of run {run_id} cannot be read: {problem}"
+    with pytest.raises(ValueError, match=message):
         read_scores(run_id, uri)
 
 
@@ -171,7 +173,7 @@ def test_model_of_a_store_that_is_not_there(missing, tmp_path):
         fetch_model("1", missing, folder=tmp_path)
 
 
-def test_store_whose_making_was_killed_is_made_anew(missing, tmp_path):
+def test_store_whose_making_was_killed_is_made_again(missing, tmp_path):
     part = tmp_path / "runs" / ".mlflow.db.part"
     part.mkdir(parents=True)
     # What a process that was killed in the middle of MLflow's steps leaves behind.
@@ -194,6 +196,23 @@ def test_store_is_not_there_before_it_is_whole(missing, tmp_path, monkeypatch):
         connect(missing)
     assert seen == [[]]
     assert not (tmp_path / "runs" / "mlflow.db").exists()
+
+
+def test_store_that_another_process_never_lets_go_of_is_reported(missing, tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.tracking.store._PATIENCE", 0.0)
+    (tmp_path / "runs").mkdir()
+    with (
+        hold(tmp_path / "runs" / "mlflow.db.lock"),
+        pytest.raises(StoreError, match="must be free"),
+    ):
+        connect(missing)
+
+
+def test_database_that_is_down_is_asked_twice_only(monkeypatch):
+    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 10)
+    monkeypatch.setattr("mlflow.MlflowClient", lambda tracking_uri: None)
+    connect.__wrapped__("postgresql://me@host/runs")
+    assert mlflow.store.db.utils.MAX_RETRY_COUNT == 2
 
 
 def test_experiment_has_the_view(uri):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -15,15 +14,15 @@ import pytest
 
 from harness.system import locks
 from harness.system.locks import hold
-from harness.tracking import Known, StoreError
+from harness.tracking import JobKey, StoreError
 from harness.tracking import tracker as tracker_module
 from harness.tracking.contents import HOST, IDENTITY, LOCKS, PID
 from harness.tracking.outbox import Outbox, artifacts, read_entry
 from harness.tracking.store import artifacts_of, connect, experiment_id
 from harness.tracking.tracker import MlflowTracker, OpenRun
 
-KNOWN = Known("f" * 64, official=False, code="c" * 64)
-OTHER = Known("0" * 64, official=False, code="c" * 64)
+KEY = JobKey("f" * 64, official=False, code="c" * 64)
+OTHER = JobKey("0" * 64, official=False, code="c" * 64)
 
 
 def found(uri):
@@ -36,7 +35,7 @@ def statuses(uri):
 
 def waiting(tracker):
     """The folders in the outbox, those in the making included."""
-    return tracker._outbox._all()
+    return tracker.outbox._all()
 
 
 @pytest.fixture
@@ -55,46 +54,45 @@ def down(monkeypatch):
         raise ConnectionError("nobody answers")
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("tracker", "outbox"):
-            patch.setattr(f"harness.tracking.{module}.connect", broken)
-        patch.setattr(tracker_module, "_AGAIN", 0.0)
+        patch.setattr("harness.tracking.store.connect", broken)
+        patch.setattr(tracker_module, "_RETRY", 0.0)
         yield patch
 
 
 def test_entry_that_is_refused_holds_up_no_other(tracker, uri, job, record, down):
     bad = replace(record, metrics={"a name that MLflow refuses?": 1.0})
-    tracker.finish(tracker.start(job, KNOWN), bad)
+    tracker.finish(tracker.start(job, KEY), bad)
     tracker.finish(tracker.start(replace(job, seed=7), OTHER), record)
     down.undo()
     tracker.recover()
     [run] = [run for run in found(uri) if run.info.status == "FINISHED"]
     assert run.data.tags["seed"] == "7"
-    first, second = tracker.waiting().splitlines()
+    first, second = tracker.waiting()
     assert first.startswith("1 results wait")
     assert second.startswith("parts/bolt · dfkde · tiny · s42: MlflowException: ")
 
 
 @pytest.mark.parametrize("content", ["", '"words"', "[]", "null"])
 def test_entry_that_cannot_be_read_holds_up_no_other(tracker, uri, job, record, down, content):
-    tracker.finish(tracker.start(job, KNOWN), record)
+    tracker.finish(tracker.start(job, KEY), record)
     [good] = waiting(tracker)
     shutil.copytree(good, good.with_name("0" + good.name[1:]))
     (good.with_name("0" + good.name[1:]) / "run.json").write_text(content)
     newest = good.with_name("9" + good.name[1:])
     shutil.copytree(good, newest)
     (newest / "run.json").write_text("{}")
-    assert tracker.earlier(job, KNOWN).metrics == record.metrics
+    assert tracker.finished_run(job, KEY).metrics == record.metrics
     down.undo()
     tracker.recover()
     assert statuses(uri) == ["FINISHED"]
-    assert [line.split(": ")[0] for line in tracker.waiting().splitlines()[1:]] == [
+    assert [line.split(": ")[0] for line in tracker.waiting()[1:]] == [
         str(path) for path in sorted(waiting(tracker))
     ]
 
 
 def test_deleted_experiment_is_restored(tracker, uri, job, record, down):
     job = replace(job, dataset=replace(job.dataset, name="lost"))
-    tracker.finish(tracker.start(job, KNOWN), record)
+    tracker.finish(tracker.start(job, KEY), record)
     down.undo()
     lost = experiment_id(uri, name="lost")
     connect(uri).delete_experiment(lost)
@@ -102,11 +100,11 @@ def test_deleted_experiment_is_restored(tracker, uri, job, record, down):
     tracker.recover()
     [run] = connect(uri).search_runs([lost])
     assert run.info.status == "FINISHED"
-    assert tracker.waiting() is None
+    assert tracker.waiting() == []
 
 
 def test_deleted_run_whose_result_waits_is_restored(tracker, uri, job, record):
-    run = tracker.start(job, KNOWN)
+    run = tracker.start(job, KEY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tracker, "_try", lambda action: None)
         tracker.finish(run, record)
@@ -116,18 +114,18 @@ def test_deleted_run_whose_result_waits_is_restored(tracker, uri, job, record):
 
 
 def test_run_under_another_name_or_of_other_data_hides_no_job(tracker, uri, job, record):
-    tracker.finish(tracker.start(job, KNOWN), record)
-    assert tracker.earlier(job, KNOWN) is not None
-    official = KNOWN._replace(official=True)
+    tracker.finish(tracker.start(job, KEY), record)
+    assert tracker.finished_run(job, KEY) is not None
+    official = KEY._replace(official=True)
     renamed = replace(job, model=replace(job.model, name="mine"))
     moved = replace(job, backbone=replace(job.backbone, name="mine"))
-    assert tracker.earlier(job, official) is None
-    assert tracker.earlier(renamed, KNOWN) is tracker.earlier(moved, KNOWN) is None
+    assert tracker.finished_run(job, official) is None
+    assert tracker.finished_run(renamed, KEY) is tracker.finished_run(moved, KEY) is None
 
 
 def test_run_that_ends_while_it_is_taken_for_dead_stays_finished(tracker, uri, job, record):
-    with tracker.lock(KNOWN):
-        run = tracker.start(job, KNOWN)
+    with tracker.lock(KEY.identity):
+        run = tracker.start(job, KEY)
         [seen] = found(uri)
         tracker.finish(run, record)
     with pytest.MonkeyPatch.context() as patch:
@@ -138,8 +136,8 @@ def test_run_that_ends_while_it_is_taken_for_dead_stays_finished(tracker, uri, j
 
 
 def test_run_closed_as_dead_that_finishes_after_all_tells_no_error(tracker, uri, job, record):
-    with tracker.lock(KNOWN):
-        run = tracker.start(job, KNOWN)
+    with tracker.lock(KEY.identity):
+        run = tracker.start(job, KEY)
     tracker.recover()
     assert statuses(uri) == ["KILLED"]
     tracker.finish(run, record)
@@ -148,18 +146,17 @@ def test_run_closed_as_dead_that_finishes_after_all_tells_no_error(tracker, uri,
 
 
 def test_one_refusal_is_no_reason_to_compute_again(tracker, uri, job, record, monkeypatch):
-    tracker.finish(tracker.start(job, KNOWN), record)
-    monkeypatch.setattr(tracker_module, "_AGAIN", 0.01)
+    tracker.finish(tracker.start(job, KEY), record)
+    monkeypatch.setattr(tracker_module, "_RETRY", 0.01)
     refusals = [ConnectionError("once")]
-    ask = tracker_module.experiment_id
 
     def once(uri, *, name):
         if refusals:
             raise refusals.pop()
-        return ask(uri, name=name)
+        return experiment_id(uri, name=name)
 
-    monkeypatch.setattr(tracker_module, "experiment_id", once)
-    assert tracker.earlier(job, KNOWN).metrics == record.metrics
+    monkeypatch.setattr("harness.tracking.store.experiment_id", once)
+    assert tracker.finished_run(job, KEY).metrics == record.metrics
 
 
 def test_figure_that_fails_costs_itself_only(tracker, uri, job, record, monkeypatch):
@@ -167,7 +164,7 @@ def test_figure_that_fails_costs_itself_only(tracker, uri, job, record, monkeypa
         raise OSError("truncated image")
 
     monkeypatch.setattr("harness.charts.draw_curves", unreadable)
-    run = tracker.start(job, KNOWN)
+    run = tracker.start(job, KEY)
     tracker.finish(run, record)
     assert statuses(uri) == ["FINISHED"]
     assert {file.path for file in connect(uri).list_artifacts(run.run_id)} == {
@@ -181,7 +178,7 @@ def test_attachment_that_fails_costs_itself_only(tracker, uri, job, record):
         (folder / "half").touch()
         raise OSError("no space left on device")
 
-    run = tracker.start(job, KNOWN)
+    run = tracker.start(job, KEY)
     tracker.finish(run, record, attach=attach)
     [finished] = found(uri)
     assert finished.data.metrics["image_auroc"] == record.metrics["image_auroc"]
@@ -192,11 +189,11 @@ def test_attachment_that_fails_costs_itself_only(tracker, uri, job, record):
 def test_half_written_entries_are_removed_unless_somebody_writes(
     tracker, job, record, down, writing
 ):
-    tracker.finish(tracker.start(job, KNOWN), record)
+    tracker.finish(tracker.start(job, KEY), record)
     [whole] = waiting(tracker)
     part = whole.rename(whole.with_name(f".{whole.name}"))
     down.undo()
-    with hold(tracker._outbox.folder / ".lock") if writing else contextlib.nullcontext():
+    with hold(tracker.outbox.folder / ".lock") if writing else contextlib.nullcontext():
         tracker.recover()
     assert part.exists() == writing
 
@@ -204,7 +201,7 @@ def test_half_written_entries_are_removed_unless_somebody_writes(
 def test_half_written_entries_stay_where_no_lock_tells_who_writes(
     tracker, job, record, down, monkeypatch
 ):
-    tracker.finish(tracker.start(job, KNOWN), record)
+    tracker.finish(tracker.start(job, KEY), record)
     [whole] = waiting(tracker)
     part = whole.rename(whole.with_name(f".{whole.name}"))
     down.undo()
@@ -222,7 +219,7 @@ def test_half_written_entries_stay_where_no_lock_tells_who_writes(
 def test_an_artifact_that_was_damaged_while_it_waited_is_never_sent(
     tracker, uri, job, record, down, change
 ):
-    tracker.finish(tracker.start(job, KNOWN), record)
+    tracker.finish(tracker.start(job, KEY), record)
     [folder] = waiting(tracker)
     scores = artifacts(folder) / "scores.csv"
     whole = scores.read_bytes()
@@ -234,7 +231,7 @@ def test_an_artifact_that_was_damaged_while_it_waited_is_never_sent(
         (artifacts(folder) / "more.txt").touch()
     down.undo()
     tracker.recover()
-    assert "is not as it was written" in tracker.waiting()
+    assert "is not as it was written" in tracker.waiting()[-1]
     assert statuses(uri) == []
     scores.write_bytes(whole)
     (artifacts(folder) / "more.txt").unlink(missing_ok=True)
@@ -242,38 +239,27 @@ def test_an_artifact_that_was_damaged_while_it_waited_is_never_sent(
     assert statuses(uri) == ["FINISHED"]
 
 
-def test_a_damaged_entry_is_told_and_never_sent(tracker, uri, job, record, down):
-    tracker.finish(tracker.start(job, KNOWN), record)
+def test_a_damaged_entry_is_reported_and_never_sent(tracker, uri, job, record, down):
+    tracker.finish(tracker.start(job, KEY), record)
     [folder] = waiting(tracker)
     file = folder / "run.json"
     whole = file.read_text()
     value = repr(record.metrics["image_auroc"])
     assert value in whole
     file.write_text(whole.replace(value, f"1{value[1:]}"))
-    assert list(tracker._outbox.find(KNOWN.identity)) == []
+    assert list(tracker.outbox.find(KEY.identity)) == []
     down.undo()
     tracker.recover()
-    assert "its checksum does not fit" in tracker.waiting()
+    assert "its checksum does not fit" in tracker.waiting()[-1]
     assert statuses(uri) == []
     file.write_text(whole)
     tracker.recover()
     assert statuses(uri) == ["FINISHED"]
 
 
-def test_an_entry_of_before_there_were_checksums_is_sent(tracker, uri, job, record, down):
-    tracker.finish(tracker.start(job, KNOWN), record)
-    [folder] = waiting(tracker)
-    old = asdict(read_entry(folder)) | {"unchecked": False}
-    del old["artifacts"]
-    (folder / "run.json").write_text(json.dumps(old))
-    down.undo()
-    tracker.recover()
-    assert statuses(uri) == ["FINISHED"]
-
-
 def test_the_outbox_is_made_for_this_user_alone(tmp_path, job, record, uri):
     outbox = Outbox(f"sqlite:///{tmp_path}/mlflow.db")
-    outbox.add(tracker_module._entry(OpenRun(job), "FINISHED", tags={}), lambda folder: None)
+    outbox.add(OpenRun(job).entry("FINISHED"), {})
     assert outbox.folder == tmp_path / f"outbox-{os.getuid()}"
     assert outbox.folder.stat().st_mode & 0o777 == 0o700
     assert len(list(outbox)) == 1
@@ -285,8 +271,9 @@ def test_an_outbox_that_is_not_this_users_alone_is_refused(tmp_path, make_store,
     home = tmp_path / "home"
     part = home / f".1-FINISHED--{'0' * 32}"
     part.mkdir(parents=True)
-    tracker = MlflowTracker(make_store(tmp_path / "runs"))
-    folder = tracker._outbox.folder
+    tracker = MlflowTracker(f"sqlite:///{tmp_path}/runs/mlflow.db")
+    connect(tracker.uri)
+    folder = tracker.outbox.folder
     if kind == "a link":
         folder.symlink_to(home)
     elif kind == "a file":
@@ -299,9 +286,9 @@ def test_an_outbox_that_is_not_this_users_alone_is_refused(tmp_path, make_store,
             StoreError, match=r"outbox-\d+ must be a folder of user \d+ that nobody"
         ):
             tracker.recover()
-        assert "that nobody else may enter" in tracker.waiting()
+        assert "that nobody else may enter" in tracker.waiting()[-1]
     with pytest.raises(PermissionError, match="that nobody else may enter"):
-        tracker._outbox.add(tracker_module._entry(OpenRun(job), "KILLED", tags={}), lambda f: None)
+        tracker.outbox.add(OpenRun(job).entry("KILLED"), {})
     assert part.exists()
 
 
@@ -336,27 +323,27 @@ def test_an_outbox_whose_filesystem_forces_modes_is_warned_of(tmp_path, job, mon
 
     monkeypatch.setattr(Path, "mkdir", forced)
     outbox = Outbox(f"sqlite:///{tmp_path}/mlflow.db")
-    entry = tracker_module._entry(OpenRun(job), "KILLED", tags={})
+    entry = OpenRun(job).entry("KILLED")
     with pytest.warns(UserWarning, match="cannot be closed to others"):
-        outbox.add(entry, lambda folder: None)
+        outbox.add(entry, {})
     assert len(list(outbox)) == 1
 
 
 def test_what_is_none_of_ours_in_the_outbox_stays(tracker, job, record, down):
-    tracker.finish(tracker.start(job, KNOWN), record)
-    hidden = tracker._outbox.folder / ".hidden"
+    tracker.finish(tracker.start(job, KEY), record)
+    hidden = tracker.outbox.folder / ".hidden"
     hidden.mkdir()
-    (tracker._outbox.folder / f".2-FINISHED--{'0' * 32}").symlink_to(hidden)
+    (tracker.outbox.folder / f".2-FINISHED--{'0' * 32}").symlink_to(hidden)
     down.undo()
     tracker.recover()
     assert [path.name for path in waiting(tracker)] == [".hidden"]
-    assert tracker.waiting() is None
+    assert tracker.waiting() == []
     hidden.rmdir()
 
 
 def test_interrupted_run_waits_to_be_closed_if_the_store_is_away(tracker, uri, job, down):
     down.undo()
-    run = tracker.start(job, KNOWN)
+    run = tracker.start(job, KEY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tracker, "_try", lambda action: None)
         tracker.kill(run)
@@ -366,15 +353,15 @@ def test_interrupted_run_waits_to_be_closed_if_the_store_is_away(tracker, uri, j
     assert statuses(uri) == ["KILLED"]
 
 
-def test_store_that_goes_away_while_results_are_sent_is_told(tracker, job, record, down):
-    tracker.finish(tracker.start(job, KNOWN), record)
+def test_store_that_goes_away_while_results_are_sent_is_reported(tracker, job, record, down):
+    tracker.finish(tracker.start(job, KEY), record)
     with pytest.raises(StoreError, match="nobody answers"):
         tracker.recover()
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_result_for_a_store_that_was_made_anew_is_sent_once(tracker, uri, job, record, again):
-    run = tracker.start(job, KNOWN)
+def test_result_for_a_store_that_was_made_again_is_sent_once(tracker, uri, job, record, again):
+    run = tracker.start(job, KEY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tracker, "_try", lambda action: None)
         tracker.finish(run, record)
@@ -386,33 +373,34 @@ def test_result_for_a_store_that_was_made_anew_is_sent_once(tracker, uri, job, r
         assert statuses(uri) == ["RUNNING"]
     tracker.recover()
     assert statuses(uri) == ["FINISHED"]
-    assert tracker.waiting() is None
+    assert tracker.waiting() == []
 
 
 def test_results_of_an_earlier_version_are_named(tracker, uri, job, record, down):
-    tracker.finish(tracker.start(job, KNOWN), record)
+    tracker.finish(tracker.start(job, KEY), record)
     [folder] = waiting(tracker)
-    old = tracker._outbox.folder.with_name("spool")
+    old = tracker.outbox.folder.with_name("spool")
     old.mkdir()
     folder.rename(old / folder.name)
-    where = tracker._outbox.folder
-    assert tracker.waiting() == f"{old} holds results of an earlier version: move them into {where}"
+    where = tracker.outbox.folder
+    line = f"{old} holds results of an earlier version: move them into {where}"
+    assert tracker.waiting() == [line]
     (old / folder.name).rename(folder)
     old.rmdir()
     down.undo()
     tracker.recover()
-    assert tracker.waiting() is None
+    assert tracker.waiting() == []
 
 
 @pytest.mark.parametrize("name", [PID, HOST, IDENTITY, LOCKS, "commit", "dirty"])
 def test_a_run_that_lost_a_tag_stops_nothing(tracker, uri, job, record, name):
-    tracker.finish(tracker.start(job, KNOWN), record)
+    tracker.finish(tracker.start(job, KEY), record)
     [run] = found(uri)
     connect(uri).delete_tag(run.info.run_id, name)
     left = tracker.start(job, OTHER)
     connect(uri).delete_tag(left.run_id, name)
     tracker.recover()
-    assert (tracker.earlier(job, KNOWN) is None) == (name == IDENTITY)
-    with tracker.lock(OTHER):
+    assert (tracker.finished_run(job, KEY) is None) == (name == IDENTITY)
+    with tracker.lock(OTHER.identity):
         tracker.finish(tracker.start(job, OTHER), record)
     assert statuses(uri).count("FINISHED") == 2
