@@ -31,7 +31,7 @@ ESTIMATORS = frozenset(
 """All estimators of this project, by the module that defines them."""
 
 RENAMED = {
-    "dfkde.density:GaussianKDE": "dfkde.density:GaussianKDE",
+    "dfkde.kernel_density:GaussianKDE": "dfkde.density:GaussianKDE",
     "dfkde.pca:PCA": "dfkde.density:PCA",
 }
 """Estimators under the names that detectors saved by older versions hold."""

@@ -15,7 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from harness.checks import check_settings
-from harness.config import Config
+from harness.config import Config, name_differences
 from harness.sweep.outcome import Outcome, Progress
 from harness.sweep.task import Task, keep_averages, sweep_of
 from harness.sweep.workers import InProcess, Pool, Processes, run_tasks

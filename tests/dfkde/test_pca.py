@@ -4,12 +4,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from dfkde.pca import PCA, exact_mean, leading_components_of_scatter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import gaussian_kde
 
-from dfkde import DFKDE, DFKDEResidual, density, pca
+from dfkde import DFKDE, DFKDEResidual, density
+from dfkde.density import PCA, exact_mean, leading_components_of_scatter
 
 
 def spectrum(n, d, values, *, seed=0):
@@ -54,9 +54,9 @@ def test_subspace_is_exact_however_ill_conditioned(shape, smallest, gap):
 
 def test_svd_is_taken_where_the_gram_matrix_would_be_inexact(monkeypatch):
     taken = []
-    svd = pca.linalg.svd
+    svd = density.linalg.svd
     monkeypatch.setattr(
-        pca.linalg, "svd", lambda a, **options: taken.append(a.shape) or svd(a, **options)
+        density.linalg, "svd", lambda a, **options: taken.append(a.shape) or svd(a, **options)
     )
     PCA(4).fit(spectrum(80, 200, [1, 1, 1, 1, 0.5, 0.5]))
     PCA(4).fit(spectrum(80, 200, [1, 1, 1, 1e-4, 0.9e-4, 0.8e-4]))
@@ -103,7 +103,7 @@ def test_equal_rows_do_not_vary(n, d, value, seed):
 
 @settings(max_examples=60, deadline=None)
 @given(rank=st.integers(1, 5), offset=st.floats(-1e4, 1e4), seed=st.integers(0, 2**32 - 1))
-def test_the_rank_is_told_however_far_from_the_origin(rank, offset, seed):
+def test_the_rank_is_found_however_far_from_the_origin(rank, offset, seed):
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(60, rank)) @ rng.normal(size=(rank, 30)) + offset
     PCA(rank).fit(X)
@@ -127,7 +127,7 @@ def test_the_mean_is_exact_for_rows_that_are_many():
 def test_many_samples_are_taken_in_blocks(shape, monkeypatch):
     X = spectrum(*shape, np.geomspace(10, 0.1, 40)) + 3
     whole = PCA(5).fit(X)
-    monkeypatch.setattr(pca, "_BLOCK", 7 * shape[1])
+    monkeypatch.setattr(density, "_CENTRED_BLOCK", 7 * shape[1])
     blocks = PCA(5).fit(X)
     np.testing.assert_allclose(blocks.components_, whole.components_, atol=1e-12)
     np.testing.assert_allclose(blocks.variances_, whole.variances_, rtol=1e-12)
@@ -137,8 +137,8 @@ def test_many_samples_are_taken_in_blocks(shape, monkeypatch):
 
 @pytest.mark.parametrize("model", [DFKDE(16), DFKDEResidual(16)])
 def test_many_features_are_not_copied(model, monkeypatch):
-    monkeypatch.setattr(pca, "_BLOCK", 2**12)
-    monkeypatch.setattr(density, "_BLOCK", 2**14)
+    monkeypatch.setattr(density, "_CENTRED_BLOCK", 2**12)
+    monkeypatch.setattr(density, "_DISTANCE_BLOCK", 2**14)
     X = np.random.default_rng(0).normal(size=(3000, 512)).astype(np.float32)
     tracemalloc.start()
     try:

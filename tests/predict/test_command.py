@@ -264,7 +264,7 @@ def test_a_command_as_backbone_is_not_run(arguments, model, tmp_path):
 
 
 @pytest.mark.parametrize("given", [[], ["trusted="], ["trusted=[]"]])
-def test_class_and_backbone_are_told_at_once(small_job, arguments, given, tmp_path, capsys):
+def test_class_and_backbone_are_named_at_once(small_job, arguments, given, tmp_path, capsys):
     own = ModelConfig("centroid", CENTROID)
     trained(fit(replace(small_job, model=own))).save(tmp_path / "own")
     usual = [one for one in arguments if not one.startswith("trusted=")]
@@ -386,7 +386,7 @@ def test_out_itself_may_be_a_link(arguments, tmp_path):
 
 @pytest.mark.parametrize("out", ["file", "file/below", "dangling"])
 def test_out_is_no_file(arguments, tmp_path, capsys, out):
-    """Told before the model is looked for."""
+    """Refused before the model is looked for."""
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     assert main([*arguments, f"out={tmp_path / out}", "model=no_such_run"]) == 2
@@ -466,7 +466,7 @@ DANGEROUS = {
 
 
 def test_names_of_images_are_paths_and_no_formulas(arguments, images, tmp_path):
-    """A program opens what the first column says; of bytes that are no text it is told."""
+    """A program opens what the first column says; bytes that are no text are escaped."""
     for name in DANGEROUS:
         (images / name).parent.mkdir(exist_ok=True)
         shutil.copy(images / "0.png", images / name)
@@ -493,13 +493,13 @@ def test_errors_of_images_are_words(arguments, images, tmp_path):
     main([*arguments, "heatmaps=false"])
     [error] = [row["error"] for row in rows(tmp_path / "out") if row["error"]]
     assert error.startswith("cannot be decoded (")
-    told = reason_of(ValueError(f"{name}: =cmd\x1b[2J\n\u202ex"), name)
-    assert told == "=cmd\\x1b[2J \\u202ex"
-    assert _row(name, Prediction(error=told), None)[3] == f"'{told}"
+    reason = reason_of(ValueError(f"{name}: =cmd\x1b[2J\n\u202ex"), name)
+    assert reason == "=cmd\\x1b[2J \\u202ex"
+    assert _row(name, Prediction(error=reason), None)[3] == f"'{reason}"
 
 
 def test_what_a_detector_says_is_shown(arguments, model, monkeypatch, capsys):
-    """The libraries that it was trained with stand in its file."""
+    """The libraries that it was trained with are in its file."""
 
     def change(state, arrays):
         state["inputs"]["versions"] = ["torch\x1b[2J\nerror: x"]

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from harness.report.scores import difference
 
+from harness.report.rows import difference
 from harness.tracking import JobKey, read_job, read_record, read_runs, read_scores
 from harness.tracking.read import stored
 from harness.tracking.store import artifacts_of, connect, ended_runs, experiment_id
