@@ -173,56 +173,62 @@ def test_missing_weights_are_reported_before_anything_slow_is_imported(
     assert not (tmp_path / "runs" / "mlflow.db").exists()
 
 
+MISTAKES = [
+    (
+        "center_crop=257",
+        "center_crop must be null or an integer from 1 to image_size=256, got 257",
+    ),
+    ("center_crop=0", "center_crop must be null or an integer from 1 to image_size=256, got 0"),
+    ("features.workers=-1", "features.workers must be an integer from 0 to 1024, got -1"),
+    (
+        "features.workers=100000",
+        "features.workers must be an integer from 0 to 1024, got 100000",
+    ),
+    ("seed=-1", "seed must be an integer from 0 to 4294967295, got -1"),
+    ("seed=4294967296", "seed must be an integer from 0 to 4294967295, got 4294967296"),
+    ("n_train=0", "n_train must be null (all) or at least 1, got 0"),
+    (
+        "train_contamination=1.5",
+        "train_contamination must be at least 0 and below 1, got 1.5",
+    ),
+    ("features.cache=/dev/null", "features.cache must be null or a folder, got '/dev/null'"),
+    ("image_size=1000000", "image_size must be such that a batch fits into memory: with"),
+    (
+        "pixel_resolution=10000000",
+        "pixel_resolution must be such that an anomaly map fits into memory: 900,000.0 GB are",
+    ),
+    (
+        "features.cache_limit_gb=0",
+        "features.cache_limit_gb must be null or a number above 0, got 0.0",
+    ),
+    ("pixel_resolution=0", "pixel_resolution must be null (native) or at least 1, got 0"),
+    (
+        "threshold_quantile=1.5",
+        "threshold_quantile must be null, or above 0 and at most 1, got 1.5",
+    ),
+    ("image_size=0", "image_size must be an integer of at least 1, got 0"),
+    ("category=botle", "category='botle' is not in dataset mvtec; did you mean 'bottle'?"),
+    ("localizer=gradcam", "localizer must be one of ['occlusion', "),
+    (
+        "backbone.weights=null",
+        "backbone.weights must not be null for resnet50, whose weights would be random",
+    ),
+    ("features.engine=tensorrt", "engine must be one of auto, torch, onnxruntime, openvino"),
+    ("backbone.layers=[stage4]", "layers must be modules of the backbone, ['conv1', "),
+]
+
+
 @pytest.mark.parametrize(
-    ("argument", "message"),
+    ("mode", "argument", "message"),
+    # A sweep has all checks of a job, at another place.
     [
-        (
-            "center_crop=257",
-            "center_crop must be null or an integer from 1 to image_size=256, got 257",
-        ),
-        ("center_crop=0", "center_crop must be null or an integer from 1 to image_size=256, got 0"),
-        ("features.workers=-1", "features.workers must be an integer from 0 to 1024, got -1"),
-        (
-            "features.workers=100000",
-            "features.workers must be an integer from 0 to 1024, got 100000",
-        ),
-        ("seed=-1", "seed must be an integer from 0 to 4294967295, got -1"),
-        ("seed=4294967296", "seed must be an integer from 0 to 4294967295, got 4294967296"),
-        ("n_train=0", "n_train must be null (all) or at least 1, got 0"),
-        (
-            "train_contamination=1.5",
-            "train_contamination must be at least 0 and below 1, got 1.5",
-        ),
-        ("features.cache=/dev/null", "features.cache must be null or a folder, got '/dev/null'"),
-        ("image_size=1000000", "image_size must be such that a batch fits into memory: with"),
-        (
-            "pixel_resolution=10000000",
-            "pixel_resolution must be such that an anomaly map fits into memory: 900,000.0 GB are",
-        ),
-        (
-            "features.cache_limit_gb=0",
-            "features.cache_limit_gb must be null or a number above 0, got 0.0",
-        ),
-        ("pixel_resolution=0", "pixel_resolution must be null (native) or at least 1, got 0"),
-        (
-            "threshold_quantile=1.5",
-            "threshold_quantile must be null, or above 0 and at most 1, got 1.5",
-        ),
-        ("image_size=0", "image_size must be an integer of at least 1, got 0"),
-        ("category=botle", "category='botle' is not in dataset mvtec; did you mean 'bottle'?"),
-        ("localizer=gradcam", "localizer must be one of ['occlusion', "),
-        (
-            "backbone.weights=null",
-            "backbone.weights must not be null for resnet50, whose weights would be random",
-        ),
-        ("features.engine=tensorrt", "engine must be one of auto, torch, onnxruntime, openvino"),
-        ("backbone.layers=[stage4]", "layers must be modules of the backbone, ['conv1', "),
+        *(((), *mistake) for mistake in MISTAKES),
+        *((("-m",), *mistake) for mistake in MISTAKES[::4]),
     ],
 )
-@pytest.mark.parametrize("sweep", [[], ["-m"]], ids=["job", "sweep"])
-def test_mistakes_in_the_settings_are_reported_at_once(tmp_path, sweep, argument, message):
+def test_mistakes_in_the_settings_are_reported_at_once(ask, tmp_path, mode, argument, message):
     given = [] if argument.startswith("category=") else ["category=bottle"]
-    status, said, imported = ask(tmp_path, *sweep, *given, argument)
+    status, said, imported = ask(tmp_path, *mode, *given, argument)
     assert status == 1
     assert message in said
     assert not imported
