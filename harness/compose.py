@@ -53,7 +53,7 @@ _CATEGORY = re.compile(rf"\$\{{[^}}]*\b{CATEGORY}\b")
 class SweeperConf:
     """Hydra's schema of `hydra.sweeper`; `params` are the sweeps that files ask for."""
 
-    _target_: str = "hydra_plugins.harness_sweeper.harness_sweeper.HarnessSweeper"
+    _target_: str = "hydra_plugins.harness_sweep.HarnessSweeper"
     params: dict[str, str] = field(default_factory=dict)
 
 

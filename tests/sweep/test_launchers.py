@@ -97,6 +97,14 @@ def test_kind_of_tracking_that_is_none_is_reported_in_one_line(folder, mode):
     assert "Traceback" not in ended.err
 
 
+def test_folder_of_logs_that_cannot_be_made_is_reported_in_one_line(folder):
+    Path("file").touch()
+    ended = in_process(*TWO, "hydra.sweep.dir=file/logs", "tracking=none")
+    assert ended.status == 1
+    assert "Not a directory: 'file/logs'" in ended.err
+    assert "Traceback" not in ended.err
+
+
 def test_each_job_has_a_log_of_its_own(folder):
     assert in_process(*TWO, "tracking=none", "hydra/launcher=worker").status == 0
     logs = sorted(Path("runs/logs").rglob("job.log"))

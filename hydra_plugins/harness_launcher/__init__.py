@@ -1,1 +1,0 @@
-"""The launchers of the harness, found by Hydra through their namespace package."""

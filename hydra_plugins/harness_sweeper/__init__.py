@@ -1,1 +1,0 @@
-"""The sweeper of the harness, found by Hydra through its namespace package."""
