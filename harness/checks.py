@@ -11,7 +11,6 @@ from unicodedata import category
 from dfkde.backbones.presence import CHECKPOINTS, LITE, PARTS, TORCHVISION
 from dfkde.registry import check_localizer
 from harness.config import BackboneConfig, Config
-from harness.features.extractor import LazyExtractor
 from harness.features.settings import check_center_crop, check_numbers, input_shape, resolve_device
 from harness.system.threads import available, group_folders
 
@@ -49,6 +48,8 @@ def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
         for config in configs:
             _check_cache(config.features.cache)
             _check_memory(config, memory)
+    from harness.features.extractor import LazyExtractor  # numpy is imported for it
+
     # By their text, for the settings hold lists and cannot be hashed.
     for config in {_network(config): config for config in configs}.values():
         extractor = LazyExtractor(
