@@ -161,7 +161,7 @@ def test_a_warm_run_imports_neither_torch_nor_an_engine(folder, monkeypatch):
 )
 @pytest.mark.parametrize("sweep", [[], ["-m"]], ids=["job", "sweep"])
 def test_missing_weights_are_reported_before_anything_slow_is_imported(
-    tmp_path, sweep, backbone, url, place
+    ask, home, tmp_path, sweep, backbone, url, place
 ):
     categories = "category=bottle,cable,pill" if sweep else "category=bottle"
     status, message, imported = ask(tmp_path, *sweep, categories, f"backbone={backbone}")
