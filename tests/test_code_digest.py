@@ -26,7 +26,7 @@ COMPILED = f"fast{EXTENSION_SUFFIXES[0]}"
 
 
 @pytest.fixture(autouse=True)
-def _anew():
+def _fresh():
     yield
     forget()
 
