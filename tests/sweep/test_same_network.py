@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import torchvision
 
 from dfkde.backbones.presence import CHECKPOINTS
+from harness import provenance
 from harness.features import reader
 from tests.sweep.conftest import as_process, in_process, runs
 
@@ -52,20 +54,43 @@ def scores(client, run):
         return {row["image"]: float(row["score"]) for row in csv.DictReader(file)}
 
 
+@pytest.fixture
+def afresh(folder, monkeypatch):
+    """Run a command in this process, which forgets the code and the network of the one before."""
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # an edit may keep size and second
+    monkeypatch.delitem(sys.modules, "tiny_backbone", raising=False)
+    monkeypatch.setattr(reader, "_readers", {})
+
+    def forget():
+        sys.modules.pop("tiny_backbone", None)
+        provenance._first.clear()
+        provenance._held.cache_clear()
+        reader._readers.clear()
+
+    def run(*arguments):
+        forget()
+        return in_process(*arguments)
+
+    yield run
+    forget()
+
+
 @pytest.mark.parametrize(
     ("mode", "source"),
-    [((), OWN), (("-m", "hydra/launcher=in_process"), OPERATOR)],
-    ids=["forward, as a job", "operator, in a sweep"],
+    [((), OWN), (("-m",), OPERATOR)],
+    ids=["forward, as a job of its own process", "operator, in a sweep"],
 )
-def test_a_backbone_whose_forward_changes_is_another_network(client, mode, source):
+def test_a_backbone_whose_forward_changes_is_another_network(client, afresh, mode, source):
     job = (*mode, "dataset=btad", "category=01", "localizer=none")
+    run = afresh if mode else as_process
     own = Path("tiny_backbone.py")  # found before the one of the tests
     own.write_text(source.format(activation="relu"))
-    assert as_process(*job).status == 0
+    assert run(*job).status == 0
     own.write_text(source.format(activation="sin"))
-    ended = as_process(*job)
+    ended = run(*job)
     assert (ended.status, "skipped" in ended.out) == (0, False), ended
-    ended = as_process(*job, "force=true", "features.cache=null")
+    ended = run(*job, "force=true", "features.cache=null")
     assert ended.status == 0, ended.err
     without_cache, second, first = runs(client)
     assert second.data.tags["identity"] == without_cache.data.tags["identity"]
@@ -77,7 +102,7 @@ def test_a_backbone_whose_forward_changes_is_another_network(client, mode, sourc
     assert scores(client, second) == scores(client, without_cache)
     assert scores(client, second) != scores(client, first)
     own.write_text(source.format(activation="relu"))
-    ended = as_process(*job)
+    ended = run(*job)
     assert "skipped" in ended.out, ended
     assert first.info.run_id in ended.out
 
