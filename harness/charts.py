@@ -144,9 +144,9 @@ def draw_curves(record: Record) -> str:
         precision = f"precision-recall{_value(record, 'image_f1_max')}"
         charts = [roc, (precision, precision_recall_chart(name, scores)), *charts]
     title = f"{name} · {record.model} · {record.backbone} · seed {record.seed}"
-    shapes = [_text(title, (12, 20))]
+    shapes = [_label(title, 12, 20, anchor="start")]
     for number, (caption, chart) in enumerate(charts):
-        shapes.append(_text(caption, (WIDTH * (number + 0.5), 44), anchor="middle"))
+        shapes.append(_label(caption, WIDTH * (number + 0.5), 44))
         shapes.append(f"<g transform='translate({WIDTH * number} {_HEAD})'>{chart.body}</g>")
     height = _HEAD + max(chart.height for _, chart in charts)
     return _document(shapes, width=3 * WIDTH, height=height)
@@ -164,11 +164,6 @@ def _document(shapes: Iterable[str], *, width: float, height: float) -> str:
     font = "font-family='Helvetica,Arial,sans-serif' font-size='11'"
     head = f"<svg xmlns='http://www.w3.org/2000/svg' {size} {font}><style>{_STYLE}</style>"
     return "\n".join([head, "<rect width='100%' height='100%' fill='white'/>", *shapes, "</svg>\n"])
-
-
-def _text(words: str, at: tuple[float, float], *, anchor: str = "start") -> str:
-    x, y = at
-    return f"<text x='{x:.1f}' y='{y:.1f}' text-anchor='{anchor}'>{in_markup(words)}</text>"
 
 
 def roc_chart(title: str, scores: Sequence[ImageScore]) -> Chart:
@@ -198,8 +193,9 @@ def _stroke(style: str, start: tuple[float, float], end: tuple[float, float]) ->
     return f'<line class="{style}" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>'
 
 
-def _label(words: str, x: float, y: float, *, anchor: str = "middle") -> str:
-    return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{words}</text>'
+def _label(words: str, x: float, y: float, *, anchor: str = "middle", style: str = "") -> str:
+    named = f'class="{style}" ' if style else ""
+    return f'<text {named}x="{x}" y="{y}" text-anchor="{anchor}">{in_markup(words)}</text>'
 
 
 def _unit_chart(
@@ -255,7 +251,7 @@ def _histogram_row(kind: _Kind, values: Sequence[float], *, x: Scale, base: floa
         if n
     )
     style = "anomalous" if anomalous else "normal"
-    name = f"{in_markup(defect_type)} ({len(values)})"
+    name = f"{defect_type} ({len(values)})"
     head = _label(name, 12, base - _BAR - 6, anchor="start")
     return f'<g class="{style}">{head}{bars}{_stroke("axis", (12, base), (348, base))}</g>'
 
@@ -282,14 +278,11 @@ def learning_curve(
         for t in nice_ticks(y.low, y.high)
     )
     body += "".join(_label(f"{value:g}", round(at, 1), 268) for value, at in positions.items())
-    body += _label(in_markup(axis), 162, 288)
+    body += _label(axis, 162, 288)
     ends = _apart([y(_mean(line[max(line)])) for line in points.values()])
     for number, (category, line) in enumerate(points.items()):
         body += _curve(category, line, positions=positions, y=y, style=f"series{number % 6}")
-        body += (
-            f'<text class="series{number % 6}" x="288" y="{ends[number] + 4}">'
-            f"{in_markup(category)}</text>"
-        )
+        body += _label(category, 288, ends[number] + 4, anchor="start", style=f"series{number % 6}")
     return Chart(title, body, 296)
 
 
@@ -355,8 +348,8 @@ def draw_mistakes(mistakes: Sequence[Mistake]) -> str:
 
 def _pair(mistake: Mistake, left: float, top: float) -> Iterator[str]:
     image = mistake.image
-    yield _text(f"{image.image}, score {image.score:.4g}", (left, top + 18))
-    yield _text(mistake.note, (left, top + 32))
+    yield _label(f"{image.image}, score {image.score:.4g}", left, top + 18, anchor="start")
+    yield _label(mistake.note, left, top + 32, anchor="start")
     top += _CAPTION - _GAP
     picture = _picture(mistake)
     yield _embed(picture, (left, top), kind="jpeg")

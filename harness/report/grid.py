@@ -123,6 +123,13 @@ def signed(value: float) -> str:
     return f"{value:+.3f}"
 
 
+def best_bold(values: Sequence[float | None], written: Sequence[str]) -> list[str]:
+    """Mark those in bold whose number is printed as the highest is, unless all are."""
+    printed = ["" if value is None else number(value) for value in values]
+    best = max(printed) if len({*printed} - {""}) > 1 else None
+    return [f"**{w}**" if p == best else w for p, w in zip(printed, written, strict=True)]
+
+
 def limits(low: float | None, high: float | None) -> str:
     """Print an interval, or that there is none."""
     return ABSENT if low is None or high is None else f"{number(low)} to {number(high)}"

@@ -47,29 +47,6 @@ _TITLES = {
 }
 _KINDS = {"picture": "image", "map": "anomaly map", "mask": "ground truth mask"}
 
-_TEMPLATE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<a class="skip" href="#content">Skip to the tables</a>
-<header><h1>{title}</h1><p>{summary}</p><nav aria-label="Tables">{links}</nav></header>
-<main id="content">
-{sections}</main>
-<script>
-{script}</script>
-</body>
-</html>
-"""
-
 
 def build_page(
     tables: Mapping[str, Table], held: Mapping[str, TableResults], *, pictures: Path
@@ -96,11 +73,11 @@ def page_of(grid: Grid, caption: str) -> str:
 
 
 def _page(summary: str, sections: str, *, links: str = "") -> str:
-    style, script = (
+    page, style, script = (
         files("harness.report").joinpath(name).read_text(encoding="utf-8")
-        for name in ("style.css", "script.js")
+        for name in ("page.html", "style.css", "script.js")
     )
-    return _TEMPLATE.format(
+    return page.format(
         title=TITLE, style=style, script=script, summary=summary, links=links, sections=sections
     )
 

@@ -12,7 +12,7 @@ from harness.report import bootstrap
 from harness.report.bootstrap import Resampled
 from harness.report.declaration import INTERVAL_METRIC, RESAMPLES, ReportError, Table
 from harness.report.formats import markdown, text
-from harness.report.grid import ABSENT, Grid, display, number, signed
+from harness.report.grid import ABSENT, Grid, best_bold, display, number, signed
 from harness.report.stored import TableResults, backed_scores
 
 Held = tuple[Table, TableResults]
@@ -121,7 +121,7 @@ def rank(held: Sequence[Held]) -> str:
     _aligned(held)
     values = np.array([_values(table, results) for table, results in held]).T
     body = tuple(
-        (category, *_best_bold(line)) for category, line in zip(categories, values, strict=True)
+        (category, *_written(line)) for category, line in zip(categories, values, strict=True)
     )
     ranks, statistic, p = friedman(values)
     grid = Grid(("Category", *names), body, ("Mean rank", *(f"{mean:.2f}" for mean in ranks)))
@@ -158,15 +158,11 @@ def friedman(values: bootstrap.Floats) -> tuple[list[float], float, float]:
 def _cells(pair: Pair) -> tuple[str, ...]:
     span = bootstrap.interval(pair.difference)
     ends = " to ".join(signed(end) for end in span) if span else ABSENT
-    values = _best_bold([pair.first.value, pair.second.value])
-    return (*values, signed(pair.difference.value), ends)
+    return (*_written([pair.first.value, pair.second.value]), signed(pair.difference.value), ends)
 
 
-def _best_bold(values: Sequence[float]) -> list[str]:
-    """Write values, those in bold that are written as the highest is, unless all are."""
-    written = [number(value) for value in values]
-    best = max(written) if len(set(written)) > 1 else None
-    return [f"**{value}**" if value == best else value for value in written]
+def _written(values: Sequence[float]) -> list[str]:
+    return best_bold(values, list(map(number, values)))
 
 
 def _p(value: float) -> str:

@@ -15,6 +15,7 @@ from harness.report.grid import (
     ABSENT,
     INTERVAL,
     Grid,
+    best_bold,
     display,
     grid_of_pivot,
     limits,
@@ -190,16 +191,17 @@ def _grid(table: Table, results: TableResults, sources: Sequence[Source], *, met
     body = []
     for category, written in ours.body:
         row = of.get(category)
-        numbers = (row.metrics, row.low, row.high) if row else ({}, {}, {})
+        of_metric = (row.metrics, row.low, row.high) if row else ({}, {}, {})
         theirs = _theirs(table, sources, category=category, metric=metric)
-        known = [number.get(metric) for number in numbers]
+        known = [values.get(metric) for values in of_metric]
         body.append((category, *_line(written, known, theirs)))
     average = results.averages.get(metric)
     known = [average.value, average.low, average.high] if average else [None] * 3
     theirs = _theirs(table, sources, category=AVERAGE, metric=metric)
     if len(table.categories) < len(table.config["dataset"]["categories"]):
         theirs = [None for _ in sources]  # theirs is of more categories
-    last = (AVERAGE, *_line(ours.average[1], known, theirs))
+    written = number(average.value) if average else ours.average[1]
+    last = (AVERAGE, *_line(written, known, theirs))
     return Grid(tuple(header), tuple(body), last)
 
 
@@ -214,17 +216,12 @@ def _line(
 ) -> Iterator[str]:
     """Write one line, given our value and its limits: the best in bold, if there are several."""
     value, low, high = known
-    values = [float(item) for item in (value, *theirs) if item is not None]
-    best = number(max(values)) if len(values) > 1 else ""
-    yield ours if value is None else _bold(ours, value, best)
-    yield limits(low, high)
-    for item in theirs:
-        yield ABSENT if item is None else _bold(str(item), float(item), best)
-        yield ABSENT if item is None or value is None else signed(value - float(item))
-
-
-def _bold(written: str, value: float, best: str) -> str:
-    return f"**{written}**" if number(value) == best else written
+    written = [ours, *(ABSENT if item is None else str(item) for item in theirs)]
+    numbers = [value, *(None if item is None else float(item) for item in theirs)]
+    first, *others = best_bold(numbers, written)
+    yield from (first, limits(low, high))
+    for cell, other in zip(others, numbers[1:], strict=True):
+        yield from (cell, ABSENT if other is None or value is None else signed(value - other))
 
 
 def _notes(sources: Sequence[Source], before: str) -> list[str]:

@@ -101,11 +101,6 @@ class Found:
     unofficial: set[Place]  # whose data are not the published dataset
     notes: tuple[str, ...]  # for the terminal
 
-    @property
-    def seeds(self) -> list[int]:
-        """The seeds that are averaged."""
-        return sorted({run.record.seed for run in (*self.runs, *self.failed)})
-
 
 def search(arguments: Sequence[str], runs: Iterable[StoredRun], *, read: Read) -> Found:
     """Lay out the runs that `KEY=VALUE` arguments ask for, the newest of each cell."""
@@ -128,17 +123,17 @@ def search(arguments: Sequence[str], runs: Iterable[StoredRun], *, read: Read) -
             place = (*(facets[key] for key in query.axes), facets["seed"])
             places.setdefault(place, []).append(run)
     notes: list[str] = []
-    shown = proven(places, read, lambda run, why: notes.append(_refused(run, why))).values()
+
+    def refuse(run: StoredRun, why: str) -> None:
+        notes.append(f"run {run.run_id} of {run.record.category} is refused, {why}")
+
+    shown = proven(places, read, refuse).values()
     several = sum(sum(one.status == FINISHED for one in runs) > 1 for runs in places.values())
     if several:
         notes.append(
             f"{several} of {len(places)} cells have several finished runs, the newest is shown"
         )
     return _found(query, shown, common=seen.common(), notes=notes)
-
-
-def _refused(run: StoredRun, why: str) -> str:
-    return f"run {run.run_id} of {run.record.category} is refused, {why}"
 
 
 def query_of(arguments: Iterable[str], finished: Sequence[Facets]) -> Query:
@@ -344,27 +339,24 @@ def caption_of(found: Found, arguments: Sequence[str]) -> str:
     if MODEL_MS in query.metrics:
         machines = dict.fromkeys(code(facets_of(run)[MACHINE]) for run in found.runs)
         sentences.append(f"{MILLISECONDS}: {TIMED}, on {', '.join(machines)}.")
-    reasons = {_job(run): public_error(run) for run in found.failed}
-    sentences += [f"{text(job)} failed: {code(reason)}." for job, reason in reasons.items()]
+    for run in found.failed:
+        of = run.record
+        job = text(f"{of.dataset}/{of.category}, {of.model}, seed {of.seed}")
+        sentences.append(f"{job} failed: {code(public_error(run))}.")
     own = dict.fromkeys(f"{one.dataset}/{one.category}" for one in records if not one.official)
     if own:
         sentences.append(f"Not official: {', '.join(map(text, own))} (not the published data).")
-    return " ".join(sentences)
-
-
-def _job(run: StoredRun) -> str:
-    record = run.record
-    return f"{record.dataset}/{record.category}, {record.model}, seed {record.seed}"
+    return " ".join(dict.fromkeys(sentences))
 
 
 def _what(found: Found) -> str:
     names = ", ".join(map(display, found.query.metrics))
     types = ", normal test images against one defect type" if found.query.by_type else ""
-    if found.pivot.seeds == 1:
+    if (count := found.pivot.seeds) == 1:
         return f"{names}{types}"
-    seeds = ", ".join(map(str, found.seeds))
-    count = found.pivot.seeds
-    return f"{names}{types}, mean ± standard deviation over {count} seeds ({seeds})"
+    seeds = sorted({run.record.seed for run in (*found.runs, *found.failed)})
+    listed = ", ".join(map(str, seeds))
+    return f"{names}{types}, mean ± standard deviation over {count} seeds ({listed})"
 
 
 def _fixed(found: Found) -> str:
