@@ -218,16 +218,9 @@ def _pivot(
     cells: dict[Place, dict[int, Measured]],
     unofficial: set[Place],
 ) -> Pivot:
-    """Order and name rows and columns; a line is marked where all its data are not official."""
+    """Order and name rows and columns."""
     declared = _declared({run.record.dataset for run in runs})
-    marks: list[dict[Line, str]] = []
-    for side in (0, 1):
-        flags: dict[Line, set[bool]] = {}
-        for place, by_seed in cells.items():
-            states = flags.setdefault(place[side], set())
-            if set(by_seed.values()) != {FAILED}:
-                states.add(place in unofficial)
-        marks.append({line: NOT_OFFICIAL * (those == {True}) for line, those in flags.items()})
+    marks = [_marks(cells, unofficial, side=side) for side in (0, 1)]
     if all(marks[0].values()):  # once is enough
         marks[1] = dict.fromkeys(marks[1], "")
     rows, columns = (
@@ -249,6 +242,16 @@ def _pivot(
         across=query.columns == _CATEGORY,
         average=f"Average{NOT_OFFICIAL * any(mark for side in over for mark in side.values())}",
     )
+
+
+def _marks(cells: Mapping[Place, BySeed], unofficial: set[Place], *, side: int) -> dict[Line, str]:
+    """Return the mark of each row, or of each column: of those that show no official data."""
+    flags: dict[Line, set[bool]] = {}
+    for place, by_seed in cells.items():
+        states = flags.setdefault(place[side], set())
+        if set(by_seed.values()) != {FAILED}:
+            states.add(place in unofficial)
+    return {line: NOT_OFFICIAL * (states == {True}) for line, states in flags.items()}
 
 
 def _declared(names: set[str]) -> list[str]:
