@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from itertools import pairwise
 from statistics import stdev
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-@dataclass(frozen=True)
-class Scale:
+class Scale(NamedTuple):
     """A straight line from values to positions."""
 
     low: float
@@ -44,8 +42,6 @@ class Scale:
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Choose about `count` round values within limits.
 
-    Examples
-    --------
     >>> nice_ticks(0, 1)
     [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     >>> nice_ticks(-3, 41)
@@ -58,14 +54,13 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(i * step, 10) for i in range(first, last + 1)]
 
 
-@dataclass(frozen=True)
-class Bend:
+class Bend(NamedTuple):
     """A scale for anomaly scores: straight around the normal images, logarithmic far from them.
 
     Far anomalies have scores hundreds of times those of normal images; both must be seen.
     """
 
-    center: float
+    center: float  # median and spread of the normal images' scores
     width: float
 
     def forward(self, score: float) -> float:
@@ -149,9 +144,9 @@ def draw_curves(record: Record) -> str:
         precision = f"precision-recall{_value(record, 'image_f1_max')}"
         charts = [roc, (precision, precision_recall_chart(name, scores)), *charts]
     title = f"{name} · {record.model} · {record.backbone} · seed {record.seed}"
-    shapes = [_text(title, (12, 20))]
+    shapes = [_label(title, 12, 20, anchor="start")]
     for number, (caption, chart) in enumerate(charts):
-        shapes.append(_text(caption, (WIDTH * (number + 0.5), 44), anchor="middle"))
+        shapes.append(_label(caption, WIDTH * (number + 0.5), 44))
         shapes.append(f"<g transform='translate({WIDTH * number} {_HEAD})'>{chart.body}</g>")
     height = _HEAD + max(chart.height for _, chart in charts)
     return _document(shapes, width=3 * WIDTH, height=height)
@@ -169,11 +164,6 @@ def _document(shapes: Iterable[str], *, width: float, height: float) -> str:
     font = "font-family='Helvetica,Arial,sans-serif' font-size='11'"
     head = f"<svg xmlns='http://www.w3.org/2000/svg' {size} {font}><style>{_STYLE}</style>"
     return "\n".join([head, "<rect width='100%' height='100%' fill='white'/>", *shapes, "</svg>\n"])
-
-
-def _text(words: str, at: tuple[float, float], *, anchor: str = "start") -> str:
-    x, y = at
-    return f"<text x='{x:.1f}' y='{y:.1f}' text-anchor='{anchor}'>{in_markup(words)}</text>"
 
 
 def roc_chart(title: str, scores: Sequence[ImageScore]) -> Chart:
@@ -198,6 +188,16 @@ def precision_recall_chart(title: str, scores: Sequence[ImageScore]) -> Chart:
     return _unit_chart(title, names, curve=(recall, precision), chance=(share, share))
 
 
+def _stroke(style: str, start: tuple[float, float], end: tuple[float, float]) -> str:
+    (x1, y1), (x2, y2) = start, end
+    return f'<line class="{style}" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>'
+
+
+def _label(words: str, x: float, y: float, *, anchor: str = "middle", style: str = "") -> str:
+    named = f'class="{style}" ' if style else ""
+    return f'<text {named}x="{x}" y="{y}" text-anchor="{anchor}">{in_markup(words)}</text>'
+
+
 def _unit_chart(
     title: str,
     names: tuple[str, str],
@@ -209,8 +209,7 @@ def _unit_chart(
     x, y = Scale(0, 1, 40, 330), Scale(0, 1, 300, 10)
     line = " ".join(f"{x(a)},{y(b)}" for a, b in zip(*(c.tolist() for c in curve), strict=True))
     body = _axes(x, y, names)
-    left, right = map(y, chance)
-    body += f'<line class="chance" x1="{x(0)}" y1="{left}" x2="{x(1)}" y2="{right}"/>'
+    body += _stroke("chance", (x(0), y(chance[0])), (x(1), y(chance[1])))
     body += f'<polyline class="curve" points="{line}"/>'
     return Chart(title, body, 340)
 
@@ -231,10 +230,10 @@ def histogram(title: str, scores: Sequence[ImageScore]) -> Chart:
     )
     for tick in bent_ticks(bend, low, high):
         at = x(bend.forward(tick))
-        body += f'<line class="tick" x1="{at}" y1="{bottom}" x2="{at}" y2="{bottom + 4}"/>'
-        body += f'<text x="{at}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>'
-    body += f'<line class="axis" x1="12" y1="{bottom}" x2="348" y2="{bottom}"/>'
-    body += f'<text x="180" y="{bottom + 32}" text-anchor="middle">anomaly score</text>'
+        body += _stroke("tick", (at, bottom), (at, bottom + 4))
+        body += _label(f"{tick:g}", at, bottom + 16)
+    body += _stroke("axis", (12, bottom), (348, bottom))
+    body += _label("anomaly score", 180, bottom + 32)
     return Chart(f"Anomaly scores of {title} by defect type", body, bottom + 38)
 
 
@@ -252,11 +251,9 @@ def _histogram_row(kind: _Kind, values: Sequence[float], *, x: Scale, base: floa
         if n
     )
     style = "anomalous" if anomalous else "normal"
-    name = f"{in_markup(defect_type)} ({len(values)})"
-    return (
-        f'<g class="{style}"><text x="12" y="{base - _BAR - 6}">{name}</text>{bars}'
-        f'<line class="axis" x1="12" y1="{base}" x2="348" y2="{base}"/></g>'
-    )
+    name = f"{defect_type} ({len(values)})"
+    head = _label(name, 12, base - _BAR - 6, anchor="start")
+    return f'<g class="{style}">{head}{bars}{_stroke("axis", (12, base), (348, base))}</g>'
 
 
 def _by_defect_type(scores: Sequence[ImageScore]) -> dict[_Kind, list[float]]:
@@ -277,22 +274,15 @@ def learning_curve(
     positions = {value: 44 + i * 236 / max(len(xs) - 1, 1) for i, value in enumerate(xs)}
     y = Scale(low, max(*every, low + 0.1), 250, 12)
     body = "".join(
-        f'<line class="grid" x1="36" x2="288" y1="{y(t)}" y2="{y(t)}"/>'
-        f'<text x="32" y="{y(t) + 4}" text-anchor="end">{t:g}</text>'
+        _stroke("grid", (36, y(t)), (288, y(t))) + _label(f"{t:g}", 32, y(t) + 4, anchor="end")
         for t in nice_ticks(y.low, y.high)
     )
-    body += "".join(
-        f'<text x="{at:.1f}" y="268" text-anchor="middle">{value:g}</text>'
-        for value, at in positions.items()
-    )
-    body += f'<text x="162" y="288" text-anchor="middle">{in_markup(axis)}</text>'
+    body += "".join(_label(f"{value:g}", round(at, 1), 268) for value, at in positions.items())
+    body += _label(axis, 162, 288)
     ends = _apart([y(_mean(line[max(line)])) for line in points.values()])
     for number, (category, line) in enumerate(points.items()):
         body += _curve(category, line, positions=positions, y=y, style=f"series{number % 6}")
-        body += (
-            f'<text class="series{number % 6}" x="288" y="{ends[number] + 4}">'
-            f"{in_markup(category)}</text>"
-        )
+        body += _label(category, 288, ends[number] + 4, anchor="start", style=f"series{number % 6}")
     return Chart(title, body, 296)
 
 
@@ -307,11 +297,11 @@ def _curve(
     body, points = "", []
     for value, seeds in sorted(line.items()):
         center, spread = _mean(seeds), stdev(seeds) if len(seeds) > 1 else 0.0
-        at, top, bottom = positions[value], y(center + spread), y(center - spread)
-        points.append(f"{at:.1f},{y(center)}")
-        body += f'<line class="whisker" x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{bottom}"/>'
+        at = round(positions[value], 1)
+        points.append(f"{at},{y(center)}")
+        body += _stroke("whisker", (at, y(center + spread)), (at, y(center - spread)))
         body += (
-            f'<circle cx="{at:.1f}" cy="{y(center)}" r="3"><title>{in_markup(name)}, {value:g}:'
+            f'<circle cx="{at}" cy="{y(center)}" r="3"><title>{in_markup(name)}, {value:g}:'
             f" {center:.3f} ± {spread:.3f}</title></circle>"
         )
     return f'<g class="{style}"><polyline class="curve" points="{" ".join(points)}"/>{body}</g>'
@@ -333,12 +323,12 @@ def _apart(positions: Sequence[float], gap: float = 13) -> list[float]:
 def _axes(x: Scale, y: Scale, titles: tuple[str, str]) -> str:
     body = ""
     for tick in nice_ticks(0, 1, 4):
-        body += f'<line class="grid" x1="{x(tick)}" x2="{x(tick)}" y1="{y(0)}" y2="{y(1)}"/>'
-        body += f'<line class="grid" x1="{x(0)}" x2="{x(1)}" y1="{y(tick)}" y2="{y(tick)}"/>'
-        body += f'<text x="{x(tick)}" y="{y(0) + 15}" text-anchor="middle">{tick:g}</text>'
-        body += f'<text x="{x(0) - 6}" y="{y(tick) + 4}" text-anchor="end">{tick:g}</text>'
+        body += _stroke("grid", (x(tick), y(0)), (x(tick), y(1)))
+        body += _stroke("grid", (x(0), y(tick)), (x(1), y(tick)))
+        body += _label(f"{tick:g}", x(tick), y(0) + 15)
+        body += _label(f"{tick:g}", x(0) - 6, y(tick) + 4, anchor="end")
     middle = (y(0) + y(1)) / 2
-    body += f'<text x="{(x(0) + x(1)) / 2}" y="{y(0) + 33}" text-anchor="middle">{titles[0]}</text>'
+    body += _label(titles[0], (x(0) + x(1)) / 2, y(0) + 33)
     turn = f'transform="rotate(-90 11 {middle})"'
     return body + f'<text x="11" y="{middle}" text-anchor="middle" {turn}>{titles[1]}</text>'
 
@@ -358,8 +348,8 @@ def draw_mistakes(mistakes: Sequence[Mistake]) -> str:
 
 def _pair(mistake: Mistake, left: float, top: float) -> Iterator[str]:
     image = mistake.image
-    yield _text(f"{image.image}, score {image.score:.4g}", (left, top + 18))
-    yield _text(mistake.note, (left, top + 32))
+    yield _label(f"{image.image}, score {image.score:.4g}", left, top + 18, anchor="start")
+    yield _label(mistake.note, left, top + 32, anchor="start")
     top += _CAPTION - _GAP
     picture = _picture(mistake)
     yield _embed(picture, (left, top), kind="jpeg")

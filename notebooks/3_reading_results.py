@@ -23,11 +23,11 @@ from IPython.display import HTML, Markdown, display
 
 from harness.charts import histogram, roc_chart
 from harness.report.caption import caption
-from harness.report.grid import grid_of
+from harness.report.declaration import read_tables
 from harness.report.formats import markdown
+from harness.report.grid import grid_of
 from harness.report.paired import compare
 from harness.report.stored import read_results
-from harness.report.declaration import read_tables
 
 # %% [markdown]
 # `ROOT` is the checkout.
@@ -71,7 +71,7 @@ figure, axis = plt.subplots(figsize=(6, 0.4 * len(results.rows) + 1))
 rows = [row for row in results.rows if "image_auroc" in row.low]
 for height, row in enumerate(rows):
     axis.plot([row.low["image_auroc"], row.high["image_auroc"]], [height, height], color="gray")
-    axis.plot(row.metric["image_auroc"], height, "o", color="tab:blue")
+    axis.plot(row.metrics["image_auroc"], height, "o", color="tab:blue")
 axis.set_yticks(range(len(rows)), [row.category for row in rows])
 axis.set_xlabel("image AUROC and 95 % interval")
 

@@ -7,16 +7,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.record import ImageScore
+from harness.record import StoredRun
 from harness.report.declaration import ReportError, Table, read_table, read_tables, reading
 from harness.report.publish import check, publish
 from harness.report.readme import PAGES
-from harness.report.stored import TableResults, read_or_empty, read_results
+from harness.report.selection import Read
+from harness.report.stored import TableResults, backed_scores, read_or_empty, read_results
 from harness.system.files import write_atomically
 from harness.system.terminal import say
 
 MEND = "python -m harness.report"
 """The command that makes results and pages agree again."""
+_PICTURES = Path("runs/gallery")
+_URI = "the MLflow tracking URI"
 
 _EXAMPLES = """\
 examples:
@@ -36,14 +39,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the report's command line and return its exit status."""
     options = _parser().parse_args(arguments)
     try:
-        if options.check:
-            return _check(options.root)
-        return int(options.run(options))
-    except ReportError as error:
+        return _check(options.root) if options.check else int(options.run(options))
+    except (ReportError, OSError) as error:
         say(f"error: {error}", error=True)
-        if options.check:
-            say(f"to mend it: {MEND}", error=True)
-        return 1
+    except RuntimeError as error:
+        from harness.tracking import StoreError
+
+        if not isinstance(error, StoreError):
+            raise
+        say(f"error: {error}", error=True)
+    if options.check:
+        say(f"to mend it: {MEND}", error=True)
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,107 +61,92 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=_publish)
-    parser.add_argument("--root", type=Path, default=Path(), help="the checkout (default: .)")
-    parser.add_argument("--uri", help="the MLflow tracking URI (default: this checkout's store)")
-    parser.add_argument(
-        "--only", nargs="+", default=[], metavar="TABLE", help="make only these tables anew"
-    )
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="write nothing; fail when the pages and results/ disagree",
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--root", type=Path, default=Path(), help="the checkout (default: .)")
+    add("--uri", help=f"{_URI} (default: this checkout's store)")
+    add("--only", nargs="+", default=[], metavar="TABLE", help="publish only these tables")
+    add("--check", action="store_true", help="write nothing; fail when pages and results/ disagree")
+    add(
         "--replace",
         nargs="+",
         default=[],
         metavar="TABLE",
-        help="make only these tables anew, from the store's runs alone: no published row is kept",
+        help="publish only these tables, from the store's runs alone: no published row is kept",
     )
-    parser.add_argument(
-        "--remove-missing", action="store_true", help="drop rows whose runs the store has not"
-    )
+    add("--remove-missing", action="store_true", help="drop rows whose runs the store has not")
     commands = parser.add_subparsers(metavar="COMMAND")
-    _add_compare(commands)
-    _add_latex(commands)
-    _add_gallery(commands)
-    _add_html(commands)
+    _add_comparisons(commands)
+    _add_pages(commands)
     _add_show(commands)
     return parser
 
 
-def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("compare", help="compare with published numbers, or tables")
-    parser.add_argument(
+def _add_comparisons(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    compare = commands.add_parser("compare", help="compare with published numbers, or tables")
+    compare.set_defaults(run=_compare)
+    compare.add_argument(
         "tables",
         nargs="+",
         metavar="TABLE",
         help="`published`, or two tables for differences, or more for mean ranks",
     )
-    parser.add_argument(
+    compare.add_argument(
         "--methods",
         action="store_true",
         help="with `published`: the numbers of other methods, and none of ours",
     )
-    parser.set_defaults(run=_compare)
+    latex = commands.add_parser("latex", help="print tables as LaTeX (booktabs)")
+    latex.set_defaults(run=_latex)
+    latex.add_argument("tables", nargs="+", metavar="TABLE")
 
 
-def _add_latex(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("latex", help="print tables as LaTeX (booktabs)")
-    parser.add_argument("tables", nargs="+", metavar="TABLE")
-    parser.set_defaults(run=_latex)
-
-
-def _add_gallery(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("gallery", help="draw the pictures of the tables' runs")
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help="which tables (default: all)")
-    parser.add_argument("--output", type=Path, default=Path("runs/gallery"))
-    parser.add_argument(
+def _add_pages(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    gallery = commands.add_parser("gallery", help="draw the pictures of the tables' runs")
+    gallery.set_defaults(run=_gallery)
+    gallery.add_argument("tables", nargs="*", metavar="TABLE", help="which tables (default: all)")
+    gallery.add_argument("--output", type=Path, default=_PICTURES)
+    gallery.add_argument("--uri", default=argparse.SUPPRESS, help=_URI)
+    gallery.add_argument(
         "--trusted",
         nargs="+",
         default=[],
         metavar="NAME",
         help="models and backbones, as module:name, that a run may use beside this project's own",
     )
-    parser.add_argument("--uri", default=argparse.SUPPRESS, help="the MLflow tracking URI")
-    parser.set_defaults(run=_gallery)
-
-
-def _add_html(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("html", help="write the report as one self-contained page")
-    parser.add_argument("--output", type=Path, default=Path("runs/report.html"))
-    parser.add_argument(
+    html = commands.add_parser("html", help="write the report as one self-contained page")
+    html.set_defaults(run=_html)
+    html.add_argument("--output", type=Path, default=Path("runs/report.html"))
+    html.add_argument(
         "--pictures",
         type=Path,
-        default=Path("runs/gallery"),
-        help="what `python -m harness.report.gallery` wrote (default: runs/gallery)",
+        default=_PICTURES,
+        help=f"what `python -m harness.report gallery` wrote (default: {_PICTURES})",
     )
-    parser.set_defaults(run=_html)
 
 
 def _add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
+    show = commands.add_parser(
         "show",
         help="print a table of any runs, unofficial ones marked",
         epilog="Keys of rows and columns: category, dataset, model, backbone, seed, any setting"
         " as runs record it (n_train, image_size, model.n_components), official, data_fingerprint,"
         " run, metric, defect_type; several with commas.",
     )
-    parser.add_argument(
+    show.set_defaults(run=_show)
+    show.add_argument(
         "arguments",
         nargs="*",
         metavar="KEY=VALUE",
         help="rows=category columns=model metric=image_auroc format=markdown|csv|html|latex, and"
         " what runs must have: dataset=mvtec model=dfkde,knn n_train=null",
     )
-    parser.add_argument(
+    show.add_argument(
         "--fill",
         type=Path,
         metavar="PAGE",
         help="put the tables at a page's markers: <!-- show: KEY=VALUE ... --> ... <!-- /show -->",
     )
-    parser.add_argument("--uri", default=argparse.SUPPRESS, help="the MLflow tracking URI")
-    parser.set_defaults(run=_show)
+    show.add_argument("--uri", default=argparse.SUPPRESS, help=_URI)
 
 
 def _check(root: Path) -> int:
@@ -166,25 +158,26 @@ def _check(root: Path) -> int:
     return 1
 
 
-def _publish(options: argparse.Namespace) -> int:
-    from harness.tracking import StoreError, outdated, read_record, read_runs
+def _store(options: argparse.Namespace) -> tuple[list[StoredRun], Read]:
+    """Read every run of the store, and return what reads their scores."""
+    from harness.tracking import outdated, read_record, read_runs
 
+    left_out, runs = outdated(options.uri), list(read_runs(options.uri))
+    say(*filter(None, [left_out]), error=True)
+    return runs, lambda run: read_record(run, options.uri)
+
+
+def _publish(options: argparse.Namespace) -> int:
+    runs, read = _store(options)
+    known, missing = {run.run_id for run in runs}, options.remove_missing
     try:
-        left_out = outdated(options.uri)
-        runs = read_runs(options.uri)
-        if left_out:
-            say(left_out, error=True)
-        known = {run.run_id for run in runs}
-        missing = options.remove_missing
         notes, refusals = publish(
             options.root,
             runs,
             only=[*options.only, *options.replace],
             drop=lambda name, row: name in options.replace or (missing and row.run_id not in known),
-            read=lambda run: read_record(run, options.uri),
+            read=read,
         )
-    except StoreError as error:
-        raise ReportError(str(error)) from None
     except OSError as error:
         raise ReportError(f"{error}; nothing has been changed") from None
     say(*notes, *(f"error: {refusal}" for refusal in refusals), error=True)
@@ -195,9 +188,15 @@ def _publish(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from harness.report.paired import compare, rank
+    from harness.report.published import compare_published, other_methods, read_published
 
     if options.tables == ["published"]:
-        _tell(_published(options.root, methods=options.methods))
+        tables, held = _every_table(options.root)
+        sources = read_published(options.root / "results")
+        if options.methods:
+            _tell(other_methods(tables, sources))
+        else:
+            _tell(compare_published(tables, held, sources))
         return 0
     if options.methods:
         raise ReportError("--methods goes with `compare published` alone")
@@ -206,14 +205,6 @@ def _compare(options: argparse.Namespace) -> int:
     chosen = [held_table(options.root, name) for name in options.tables]
     _tell(compare(*chosen) if len(chosen) == 2 else rank(chosen))
     return 0
-
-
-def _published(root: Path, *, methods: bool) -> str:
-    from harness.report.published import compare_published, other_methods, read_published
-
-    tables, held = _every_table(root)
-    sources = read_published(root / "results")
-    return other_methods(tables, sources) if methods else compare_published(tables, held, sources)
 
 
 def _latex(options: argparse.Namespace) -> int:
@@ -229,39 +220,27 @@ def _latex(options: argparse.Namespace) -> int:
 
 def _gallery(options: argparse.Namespace) -> int:
     """Draw the categories of all tables that are asked for; 1 if one could not be drawn."""
-    from harness.report.rows import backed_scores
+    from harness.report.gallery import draw_gallery
+    from harness.tracking import read_job
 
-    failed = False
+    failed = 0
     tables = {n: t for n, t in read_tables(options.root / "conf").items() if t.headline}
     unknown = sorted(set(options.tables) - set(tables))
     if unknown:
         raise ReportError(f"no table {', '.join(unknown)} to draw; there are {', '.join(tables)}")
     for name in options.tables or tables:
         results = read_or_empty(options.root / "results", name)
-        scores = backed_scores(name, results.rows, results.scores)
-        for row in results.rows:
-            if row.finished:
-                folder = options.output / name / row.category
-                failed |= not _draw(row.run_id, scores[row.category], folder, options)
-    return int(failed)
-
-
-def _draw(
-    run_id: str, scores: Sequence[ImageScore], folder: Path, options: argparse.Namespace
-) -> bool:
-    from harness.report.gallery import draw_gallery
-    from harness.tracking import StoreError, read_job
-
-    try:
-        job = read_job(run_id, options.uri, trusted=options.trusted)
-        shown = draw_gallery(job, scores, folder)
-    except StoreError as error:
-        raise ReportError(str(error)) from None
-    except (ValueError, OSError) as error:
-        say(f"error: {error}", error=True)
-        return False
-    say(f"{job}: {shown} images in {folder}")
-    return True
+        scores = backed_scores(name, results)
+        for row in filter(lambda row: row.finished, results.rows):
+            folder = options.output / name / row.category
+            try:
+                job = read_job(row.run_id, options.uri, trusted=options.trusted)
+                shown = draw_gallery(job, scores[row.category], folder)
+                say(f"{job}: {shown} images in {folder}")
+            except (ValueError, OSError) as error:
+                say(f"error: {error}", error=True)
+                failed = 1
+    return failed
 
 
 def _html(options: argparse.Namespace) -> int:
@@ -275,30 +254,25 @@ def _html(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from harness.report.pivot import pivot, render
+    from harness.report.query import render, search
     from harness.report.readme import fill_page
-    from harness.tracking import StoreError, outdated, read_record, read_runs
+
+    runs, read = _store(options)
 
     def table(arguments: Sequence[str]) -> str:
-        found = pivot(arguments, runs, read=lambda run: read_record(run, options.uri))
+        found = search(arguments, runs, read=read)
         say(*found.notes, error=True)
         return render(found, arguments)
 
-    try:
-        left_out = outdated(options.uri)
-        say(*filter(None, [left_out]), error=True)
-        runs = read_runs(options.uri)
-        if options.fill is None:
-            _tell(table(options.arguments))
-            return 0
-        if options.arguments:
-            raise ReportError(f"--fill takes its KEY=VALUE from {options.fill} alone")
-        with reading(options.fill) as file:
-            page = fill_page(file.read(), table)
-        write_atomically(options.fill, page.encode())
-        say(f"wrote {options.fill}")
-    except StoreError as error:
-        raise ReportError(str(error)) from None
+    if options.fill is None:
+        _tell(table(options.arguments))
+        return 0
+    if options.arguments:
+        raise ReportError(f"--fill takes its KEY=VALUE from {options.fill} alone")
+    with reading(options.fill) as file:
+        page = file.read()
+    write_atomically(options.fill, fill_page(str(options.fill), page, table).encode())
+    say(f"wrote {options.fill}")
     return 0
 
 

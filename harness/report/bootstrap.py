@@ -14,14 +14,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.record import ImageScore
-from harness.report.rows import CONFIDENCE, RESAMPLES, SEED
+from harness.report.declaration import RESAMPLES
+
+CONFIDENCE = 0.95
+"""Two-sided coverage of every interval."""
+SEED = 42
+"""Of the resampling; it has nothing to do with the seed of a run."""
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -32,29 +37,30 @@ Metric = Callable[[Integers, Integers], Floats]
 _BLOCK = 1 << 20
 """Counts held at a time, so that memory does not grow with the number of resamples."""
 _DIGITS = 12
-"""Of a probability: more than any number of resamples can tell."""
+"""Of a probability: more than any number of resamples can resolve."""
 
 
-@dataclass(frozen=True)
-class Images:
-    """The test images of one category, reduced to the order of their scores."""
+class Images(NamedTuple):
+    """The test images of one category, reduced to the order of their scores.
+
+    Of each image: the place of its score among the distinct ones, ascending.
+    """
 
     normal: Integers
     anomalous: Integers
     distinct: int
 
 
-@dataclass(frozen=True)
-class Resampled:
+class Resampled(NamedTuple):
     """A metric of the test set, of its resamples, and of the test set without each image."""
 
     value: float
     resamples: Floats
-    left_out: tuple[Floats, ...]
+    left_out: tuple[Floats, ...]  # per stratum, without each one of its images
 
 
 def images_of(anomalous: Sequence[bool], scores: Sequence[float]) -> Images:
-    """Order a category's scores."""
+    """Order a category's scores; raises `ValueError` below 2 images of a kind: no spread."""
     labels = np.asarray(anomalous, dtype=bool)
     for kind, count in (("normal", (~labels).sum()), ("anomalous", labels.sum())):
         if count < 2:
@@ -71,19 +77,22 @@ def auroc(normal: Integers, anomalous: Integers) -> Floats:
 
 
 def resample(images: Images, metric: Metric, *, key: str, n: int = RESAMPLES) -> Resampled:
-    """Resample one category."""
-    blocks = (
-        metric(
-            _counts(images.normal[i], images.distinct),
-            _counts(images.anomalous[j], images.distinct),
-        )
+    """Resample one category.
+
+    The key names the random stream: categories must have different ones, or their errors would go
+    together; models compared on the same images must have the same one.
+    """
+    normal, anomalous, distinct = images
+    blocks = [
+        metric(_counts(normal[i], distinct), _counts(anomalous[j], distinct))
         for i, j in drawn(images, key=key, n=n)
+    ]
+    once = _counts(normal[None], distinct), _counts(anomalous[None], distinct)
+    left_out = (
+        _each(normal, distinct, lambda one: metric(once[0] - one, once[1])),
+        _each(anomalous, distinct, lambda one: metric(once[0], once[1] - one)),
     )
-    return Resampled(
-        value=float(metric(*_once(images))[0]),
-        resamples=np.concatenate(list(blocks)),
-        left_out=_left_out(images, metric),
-    )
+    return Resampled(float(metric(*once)[0]), np.concatenate(blocks), left_out)
 
 
 def drawn(images: Images, *, key: str, n: int) -> Iterator[tuple[Integers, Integers]]:
@@ -114,22 +123,6 @@ def _counts(ranks: Integers, distinct: int) -> Integers:
     lines = len(ranks)
     cells = ranks + np.arange(lines)[:, None] * distinct
     return np.bincount(cells.ravel(), minlength=lines * distinct).reshape(lines, distinct)
-
-
-def _once(images: Images) -> tuple[Integers, Integers]:
-    return (
-        _counts(images.normal[None], images.distinct),
-        _counts(images.anomalous[None], images.distinct),
-    )
-
-
-def _left_out(images: Images, metric: Metric) -> tuple[Floats, Floats]:
-    """Compute the metric without each normal, and without each anomalous image."""
-    normal, anomalous = _once(images)
-    return (
-        _each(images.normal, images.distinct, lambda one: metric(normal - one, anomalous)),
-        _each(images.anomalous, images.distinct, lambda one: metric(normal, anomalous - one)),
-    )
 
 
 def _each(ranks: Integers, distinct: int, metric: Callable[[Integers], Floats]) -> Floats:
@@ -232,8 +225,6 @@ def separation_limit(n_normal: int, n_anomalous: int, confidence: float = CONFID
     pairs of a normal and an anomalous image were all in order, each with probability AUROC, so
     that at the given confidence AUROC >= (1 - confidence) ** (1 / min(m, n)).
 
-    Examples
-    --------
     >>> round(separation_limit(20, 63), 3)
     0.861
     """
@@ -243,14 +234,9 @@ def separation_limit(n_normal: int, n_anomalous: int, confidence: float = CONFID
 Limits = tuple[float, float]
 
 
-def resample_cell(
-    key: str, scores: Sequence[ImageScore], *, n: int = RESAMPLES
-) -> Resampled | None:
-    """Resample the image AUROC of a job's test images."""
-    anomalous = [score.anomalous for score in scores]
-    if min(sum(anomalous), len(anomalous) - sum(anomalous)) < 2:
-        return None
-    images = images_of(anomalous, [score.score for score in scores])
+def resample_cell(key: str, scores: Sequence[ImageScore], *, n: int = RESAMPLES) -> Resampled:
+    """Resample the image AUROC of a job's test images, as `images_of` and `resample`."""
+    images = images_of([image.anomalous for image in scores], [image.score for image in scores])
     return resample(images, auroc, key=key, n=n)
 
 

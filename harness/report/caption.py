@@ -1,118 +1,110 @@
-"""What stands under a table: all that a reader needs to trace and to repeat it."""
+"""What stands under a declared table: all that a reader needs to trace and to repeat it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from harness.config import FeaturesConfig
 from harness.metrics.registry import METRICS
-from harness.report.declaration import Table
+from harness.report.declaration import RESAMPLES, Table, expected
 from harness.report.formats import code, text
-from harness.report.grid import shown_metrics, tally
-from harness.report.rows import RESAMPLES, Row
+from harness.report.grid import display, shown_metrics
+from harness.report.rows import Row
+
+_FEATURES = ("engine", "precision", "device", "resize")
 
 
 def caption(table: Table, rows: Sequence[Row]) -> str:
     """Write a table's caption in Markdown, from its declaration and its rows alone."""
     finished = [row for row in rows if row.finished]
-    if not finished:
-        sentences = [f"{claim(table, finished)}; not run yet: {code(table.command)}."]
-    else:
-        sentences = [f"{claim(table, finished)}; {_runs(finished)} by {code(table.command)}."]
+    done = _runs(finished) if finished else "not run yet"
+    by = " by " if finished else ": "
+    sentences = [f"{described(table, finished)}; {done}{by}{code(table.command)}."]
     if finished and table.headline:
-        sentences += [_interval(finished), _oracle(), _pixels(table, finished)]
+        sentences += _metrics(table, finished)
     elif finished:
-        sentences += [_seeds(table)]
-    sentences += [_failed(rows)]
-    return " ".join(sentence for sentence in sentences if sentence)
+        sentences.append(_seeds(table))
+    reasons = {row.category: row.error for row in rows if not row.finished}
+    sentences += [f"{text(category)} failed: {code(why)}." for category, why in reasons.items()]
+    return " ".join(sentences)
 
 
-def claim(table: Table, finished: Sequence[Row] = ()) -> str:
-    """Tell how a table's jobs are made and, of the finished ones, with which weights."""
-    digests = tally(finished, lambda row: row.weights_digest[:12])
-    weights = "".join(f" (weights {code(digest)})" for digest in digests)
-    seeds = ", ".join(str(seed) for seed in table.seeds)
+def described(table: Table, finished: Sequence[Row] = ()) -> str:
+    """Write how a table's jobs are made and, of the finished ones, with which weights."""
+    models = ", ".join(text(model.upper()) for model in table.choices("model"))
+    backbones = []
+    for name in table.choices("backbone"):
+        digests = dict.fromkeys(row.weights_digest[:12] for row in finished if row.backbone == name)
+        backbones.append(code(name) + "".join(f" (weights {code(digest)})" for digest in digests))
+    sizes = " or ".join(dict.fromkeys(map(_size, table.configs.values())))
     several = "seeds" if len(table.seeds) > 1 else "seed"
-    name = f"{text(table.choice('model').upper())} with {code(table.choice('backbone'))}"
-    return f"{name}{weights}, images of {_size(table)}{_computing(table)}, {several} {seeds}"
+    return (
+        f"{models} with {', '.join(backbones)}, images of {sizes}{_computing(table)},"
+        f" {several} {', '.join(map(str, table.seeds))}"
+    )
 
 
-def _size(table: Table) -> str:
-    size, crop = table.expected("image_size"), table.expected("center_crop")
+def _size(config: dict[str, object]) -> str:
+    size, crop = config["image_size"], config["center_crop"]
     whole = f"{text(str(size))} px"
     return whole if crop is None else f"{whole}, of which the central {text(str(crop))} px"
 
 
 def _computing(table: Table) -> str:
     """Label features that are not made as usual: bf16 moves AUROC in the second digit."""
-    usual, given = FeaturesConfig(), table.config["features"]
-    names = ("engine", "precision", "device", "resize")
-    values = {name: given.get(name, getattr(usual, name)) for name in names}
-    return "".join(
-        f", {code(f'features.{name}={value}')}"
-        for name, value in values.items()
-        if value != getattr(usual, name)
-    )
+    usual, parts = FeaturesConfig(), []
+    for name in _FEATURES:
+        values = {c["features"].get(name, getattr(usual, name)) for c in table.configs.values()}
+        if len(values) == 1 and values != {getattr(usual, name)}:
+            parts.append(f", {code(f'features.{name}={values.pop()}')}")
+    return "".join(parts)
 
 
 def _runs(finished: Sequence[Row]) -> str:
     images = {row.category: row.n_test_normal + row.n_test_anomalous for row in finished}
-    return f"{sum(images.values()):,} test images; {_commits(finished)}; {_dates(finished)}"
+    commits: dict[str, dict[str, None]] = {}
+    for row in finished:
+        written = commit(row.commit, dirty=row.dirty == "dirty")
+        commits.setdefault(written, {})[text(row.category)] = None
+    listed = ", ".join(f"{written} ({', '.join(names)})" for written, names in commits.items())
+    of = f"commits {listed}" if len(commits) > 1 else f"commit {next(iter(commits))}"
+    return f"{sum(images.values()):,} test images; {of}; run {days(r.started for r in finished)}"
 
 
-def _commits(finished: Sequence[Row]) -> str:
-    commits = tally(finished, _commit)
-    if len(commits) == 1:
-        return f"commit {next(iter(commits))}"
-    listed = (f"{commit} ({', '.join(map(text, names))})" for commit, names in commits.items())
-    return "commits " + ", ".join(listed)
+def commit(digest: str, *, dirty: bool) -> str:
+    """Write a commit, and whether the working tree differed from it."""
+    return f"{code(digest[:10])}{' with uncommitted changes' if dirty else ''}"
 
 
-def _commit(row: Row) -> str:
-    changed = " with uncommitted changes" if row.dirty == "dirty" else ""
-    return f"{code(row.commit[:10])}{changed}"
+def days(started: Iterable[str]) -> str:
+    """Write when runs began."""
+    found = sorted({text(time[:10]) for time in started})
+    return f"on {found[0]}" if len(found) == 1 else f"from {found[0]} to {found[-1]}"
 
 
-def _dates(finished: Sequence[Row]) -> str:
-    days = sorted({text(row.started[:10]) for row in finished})
-    return f"run on {days[0]}" if len(days) == 1 else f"run from {days[0]} to {days[-1]}"
-
-
-def _interval(finished: Sequence[Row]) -> str:
-    if not any(row.low for row in finished):
-        return ""
-    return (
-        "95 % interval of the image AUROC: BCa bootstrap of the test images"
-        f" ({RESAMPLES:,} resamples, normal and anomalous images apart, within each category;"
-        " the model stays as it is)."
-    )
-
-
-def _oracle() -> str:
-    return (
-        f"{METRICS['image_f1_max'].display}: best threshold on the test labels (an oracle);"
+def _metrics(table: Table, finished: Sequence[Row]) -> list[str]:
+    sentences = []
+    if any(row.low for row in finished):
+        sentences.append(
+            "95 % interval of the image AUROC: BCa bootstrap of the test images"
+            f" ({RESAMPLES:,} resamples, normal and anomalous images apart, within each category;"
+            " the model stays as it is)."
+        )
+    sentences.append(
+        f"{display('image_f1_max')}: best threshold on the test labels (an oracle);"
         " beside it the F1 of calling every image anomalous."
     )
-
-
-def _pixels(table: Table, finished: Sequence[Row]) -> str:
-    if not any(METRICS[metric].level == "pixel" for metric in shown_metrics(finished)):
-        return ""
-    return f"Pixel columns: {code(str(table.expected('localizer')))} map, no interval."
+    if any(METRICS[metric].level == "pixel" for metric in shown_metrics(finished)):
+        localizer = code(str(expected(table.config, "localizer")))
+        sentences.append(f"Pixel columns: {localizer} map, no interval.")
+    return sentences
 
 
 def _seeds(table: Table) -> str:
     if len(table.seeds) == 1:
-        return "Image AUROC."
+        return f"{display(table.metric)}."
     return (
-        f"Image AUROC, mean ± standard deviation over {len(table.seeds)} seeds, which draw the"
-        " training images and, in a dataset without a split of its own, the test images; nothing is"
-        " resampled."
-    )
-
-
-def _failed(rows: Sequence[Row]) -> str:
-    reasons = {row.category: row.error for row in rows if not row.finished}
-    return " ".join(
-        f"{text(category)} failed: {code(reason)}." for category, reason in reasons.items()
+        f"{display(table.metric)}, mean ± standard deviation over {len(table.seeds)} seeds, which"
+        " draw the training images and, in a dataset without a split of its own, the test images;"
+        " nothing is resampled."
     )

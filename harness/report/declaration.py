@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO, TypeVar
 
 from harness.compose import Composed, ComposeError, Sweep, sweeps_of
 from harness.config import BackboneConfig
+from harness.sweep.outcome import one_line
 from harness.system.files import DamagedError, open_regular
+from harness.system.terminal import from_cell
+
+T = TypeVar("T")
+
+
+RESAMPLES = 10_000
+"""Bootstrap resamples of every interval."""
+
+INTERVAL_METRIC = "image_auroc"
+"""The one metric with intervals. Pixel metrics are no function of per-image scores. The best F1
+over thresholds is one, but it is chosen on the images that are resampled: on simulated scores the
+bootstrap's 95 % interval of it held the truth in as few as 80 % of test sets
+(`benchmarks/intervals.py`)."""
 
 
 class ReportError(ValueError):
@@ -26,8 +41,7 @@ _DAMAGES = (OSError, ValueError, TypeError, LookupError, AttributeError, Recursi
 def reading(path: Path, *, errors: str = "strict", newline: str | None = None) -> Iterator[TextIO]:
     """Open a text file and read it in the block; whatever is wrong with it names it."""
     try:
-        text = io.TextIOWrapper(open_regular(path), "utf-8", errors, newline)
-        with text as file:
+        with io.TextIOWrapper(open_regular(path), "utf-8", errors, newline) as file:
             yield file
     except ReportError:
         raise
@@ -36,12 +50,30 @@ def reading(path: Path, *, errors: str = "strict", newline: str | None = None) -
     except DamagedError as error:
         raise ReportError(str(error)) from None
     except _DAMAGES as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ReportError(f"{path} cannot be read ({reason})") from error
+        raise ReportError(f"{path} cannot be read ({one_line(error)})") from error
+
+
+def read_csv(path: Path, header: tuple[str, ...], line: Callable[..., T], *, of: str) -> list[T]:
+    """Read a CSV file with exactly these columns, each line by a function of its cells."""
+    with reading(path, errors="surrogatepass", newline="") as file:
+        reader, found = csv.reader(file), []
+        if tuple(next(reader, ())) != header:
+            raise ReportError(f"{path} has not the columns {', '.join(header)}")
+        for cells in reader:
+            where = f"{path}:{reader.line_num}"
+            try:
+                if len(cells) != len(header):
+                    raise ValueError(f"{len(cells)} cells under {len(header)} titles")
+                found.append(line(*map(from_cell, cells)))
+            except ReportError as error:
+                raise ReportError(f"{where}: {error}") from None
+            except (ValueError, LookupError) as error:
+                raise ReportError(f"{where} is no line of {of} ({one_line(error)})") from None
+    return found
 
 
 class Cell(NamedTuple):
-    """Which job of a table."""
+    """Which job of a table; the value is that of the swept setting, empty where none is."""
 
     category: str
     seed: int
@@ -56,9 +88,10 @@ class Table:
     title: str
     categories: tuple[str, ...]
     seeds: tuple[int, ...]
+    # What is swept beside category and seed, as runs record it; empty for none.
     axis: str
-    values: tuple[str, ...]
-    config: dict[str, Any]
+    # The configuration of each value of it, nested as in `conf/`, with the first category and seed.
+    configs: dict[str, dict[str, Any]]
     jobs: tuple[Composed, ...]
 
     @property
@@ -71,120 +104,136 @@ class Table:
         """Whether the table has one job per category, and so a column per metric."""
         return len(self.seeds) == 1 and not self.axis
 
+    @property
+    def metric(self) -> str:
+        """What a table shows that has no column per metric: a localizer moves no image metric."""
+        return "pixel_auroc" if self.axis == "localizer" else INTERVAL_METRIC
+
+    @cached_property
+    def names(self) -> dict[str, dict[str, str]]:
+        """How runs of each value name dataset, model and backbone."""
+        return {
+            value: {group: name_of(group, config) for group in GROUPS}
+            for value, config in self.configs.items()
+        }
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration of the first value."""
+        return next(iter(self.configs.values()))
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The title of each swept value."""
+        if self.axis in GROUPS:
+            return {value: names[self.axis] for value, names in self.names.items()}
+        return {value: f"{self.axis} = {value}" if self.axis else "" for value in self.configs}
+
+    def choices(self, group: str) -> tuple[str, ...]:
+        """Name the datasets, backbones or models of the table, as its runs are named."""
+        return tuple(dict.fromkeys(names[group] for names in self.names.values()))
+
     def choice(self, group: str) -> str:
-        """Name the dataset, backbone or model of the table, as its runs are named."""
-        return self._backbone.label if group == "backbone" else str(self.config[group]["name"])
-
-    @property
-    def random_weights(self) -> bool:
-        """Whether the seed draws the backbone's weights."""
-        return self._backbone.random
-
-    @property
-    def _backbone(self) -> BackboneConfig:
-        return BackboneConfig(**self.config["backbone"])
-
-    def factory(self, group: str) -> str:
-        """Return what builds the backbone or the model of the table, as `module:name`."""
-        return str(self.config[group]["factory"])
+        """Name the dataset of the table, or the backbone or the model of a table of one."""
+        return self.choices(group)[0]
 
     def cells(self) -> list[Cell]:
         """List the table's jobs in the order of its results file."""
-        return [
-            Cell(category, seed, value)
-            for category in self.categories
-            for value in self.values
-            for seed in self.seeds
-        ]
+        return [Cell(c, s, v) for c in self.categories for v in self.configs for s in self.seeds]
 
-    def expected(self, setting: str) -> Any:
-        """Look up the value that a run's setting must have."""
-        *groups, key = setting.split(".")
-        home = self.config
-        for group in groups:
-            home = home[group]
-        return home[key] if key in home else home["params"][key]
+
+GROUPS = ("dataset", "model", "backbone")
+"""Groups of `conf/` whose choices runs record by name."""
+
+
+def name_of(group: str, config: Mapping[str, Any]) -> str:
+    """Name the dataset, backbone or model of a configuration, as its runs are named."""
+    chosen = config[group]
+    return BackboneConfig(**chosen).label if group == "backbone" else str(chosen["name"])
+
+
+def expected(config: Mapping[str, Any], setting: str) -> Any:
+    """Look up a setting by its key in `Record.settings`; raises `KeyError` where there is none."""
+    *groups, key = setting.split(".")
+    for group in groups:
+        config = config[group]
+    return config[key] if key in config else config["params"][key]
 
 
 class Tables(dict[str, Table]):
-    """The declared tables by name, in alphabetical order."""
+    """The declared tables by name, in alphabetical order.
+
+    `refused` has the other experiments, and in one line why a table cannot show them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.refused: dict[str, str] = {}
 
 
-def read_tables(conf: Path) -> Tables:
-    """Read every declared table of a `conf/` folder."""
-    return _read(conf, experiments(conf))
-
-
-def read_table(conf: Path, name: str) -> Table:
-    """Read one declared table."""
-    names = experiments(conf)
-    if name not in names:
-        raise ReportError(f"no table {name!r}; there are {', '.join(names)}")
-    tables = _read(conf, [name])
-    if name in tables.refused:
-        raise ReportError(tables.refused[name])
-    return tables[name]
-
-
-def experiments(conf: Path) -> list[str]:
-    """List the experiments of a `conf/` folder, in alphabetical order; there must be one."""
-    paths = sorted(conf.glob("experiment/*.yaml"))
+def read_tables(conf: Path, names: Iterable[str] = ()) -> Tables:
+    """Read the declared tables of a `conf/` folder, all or those named; there must be one."""
+    paths = {path.stem: path for path in sorted(conf.glob("experiment/*.yaml"))}
     if not paths:
         raise ReportError(f"no experiment in {conf / 'experiment'}: run this in a checkout's root")
-    return [path.stem for path in paths]
-
-
-def _read(conf: Path, names: Iterable[str]) -> Tables:
-    tables, names = Tables(), list(names)
+    for name in names:
+        if name not in paths:
+            raise ReportError(f"no table {name!r}; there are {', '.join(paths)}")
+    tables, names = Tables(), list(names) or list(paths)
     # Hydra would wait for a pipe.
-    whole = [name for name in names if (conf / "experiment" / f"{name}.yaml").is_file()]
+    whole = [name for name in names if paths[name].is_file()]
     for name in sorted({*names} - {*whole}):
         tables.refused[name] = f"conf/experiment/{name}.yaml is no regular file"
     for name, sweep in sweeps_of(conf, whole).items():
+        where = f"conf/experiment/{name}.yaml"
         try:
-            tables[name] = _table(name, sweep)
+            if isinstance(sweep, ComposeError):
+                raise ReportError(f"{where}: {sweep}")
+            tables[name] = _table(name, sweep, where)
         except ReportError as error:
             tables.refused[name] = str(error)
     return tables
 
 
-def _table(name: str, sweep: Sweep | ComposeError) -> Table:
-    if isinstance(sweep, ComposeError):
-        raise ReportError(f"conf/experiment/{name}.yaml: {sweep}")
-    configs = [job.config for job in sweep.jobs]
-    config = asdict(configs[0])
-    axis = _axis(name, sweep, config)
-    found = {str(one.category) for one in configs}
+def read_table(conf: Path, name: str) -> Table:
+    """Read one declared table; raises `ReportError` where there is none."""
+    tables = read_tables(conf, [name])
+    if name in tables.refused:
+        raise ReportError(tables.refused[name])
+    return tables[name]
+
+
+def _table(name: str, sweep: Sweep, where: str) -> Table:
+    jobs = [job.config for job in sweep.jobs]
+    first = asdict(jobs[0])
+    found = {str(job.category) for job in jobs}
+    axis, configs = _axis(sweep, where)
     return Table(
         name=name,
-        title=config["dataset"]["title"],
-        categories=tuple(one for one in config["dataset"]["categories"] if one in found),
-        seeds=tuple(dict.fromkeys(one.seed for one in configs)),
-        axis=axis.replace("model.params.", "model."),  # as runs record it
-        values=sweep.swept[axis] if axis else ("",),
-        config=config,
+        title=first["dataset"]["title"],
+        categories=tuple(one for one in first["dataset"]["categories"] if one in found),
+        seeds=tuple(dict.fromkeys(job.seed for job in jobs)),
+        axis=axis.replace("model.params.", "model."),
+        configs=configs,
         jobs=sweep.jobs,
     )
 
 
-def _axis(name: str, sweep: Sweep, config: dict[str, Any]) -> str:
-    """Return the setting that is swept beside category and seed, if there is one."""
+def _axis(sweep: Sweep, where: str) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Return what is swept beside category and seed, and the configuration of each value."""
     axes = [key for key in sweep.swept if key not in ("category", "seed")]
     if len(axes) > 1:
-        raise ReportError(
-            f"conf/experiment/{name}.yaml sweeps {', '.join(axes)};"
-            " a table shows one setting at most"
-        )
+        raise ReportError(f"{where} sweeps {', '.join(axes)}; a table shows one setting at most")
     axis = "".join(axes)
+    values = sweep.swept[axis] if axis else ("",)
+    first = sweep.jobs[0].config
     jobs = [job.config for job in sweep.jobs]
-    shown = {(job.dataset.name, job.backbone.label, job.model.name) for job in jobs}
-    if len(shown) > 1 or isinstance(config.get(axis), dict):
+    if len({job.dataset.name for job in jobs}) > 1:
+        raise ReportError(f"{where} sweeps {axis} ({', '.join(values)}); a table shows one dataset")
+    each = [asdict(j) for j in jobs if (j.category, j.seed) == (first.category, first.seed)]
+    shown = [[name_of(axis, one)] if axis in GROUPS else one for one in each]
+    if any(one in shown[:place] for place, one in enumerate(shown)):
         raise ReportError(
-            f"conf/experiment/{name}.yaml sweeps {axis} ({', '.join(sweep.swept[axis])});"
-            " a table shows one dataset, backbone and model"
+            f"{where} sweeps {axis} ({', '.join(values)}); its values must give different runs"
         )
-    return axis
+    return axis, dict(zip(values, each, strict=True))

@@ -29,8 +29,6 @@ def markdown(grid: Grid, caption: str) -> str:
 def text(words: str) -> str:
     r"""Write words so that Markdown shows them as they are, in a cell too.
 
-    Examples
-    --------
     >>> print(text("metal_nut"), text("a|b <i> `c`"))
     metal_nut a\|b \<i\> \`c\`
     """
@@ -41,8 +39,6 @@ def text(words: str) -> str:
 def code(words: str) -> str:
     r"""Write words as code, in which nothing can be escaped: a backtick is written `\x60`.
 
-    Examples
-    --------
     >>> print(code("a`b"))
     `a\x60b`
     """
@@ -52,8 +48,6 @@ def code(words: str) -> str:
 def spans(markdown: str) -> Iterator[tuple[bool, str]]:
     r"""Read what `text` and `code` wrote, for other formats.
 
-    Examples
-    --------
     >>> list(spans(text("a|b") + " " + code("c|d")))
     [(False, 'a|b '), (True, 'c|d')]
     """
@@ -103,8 +97,6 @@ def latex(name: str, grid: Grid, caption: str) -> str:
 def escape(text: str) -> str:
     r"""Escape what LaTeX takes for a command.
 
-    Examples
-    --------
     >>> escape("metal_nut: 95 %")
     'metal\\_nut: 95 \\%'
     """

@@ -8,7 +8,6 @@ that a table shows.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,42 +31,40 @@ SIZE = 160
 
 
 class Shown(NamedTuple):
-    """A test image chosen for the gallery."""
+    """A test image chosen for the gallery: why, and what else is to be said."""
 
-    kind: str
+    kind: str  # as `harness.report.html` has a title for it
     sample: Sample
     score: float
     note: str
 
 
-@dataclass(frozen=True)
-class Maps:
+class Maps(NamedTuple):
     """The anomaly maps of a category's test images, small."""
 
-    of: dict[str, NDArray]
-    auroc: dict[str, float]
-    seen: tuple[slice, slice]
+    of: dict[str, NDArray]  # by image name; empty without a localizer
+    auroc: dict[str, float]  # pixel AUROC within each image whose mask has both kinds of pixels
+    seen: tuple[slice, slice]  # rows and columns of a picture that the maps cover
 
 
 def draw_gallery(job: Job, scores: Sequence[ImageScore], folder: Path) -> int:
-    """Choose and write one category's pictures."""
+    """Choose and write the pictures of a finished run into a folder; return how many images.
+
+    Raises `DataError` where the images are not there any more, or not the same.
+    """
     fitted = fit(job)
     maps = _maps(fitted)
     samples = {sample.name: sample for sample in fitted.split.test}
     shown = [Shown(kind, samples[i.image], i.score, note) for kind, i, note in wrong_side(scores)]
     shown += _localisations(scores, samples, maps=maps)
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [COLUMNS, *(_line(entry, maps, folder / f"{k:02}") for k, entry in enumerate(shown))]
+    lines = [COLUMNS]
+    for number, (kind, sample, score, note) in enumerate(shown):
+        names = _write(sample, maps, folder / f"{number:02}")
+        lines.append((kind, sample.name, sample.defect_type, repr(score), note, *names))
     index = folder / INDEX
     index.write_text(to_csv(lines), encoding="utf-8", errors="surrogatepass", newline="\n")
     return len(shown)
-
-
-def _line(entry: Shown, maps: Maps, stem: Path) -> tuple[str, ...]:
-    """Write the pictures of one image; return its line of the index."""
-    sample = entry.sample
-    described = (sample.name, sample.defect_type, repr(entry.score), entry.note)
-    return (entry.kind, *described, *_write(entry, maps, stem))
 
 
 def _maps(fitted: Fitted) -> Maps:
@@ -96,9 +93,8 @@ def _localisations(
             yield Shown(kind, samples[name], score[name], note)
 
 
-def _write(entry: Shown, maps: Maps, stem: Path) -> tuple[str, str, str]:
+def _write(sample: Sample, maps: Maps, stem: Path) -> tuple[str, str, str]:
     """Write the pictures of one image; return their names, empty for what there is not."""
-    sample = entry.sample
     image = read_image(sample.path, sample.digest)
     picture = np.asarray(cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA), np.uint8)
     names = [_save(picture, Path(f"{stem}_picture.webp")), "", ""]

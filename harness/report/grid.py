@@ -1,16 +1,16 @@
-"""A table as text cells, whatever the output: shared by Markdown, LaTeX and HTML."""
+"""A table as text cells, whatever the output: rows by columns, seeds as mean and deviation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import stdev
 
 from harness.metrics.registry import HEADLINE, METRICS
-from harness.record import ImageScore
-from harness.report.declaration import Table
-from harness.report.rows import INTERVAL_METRIC, Row
-from harness.report.selection import axis_value
+from harness.record import ImageScore, Record
+from harness.report.declaration import INTERVAL_METRIC, Table
+from harness.report.rows import FINISHED, Row
+from harness.report.selection import cell_of
 from harness.report.stored import TableResults, mean
 
 ABSENT = "–"
@@ -18,198 +18,85 @@ UNDEFINED = "n/a"
 FAILED = "failed"
 INTERVAL = "95 % interval"
 TRIVIAL = "F1, all anomalous"
-PRECISION = "image_average_precision"
+MODEL_MS = "model_ms"
+"""Milliseconds per image that fitting the model and scoring with it took."""
 MILLISECONDS = "Model, ms per image"
 TIMED = "to fit the model and to score with it, without features, by training and test images"
-MAIN = INTERVAL_METRIC
-"""The metric of a table that has room for one."""
+
+Line = tuple[str, ...]
+"""The values of a row or of a column, one for each of its keys."""
+Measured = float | str
+"""A value, or why there is none: `FAILED`, `UNDEFINED` or `ABSENT`."""
+BySeed = Mapping[int, Measured]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A finished table of text."""
+    """A finished table of text; the average is empty for a table without one."""
 
-    header: tuple[str, ...]
-    body: tuple[tuple[str, ...], ...]
-    average: tuple[str, ...]
-
-
-def grid_of(table: Table, results: TableResults) -> Grid:
-    """Lay a table out in its declared order, with the averages of complete columns."""
-    return _headline(table, results) if table.headline else _spread(table, results.rows)
+    header: Line
+    body: tuple[Line, ...]
+    average: Line
 
 
-def wide_grid_of(table: Table, results: TableResults) -> Grid:
-    """Lay a table out as `grid_of`, with average precision and the model's time beside it."""
-    grid = grid_of(table, results)
-    if not table.headline:
-        return grid
-    by_category = {row.category: row for row in results.rows}
-    rows = [by_category.get(category) for category in table.categories]
-    lines = (grid.header, *grid.body, grid.average)
-    more = zip(
-        lines, _metric_column(PRECISION, rows, results), _milliseconds_column(rows), strict=True
-    )
-    header, *body, average = ((*line, precision, ms) for line, precision, ms in more)
-    return Grid(header, tuple(body), average)
+@dataclass(frozen=True)
+class Pivot:
+    """What a table shows: numbers of runs by row, column and seed."""
+
+    corner: str
+    rows: Mapping[Line, str]  # with their titles, in order
+    columns: Mapping[Line, str]
+    cells: Mapping[tuple[Line, Line], BySeed]
+    seeds: int  # that each cell should have
+    categories: int  # that an average is over; 0 where neither rows nor columns are categories
+    across: bool = False  # whether the columns are the categories
+    average: str = "Average"
+
+    def line(self, row: Line) -> list[BySeed]:
+        """List the cells of a row."""
+        return [self.cells.get((row, column), {}) for column in self.columns]
 
 
-def number(value: float) -> str:
-    """Print a metric as a fraction with three decimals."""
-    return f"{value:.3f}"
-
-
-def limits(low: float | None, high: float | None) -> str:
-    """Print an interval, or that there is none."""
-    return ABSENT if low is None or high is None else f"{number(low)} to {number(high)}"
-
-
-def model_ms(seconds: Mapping[str, float], images: int) -> float | None:
-    """Compute the milliseconds per image of fitting the model and scoring with it."""
-    return 1000 * seconds["model"] / images if "model" in seconds else None
-
-
-def signed(value: float) -> str:
-    """Print a difference with its sign."""
-    return f"{value:+.3f}"
-
-
-def trivial_f1(row: Row) -> float:
-    """Compute the F1 of calling every test image anomalous: what any Image F1 must beat.
-
-    The recall is 1 and the precision the share of anomalous images.
-    """
-    return 2 * row.n_test_anomalous / (2 * row.n_test_anomalous + row.n_test_normal)
-
-
-def shown_metrics(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Leave out the headline metrics that no finished job could define: no masks, no pixels."""
-    finished = [row for row in rows if row.finished]
-    return tuple(
-        metric
-        for metric in HEADLINE
-        if not finished or any(metric not in row.undefined for row in finished)
-    )
-
-
-def _headline(table: Table, results: TableResults) -> Grid:
-    by_category = {row.category: row for row in results.rows}
-    rows = [by_category.get(category) for category in table.categories]
-    columns = [_metric_column(metric, rows, results) for metric in shown_metrics(results.rows)]
-    columns.insert(1, _interval_column(rows, results))
-    columns.insert(3, _trivial_column(rows))
-    return Grid(
-        header=("Category", *(column[0] for column in columns)),
-        body=tuple(
-            (category, *(column[1 + line] for column in columns))
-            for line, category in enumerate(table.categories)
-        ),
-        average=("Average", *(column[-1] for column in columns)),
-    )
-
-
-def _metric_column(
-    metric: str, rows: Sequence[Row | None], results: TableResults
-) -> tuple[str, ...]:
-    last = average_cell(metric, results, categories=len(rows))
-    return (METRICS[metric].display, *(metric_cell(row, metric) for row in rows), last)
-
-
-def average_cell(metric: str, results: TableResults, *, categories: int) -> str:
-    """Print the average of a complete column, and of any other how many values there are."""
-    average = results.averages.get(metric)
-    known = sum(metric in row.metric for row in results.rows)
-    return number(average.value) if average else f"{ABSENT} ({known}/{categories})"
-
-
-def metric_cell(row: Row | None, metric: str) -> str:
-    """Print a job's metric, or why there is none."""
-    if row is None:
-        return ABSENT
-    if not row.finished:
-        return FAILED
-    if metric in row.metric:
-        return number(row.metric[metric])
-    return UNDEFINED if metric in row.undefined else ABSENT
-
-
-def _interval_column(rows: Sequence[Row | None], results: TableResults) -> tuple[str, ...]:
-    average = results.averages.get(MAIN)
-    cells = [limits(row.low.get(MAIN), row.high.get(MAIN)) if row else ABSENT for row in rows]
-    last = limits(average.low, average.high) if average else ABSENT
-    return (INTERVAL, *cells, last)
-
-
-def _trivial_column(rows: Sequence[Row | None]) -> tuple[str, ...]:
-    values = [trivial_f1(row) if row is not None and row.finished else None for row in rows]
-    cells = [ABSENT if value is None else number(value) for value in values]
-    known = [value for value in values if value is not None]
-    last = number(mean(known)) if len(known) == len(rows) else ABSENT
-    return (TRIVIAL, *cells, last)
-
-
-def _milliseconds_column(rows: Sequence[Row | None]) -> tuple[str, ...]:
-    values = [
-        model_ms(row.seconds, row.n_train + row.n_test_normal + row.n_test_anomalous)
-        if row is not None and row.finished
-        else None
-        for row in rows
+def grid_of_pivot(pivot: Pivot) -> Grid:
+    """Write the cells as text, with the averages of complete columns, or rows."""
+    lines = {row: pivot.line(row) for row in pivot.rows}
+    body = [
+        (pivot.rows[row], *(_text(cell, pivot.seeds) for cell in line))
+        for row, line in lines.items()
     ]
-    known = [value for value in values if value is not None]
-    count = f"{ABSENT} ({len(known)}/{len(rows)})"
-    last = number(mean(known)) if len(known) == len(rows) else count
-    return (MILLISECONDS, *(ABSENT if v is None else number(v) for v in values), last)
+    header = [pivot.corner, *pivot.columns.values()]
+    average: Line = ()
+    if pivot.categories and pivot.across:
+        header.append(pivot.average)
+        body = [(*b, _average(pivot, line)) for b, line in zip(body, lines.values(), strict=True)]
+    elif pivot.categories:
+        columns = zip(*lines.values(), strict=True)
+        average = (pivot.average, *(_average(pivot, column) for column in columns))
+    return Grid(tuple(header), tuple(body), average)
 
 
-def _spread(table: Table, rows: Sequence[Row]) -> Grid:
-    """Lay out one metric, mean and spread over seeds, with a column per swept value."""
-    by_cell: dict[tuple[str, str], dict[int, Row]] = {}
-    for row in rows:
-        by_cell.setdefault((row.category, axis_value(table, row.setting)), {})[row.seed] = row
-    title = METRICS[MAIN].display
-    header = tuple(f"{table.axis} = {value}" if table.axis else title for value in table.values)
-    cells = {
-        (category, value): by_cell.get((category, value), {})
-        for category in table.categories
-        for value in table.values
-    }
-    return Grid(
-        header=("Category", *header),
-        body=tuple(
-            (category, *(_over_seeds(table, cells[category, value]) for value in table.values))
-            for category in table.categories
-        ),
-        average=("Average", *(_average_over_seeds(table, cells, value) for value in table.values)),
-    )
+def numbers_of(by_seed: BySeed) -> list[float]:
+    """List the values that a cell has, in the order of their seeds."""
+    return [value for _, value in sorted(by_seed.items()) if isinstance(value, float)]
 
 
-def _over_seeds(table: Table, by_seed: Mapping[int, Row]) -> str:
-    if not by_seed:
-        return ABSENT
-    values = [row.metric[MAIN] for row in by_seed.values() if MAIN in row.metric]
-    if not values and not any(row.finished for row in by_seed.values()):
-        return FAILED
-    return spread(values, len(table.seeds))
+def _text(by_seed: BySeed, seeds: int) -> str:
+    if values := numbers_of(by_seed):
+        return spread(values, seeds)
+    return next((why for why in (FAILED, UNDEFINED) if why in by_seed.values()), ABSENT)
 
 
-def _average_over_seeds(
-    table: Table, cells: Mapping[tuple[str, str], Mapping[int, Row]], value: str
-) -> str:
-    """Average over categories for each seed, then spread over seeds."""
-    averages = []
-    for seed in table.seeds:
-        rows = [cells[category, value].get(seed) for category in table.categories]
-        known = [row.metric[MAIN] for row in rows if row is not None and MAIN in row.metric]
-        if len(known) == len(rows):
-            averages.append(mean(known))
-    return spread(averages, len(table.seeds))
+def _average(pivot: Pivot, cells: Sequence[BySeed]) -> str:
+    """Average over categories for each seed, then spread over seeds; never with a gap."""
+    known = [values for cell in cells if len(values := numbers_of(cell)) == pivot.seeds]
+    if len(known) < pivot.categories:
+        return f"{ABSENT} ({len(known)}/{pivot.categories})"
+    return spread([mean(values) for values in zip(*known, strict=True)], pivot.seeds)
 
 
 def spread(values: Sequence[float], expected: int) -> str:
     """Print a mean and its standard deviation over seeds; incomplete ones only as a count.
 
-    Examples
-    --------
     >>> spread([0.9, 0.8], 2)
     '0.850 ± 0.071'
     >>> spread([0.9, 0.9], 2)
@@ -226,18 +113,44 @@ def spread(values: Sequence[float], expected: int) -> str:
     return f"{number(mean(values))} ± {number(stdev(values))}"
 
 
-def tally(rows: Sequence[Row], key: Callable[[Row], str]) -> dict[str, list[str]]:
-    """Group the finished rows' categories by what a caption says of them."""
-    groups: dict[str, list[str]] = {}
-    for row in rows:
-        if row.finished:
-            names = groups.setdefault(key(row), [])
-            if row.category not in names:
-                names.append(row.category)
-    return groups
+def number(value: float) -> str:
+    """Print a metric as a fraction with three decimals."""
+    return f"{value:.3f}"
 
 
-def of_type(scores: Sequence[ImageScore], metric: str, *, defect_type: str) -> float | str:
+def signed(value: float) -> str:
+    """Print a difference with its sign."""
+    return f"{value:+.3f}"
+
+
+def best_bold(values: Sequence[float | None], written: Sequence[str]) -> list[str]:
+    """Mark those in bold whose number is printed as the highest is, unless all are."""
+    printed = ["" if value is None else number(value) for value in values]
+    best = max(printed) if len({*printed} - {""}) > 1 else None
+    return [f"**{w}**" if p == best else w for p, w in zip(printed, written, strict=True)]
+
+
+def limits(low: float | None, high: float | None) -> str:
+    """Print an interval, or that there is none."""
+    return ABSENT if low is None or high is None else f"{number(low)} to {number(high)}"
+
+
+def display(metric: str) -> str:
+    """Return the title of a metric's column."""
+    return MILLISECONDS if metric == MODEL_MS else METRICS[metric].display
+
+
+def measure(of: Record | Row, metric: str, status: str) -> Measured:
+    """Return a number of a job, of `METRICS` or `MODEL_MS`, or why there is none."""
+    if status != FINISHED:
+        return FAILED
+    if metric == MODEL_MS and "model" in of.durations:
+        images = of.n_train + of.n_test_normal + of.n_test_anomalous
+        return 1000 * of.durations["model"] / images
+    return of.metrics.get(metric, UNDEFINED if metric in of.undefined else ABSENT)
+
+
+def of_type(scores: Sequence[ImageScore], metric: str, *, defect_type: str) -> Measured:
     """Measure the normal test images against the anomalous ones of one defect type."""
     from harness.metrics import image_metrics
 
@@ -245,3 +158,67 @@ def of_type(scores: Sequence[ImageScore], metric: str, *, defect_type: str) -> f
     labels = [image.anomalous for image in images]
     values = image_metrics(labels, [image.score for image in images]).values
     return values.get(metric, UNDEFINED)
+
+
+def shown_metrics(rows: Sequence[Row]) -> Line:
+    """Leave out the headline metrics that no finished job could define: no masks, no pixels."""
+    finished = [row for row in rows if row.finished]
+    return tuple(
+        metric
+        for metric in HEADLINE
+        if not finished or any(metric not in row.undefined for row in finished)
+    )
+
+
+def pivot_of(table: Table, rows: Sequence[Row], metrics: Sequence[str] = ()) -> Pivot:
+    """Lay out a declared table: categories by swept values, or by metrics if those are given."""
+    cells: dict[tuple[Line, Line], dict[int, Measured]] = {}
+    for row in rows:
+        for metric in metrics or (table.metric,):
+            column = metric if metrics else cell_of(table, row).value
+            by_seed = cells.setdefault(((row.category,), (column,)), {})
+            by_seed[row.seed] = measure(row, metric, row.status)
+    swept = {value: title or display(table.metric) for value, title in table.columns.items()}
+    titles = {metric: display(metric) for metric in metrics} or swept
+    return Pivot(
+        corner="Category",
+        rows={(category,): category for category in table.categories},
+        columns={(column,): title for column, title in titles.items()},
+        cells=cells,
+        seeds=len(table.seeds),
+        categories=len(table.categories),
+    )
+
+
+def grid_of(table: Table, results: TableResults, *, more: Sequence[str] = ()) -> Grid:
+    """Write a declared table; one job per category gives a column per metric, and intervals.
+
+    `more` are the metrics that such a table shows beside those of the pages.
+    """
+    if not table.headline:
+        return grid_of_pivot(pivot_of(table, results.rows))
+    by_category = {row.category: row for row in results.rows}
+    rows = [by_category.get(category) for category in table.categories]
+    grid = grid_of_pivot(pivot_of(table, results.rows, (*shown_metrics(results.rows), *more)))
+    average, main = results.averages.get(INTERVAL_METRIC), INTERVAL_METRIC
+    spans = [limits(row.low.get(main), row.high.get(main)) if row else ABSENT for row in rows]
+    last = limits(average.low, average.high) if average else ABSENT
+    grid = _insert(grid, 2, [INTERVAL, *spans, last])
+    f1 = [trivial_f1(row) if row is not None and row.finished else None for row in rows]
+    known = [value for value in f1 if value is not None]
+    last = number(mean(known)) if len(known) == len(rows) else ABSENT
+    cells = [ABSENT if value is None else number(value) for value in f1]
+    return _insert(grid, 4, [TRIVIAL, *cells, last])
+
+
+def trivial_f1(row: Row) -> float:
+    """Compute the F1 of calling every test image anomalous: what any Image F1 must beat."""
+    return 2 * row.n_test_anomalous / (2 * row.n_test_anomalous + row.n_test_normal)
+
+
+def _insert(grid: Grid, place: int, column: Sequence[str]) -> Grid:
+    lines = [grid.header, *grid.body, grid.average]
+    header, *body, average = (
+        (*line[:place], cell, *line[place:]) for line, cell in zip(lines, column, strict=True)
+    )
+    return replace(grid, header=header, body=tuple(body), average=average)

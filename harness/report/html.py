@@ -3,118 +3,105 @@
 from __future__ import annotations
 
 import base64
-import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.charts import histogram, learning_curve, roc_chart
-from harness.metrics.registry import METRICS
 from harness.record import ImageScore
 from harness.report.caption import caption
-from harness.report.declaration import ReportError, Table, reading
+from harness.report.declaration import INTERVAL_METRIC, ReportError, Table, read_csv
+from harness.report.facets import machine_words
 from harness.report.formats import code, spans
-from harness.report.grid import MILLISECONDS, TIMED, Grid, limits, number, of_type, wide_grid_of
-from harness.report.rows import INTERVAL_METRIC, Row, backed_scores
-from harness.report.selection import machine_words
-from harness.report.stored import TableResults
+from harness.report.grid import (
+    MILLISECONDS,
+    MODEL_MS,
+    TIMED,
+    Grid,
+    display,
+    grid_of,
+    limits,
+    number,
+    of_type,
+)
+from harness.report.rows import Row
+from harness.report.stored import TableResults, backed_scores
 from harness.system.files import read_regular
-from harness.system.terminal import from_cell, in_markup
+from harness.system.terminal import in_markup
 
 TITLE = "DFKDE benchmark"
+CHANCE = 0.5
+INDEX = "index.csv"
+COLUMNS = ("kind", "image", "defect_type", "score", "note", "picture", "map", "mask")
+_MORE = ("image_average_precision", MODEL_MS)
+_NUMBER = re.compile(r"^[+-]?\d+(\.\d+)?")
+# Of the gallery's own folder: what an index names is laid into the page.
+_FILE = re.compile(r"\w+\.(webp|png)", re.ASCII)
+_TITLES = {
+    "false_alarm": "Normal images with the highest scores",
+    "miss": "Anomalous images with the lowest scores",
+    "best_map": "Best localisations",
+    "worst_map": "Worst localisations",
+}
+_KINDS = {"picture": "image", "map": "anomaly map", "mask": "ground truth mask"}
 
 
 def build_page(
     tables: Mapping[str, Table], held: Mapping[str, TableResults], *, pictures: Path
 ) -> str:
-    """Build the whole report as one HTML text."""
+    """Build the whole report, with the galleries of a folder: `TABLE/CATEGORY/index.csv`."""
     shown = [name for name in tables if any(row.finished for row in held[name].rows)]
+    rows = [row for name in shown for row in held[name].rows if row.finished]
+    days = sorted({row.started[:10] for row in rows})
+    when = f", {' to '.join(dict.fromkeys((days[0], days[-1])))}" if days else ""
+    sections = [_section(tables[n], held[n], pictures=pictures / n) for n in shown]
     waiting = [table for name, table in tables.items() if name not in shown]
-    sections = "".join(
-        _section(tables[name], held[name], pictures=pictures / name) for name in shown
+    return _page(
+        f"Deep feature kernel density estimation: {len(rows)} finished runs{when}.",
+        "".join([*sections, _waiting(waiting)]),
+        links="".join(
+            f'<a href="#{in_markup(name)}">{in_markup(_title(tables[name]))}</a>' for name in shown
+        ),
     )
-    links = "".join(
-        f'<a href="#{in_markup(name)}">{in_markup(_title(tables[name]))}</a>' for name in shown
-    )
-    return _TEMPLATE.format(
-        title=TITLE,
-        style=_asset("style.css"),
-        script=_asset("script.js"),
-        summary=_summary([row for name in shown for row in held[name].rows]),
-        links=links,
-        sections=sections + _waiting(waiting),
-    )
-
-
-_TEMPLATE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<a class="skip" href="#content">Skip to the tables</a>
-<header><h1>{title}</h1><p>{summary}</p><nav aria-label="Tables">{links}</nav></header>
-<main id="content">
-{sections}</main>
-<script>
-{script}</script>
-</body>
-</html>
-"""
 
 
 def page_of(grid: Grid, caption: str) -> str:
     """Build a page of one table."""
-    return _TEMPLATE.format(
-        title=TITLE,
-        style=_asset("style.css"),
-        script=_asset("script.js"),
-        summary="A table of tracked runs.",
-        links="",
-        sections=f"<section>{table_html(grid, caption)}</section>",
+    return _page("A table of tracked runs.", f"<section>{table_html(grid, caption)}</section>")
+
+
+def _page(summary: str, sections: str, *, links: str = "") -> str:
+    page, style, script = (
+        files("harness.report").joinpath(name).read_text(encoding="utf-8")
+        for name in ("page.html", "style.css", "script.js")
     )
-
-
-def _asset(name: str) -> str:
-    return files("harness.report").joinpath(name).read_text(encoding="utf-8")
+    return page.format(
+        title=TITLE, style=style, script=script, summary=summary, links=links, sections=sections
+    )
 
 
 def _title(table: Table) -> str:
     swept = f" · {table.axis}" if table.axis else ""
-    return f"{table.title} · {table.choice('backbone')}{swept}"
-
-
-def _summary(rows: Iterable[Row]) -> str:
-    finished = [row for row in rows if row.finished]
-    days = sorted({row.started[:10] for row in finished})
-    when = "" if not days else f", {days[0]}" + (f" to {days[-1]}" if days[1:] else "")
-    return f"Deep feature kernel density estimation: {len(finished)} finished runs{when}."
+    return f"{table.title} · {', '.join(table.choices('backbone'))}{swept}"
 
 
 def _section(table: Table, results: TableResults, *, pictures: Path) -> str:
     parts = [
         f'<section id="{in_markup(table.name)}"><h2>{in_markup(_title(table))}</h2>',
-        table_html(wide_grid_of(table, results), _caption(table, results)),
+        table_html(grid_of(table, results, more=_MORE), _caption(table, results)),
     ]
     if table.headline:
         parts += ["<h3>Image AUROC and 95 % interval by category</h3>", auroc_bars(results.rows)]
         parts += ["<h3>Categories</h3>"]
-        scores = backed_scores(table.name, results.rows, results.scores)
+        scores = backed_scores(table.name, results)
         parts += [
             _category(table, row, scores[row.category], pictures=pictures / row.category)
             for row in results.rows
             if row.finished
         ]
-    elif table.axis:
+    else:
         parts.append(_curves(table, results.rows))
     return "".join([*parts, "</section>\n"])
 
@@ -126,33 +113,13 @@ def _caption(table: Table, results: TableResults) -> str:
         for row in results.rows
         if row.finished
     )
-    if not table.headline:
-        return text
-    return f"{text} {MILLISECONDS}: {TIMED}, on {', '.join(machines)}."
-
-
-def _types(scores: Sequence[ImageScore]) -> str:
-    """Tell the AUROC of the normal test images against those of each defect type."""
-    images: dict[str, int] = {}
-    for score in scores:
-        if score.anomalous:
-            images[score.defect_type] = images.get(score.defect_type, 0) + 1
-    if len(images) < 2:
-        return ""
-    body = []
-    for name, count in images.items():
-        value = of_type(scores, INTERVAL_METRIC, defect_type=name)
-        body.append((name, str(count), number(value) if isinstance(value, float) else value))
-    title = METRICS[INTERVAL_METRIC].display
-    return table_html(
-        Grid(("Defect type", "Images", title), tuple(body), ()),
-        f"{title} of the normal test images against those of one defect type.",
-    )
+    timed = f" {MILLISECONDS}: {TIMED}, on {', '.join(machines)}."
+    return f"{text}{timed}" if table.headline else text
 
 
 def _category(table: Table, row: Row, scores: Sequence[ImageScore], *, pictures: Path) -> str:
     name = f"{table.title} {row.category}"
-    value = row.metric.get(INTERVAL_METRIC)
+    value = row.metrics.get(INTERVAL_METRIC)
     auroc = "" if value is None else f"<span>image AUROC {number(value)}</span>"
     trace = (
         f"run {code(row.run_id)}, data {code(row.data_fingerprint[:12])}, weights"
@@ -170,15 +137,36 @@ def _category(table: Table, row: Row, scores: Sequence[ImageScore], *, pictures:
     )
 
 
+def _types(scores: Sequence[ImageScore]) -> str:
+    """Show the AUROC of the normal test images against those of each defect type."""
+    kinds = [image.defect_type for image in scores if image.anomalous]
+    title, body = display(INTERVAL_METRIC), []
+    for kind in dict.fromkeys(kinds):
+        value = of_type(scores, INTERVAL_METRIC, defect_type=kind)
+        written = number(value) if isinstance(value, float) else value
+        body.append((kind, str(kinds.count(kind)), written))
+    if len(body) < 2:
+        return ""
+    return table_html(
+        Grid(("Defect type", "Images", title), tuple(body), ()),
+        f"{title} of the normal test images against those of one defect type.",
+    )
+
+
 def _curves(table: Table, rows: Iterable[Row]) -> str:
+    """Draw a swept setting, if all its values are numbers."""
     points: dict[str, dict[float, list[float]]] = {}
     for row in rows:
-        if INTERVAL_METRIC in row.metric:
+        if table.metric in row.metrics:
+            try:
+                value = float(row.settings.get(table.axis, ""))
+            except ValueError:
+                return ""
             line = points.setdefault(row.category, {})
-            line.setdefault(float(row.setting[table.axis]), []).append(row.metric[INTERVAL_METRIC])
+            line.setdefault(value, []).append(row.metrics[table.metric])
     if not points:
         return ""
-    title = f"Image AUROC of {table.title} over {table.axis}"
+    title = f"{display(table.metric)} of {table.title} over {table.axis}"
     chart = learning_curve(title, table.axis, points).svg
     caption = f"<figcaption>{in_markup(title)}</figcaption>"
     return f'<div class="charts"><figure>{chart}{caption}</figure></div>'
@@ -190,9 +178,6 @@ def _waiting(tables: Iterable[Table]) -> str:
         for table in tables
     )
     return f'<section id="waiting"><h2>Not run yet</h2><ul>{items}</ul></section>' if items else ""
-
-
-_NUMBER = re.compile(r"^[+-]?\d+(\.\d+)?")
 
 
 def table_html(grid: Grid, caption: str) -> str:
@@ -214,8 +199,6 @@ def table_html(grid: Grid, caption: str) -> str:
 def inline(markdown: str) -> str:
     """Turn a caption's code spans into elements and escape the rest.
 
-    Examples
-    --------
     >>> inline("a < b, `x`")
     'a &lt; b, <code>x</code>'
     """
@@ -236,16 +219,14 @@ def _key(cell: str) -> str:
     return f' data-key="{number[0]}"' if number else ""
 
 
-CHANCE = 0.5
-
-
 def auroc_bars(rows: Sequence[Row]) -> str:
     """Draw a bar from chance to the AUROC of each category, and its interval as a line.
 
     The axis runs from 0.5, or from below the smallest limit, to 1.
     """
-    known = [row for row in rows if INTERVAL_METRIC in row.metric]
-    smallest = min((_low(row) for row in known), default=CHANCE)
+    known = [row for row in rows if INTERVAL_METRIC in row.metrics]
+    lowest = [min([row.metrics[INTERVAL_METRIC], *row.low.values()]) for row in known]
+    smallest = min(lowest, default=CHANCE)
     start = min(CHANCE, int(smallest * 10) / 10)
     lines = "".join(_bar(row, start) for row in known)
     ticks = "".join(
@@ -258,16 +239,12 @@ def auroc_bars(rows: Sequence[Row]) -> str:
     )
 
 
-def _low(row: Row) -> float:
-    return min(row.metric[INTERVAL_METRIC], row.low.get(INTERVAL_METRIC, 1.0))
-
-
 def _share(value: float, start: float) -> float:
     return round(100 * (value - start) / (1 - start), 2)
 
 
 def _bar(row: Row, start: float) -> str:
-    value = row.metric[INTERVAL_METRIC]
+    value = row.metrics[INTERVAL_METRIC]
     low, high = row.low.get(INTERVAL_METRIC), row.high.get(INTERVAL_METRIC)
     left, right = sorted((_share(value, start), _share(CHANCE, start)))
     bar = f'<b style="left:{left}%;width:{right - left:.2f}%"></b>'
@@ -281,60 +258,32 @@ def _bar(row: Row, start: float) -> str:
     )
 
 
-INDEX = "index.csv"
-COLUMNS = ("kind", "image", "defect_type", "score", "note", "picture", "map", "mask")
-# Of the gallery's own folder: what an index names is laid into the page.
-_FILE = re.compile(r"\w+\.(webp|png)", re.ASCII)
-_TITLES = {
-    "false_alarm": "Normal images with the highest scores",
-    "miss": "Anomalous images with the lowest scores",
-    "best_map": "Best localisations",
-    "worst_map": "Worst localisations",
-}
+class Picture(NamedTuple):
+    """One image of a category's gallery."""
 
-
-@dataclass(frozen=True)
-class Picture:
-    """One entry of a category's gallery."""
-
-    kind: str
+    kind: str  # why it was chosen: a key of `_TITLES`
     image: str
     defect_type: str
     score: float
     note: str
-    files: dict[str, Path]
+    files: dict[str, Path]  # `picture`, `map` and `mask`, those that there are
 
 
 def read_gallery(folder: Path) -> list[Picture]:
     """Read the gallery of one category; one that was not made is empty."""
+
+    def picture(kind: str, image: str, defect_type: str, score: str, *rest: str) -> Picture:
+        note, *names = rest
+        found = {key: folder / name for key, name in zip(_KINDS, names, strict=True) if name}
+        for name in filter(None, names):
+            if not _FILE.fullmatch(name):
+                raise ReportError(f"must name pictures such as 00_map.webp, got {name!r}")
+            if not (folder / name).is_file():
+                raise ReportError(f"{folder / name} is missing, or no regular file")
+        return Picture(kind, image, defect_type, float(score), note, found)
+
     index = folder / INDEX
-    if not index.exists():
-        return []
-    with reading(index, errors="surrogatepass", newline="") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ReportError(f"{index} has not the columns {', '.join(COLUMNS)}")
-        return [_picture(line, folder) for line in reader]
-
-
-def _picture(line: dict[str, str], folder: Path) -> Picture:
-    cells = {name: from_cell(cell) for name, cell in line.items()}
-    files = {name: cells[name] for name in ("picture", "map", "mask") if cells[name]}
-    for file in files.values():
-        if not _FILE.fullmatch(file):
-            raise ReportError(
-                f"{folder / INDEX} must name pictures such as 00_map.webp, got {file!r}"
-            )
-        if not (folder / file).is_file():
-            raise ReportError(f"{folder / file} is missing, or no regular file")
-    return Picture(
-        kind=cells["kind"],
-        image=cells["image"],
-        defect_type=cells["defect_type"],
-        score=float(cells["score"]),
-        note=cells["note"],
-        files={name: folder / file for name, file in files.items()},
-    )
+    return read_csv(index, COLUMNS, picture, of="pictures") if index.exists() else []
 
 
 def gallery_html(pictures: Sequence[Picture]) -> str:
@@ -360,10 +309,9 @@ def _card(picture: Picture) -> str:
 
 
 def _embedded(name: str, path: Path, picture: Picture) -> str:
-    kind = {"picture": "image", "map": "anomaly map", "mask": "ground truth mask"}[name]
     data = base64.b64encode(read_regular(path)).decode()
     suffix = path.suffix.removeprefix(".")
     return (
         f'<img src="data:image/{suffix};base64,{data}" width="160" height="160"'
-        f' alt="{in_markup(f"{kind} of {picture.image}")}">'
+        f' alt="{in_markup(f"{_KINDS[name]} of {picture.image}")}">'
     )

@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from harness.metrics.registry import METRICS
 from harness.record import ImageScore
 from harness.report import bootstrap
 from harness.report.bootstrap import Resampled
-from harness.report.declaration import ReportError, Table
+from harness.report.declaration import INTERVAL_METRIC, RESAMPLES, ReportError, Table
 from harness.report.formats import markdown, text
-from harness.report.grid import ABSENT, Grid, number, signed
-from harness.report.rows import INTERVAL_METRIC, RESAMPLES, Scores, backed_scores
-from harness.report.stored import TableResults
+from harness.report.grid import ABSENT, Grid, best_bold, display, number, signed
+from harness.report.stored import TableResults, backed_scores
 
 Held = tuple[Table, TableResults]
 FEWEST = 6
 """Categories for Friedman's test, whose distribution under no difference is an approximation."""
-_TITLE = f"## {METRICS[INTERVAL_METRIC].display}\n\n"
+_TITLE = f"## {display(INTERVAL_METRIC)}\n\n"
 
 
-@dataclass(frozen=True)
-class Pair:
-    """One category under two models."""
+class Pair(NamedTuple):
+    """The image AUROC of a category under two models, over the same resamples."""
 
     category: str
     first: Resampled
     second: Resampled
-    difference: Resampled
+    difference: Resampled  # second minus first
 
 
 def compare(first: Held, second: Held) -> str:
@@ -42,10 +39,7 @@ def compare(first: Held, second: Held) -> str:
     for pair, p, corrected in zip(pairs, raw, holm(raw), strict=True):
         body.append((pair.category, *_cells(pair), _p(p), _p(corrected)))
     mean = Pair(
-        "Average",
-        bootstrap.mean_of([pair.first for pair in pairs]),
-        bootstrap.mean_of([pair.second for pair in pairs]),
-        bootstrap.mean_of([pair.difference for pair in pairs]),
+        "Average", *(bootstrap.mean_of(side) for side in list(zip(*pairs, strict=True))[1:])
     )
     overall = _p(bootstrap.p_value(mean.difference))
     header = ("Category", *names, "difference", "95 % interval", "p", "p, Holm")
@@ -55,12 +49,17 @@ def compare(first: Held, second: Held) -> str:
 
 def pair_up(first: Held, second: Held) -> list[Pair]:
     """Resample the image AUROC of the categories that both tables have, by the same images."""
-    return [_pair(key, scores) for key, scores in _aligned([first, second]).items()]
+    return [_pair(key, *scores) for key, scores in _aligned([first, second]).items()]
 
 
 def _aligned(held: Sequence[Held]) -> dict[str, list[list[ImageScore]]]:
     """Gather the scores of the categories that all tables have, in one order of the images."""
-    scores, table = [_scores(one) for one in held], held[0][0]
+    for table, _ in held:
+        if not table.headline:
+            raise ReportError(
+                f"{table.name} is over several seeds or settings: it keeps no scores to compare"
+            )
+    scores, table = [backed_scores(t.name, results) for t, results in held], held[0][0]
     dataset, names = table.choice("dataset"), " and ".join(table.name for table, _ in held)
     if any(other.choice("dataset") != dataset for other, _ in held):
         raise ReportError(f"{names} are of different datasets")
@@ -79,40 +78,19 @@ def _aligned(held: Sequence[Held]) -> dict[str, list[list[ImageScore]]]:
     return found
 
 
-def _scores(held: Held) -> Scores:
-    table, results = held
-    if not table.headline:
-        raise ReportError(
-            f"{table.name} is over several seeds or settings: it keeps no scores to compare"
-        )
-    return backed_scores(table.name, results.rows, results.scores)
-
-
-def _pair(key: str, scores: Sequence[Sequence[ImageScore]]) -> Pair:
+def _pair(key: str, *scores: Sequence[ImageScore]) -> Pair:
     try:
-        one, other = (
-            bootstrap.resample(
-                bootstrap.images_of([i.anomalous for i in images], [i.score for i in images]),
-                bootstrap.auroc,
-                key=key,
-            )
-            for images in scores
-        )
+        one, other = (bootstrap.resample_cell(key, images) for images in scores)
     except ValueError as error:
         raise ReportError(f"{key}: {error}") from None
-    difference = Resampled(
-        other.value - one.value,
-        other.resamples - one.resamples,
-        tuple(b - a for a, b in zip(one.left_out, other.left_out, strict=True)),
-    )
+    left_out = tuple(b - a for a, b in zip(one.left_out, other.left_out, strict=True))
+    difference = Resampled(other.value - one.value, other.resamples - one.resamples, left_out)
     return Pair(key.partition("/")[2], one, other, difference)
 
 
 def holm(p: Sequence[float]) -> list[float]:
     """Correct p values for their number: Holm, Scandinavian Journal of Statistics 6 (1979).
 
-    Examples
-    --------
     >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
     [0.03, 0.06, 0.06]
     """
@@ -143,7 +121,7 @@ def rank(held: Sequence[Held]) -> str:
     _aligned(held)
     values = np.array([_values(table, results) for table, results in held]).T
     body = tuple(
-        (category, *_best_bold(line)) for category, line in zip(categories, values, strict=True)
+        (category, *_written(line)) for category, line in zip(categories, values, strict=True)
     )
     ranks, statistic, p = friedman(values)
     grid = Grid(("Category", *names), body, ("Mean rank", *(f"{mean:.2f}" for mean in ranks)))
@@ -157,16 +135,14 @@ def rank(held: Sequence[Held]) -> str:
 
 def _values(table: Table, results: TableResults) -> list[float]:
     """Read the metric of every category of a table."""
-    found = {row.category: row.metric.get(INTERVAL_METRIC) for row in results.rows}
-    values = [found.get(category) for category in table.categories]
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
-        lacking = [c for c, value in zip(table.categories, values, strict=True) if value is None]
+    found = {row.category: row.metrics.get(INTERVAL_METRIC) for row in results.rows}
+    lacking = [category for category in table.categories if found.get(category) is None]
+    if lacking:
         raise ReportError(
             f"ranks need every category: {table.name} has no {INTERVAL_METRIC} of"
             f" {', '.join(lacking)}"
         )
-    return known
+    return [value for c in table.categories if (value := found[c]) is not None]
 
 
 def friedman(values: bootstrap.Floats) -> tuple[list[float], float, float]:
@@ -182,15 +158,11 @@ def friedman(values: bootstrap.Floats) -> tuple[list[float], float, float]:
 def _cells(pair: Pair) -> tuple[str, ...]:
     span = bootstrap.interval(pair.difference)
     ends = " to ".join(signed(end) for end in span) if span else ABSENT
-    values = _best_bold([pair.first.value, pair.second.value])
-    return (*values, signed(pair.difference.value), ends)
+    return (*_written([pair.first.value, pair.second.value]), signed(pair.difference.value), ends)
 
 
-def _best_bold(values: Sequence[float]) -> list[str]:
-    """Write values, those in bold that are written as the highest is, unless all are."""
-    written = [number(value) for value in values]
-    best = max(written) if len(set(written)) > 1 else None
-    return [f"**{value}**" if value == best else value for value in written]
+def _written(values: Sequence[float]) -> list[str]:
+    return best_bold(values, list(map(number, values)))
 
 
 def _p(value: float) -> str:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from harness.record import StoredRun
 from harness.report.caption import caption
-from harness.report.declaration import ReportError, Table, Tables, read_tables
+from harness.report.declaration import GROUPS, ReportError, Table, Tables, read_tables
 from harness.report.formats import markdown
 from harness.report.grid import grid_of
-from harness.report.published import Source, read_published
 from harness.report.readme import (
     STATUS,
     Marker,
@@ -22,11 +21,12 @@ from harness.report.readme import (
     overviews,
     read_pages,
 )
-from harness.report.rows import Row, backed_scores
+from harness.report.rows import Row
 from harness.report.selection import Read, as_read, built_otherwise, cell_of, mismatch, select
 from harness.report.stored import (
     TableResults,
     averages_of,
+    backed_scores,
     files_of,
     read_or_empty,
     read_results,
@@ -35,7 +35,7 @@ from harness.report.stored import (
 from harness.system.files import write_together
 
 _TRACES = ("commit", "environment", "identity", "data_fingerprint", "scores_digest")
-"""What of a row tells whether a newer one is of the same code, data and scores."""
+"""What two rows of a cell are compared by: code, data and scores."""
 
 
 def publish(
@@ -48,7 +48,10 @@ def publish(
 ) -> tuple[list[str], list[str]]:
     """Write `results/`, and what stands at the markers of the pages: every file, or none.
 
-    A table without a marker is kept in `results/` alone.
+    A table without a marker is kept in `results/` alone. Given `only` some tables, the others stay
+    as they are; `drop` returns whether a published row is not kept. Returned are notes for the
+    terminal, and why tables could not be made, which stay as they are. An `OSError` means that
+    nothing has been changed.
     """
     tables, results = read_tables(root / "conf"), root / "results"
     names = {*tables, *tables.refused}
@@ -69,28 +72,39 @@ def publish(
     runs, notes = list(runs), []
     made: dict[str, Table] = {}
     for name in filter(tables.__contains__, only or tables):
-        table, before = tables[name], held[name]
-        kept = tuple(row for row in before.rows if not drop(name, row))
+        table, rows = tables[name], held[name].rows
+        kept = tuple(row for row in rows if not drop(name, row))
         try:
-            for row in kept:
-                check_row(table, row)
-            selection = select(table, runs, published=kept, read=read)
-            after = results_of(table, selection.runs, replace(before, rows=kept))
-            if table.headline:
-                backed_scores(name, after.rows, after.scores)
+            held[name], own = _updated(table, replace(held[name], rows=kept), runs, read)
         except ReportError as error:
             refusals.append(str(error))
             continue
-        made[name], held[name] = table, after
-        notes += [*selection.notes, *_changed(table, before.rows, after.rows)]
-    sound = {name: table for name, table in tables.items() if _fits(table, held[name])}
+        made[name] = table
+        notes += [*own, *_changed(table, rows, held[name].rows)]
+    sound = {
+        name: table
+        for name, table in tables.items()
+        if not any(_misfit(table, row) for row in held[name].rows)
+    }
     contents = markdowns(made, held, found)
-    contents |= overviews(found, sound, held, lambda: published_sources(results))
+    contents |= overviews(found, sound, held, results)
     for name in [name for name in held if not held[name].rows and name not in marked]:
         if not (results / f"{name}.csv").exists():
             del held[name]
     notes += _write(root, held, pages=fill(pages, contents))
     return notes, refusals
+
+
+def _updated(
+    table: Table, held: TableResults, runs: Iterable[StoredRun], read: Read
+) -> tuple[TableResults, tuple[str, ...]]:
+    """Add the runs of a table to its rows; return notes, too."""
+    check_rows(table, held.rows)
+    chosen, notes = select(table, runs, published=held.rows, read=read)
+    results = results_of(table, chosen, held)
+    if table.headline:
+        backed_scores(table.name, results)
+    return results, notes
 
 
 def known_markers(tables: Tables, found: Iterable[Marker]) -> set[Marker]:
@@ -102,36 +116,29 @@ def known_markers(tables: Tables, found: Iterable[Marker]) -> set[Marker]:
     return known | {Marker("results", name) for name in datasets} | {STATUS}
 
 
-def published_sources(results: Path) -> list[Source]:
-    """Read the published numbers, if there are any."""
-    return read_published(results) if (results / "published.csv").exists() else []
+def _misfit(table: Table, row: Row) -> str:
+    return mismatch(table, row) or built_otherwise(table, row)
 
 
-def _fits(table: Table, results: TableResults) -> bool:
-    try:
-        for row in results.rows:
-            check_row(table, row)
-    except ReportError:
-        return False
-    return True
-
-
-def check_row(table: Table, row: Row) -> None:
-    """Refuse a published row that is not as its table is declared."""
-    difference = mismatch(table, row) or built_otherwise(table, row)
-    if difference:
-        raise ReportError(
-            f"results/{table.name}.csv: {row.category} of run {row.run_id} is not as"
-            f" conf/experiment/{table.name}.yaml declares it: {difference}; to drop what is"
-            f" published: python -m harness.report --replace {table.name}"
-        )
+def check_rows(table: Table, rows: Iterable[Row]) -> None:
+    """Refuse published rows that are not as their table is declared."""
+    for row in rows:
+        if misfit := _misfit(table, row):
+            raise ReportError(
+                f"results/{table.name}.csv: {row.category} of run {row.run_id} is not as"
+                f" conf/experiment/{table.name}.yaml declares it: {misfit}; to drop what is"
+                f" published: python -m harness.report --replace {table.name}"
+            )
 
 
 def _changed(table: Table, before: Iterable[Row], after: Iterable[Row]) -> Iterator[str]:
-    """Tell which rows went away or are of other runs now, and what differs in those."""
+    """List the rows that went away or are of other runs now, and what differs in those."""
 
-    def cell(row: Row) -> tuple[str, int, str | None]:
-        return row.category, row.seed, row.setting.get(table.axis)
+    def cell(row: Row) -> tuple[str, int, str]:
+        if table.axis in GROUPS:
+            return row.category, row.seed, str(getattr(row, table.axis))
+        own = {k: v for k, v in row.settings.items() if table.axis and k.startswith(table.axis)}
+        return row.category, row.seed, str(own)
 
     now = {cell(row): row for row in after}
     for row in before:
@@ -140,8 +147,8 @@ def _changed(table: Table, before: Iterable[Row], after: Iterable[Row]) -> Itera
             yield f"{what} is no longer shown"
         elif new.run_id != row.run_id:
             changed = [trace for trace in _TRACES if getattr(new, trace) != getattr(row, trace)]
-            told = ", ".join(changed) or "nothing"
-            yield f"{what} gives way to run {new.run_id}; changed: {told}"
+            difference = ", ".join(changed) or "nothing"
+            yield f"{what} is replaced by run {new.run_id}; changed: {difference}"
 
 
 def _write(root: Path, held: Mapping[str, TableResults], *, pages: Mapping[str, str]) -> list[str]:
@@ -166,16 +173,21 @@ def markdowns(
     tables: Mapping[str, Table], held: Mapping[str, TableResults], found: Iterable[Marker]
 ) -> dict[Marker, str]:
     """Render every table with a marker as the pages have it."""
-    made = {}
-    for marker in found:
-        if marker.kind == "table" and marker.name in tables:
-            table, results = tables[marker.name], held[marker.name]
-            made[marker] = markdown(grid_of(table, results), caption(table, results.rows))
-    return made
+    return {
+        marker: markdown(
+            grid_of(tables[marker.name], held[marker.name]),
+            caption(tables[marker.name], held[marker.name].rows),
+        )
+        for marker in found
+        if marker.kind == "table" and marker.name in tables
+    }
 
 
 def check(root: Path) -> str:
-    """Compare pages and results with each other and with the schema, without any run."""
+    """Return the difference of the pages to what the results say, without any run; empty for none.
+
+    Raises `ReportError` where a marker, a file or a schema is wrong, or results contradict.
+    """
     declared, folder = read_tables(root / "conf"), root / "results"
     pages = read_pages(root)
     found = markers(pages)
@@ -187,17 +199,14 @@ def check(root: Path) -> str:
     }
     tables = {name: table for name, table in declared.items() if name in held}
     for name, table in tables.items():
-        _check_order(table, held[name])
-        _check_averages(table, held[name])
-        if table.headline:
-            backed_scores(name, held[name].rows, held[name].scores)
+        _check_results(table, held[name])
     scored = {name for name in tables if held[name].scores}
     for path in folder.glob("scores/*.csv"):
         if path.stem not in {*scored, *declared.refused}:
             raise ReportError(f"{path} has the scores of no published row")
     check_markers(pages, known=known_markers(declared, found))
     contents = markdowns(tables, held, found)
-    contents |= overviews(found, tables, held, lambda: published_sources(folder))
+    contents |= overviews(found, tables, held, folder)
     difference = "".join(
         _difference(page, pages[page], filled) for page, filled in fill(pages, contents).items()
     )
@@ -217,21 +226,19 @@ def _difference(page: str, before: str, after: str) -> str:
     return "".join(lines)
 
 
-def _check_order(table: Table, results: TableResults) -> None:
-    for row in results.rows:
-        check_row(table, row)
+def _check_results(table: Table, results: TableResults) -> None:
+    check_rows(table, results.rows)
     found = [cell_of(table, row) for row in results.rows]
     if found != [cell for cell in table.cells() if cell in found]:
         raise ReportError(
             f"results/{table.name}.csv has its rows in another order than"
             f" conf/experiment/{table.name}.yaml, or twice: {', '.join(map(str, found))}"
         )
-
-
-def _check_averages(table: Table, results: TableResults) -> None:
-    found = averages_of(table, results.rows)
+    means = averages_of(table, results.rows)
     for metric, average in results.averages.items():
-        if metric not in found or found[metric].value != average.value:
+        if metric not in means or means[metric].value != average.value:
             raise ReportError(
                 f"results/averages.csv: the {metric} of {table.name} is not its rows' mean"
             )
+    if table.headline:
+        backed_scores(table.name, results)

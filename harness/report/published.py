@@ -2,96 +2,88 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple
 
 from harness.metrics.registry import METRICS
-from harness.report.declaration import ReportError, Table, reading
+from harness.report.declaration import ReportError, Table, read_csv
 from harness.report.formats import code, markdown, text
-from harness.report.grid import ABSENT, FAILED, INTERVAL, Grid, limits, number, signed
+from harness.report.grid import (
+    ABSENT,
+    INTERVAL,
+    Grid,
+    best_bold,
+    display,
+    grid_of_pivot,
+    limits,
+    number,
+    pivot_of,
+    signed,
+)
 from harness.report.stored import TableResults
 
 AVERAGE = "Average"
 METHOD = "dfkde"
 """The method, and the model of the tables that its numbers stand beside."""
 _FRACTION = re.compile(r"0\.[0-9]+|1\.0+")
+_NUMBERS = ("source", "dataset", "category", "metric", "value")
+
+Values = dict[tuple[str, str, str], Decimal]
+"""Numbers by dataset, category and metric, with the digits that were published.
+
+`Average` is a category."""
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """Who published numbers, and how theirs were made otherwise than ours."""
 
-    name: str
+    name: str  # the key in `published.csv`
     label: str
     method: str
-    backbone: str
+    backbone: str  # by our name for it
     reference: str
     differences: str
-    values: dict[tuple[str, str, str], Decimal]
+    values: Values
 
     def has(self, dataset: str, metric: str = "") -> bool:
-        """Tell whether there are numbers of a dataset, of one metric or of any."""
+        """Return whether there are numbers of a dataset, of one metric or of any."""
         return any(key[0] == dataset and metric in ("", key[2]) for key in self.values)
+
+
+def published_sources(folder: Path) -> list[Source]:
+    """Read the published numbers, if there are any."""
+    return read_published(folder) if (folder / "published.csv").exists() else []
 
 
 def read_published(folder: Path) -> list[Source]:
     """Read `published.csv` and `published_sources.csv`, in the order of the sources."""
-    values = _read_values(folder / "published.csv")
+    values: dict[str, Values] = {}
     sources: dict[str, Source] = {}
-    path = folder / "published_sources.csv"
-    with reading(path, newline="") as file:
-        for where, line in _lines(file, path):
-            name = line["source"]
-            if name in sources:
-                raise ReportError(f"{where}: source {name} stands twice")
-            sources[name] = Source(
-                name=name,
-                label=line["label"],
-                method=line["method"],
-                backbone=line["backbone"],
-                reference=line["reference"],
-                differences=line["differences"],
-                values=values.pop(name, {}),
-            )
+
+    def add_number(source: str, dataset: str, category: str, metric: str, value: str) -> None:
+        held = values.setdefault(source, {})
+        if metric not in METRICS:
+            raise ReportError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+        if not _FRACTION.fullmatch(value):
+            raise ReportError(f"value must be a fraction from 0.0 to 1.0, got {value!r}")
+        if (dataset, category, metric) in held:
+            raise ReportError(f"{source} has the {metric} of {dataset}/{category} twice")
+        held[dataset, category, metric] = Decimal(value)
+
+    def add_source(name: str, *rest: str) -> None:
+        if name in sources:
+            raise ReportError(f"source {name} stands twice")
+        sources[name] = Source._make((name, *rest, values.pop(name, {})))
+
+    header = ("source", *Source._fields[1:-1])
+    read_csv(folder / "published.csv", _NUMBERS, add_number, of="published numbers")
+    read_csv(folder / "published_sources.csv", header, add_source, of="sources")
     if values:
         raise ReportError(f"published_sources.csv has no line for {', '.join(values)}")
     return list(sources.values())
-
-
-def _read_values(path: Path) -> dict[str, dict[tuple[str, str, str], Decimal]]:
-    values: dict[str, dict[tuple[str, str, str], Decimal]] = {}
-    with reading(path, newline="") as file:
-        for where, line in _lines(file, path):
-            dataset, category, metric = key = (line["dataset"], line["category"], line["metric"])
-            held = values.setdefault(line["source"], {})
-            if metric not in METRICS:
-                raise ReportError(
-                    f"{where}: metric must be one of {', '.join(METRICS)}, got {metric!r}"
-                )
-            if not _FRACTION.fullmatch(line["value"]):
-                raise ReportError(
-                    f"{where}: value must be a fraction from 0.0 to 1.0, got {line['value']!r}"
-                )
-            if key in held:
-                raise ReportError(
-                    f"{where}: {line['source']} has the {metric} of {dataset}/{category} twice"
-                )
-            held[key] = Decimal(line["value"])
-    return values
-
-
-def _lines(file: TextIO, path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Read the lines of a CSV file, each with where it stands."""
-    reader = csv.DictReader(file)
-    for line in reader:
-        if None in line or None in line.values():
-            raise ValueError(f"line {reader.line_num} has not the cells of the header")
-        yield f"{path}:{reader.line_num}", line
 
 
 def check_categories(tables: Mapping[str, Table], sources: Sequence[Source]) -> None:
@@ -130,10 +122,8 @@ def compare_published(
         ours = table.headline and table.choice("model") == METHOD
         if ours and any(row.finished for row in held[name].rows):
             theirs = [s for s in sources if s.method == METHOD and s.has(table.choice("dataset"))]
-            beside = [source for source in theirs if source.backbone == table.choice("backbone")]
-            parts += _sections(table, held[name], beside)
-            parts += _elsewhere(table, [source for source in theirs if source not in beside])
-            used += beside
+            parts += _sections(table, held[name], theirs)
+            used += [source for source in theirs if source.backbone == table.choice("backbone")]
     if not parts:
         raise ReportError(
             f"no table of {METHOD} with a finished run has published numbers of its dataset"
@@ -152,7 +142,7 @@ def other_methods(tables: Mapping[str, Table], sources: Sequence[Source]) -> str
             if shown:
                 title = f"{text(table.title)}, other methods, other features"
                 grid = _grid_of_others(table, shown, metric=metric)
-                parts.append(f"## {title}: {METRICS[metric].display}\n\n{markdown(grid, _OTHERS)}")
+                parts.append(f"## {title}: {display(metric)}\n\n{markdown(grid, _OTHERS)}")
     if not parts:
         raise ReportError(f"published_sources.csv has no numbers of a method other than {METHOD}")
     return "\n".join(parts + _notes(others, ""))
@@ -176,56 +166,43 @@ def _grid_of_others(table: Table, sources: Sequence[Source], *, metric: str) -> 
 
 
 def _sections(table: Table, results: TableResults, sources: Sequence[Source]) -> list[str]:
+    """Compare a table with the sources of its backbone, and name the others."""
+    dataset, backbone = table.choice("dataset"), table.choice("backbone")
+    title = f"## {text(f'{table.title}, {backbone}')}"
+    caption = f"Ours: {code(table.command)}. Differences are ours minus theirs. Best in bold."
     sections = []
     for metric in METRICS:
-        beside = [source for source in sources if source.has(table.choice("dataset"), metric)]
+        beside = [s for s in sources if s.backbone == backbone and s.has(dataset, metric)]
         if beside:
-            caption = (
-                f"Ours: {code(table.command)}. Differences are ours minus theirs. Best in bold."
-            )
             grid = _grid(table, results, beside, metric=metric)
-            title = f"{_title(table)}: {METRICS[metric].display}"
-            sections.append(f"{title}\n\n{markdown(grid, caption)}")
+            sections.append(f"{title}: {display(metric)}\n\n{markdown(grid, caption)}")
+    others = [source for source in sources if source.backbone != backbone]
+    if others:
+        names = ", ".join(f"{text(s.label)} ({code(s.backbone)})" for s in others)
+        sections.append(f"{title}: other backbones\n\nNot beside ours: {names}.\n")
     return sections
 
 
-def _elsewhere(table: Table, sources: Sequence[Source]) -> list[str]:
-    """Name the sources of another backbone than the table's."""
-    if not sources:
-        return []
-    names = ", ".join(f"{text(s.label)} ({code(s.backbone)})" for s in sources)
-    return [f"{_title(table)}: other backbones\n\nNot beside ours: {names}.\n"]
-
-
-def _title(table: Table) -> str:
-    backbone = table.choice("backbone")
-    return f"## {text(f'{table.title}, {backbone}')}"
-
-
 def _grid(table: Table, results: TableResults, sources: Sequence[Source], *, metric: str) -> Grid:
+    ours = grid_of_pivot(pivot_of(table, results.rows, [metric]))
     header = ["Category", "Ours", INTERVAL]
-    for source in sources:
-        header += [source.label, "difference"]
-    ours = {row.category: row for row in results.rows}
+    header += [title for source in sources for title in (source.label, "difference")]
+    of = {row.category: row for row in results.rows}
     body = []
-    for category in table.categories:
-        row = ours.get(category)
-        value = row.metric.get(metric) if row else None
-        span = limits(row.low.get(metric), row.high.get(metric)) if row else ABSENT
-        missing = FAILED if row is not None and not row.finished else ABSENT
+    for category, written in ours.body:
+        row = of.get(category)
+        of_metric = (row.metrics, row.low, row.high) if row else ({}, {}, {})
         theirs = _theirs(table, sources, category=category, metric=metric)
-        body.append((category, *_line(value, missing, span=span, theirs=theirs)))
+        known = [values.get(metric) for values in of_metric]
+        body.append((category, *_line(written, known, theirs)))
     average = results.averages.get(metric)
-    value = average.value if average else None
-    span = limits(average.low, average.high) if average else ABSENT
-    known = sum(metric in row.metric for row in results.rows)
+    known = [average.value, average.low, average.high] if average else [None] * 3
     theirs = _theirs(table, sources, category=AVERAGE, metric=metric)
     if len(table.categories) < len(table.config["dataset"]["categories"]):
         theirs = [None for _ in sources]  # theirs is of more categories
-    missing = f"{ABSENT} ({known}/{len(table.categories)})"
-    return Grid(
-        tuple(header), tuple(body), (AVERAGE, *_line(value, missing, span=span, theirs=theirs))
-    )
+    written = number(average.value) if average else ours.average[1]
+    last = (AVERAGE, *_line(written, known, theirs))
+    return Grid(tuple(header), tuple(body), last)
 
 
 def _theirs(
@@ -235,20 +212,16 @@ def _theirs(
 
 
 def _line(
-    value: float | None, missing: str, *, span: str, theirs: Sequence[Decimal | None]
-) -> list[str]:
-    """Write one line: the best of its values in bold, if there is more than one."""
-    known = [float(item) for item in (value, *theirs) if item is not None]
-    best = number(max(known)) if len(known) > 1 else ""
-    cells = [missing if value is None else _bold(number(value), value, best), span]
-    for item in theirs:
-        cells.append(ABSENT if item is None else _bold(str(item), float(item), best))
-        cells.append(ABSENT if item is None or value is None else signed(value - float(item)))
-    return cells
-
-
-def _bold(written: str, value: float, best: str) -> str:
-    return f"**{written}**" if number(value) == best else written
+    ours: str, known: Sequence[float | None], theirs: Sequence[Decimal | None]
+) -> Iterator[str]:
+    """Write one line, given our value and its limits: the best in bold, if there are several."""
+    value, low, high = known
+    written = [ours, *(ABSENT if item is None else str(item) for item in theirs)]
+    numbers = [value, *(None if item is None else float(item) for item in theirs)]
+    first, *others = best_bold(numbers, written)
+    yield from (first, limits(low, high))
+    for cell, other in zip(others, numbers[1:], strict=True):
+        yield from (cell, ABSENT if other is None or value is None else signed(value - other))
 
 
 def _notes(sources: Sequence[Source], before: str) -> list[str]:

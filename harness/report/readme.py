@@ -1,4 +1,4 @@
-"""The pages with results, their markers, and what stands there: `<!-- KIND: NAME -->`."""
+"""The pages with results, their markers, and the overviews: `<!-- KIND: NAME -->` ..."""
 
 from __future__ import annotations
 
@@ -6,36 +6,49 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.metrics.registry import HEADLINE, METRICS
-from harness.report.caption import claim
+from harness.metrics.registry import HEADLINE
+from harness.report.caption import described
 from harness.report.declaration import ReportError, Table, reading
 from harness.report.formats import code, text
-from harness.report.grid import ABSENT, average_cell, metric_cell, number, shown_metrics
-from harness.report.published import AVERAGE, METHOD, Source
+from harness.report.grid import (
+    ABSENT,
+    Line,
+    display,
+    grid_of_pivot,
+    number,
+    pivot_of,
+    shown_metrics,
+)
+from harness.report.published import AVERAGE, METHOD, Source, published_sources
 from harness.report.stored import TableResults
 from harness.system.terminal import in_markup
 
 PAGES = ("README.md", "docs/results.md")
-"""Relative to the checkout; the first must be there, and a marker stands in one of them."""
+"""Relative to the checkout; the first must be there, and markers may be in each of them."""
+SHOW = "show"
+"""The kind of markers of any page, with arguments of `report show` for a name."""
 
 _KINDS = {
     "table": "no conf/experiment",
     "results": "no dataset of a table",
     "status": "not `all`",
 }
-"""What a marker may be of, and what is told of a name that none is."""
+"""What a marker of `PAGES` may be of, and what is wrong with another name."""
 
-_OPEN = re.compile(rf"^<!-- ({'|'.join(_KINDS)}): (\S+) -->$", re.MULTILINE)
+_OPEN = re.compile(rf"^<!-- ({'|'.join((*_KINDS, SHOW))}): (.+) -->$", re.MULTILINE)
 # On a line of its own: within one it is the text of a table.
-_CLOSE = re.compile(rf"^<!-- /({'|'.join(_KINDS)}) -->$", re.MULTILINE)
+_CLOSE = re.compile(rf"^<!-- /({'|'.join((*_KINDS, SHOW))}) -->$", re.MULTILINE)
 
 
 class Marker(NamedTuple):
-    """A place of a page that the results fill."""
+    """A place of a page that the results fill.
+
+    The kind is `table` for a declared table with its caption, `results` for the overview of a
+    dataset, and `status`, whose name is `all`, for how far each dataset is.
+    """
 
     kind: str
     name: str
@@ -43,24 +56,26 @@ class Marker(NamedTuple):
 
 def read_pages(root: Path) -> dict[str, str]:
     """Read the text of each page that a checkout has, by its path."""
-    first, *others = PAGES
     pages = {}
-    for name in (first, *(other for other in others if (root / other).exists())):
-        with reading(root / name) as file:
-            pages[name] = file.read()
+    for name in PAGES:
+        if name == PAGES[0] or (root / name).exists():
+            with reading(root / name) as file:
+                pages[name] = file.read()
     return pages
 
 
 def markers(pages: Mapping[str, str]) -> list[Marker]:
-    """List the markers of all pages, in order."""
-    return [Marker(*match.groups()) for text in pages.values() for match in _OPEN.finditer(text)]
+    """List the markers of results in all pages, in order."""
+    return [one for page in pages.values() for one in _all_markers(page) if one.kind != SHOW]
+
+
+def _all_markers(page: str) -> list[Marker]:
+    return [Marker(*match.groups()) for match in _OPEN.finditer(page)]
 
 
 def fill(pages: Mapping[str, str], contents: Mapping[Marker, str]) -> dict[str, str]:
     r"""Put each content between its markers; all other text stays as it is.
 
-    Examples
-    --------
     >>> pages = {"README.md": "# Title\n<!-- table: demo -->\nold\n<!-- /table -->\nmore\n"}
     >>> print(fill(pages, {Marker("table", "demo"): "| new |\n"})["README.md"], end="")
     # Title
@@ -72,24 +87,35 @@ def fill(pages: Mapping[str, str], contents: Mapping[Marker, str]) -> dict[str, 
     more
     """
     _check_doubled(pages, contents)
-    return {page: "".join(_filled(page, text, contents)) for page, text in pages.items()}
+    return {page: "".join(_filled(page, old, contents)) for page, old in pages.items()}
 
 
-def _filled(page: str, text: str, contents: Mapping[Marker, str]) -> Iterator[str]:
+def fill_page(path: str, page: str, table: Callable[[Sequence[str]], str]) -> str:
+    """Put at each `show` marker of a page the table that its arguments ask for."""
+    found = [marker for marker in _all_markers(page) if marker.kind == SHOW]
+    if not found:
+        raise ReportError(
+            f"{path} must have markers `<!-- show: KEY=VALUE -->` ... `<!-- /show -->`"
+        )
+    contents = {marker: table(shlex.split(marker.name)) for marker in dict.fromkeys(found)}
+    return "".join(_filled(path, page, contents))
+
+
+def _filled(page: str, content: str, contents: Mapping[Marker, str]) -> Iterator[str]:
     position = 0
-    for match in _OPEN.finditer(text):
+    for match in _OPEN.finditer(content):
         marker = Marker(*match.groups())
         if marker in contents:
-            yield f"{text[position : match.end()]}\n\n{contents[marker]}\n"
-            position = _closing(page, text, match)
-    yield text[position:]
+            yield f"{content[position : match.end()]}\n\n{contents[marker]}\n"
+            position = _closing(page, content, match)
+    yield content[position:]
 
 
-def _closing(page: str, text: str, opening: re.Match[str]) -> int:
+def _closing(page: str, content: str, opening: re.Match[str]) -> int:
     """Find where the closing marker starts that belongs to an opening one."""
     kind, name = opening.groups()
-    close = _CLOSE.search(text, opening.end())
-    following = _OPEN.search(text, opening.end())
+    close = _CLOSE.search(content, opening.end())
+    following = _OPEN.search(content, opening.end())
     if not close or close[1] != kind or (following and following.start() < close.start()):
         raise ReportError(f"{page}: the marker of {kind} {name} is not closed by <!-- /{kind} -->")
     return close.start()
@@ -122,71 +148,42 @@ def _check_doubled(pages: Mapping[str, str], wanted: Iterable[Marker]) -> None:
 
 def _where(pages: Mapping[str, str], marker: Marker) -> str:
     """Name the pages with a marker."""
-    return " and ".join(page for page, text in pages.items() if marker in markers({page: text}))
-
-
-_SHOW_OPEN = re.compile(r"^<!-- show: .* -->$", re.MULTILINE)
-_SHOW = re.compile(
-    r"^(<!-- show: (.*) -->)\n(?:(?!<!-- show: ).*\n)*?(<!-- /show -->)$", re.MULTILINE
-)
-
-
-def fill_page(page: str, table: Callable[[Sequence[str]], str]) -> str:
-    r"""Put at each marker the table that its arguments ask for; all other text stays as it is.
-
-    Examples
-    --------
-    >>> page = "# Title\n<!-- show: model=knn -->\nold\n<!-- /show -->\nmore\n"
-    >>> print(fill_page(page, lambda arguments: f"| {arguments[0]} |\n"), end="")
-    # Title
-    <!-- show: model=knn -->
-    <BLANKLINE>
-    | model=knn |
-    <BLANKLINE>
-    <!-- /show -->
-    more
-    """
-    opened, closed = len(_SHOW_OPEN.findall(page)), len(_SHOW.findall(page))
-    if not opened or opened != closed:
-        raise ReportError(
-            f"a page must have markers `<!-- show: KEY=VALUE -->`, each with `<!-- /show -->`"
-            f" behind it; it has {opened}, {closed} of them closed"
-        )
-    return _SHOW.sub(lambda one: f"{one[1]}\n\n{table(shlex.split(one[2]))}\n{one[3]}", page)
+    return " and ".join(page for page, one in pages.items() if marker in markers({page: one}))
 
 
 STATUS = Marker("status", "all")
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Some columns of an overview: those of one table, or of one reference."""
 
     label: str
-    metrics: tuple[str, ...]
-    cells: dict[str, tuple[str, ...]]
-    average: tuple[str, ...]
-    told: str
+    metrics: Line
+    cells: dict[str, Line]  # by category
+    average: Line
+    caption: str  # in Markdown
 
 
 def overviews(
     found: Iterable[Marker],
     tables: Mapping[str, Table],
     held: Mapping[str, TableResults],
-    sources: Callable[[], Sequence[Source]],
+    results: Path,
 ) -> dict[Marker, str]:
-    """Write what stands at the markers of the kinds `results` and `status`."""
+    """Write what stands at the markers of the kinds `results` and `status`.
+
+    An overview is of the tables that have a marker, in that order. Where one of them is not among
+    `tables`, whose rows are as they declare, the overview of its dataset is not made.
+    """
     found = list(found)
     marked = [marker.name for marker in found if marker.kind == "table"]
     shown = [tables[name] for name in marked if name in tables and tables[name].headline]
     withheld = [held[name].rows for name in marked if name in held and name not in tables]
     stale = {row.dataset for rows in withheld for row in rows}
     datasets = {table.choice("dataset") for table in tables.values()} - stale
-    made = {
-        marker: overview(marker.name, _of(marker.name, shown), held, sources())
-        for marker in found
-        if marker.kind == "results" and marker.name in datasets
-    }
+    wanted = [marker for marker in found if marker.kind == "results" and marker.name in datasets]
+    sources = published_sources(results) if wanted else []
+    made = {m: overview(m.name, _of(m.name, shown), held, sources) for m in wanted}
     if STATUS in found and not stale:
         made[STATUS] = status(shown, held)
     return made
@@ -208,13 +205,10 @@ def overview(
     if not groups:
         commands = " or ".join(code(table.command) for table in tables)
         return f"None yet: {commands}.\n" if tables else "None yet.\n"
-    named = [
-        *(c for table in tables for c in table.categories),
-        *(c for g in groups for c in g.cells),
-    ]
+    named = [c for table in tables for c in table.categories] + [c for g in groups for c in g.cells]
     categories = [c for c in dict.fromkeys(named) if any(c in group.cells for group in groups)]
-    told = " ".join(f"{group.told}." for group in groups)
-    return f"{_html(groups, categories)}\n{told}\n"
+    captions = " ".join(f"{group.caption}." for group in groups)
+    return f"{_html(groups, categories)}\n{captions}\n"
 
 
 def reference(dataset: str, sources: Sequence[Source]) -> Source | None:
@@ -228,7 +222,7 @@ def reference(dataset: str, sources: Sequence[Source]) -> Source | None:
 
 
 def status(tables: Sequence[Table], held: Mapping[str, TableResults]) -> str:
-    """Tell in a line for each dataset how many categories have a result; those with one first."""
+    """Write a line for each dataset: how many categories have a result; those with one first."""
     lines = []
     for dataset in dict.fromkeys(table.choice("dataset") for table in tables):
         own = _of(dataset, tables)
@@ -256,10 +250,11 @@ def _labels(tables: Iterable[Table]) -> dict[str, str]:
 
 
 def _ours(table: Table, results: TableResults, label: str) -> Group:
-    metrics, count = shown_metrics(results.rows), len(table.categories)
-    cells = {row.category: tuple(metric_cell(row, m) for m in metrics) for row in results.rows}
-    average = tuple(average_cell(metric, results, categories=count) for metric in metrics)
-    return Group(label, metrics, cells, average, claim(table))
+    metrics = shown_metrics(results.rows)
+    grid = grid_of_pivot(pivot_of(table, results.rows, metrics))
+    run = {row.category for row in results.rows}
+    cells = {category: tuple(line) for category, *line in grid.body if category in run}
+    return Group(label, metrics, cells, grid.average[1:], described(table))
 
 
 def _theirs(source: Source, dataset: str) -> Group:
@@ -272,8 +267,8 @@ def _theirs(source: Source, dataset: str) -> Group:
         if metric in metrics
     }
     average = cells.pop(AVERAGE, (ABSENT,) * len(metrics))
-    told = f"{text(source.label)}: published numbers, not run here ({text(source.reference)})"
-    return Group(source.label, metrics, cells, average, told)
+    origin = f"{text(source.label)}: published numbers, not run here ({text(source.reference)})"
+    return Group(source.label, metrics, cells, average, origin)
 
 
 def _html(groups: Sequence[Group], categories: Sequence[str]) -> str:
@@ -283,25 +278,21 @@ def _html(groups: Sequence[Group], categories: Sequence[str]) -> str:
         for group in groups
     )
     titles = "".join(
-        f'<th scope="col">{in_markup(METRICS[metric].display)}</th>'
+        f'<th scope="col">{in_markup(display(metric))}</th>'
         for group in groups
         for metric in group.metrics
     )
     first = '<th rowspan="2" scope="col" align="left">Category</th>'
-    rows = [
-        _row(
-            in_markup(category), [g.cells.get(category, (ABSENT,) * len(g.metrics)) for g in groups]
-        )
-        for category in categories
+    lines = [
+        (in_markup(c), [g.cells.get(c, (ABSENT,) * len(g.metrics)) for g in groups])
+        for c in categories
     ]
-    rows += [_row(f"<b>{AVERAGE}</b>", [group.average for group in groups])]
-    body = "".join(rows)
+    lines.append((f"<b>{AVERAGE}</b>", [group.average for group in groups]))
+    body = ""
+    for title, parts in lines:
+        cells = "".join(f'<td align="right">{in_markup(c)}</td>' for part in parts for c in part)
+        body += f"<tr><td>{title}</td>{cells}</tr>\n"
     return (
         f"<table><thead>\n<tr>{first}{names}</tr>\n<tr>{titles}</tr>\n</thead><tbody>\n"
         f"{body}</tbody></table>\n"
     )
-
-
-def _row(title: str, groups: Iterable[tuple[str, ...]]) -> str:
-    cells = "".join(f'<td align="right">{in_markup(c)}</td>' for group in groups for c in group)
-    return f"<tr><td>{title}</td>{cells}</tr>\n"

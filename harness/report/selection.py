@@ -1,38 +1,36 @@
-"""Which runs a table shows: what tells runs apart, how they are chosen, and why one is refused."""
+"""Which run a cell shows: of a declared table by its settings, and why one is refused."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
-from functools import cache, partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
 from harness.record import Record, StoredRun
-from harness.report.declaration import Cell, ReportError, Table
+from harness.report.declaration import GROUPS, Cell, ReportError, Table, expected
 from harness.report.rows import FINISHED, Row, difference, first_difference
 
 _ARGUMENT = "backbone.arguments."
-# Null takes the network's own, which the run's weights tell.
+# Null takes the network's own, which come with the run's weights.
 _OWN = ("backbone.mean", "backbone.std")
 # Settings whose `auto` is whatever the machine has: engines and devices agree far below what a
 # table prints. Precisions do not.
 _RESOLVED = ("features.engine", "features.device")
-_UNKNOWN = "no such setting"
+RANDOM = "(random weights)"
+"""How a backbone's name ends of which the seed draws the weights."""
 
-
+Place = TypeVar("Place")
 Read = Callable[[StoredRun], Record]
-"""How the record is read that a finished run has kept, its scores among it.
+"""Reads the record that a finished run has kept, its scores among it.
 
 It raises `ValueError` where there is none."""
 
 
-@dataclass(frozen=True)
-class Selection:
-    """The runs of a table."""
+class Selection(NamedTuple):
+    """The runs of a table, at most one per cell, and what a reader of the terminal should know."""
 
     runs: dict[Cell, StoredRun]
     notes: tuple[str, ...]
@@ -43,100 +41,123 @@ def as_read(run: StoredRun) -> Record:
     return run.record
 
 
+def preference(of: StoredRun | Row) -> tuple[bool, str, str]:
+    """Sort what is shown rather behind: finished jobs, then the newest."""
+    return (of.status == FINISHED, of.started, of.run_id)
+
+
+def proven(
+    runs: Mapping[Place, Sequence[StoredRun]], read: Read, refuse: Callable[[StoredRun, str], None]
+) -> dict[Place, StoredRun]:
+    """Pick of each place the first run that failed, or whose scores give its metrics.
+
+    A finished run comes with its scores; `refuse` is called with those that they contradict.
+    """
+    picked = {}
+    for place, candidates in runs.items():
+        for run in candidates:
+            try:
+                picked[place] = with_scores(run, read) if run.status == FINISHED else run
+                break
+            except ValueError as error:
+                refuse(run, str(error))
+    return picked
+
+
+def with_scores(run: StoredRun, read: Read) -> StoredRun:
+    """Return a finished run with its scores; raises `ValueError` where its metrics are others."""
+    kept, recorded = read(run), run.record
+    wrong = difference(recorded, kept.scores) or first_difference(
+        recorded.metrics, kept.metrics, by="its record"
+    )
+    if wrong:
+        raise ValueError(wrong)
+    return replace(run, record=replace(recorded, scores=kept.scores))
+
+
 def select(
-    table: Table,
-    runs: Iterable[StoredRun],
-    *,
-    published: Iterable[Row] = (),
-    read: Read = as_read,
+    table: Table, runs: Iterable[StoredRun], *, published: Iterable[Row] = (), read: Read = as_read
 ) -> Selection:
-    """Pick the table's runs: per cell the newest finished one, else the newest failed one."""
+    """Pick a declared table's runs: per cell the newest finished one, else the newest failed one.
+
+    A run that is older than a published row, or that failed where a row is finished, is no news.
+    """
     rows = {cell_of(table, row): row for row in published}
     found: dict[Cell, list[StoredRun]] = {}
     refused: dict[str, list[StoredRun]] = {}
-    for run in sorted(filter(partial(fits, table), runs), key=_preference, reverse=True):
+    fitting = [run for run in runs if run.record.settings and not mismatch(table, run.record)]
+    for run in sorted(fitting, key=preference, reverse=True):
         reason, cell = _refusal(table, run), cell_of(table, run.record)
         if reason:
             refused.setdefault(reason, []).append(run)
-        elif cell not in rows or _preference(run) >= _preference(rows[cell]):
+        elif cell not in rows or preference(run) >= preference(rows[cell]):
             found.setdefault(cell, []).append(run)
     notes = [_refused(table, reason, those) for reason, those in refused.items()]
-    chosen: dict[Cell, StoredRun] = {}
-    for cell in table.cells():
-        for run in _believed(table, found.get(cell, []), read=read, notes=notes):
-            chosen[cell] = run
-            notes += _several(table, run, found[cell])
-            break
-    hidden = [found[cell] for cell in set(found) - set(chosen) - set(rows)]
-    notes += _lost(table, [run for those in hidden for run in those])
-    _one_set_of_weights(table, chosen, rows)
+    # A job that failed before its data were known may have read anything, or nothing.
+    shown = {
+        cell: [run for run in found[cell] if run.status == FINISHED or run.record.official]
+        for cell in table.cells()
+        if cell in found
+    }
+    chosen = proven(shown, read, lambda run, why: notes.append(_refused(table, why, [run])))
+    for cell, run in chosen.items():
+        finished = sum(one.status == FINISHED for one in found[cell])
+        if finished > 1:
+            notes.append(
+                f"{table.name}: {cell.category} has {finished} finished runs,"
+                f" the newest is shown: {run.run_id}"
+            )
+    hidden = [run for cell in found if cell not in {*chosen, *rows} for run in found[cell]]
+    if failed := [run for run in hidden if run.status != FINISHED]:
+        newest = max(failed, key=preference)
+        notes.append(f"{len(failed)} failed runs of {table.name} not shown: {newest.error}")
+    _check_weights(table, chosen, rows)
     return Selection(chosen, tuple(notes))
-
-
-def fits(table: Table, run: StoredRun) -> bool:
-    """Whether a run's cell and settings are among those that the table declares.
-
-    A run that tells no settings fits nowhere: a job that failed before it knew them.
-    """
-    return bool(run.record.settings) and not mismatch(table, run.record)
 
 
 def mismatch(table: Table, of: Record | Row) -> str:
     """Say in what a run or a row is not as the table declares; empty where it fits."""
-    for name in ("dataset", "model", "backbone"):
-        if getattr(of, name) != table.choice(name):
-            return f"{name}={getattr(of, name)}, declared is {table.choice(name)}"
-    if of.seed not in table.seeds or of.category not in table.categories:
-        return f"category={of.category} with seed={of.seed} is not declared"
-    if table.axis and table.axis not in of.settings:
-        return f"it tells no {table.axis}"
-    if not _same_arguments(table, of.settings):
-        return f"{_ARGUMENT}* are not those declared"
-    wrong = (key for key, value in of.settings.items() if not _agrees(table, key, value))
-    key = next(wrong, None)
-    return "" if key is None else f"{key}={of.settings[key]}, declared is {_declared(table, key)}"
+    return _fit(table, of)[1]
 
 
 def cell_of(table: Table, of: Record | Row) -> Cell:
     """Name the cell of what fits the table."""
-    return Cell(of.category, of.seed, axis_value(table, of.settings))
+    return Cell(of.category, of.seed, _fit(table, of)[0])
 
 
-def axis_value(table: Table, settings: Mapping[str, str]) -> str:
-    """Spell a swept setting's value as the table declares it."""
-    if not table.axis:
-        return ""
-    given = settings.get(table.axis)
-    for value in table.values:
-        if setting_values(value) == setting_values(given):
-            return value
-    raise ReportError(f"results/{table.name}.csv has a {table.axis} that is not declared")
+def _fit(table: Table, of: Record | Row) -> tuple[str, str]:
+    """Return the swept value that a run or a row is of, or in what it is not as declared."""
+    if of.seed not in table.seeds or of.category not in table.categories:
+        return "", f"category={of.category} with seed={of.seed} is not declared"
+    wrong = {value: _wrong(table, value, of) for value in table.configs}
+    fitting = [value for value, problem in wrong.items() if not problem]
+    if len(fitting) > 1:
+        return "", f"it does not record {table.axis}"
+    return (fitting[0], "") if fitting else ("", next(iter(wrong.values())))
 
 
-def _same_arguments(table: Table, settings: Mapping[str, str]) -> bool:
-    """Tell whether the backbone was built with the declared arguments, none of them left out."""
-    given = {key for key in settings if key.startswith(_ARGUMENT)}
-    declared = table.config["backbone"].get("arguments") or {}
-    return given == {f"{_ARGUMENT}{name}" for name in declared}
+def _wrong(table: Table, value: str, of: Record | Row) -> str:
+    for group in GROUPS:
+        if getattr(of, group) != (name := table.names[value][group]):
+            return f"{group}={getattr(of, group)}, declared is {name}"
+    config = table.configs[value]
+    given = {key for key in of.settings if key.startswith(_ARGUMENT)}
+    if given != {f"{_ARGUMENT}{key}" for key in config["backbone"].get("arguments") or {}}:
+        return f"{_ARGUMENT}* are not those declared"
+    for key, setting in of.settings.items():
+        try:
+            declared = expected(config, key)
+        except KeyError:
+            return f"{key}={setting}, declared is no such setting"
+        if not _agrees(key, declared, setting):
+            return f"{key}={setting}, declared is {declared}"
+    return ""
 
 
-def _agrees(table: Table, key: str, value: str) -> bool:
-    """Compare a setting by value, not by spelling: `0`, `0.0`; an unknown setting disagrees."""
-    given = setting_values(value)
-    if key == table.axis:
-        return any(setting_values(value) == given for value in table.values)
-    expected = _declared(table, key)
-    if expected is None and key in _OWN:
-        return True
-    same = (expected == "auto" and key in _RESOLVED) or setting_values(expected) == given
-    return expected is not _UNKNOWN and same
-
-
-def _declared(table: Table, key: str) -> Any:
-    try:
-        return table.expected(key)
-    except KeyError:
-        return _UNKNOWN
+def _agrees(key: str, declared: Any, setting: str) -> bool:
+    """Compare a setting by value, not by spelling: `0`, `0.0`."""
+    free = (declared is None and key in _OWN) or (declared == "auto" and key in _RESOLVED)
+    return free or setting_values(declared) == setting_values(setting)
 
 
 def setting_values(setting: Any) -> tuple[Any, ...]:
@@ -156,13 +177,14 @@ def _value(text: str) -> Any:
 def built_otherwise(table: Table, of: Record | Row) -> str:
     """Say what built a model or backbone, whatever it is named, where it is not what is declared.
 
-    Rows of schema 2 do not tell.
+    Rows of schema 2 do not record it.
     """
+    config = table.configs[cell_of(table, of).value]
     for group, factory in (("backbone", of.backbone_factory), ("model", of.model_factory)):
-        if factory and factory != table.factory(group):
+        if factory and factory != config[group]["factory"]:
             return (
                 f"its {group} was built by {factory}, and"
-                f" conf/experiment/{table.name}.yaml declares {table.factory(group)}"
+                f" conf/experiment/{table.name}.yaml declares {config[group]['factory']}"
             )
     return ""
 
@@ -181,303 +203,27 @@ def _refused(table: Table, reason: str, runs: list[StoredRun]) -> str:
     )
 
 
-def _preference(of: StoredRun | Row) -> tuple[bool, str, str]:
-    return (of.status == FINISHED, of.started, of.run_id)
-
-
-def _believed(
-    table: Table, runs: list[StoredRun], *, read: Read, notes: list[str]
-) -> Iterator[StoredRun]:
-    """Yield the runs that may be shown, the finished ones with the scores that prove them.
-
-    A job that failed before its data were known may have read anything, or nothing.
-    """
-    for run in runs:
-        if run.status != FINISHED:
-            if run.record.official:
-                yield run
-            continue
-        try:
-            yield with_scores(run, read)
-        except ValueError as error:
-            notes.append(_refused(table, str(error), [run]))
-
-
-def with_scores(run: StoredRun, read: Read) -> StoredRun:
-    """Return a finished run with the scores that prove its metrics."""
-    kept, told = read(run), run.record
-    wrong = difference(told, kept.scores) or first_difference(
-        told.metrics, kept.metrics, by="its record"
-    )
-    if wrong:
-        raise ValueError(wrong)
-    return replace(run, record=replace(told, scores=kept.scores))
-
-
-def _several(table: Table, chosen: StoredRun, candidates: list[StoredRun]) -> list[str]:
-    finished = sum(run.status == FINISHED for run in candidates)
-    if finished < 2:
-        return []
-    return [
-        f"{table.name}: {chosen.record.category} has {finished} finished runs,"
-        f" the newest is shown: {chosen.run_id}"
-    ]
-
-
-def _lost(table: Table, runs: list[StoredRun]) -> list[str]:
-    """Tell of cells that have failed runs alone, none of which may be shown."""
-    failed = [run for run in runs if run.status != FINISHED]
-    if not failed:
-        return []
-    newest = max(failed, key=_preference)
-    return [f"{len(failed)} failed runs of {table.name} not shown: {newest.error}"]
-
-
-def _one_set_of_weights(
+def _check_weights(
     table: Table, chosen: Mapping[Cell, StoredRun], rows: Mapping[Cell, Row]
 ) -> None:
-    told = [(cell, run.record.weights_digest, "") for cell, run in chosen.items()]
-    told += [(cell, row.weights_digest, "published ") for cell, row in rows.items()]
-    sets: dict[int | None, dict[str, list[str]]] = {}
-    for cell, digest, state in told:
-        if digest:  # of a failed job, it is not known
-            of_seed = sets.setdefault(cell.seed if table.random_weights else None, {})
-            of_seed.setdefault(digest, []).append(state + cell.category)
-    for categories in sets.values():
-        _refuse_mixed(table, categories)
-
-
-def _refuse_mixed(table: Table, categories: Mapping[str, list[str]]) -> None:
-    if len(categories) > 1:
-        mixed = "; ".join(
-            f"{digest[:12]} ({', '.join(dict.fromkeys(names))})"
-            for digest, names in categories.items()
-        )
-        raise ReportError(
-            f"{table.name} mixes {len(categories)} sets of weights of {table.choice('backbone')}:"
-            f" {mixed}; run {table.command} with one of them, or drop what is published with"
-            f" --replace {table.name}"
-        )
-
-
-CORE = ("dataset", "category", "model", "backbone", "seed")
-DATA = ("official", "data_fingerprint")
-DIGESTS = ("data_fingerprint", "weights_digest", "identity", "commit", "run")
-"""Chosen by how they begin."""
-MACHINE = "machine"
-# What runs of one cell may differ in: numbers do not depend on it.
-_FREE = ("seed", "commit", MACHINE, "run")
-_FACTORIES = ("model_factory", "backbone_factory")
-# Hydra's names of what a run records under another.
-_HYDRA = (("model.params.", "model."), ("dataset.official", "official"))
-_ITEM = re.compile(r"(?:\[[^\]]*\]|'[^']*'|\"[^\"]*\"|[^,])+")
-_MANY = 8
-
-Facets = Mapping[str, str]
-"""All that a run can be chosen or laid out by; a setting that it does not tell is absent."""
-
-
-def facets_of(run: StoredRun) -> Facets:
-    """Gather the facets of a run."""
-    record = run.record
-    plain = {name: str(getattr(record, name)) for name in (*CORE, *_FACTORIES)}
-    data = {"official": str(record.official).lower(), "data_fingerprint": record.data_fingerprint}
-    digests = {"weights_digest": record.weights_digest, "identity": run.identity}
-    origin = {"commit": run.commit, MACHINE: machine_words(run.machine), "run": run.run_id}
-    return plain | record.settings | data | digests | origin
-
-
-def machine_words(machine: Mapping[str, str]) -> str:
-    """Write a machine in one line, the same from a run and from a file."""
-    return " · ".join(f"{key} {value}" for key, value in sorted(machine.items()))
-
-
-def in_words(name: str, value: str | None) -> str:
-    """Write a facet's value for a table; digests by their first 12 digits."""
-    if value is None:
-        return "–"
-    return value[:12] if name in DIGESTS else value
-
-
-def natural(value: str | None) -> tuple[float, str]:
-    """Sort what is not set first, then numbers by value, then words."""
-    try:
-        return float(value or ""), ""
-    except ValueError:
-        return (float("-inf"), "") if value in (None, "None") else (float("inf"), str(value))
-
-
-class Choice(NamedTuple):
-    """A facet that must have one of some values."""
-
-    name: str
-    values: tuple[str, ...]
-
-    def rank(self, given: str) -> int | None:
-        """Return the place of the first value that a run's facet agrees with, None without one."""
-        places = (i for i, value in enumerate(self.values) if self._agrees(value, given))
-        return next(places, None)
-
-    def _agrees(self, value: str, given: str) -> bool:
-        if value.startswith("glob(") and value.endswith(")"):
-            return fnmatchcase(given, value[5:-1])
-        if self.name in DIGESTS:
-            return given.startswith(value)
-        if self.name in (*CORE, *DATA, *_FACTORIES, MACHINE, "defect_type"):
-            return given == value
-        return setting_values(value.removeprefix("[").removesuffix("]")) == setting_values(given)
-
-
-def parse(arguments: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Read `KEY=VALUE` and `KEY=VALUE,VALUE`, in Hydra's names and ours.
-
-    Examples
-    --------
-    >>> parse(["model=knn,dfkde", "backbone.layers=[a,b]", "model.params.n_neighbors=1"])
-    {'model': ('knn', 'dfkde'), 'backbone.layers': ('[a,b]',), 'model.n_neighbors': ('1',)}
-    """
-    found: dict[str, tuple[str, ...]] = {}
-    for argument in arguments:
-        key, equals, text = argument.partition("=")
-        values = tuple(item.strip().strip("'\"") for item in _ITEM.findall(text))
-        if not (key and equals and values):
-            raise ReportError(f"must be KEY=VALUE or KEY=VALUE,VALUE, got {argument!r}")
-        key = our_name(key)
-        if key in found:
-            raise ReportError(f"{key} must be given once, got {','.join(found[key])} and {text}")
-        found[key] = values
-    return found
-
-
-def our_name(key: str) -> str:
-    """Return the name that a run records a setting of Hydra's under."""
-    for theirs, ours in _HYDRA:
-        if key.startswith(theirs):
-            return ours + key.removeprefix(theirs)
-    return key
-
-
-def check_key(key: str, known: Iterable[str], *, what: str) -> None:
-    """Refuse a key that nothing has, with the choices."""
-    if key not in (known := tuple(known)):
-        raise ReportError(f"unknown {what} {key!r}; choose from {', '.join(known)}")
-
-
-def check_choices(choices: Iterable[Choice], runs: Sequence[Facets]) -> None:
-    """Refuse a value that no run has, with the choices."""
-    for choice in choices:
-        there = list(dict.fromkeys(run[choice.name] for run in runs if choice.name in run))
-        for value in choice.values:
-            one = Choice(choice.name, (value,))
-            if all(one.rank(given) is None for given in there):
-                raise ReportError(
-                    f"no finished run has {choice.name}={value}; there are"
-                    f" {_listed(choice.name, there)}"
-                )
-
-
-def chosen(runs: Mapping[str, Facets], choices: Iterable[Choice]) -> dict[str, Facets]:
-    """Return the runs that are asked for.
-
-    One that has no such setting is among them if its kind has none: `model.n_components=16` leaves
-    the runs of `knn` alone.
-    """
-    kept = dict(runs)
-    for choice in choices:
-        name = choice.name
-        kinds = {_group(name, run) for run in kept.values() if name in run}
-        kept = {
-            key: run
-            for key, run in kept.items()
-            if (
-                choice.rank(run[name]) is not None
-                if name in run
-                else _group(name, run) not in kinds
-            )
-        }
-    return kept
-
-
-class Seen:
-    """What runs have in common, and where they differ otherwise than by the table's axes.
-
-    Data may differ between categories only, weights between backbones (random ones between seeds,
-    too), a model's settings between models, and other settings nowhere, unless they are an axis.
-    """
-
-    def __init__(self, runs: Iterable[Facets], axes: Sequence[str], *, timed: bool = False) -> None:
-        self._axes = axes
-        self._values: dict[tuple[str, tuple[str, ...]], dict[str | None, None]] = {}
-        runs = list(runs)
-        told = dict.fromkeys(name for run in runs for name in run)
-        free = [name for name in _FREE if not (timed and name == MACHINE)]
-        self._names = [name for name in told if name not in (*axes, *free)]
-        for run in runs:
-            for name in self._names:
-                values = self._values.setdefault((name, _group(name, run, axes)), {})
-                values[run.get(name)] = None
-
-    def agrees(self, run: Facets) -> bool:
-        """Tell whether one more run would differ in nothing; what it does not know, it need not."""
-        for name in self._names:
-            values = self._values.get((name, _group(name, run, self._axes)))
-            if run.get(name) and values and run[name] not in values:
-                return False
-        return True
-
-    def check(self) -> None:
-        """Refuse runs that differ otherwise than by the axes."""
-        differing = {key: values for key, values in self._values.items() if len(values) > 1}
-        # What is computed from the others says nothing that they do not.
-        told = {k: v for k, v in differing.items() if k[0] != "identity"} or differing
-        if told:
-            names = dict.fromkeys(name for name, _ in told)
-            lines = (
-                f"{name} ({_listed(name, list(values))}){_of(group)}"
-                for (name, group), values in list(told.items())[:_MANY]
+    """Refuse two sets of weights of a backbone, or of a seed where the seed draws them."""
+    every: list[tuple[Cell, Record | Row, str]] = [(c, run.record, "") for c, run in chosen.items()]
+    every += [(cell, row, "published ") for cell, row in rows.items()]
+    sets: dict[tuple[str, str, int | None], dict[str, list[str]]] = {}
+    for cell, of, state in every:
+        if of.weights_digest:  # of a failed job, it is not known
+            seed = of.seed if of.backbone.endswith(RANDOM) else None
+            value = cell.value if table.axis.startswith("backbone") else ""
+            digests = sets.setdefault((of.backbone, value, seed), {})
+            digests.setdefault(of.weights_digest, []).append(state + of.category)
+    for (backbone, *_), digests in sets.items():
+        if len(digests) > 1:
+            mixed = "; ".join(
+                f"{digest[:12]} ({', '.join(dict.fromkeys(names))})"
+                for digest, names in digests.items()
             )
             raise ReportError(
-                f"the runs differ in {'; '.join(lines)}: choose with"
-                f" {' '.join(f'{name}=VALUE' for name in names)}, or make it rows= or columns="
+                f"{table.name} mixes {len(digests)} sets of weights of {backbone}: {mixed};"
+                f" run {table.command} with one of them, or drop what is published with"
+                f" --replace {table.name}"
             )
-
-    def common(self) -> dict[str, str]:
-        """Return what every run tells alike, however they are laid out."""
-        alike: dict[str, str] = {}
-        for name in self._names:
-            values = {
-                value for key, those in self._values.items() if key[0] == name for value in those
-            }
-            if len(values) == 1 and (value := values.pop()) is not None:
-                alike[name] = value
-        return alike
-
-
-def _group(name: str, run: Facets, axes: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the values of the facets between which this one may differ."""
-    return tuple(run.get(key, "") for key in _determinants(name, axes, run))
-
-
-def _determinants(name: str, axes: Sequence[str], run: Facets) -> tuple[str, ...]:
-    if name == "identity":
-        return (*CORE, *axes)
-    if name in DATA:
-        return ("dataset", "category", *(axis for axis in axes if axis in DATA))
-    if name == "weights_digest":
-        seed = ("seed",) if run["backbone"].endswith("(random weights)") else ()
-        built = ("backbone_factory", "backbone.arguments.")
-        return ("backbone", *seed, *(axis for axis in axes if axis.startswith(built)))
-    for group in ("dataset", "model", "backbone"):
-        if name.startswith((f"{group}.", f"{group}_")):
-            return (group, *(axis for axis in axes if axis == f"{group}_factory"))
-    return ()
-
-
-def _of(group: tuple[str, ...]) -> str:
-    return f" of {'/'.join(group[:2])}" if group else ""
-
-
-def _listed(name: str, values: Sequence[str | None]) -> str:
-    words = [in_words(name, value) for value in sorted(values, key=natural)]
-    more = f", and {len(words) - _MANY} more" if len(words) > _MANY else ""
-    return ", ".join(words[:_MANY]) + more

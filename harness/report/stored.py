@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.record import SCHEMA_VERSION, ImageScore, StoredRun
-from harness.report.declaration import Cell, ReportError, Table, reading
-from harness.report.rows import (
+from harness.report.declaration import (
     INTERVAL_METRIC,
+    Cell,
+    ReportError,
+    Table,
+    read_csv,
+    reading,
+)
+from harness.report.rows import (
     Row,
+    Scores,
     check_schema,
+    check_scores,
     read_rows,
     read_scores,
     row_of,
@@ -25,89 +32,31 @@ from harness.report.rows import (
     write_scores,
 )
 from harness.report.selection import cell_of
-from harness.system.terminal import from_cell
 
 if TYPE_CHECKING:
     from harness.report.bootstrap import Resampled
 
+Environments = dict[str, dict[str, dict[str, str]]]
+"""Versions and machine of jobs, by a digest of both."""
 
-_AVERAGES_HEADER = ("table", "metric", "categories", "average", "low", "high")
+_AVERAGES = ("table", "metric", "categories", "average", "low", "high")
 
 
-@dataclass(frozen=True)
-class Average:
-    """A metric's mean over all categories of a table with one job for each."""
+class Average(NamedTuple):
+    """A metric's mean over all categories of a table with one job for each, and its interval."""
 
-    table: str
-    metric: str
-    categories: int
     value: float
     low: float | None = None
     high: float | None = None
 
 
-def mean(values: Iterable[float]) -> float:
-    """Average in the order given, so that the last bit is the same everywhere."""
-    values = list(values)
-    return sum(values) / len(values)
-
-
-def complete(rows: Iterable[Row], metric: str, *, categories: int) -> list[float] | None:
-    """Gather a metric of every category, None when one is without."""
-    values = [row.metric[metric] for row in rows if metric in row.metric]
-    return values if len(values) == categories else None
-
-
-def write_averages(averages: Iterable[Average]) -> str:
-    """Write averages as CSV at full precision."""
-    lines = [
-        (
-            a.table,
-            a.metric,
-            str(a.categories),
-            repr(a.value),
-            _limit_text(a.low),
-            _limit_text(a.high),
-        )
-        for a in averages
-    ]
-    return to_csv([_AVERAGES_HEADER, *lines])
-
-
-def read_averages(path: Path) -> tuple[Average, ...]:
-    """Read `averages.csv`."""
-    with reading(path, newline="") as file:
-        reader = csv.reader(file)
-        if tuple(next(reader, ())) != _AVERAGES_HEADER:
-            raise ReportError(f"{path} has not the columns {', '.join(_AVERAGES_HEADER)}")
-        try:
-            return tuple(map(_average, reader))
-        except ValueError:
-            raise ReportError(f"{path}:{reader.line_num} is no line of averages") from None
-
-
-def _average(line: list[str]) -> Average:
-    table, metric, categories, value, low, high = map(from_cell, line)
-    return Average(table, metric, int(categories), float(value), _limit(low), _limit(high))
-
-
-def _limit_text(value: float | None) -> str:
-    return "" if value is None else repr(value)
-
-
-def _limit(text: str) -> float | None:
-    return float(text) if text else None
-
-
-Limits = tuple[float, float]
-
-Environments = dict[str, dict[str, dict[str, str]]]
-"""Versions and machine of jobs, by a digest of both."""
-
-
 @dataclass(frozen=True)
 class TableResults:
-    """What `results/` holds of one table."""
+    """What `results/` holds of one table.
+
+    Scores and averages are of tables with one job per category. Tables over seeds or settings show
+    spreads over runs and keep none.
+    """
 
     rows: tuple[Row, ...] = ()
     scores: dict[str, tuple[ImageScore, ...]] = field(default_factory=dict)
@@ -115,43 +64,53 @@ class TableResults:
     environments: Environments = field(default_factory=dict)
 
 
-def results_of(
-    table: Table, runs: Mapping[Cell, StoredRun], held: TableResults | None = None
-) -> TableResults:
+def backed_scores(name: str, held: TableResults) -> Scores:
+    """Return a table's scores, all of which its finished rows must stand behind."""
+    finished = {row.category: row for row in held.rows if row.finished}
+    stray = [category for category in held.scores if category not in finished]
+    if stray:
+        raise ReportError(
+            f"results/scores/{name}.csv has scores of {', '.join(stray)}, of which"
+            f" results/{name}.csv has no finished row"
+        )
+    for category, row in finished.items():
+        try:
+            check_scores(row, held.scores.get(category, ()))
+        except ReportError as error:
+            raise ReportError(f"results/scores/{name}.csv: {error}") from None
+    return held.scores
+
+
+def results_of(table: Table, runs: Mapping[Cell, StoredRun], held: TableResults) -> TableResults:
     """Put runs, with their scores, into what a table's files hold; other rows stay as they are."""
     from harness.report.bootstrap import average_limits, cell_limits, resample_cell
 
-    held = held or TableResults()
     scores = dict(held.scores)
     scores |= {c.category: run.record.scores for c, run in runs.items() if table.headline}
 
     @cache
     def resampled(category: str) -> Resampled | None:
-        if not scores.get(category):
+        try:
+            key = f"{table.choice('dataset')}/{category}"
+            return resample_cell(key, scores.get(category, ()))
+        except ValueError:  # too few images
             return None
-        return resample_cell(f"{table.choice('dataset')}/{category}", scores[category])
 
-    made = {
-        cell: row_of(
-            run,
-            environment=environment_key(run),
-            limits=_named(cell_limits(resampled(cell.category))),
-        )
-        for cell, run in runs.items()
-    }
-    known = {cell_of(table, row): row for row in held.rows} | made
+    environments, known = dict(held.environments), {cell_of(table, row): row for row in held.rows}
+    for cell, run in runs.items():
+        environment = {"versions": dict(run.versions), "machine": dict(run.machine)}
+        text = json.dumps(environment, sort_keys=True, ensure_ascii=False)
+        key = hashlib.sha256(text.encode()).hexdigest()[:12]
+        limits = cell_limits(resampled(cell.category))
+        own = {} if limits is None else {INTERVAL_METRIC: limits}
+        environments[key], known[cell] = environment, row_of(run, environment=key, limits=own)
     rows = tuple(known[cell] for cell in table.cells() if cell in known)
     averages = averages_of(table, rows)
-    if made or averages != {m: replace(a, low=None, high=None) for m, a in held.averages.items()}:
-        limits = average_limits([resampled(row.category) for row in rows])
-        for metric, (low, high) in _named(limits if table.headline else None).items():
-            if metric in averages:
-                averages[metric] = replace(averages[metric], low=low, high=high)
-    else:
+    if not runs and averages == {m: Average(a.value) for m, a in held.averages.items()}:
         averages = held.averages
-    environments = held.environments | {
-        environment_key(run): environment(run) for run in runs.values()
-    }
+    elif INTERVAL_METRIC in averages:
+        low, high = average_limits([resampled(row.category) for row in rows]) or (None, None)
+        averages[INTERVAL_METRIC] = Average(averages[INTERVAL_METRIC].value, low, high)
     return TableResults(
         rows,
         {row.category: scores[row.category] for row in rows if scores.get(row.category)},
@@ -160,66 +119,61 @@ def results_of(
     )
 
 
-def _named(limits: Limits | None) -> Mapping[str, Limits]:
-    return {} if limits is None else {INTERVAL_METRIC: limits}
-
-
-def averages_of(table: Table, rows: tuple[Row, ...]) -> dict[str, Average]:
+def averages_of(table: Table, rows: Iterable[Row]) -> dict[str, Average]:
     """Average the complete columns of a table with one job per category, without intervals."""
-    if not table.headline:
-        return {}
-    count = len(table.categories)
-    averages = {}
-    for metric in sorted({metric for row in rows for metric in row.metric}):
-        values = complete(rows, metric, categories=count)
-        if values is not None:
-            averages[metric] = Average(table.name, metric, count, mean(values))
-    return averages
+    found: dict[str, list[float]] = {}
+    for row in rows if table.headline else ():
+        for metric, value in row.metrics.items():
+            found.setdefault(metric, []).append(value)
+    complete = len(table.categories)
+    return {m: Average(mean(v)) for m, v in sorted(found.items()) if len(v) == complete}
 
 
-def environment(run: StoredRun) -> dict[str, dict[str, str]]:
-    """Gather what a run's numbers may depend on outside the code: versions and machine."""
-    return {"versions": dict(run.versions), "machine": dict(run.machine)}
-
-
-def environment_key(run: StoredRun) -> str:
-    """Name a run's environment by the digest of its content."""
-    text = json.dumps(environment(run), sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def mean(values: Iterable[float]) -> float:
+    """Average in the order given, so that the last bit is the same everywhere."""
+    values = list(values)
+    return sum(values) / len(values)
 
 
 def files_of(tables: Mapping[str, TableResults]) -> dict[str, str]:
     """Render the whole folder: text by path relative to `results/`."""
     files: dict[str, str] = {}
     environments: Environments = {}
+    averages = []
     for name, results in sorted(tables.items()):
         files[f"{name}.csv"] = write_rows(results.rows)
         if results.scores:
             files[f"scores/{name}.csv"] = write_scores(results.scores)
         environments |= results.environments
-    averages = [a for _, results in sorted(tables.items()) for a in results.averages.values()]
-    files["averages.csv"] = write_averages(averages)
+        count = str(len(results.rows))  # an average is over every category
+        for metric, average in results.averages.items():
+            exact = ("" if number is None else repr(number) for number in average)
+            averages.append((name, metric, count, *exact))
+    files["averages.csv"] = to_csv([_AVERAGES, *averages])
     content = {"schema": SCHEMA_VERSION, "environments": environments}
-    files["environment.json"] = (
-        json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    )
-    return files
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
+    return files | {"environment.json": f"{text}\n"}
 
 
 def read_results(folder: Path, name: str) -> TableResults:
     """Read back one table."""
-    rows = tuple(read_rows(folder / f"{name}.csv"))
+    rows, scores = read_rows(folder / f"{name}.csv"), folder / "scores" / f"{name}.csv"
     environments = _read_environments(folder / "environment.json")
     unknown = sorted({row.environment for row in rows} - set(environments))
     if unknown:
         raise ReportError(f"{folder / 'environment.json'} lacks {', '.join(unknown)} of {name}.csv")
-    scores = folder / "scores" / f"{name}.csv"
+    averages = read_csv(folder / "averages.csv", _AVERAGES, _average, of="averages")
     return TableResults(
         rows,
         read_scores(scores) if scores.exists() else {},
-        {a.metric: a for a in read_averages(folder / "averages.csv") if a.table == name},
+        {metric: average for table, metric, average in averages if table == name},
         {row.environment: environments[row.environment] for row in rows},
     )
+
+
+def _average(table: str, metric: str, _: str, *numbers: str) -> tuple[str, str, Average]:
+    value, *limits = numbers
+    return table, metric, Average(float(value), *(float(end) if end else None for end in limits))
 
 
 def _read_environments(path: Path) -> Environments:

@@ -256,7 +256,8 @@ def test_separated_scores_in_a_cell() -> None:
 def test_one_image_of_a_kind_has_no_interval() -> None:
     with pytest.raises(ValueError, match="an interval needs at least 2 normal images, got 1"):
         images_of([False, True, True], [0.0, 1.0, 2.0])
-    assert resample_cell("parts/bolt", scores(1, n_normal=1)) is None
+    with pytest.raises(ValueError, match="an interval needs at least 2 normal images, got 1"):
+        resample_cell("parts/bolt", scores(1, n_normal=1))
 
 
 def test_the_drawn_numbers_never_change() -> None:

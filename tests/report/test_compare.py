@@ -14,6 +14,7 @@ from harness.record import ImageScore
 from harness.report.__main__ import held_table, main
 from harness.report.bootstrap import auroc, images_of, resample
 from harness.report.declaration import ReportError, read_table, read_tables
+from harness.report.declaration import expected as setting
 from harness.report.paired import FEWEST, Held, compare, friedman, holm, pair_up, rank, wilcoxon
 from harness.report.published import METHOD, compare_published, read_published
 from harness.report.rows import check_scores, scores_digest, write_scores
@@ -28,7 +29,7 @@ def _backed(results: TableResults, scored: dict[str, tuple[ImageScore, ...]]) ->
     rows = tuple(
         replace(
             row,
-            metric=metrics(scored[row.category]),
+            metrics=metrics(scored[row.category]),
             n_test_normal=sum(not image.anomalous for image in scored[row.category]),
             n_test_anomalous=sum(image.anomalous for image in scored[row.category]),
             scores_digest=scores_digest(scored[row.category]),
@@ -125,7 +126,7 @@ def _many(published: Path, draws: Sequence[int]) -> list[Held]:
 
 def test_more_than_two_tables_are_ranked_over_their_categories(published: Path) -> None:
     held = _many(published, [1, 2, 3, 4])
-    values = np.array([[row.metric["image_auroc"] for row in r.rows] for _, r in held])
+    values = np.array([[row.metrics["image_auroc"] for row in r.rows] for _, r in held])
     expected = stats.rankdata(-values, axis=0).mean(axis=1)
     test = stats.friedmanchisquare(*values)
     text = rank(held)
@@ -295,7 +296,7 @@ def test_the_settings_of_the_numbers_to_reproduce_are_declared(dataset: str) -> 
         "model.n_components": 16,
         "model.max_training_points": 40000,
     }
-    assert {name: table.expected(name) for name in expected} == expected
+    assert {name: setting(table.config, name) for name in expected} == expected
 
 
 HEADER = "source,label,method,backbone,reference,differences\n"
@@ -378,7 +379,7 @@ def test_other_models_of_ours_are_not_compared_with_dfkde(published: Path) -> No
     table, results = held_table(published, "parts_tiny")
     sources = read_published(published / "results")
     assert compare_published({"a": table}, {"a": results}, sources)
-    knn = replace(table, config={**table.config, "model": {"name": "knn"}})
+    knn = replace(table, configs={"": {**table.config, "model": {"name": "knn"}}})
     with pytest.raises(ReportError, match="no table of dfkde with a finished run"):
         compare_published({"a": knn}, {"a": results}, sources)
 
@@ -407,7 +408,11 @@ def test_the_average_of_more_categories_is_not_beside_ours(published: Path) -> N
         ("0.9012", "90.12", ".csv:3: value must be a fraction from 0.0 to 1.0, got '90.12'"),
         ("0.9012", "1.001", "from 0.0 to 1.0, got '1.001'"),
         ("0.9012", "nan", "from 0.0 to 1.0, got 'nan'"),
-        ("0.9012", "0.9012,0.9", "published.csv cannot be read (ValueError: line 3 has not the"),
+        (
+            "0.9012",
+            "0.9012,0.9",
+            "published.csv:3 is no line of published numbers (ValueError: 6 cells",
+        ),
         ("old,parts,cap", "new,parts,cap", "published_sources.csv has no line for new"),
     ],
 )

@@ -70,7 +70,7 @@ def test_bars_start_at_chance_on_either_side(swept: Path) -> None:
     drawn = auroc_bars(rows)
     assert drawn.count('role="listitem"') == 3
     assert '<b style="left:0.0%;width:55.00%">' in drawn, "0.775 between 0.5 and 1"
-    below = rows[0].__class__(**vars(rows[0]) | {"metric": {"image_auroc": 0.4}, "low": {}})
+    below = rows[0].__class__(**vars(rows[0]) | {"metrics": {"image_auroc": 0.4}, "low": {}})
     assert '<b style="left:0.0%;width:16.67%">' in auroc_bars([below]), "0.4 left of 0.5"
 
 

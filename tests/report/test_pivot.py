@@ -15,7 +15,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from harness.record import ImageScore, StoredRun
 from harness.report.__main__ import main
 from harness.report.declaration import ReportError
-from harness.report.pivot import caption_of_pivot, grid_of_pivot, measure, pivot, render
+from harness.report.grid import grid_of_pivot, of_type
+from harness.report.query import caption_of, render, search
 from harness.report.selection import as_read
 from tests.report.synthetic import SETTINGS, failed, metrics, record, run, scores
 
@@ -34,13 +35,13 @@ def made(run_id: str, category: str = "bolt", draw: int = 1, **changes: Any) -> 
 
 
 def grid(runs: Sequence[StoredRun], *arguments: str) -> list[tuple[str, ...]]:
-    found = grid_of_pivot(pivot(arguments, runs, read=as_read))
+    found = grid_of_pivot(search(arguments, runs, read=as_read).pivot)
     return [found.header, *found.body, *filter(None, [found.average])]
 
 
 def refusal(runs: Sequence[StoredRun], *arguments: str) -> str:
     with pytest.raises(ReportError) as caught:
-        pivot(arguments, runs, read=as_read)
+        search(arguments, runs, read=as_read)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -106,7 +107,7 @@ def test_seeds_are_averaged_with_the_sample_deviation() -> None:
     # averages of the seeds: 0.375, 0.625
     assert grid(runs)[3] == ("Average", "0.500 ± 0.177")
     assert grid(runs[:3])[2:] == [("nut", "– (1/2)"), ("Average", "– (1/2)")]
-    assert pivot([], runs[:3], read=as_read).notes == (
+    assert search([], runs[:3], read=as_read).notes == (
         "cells are of different seeds, 1 and 1,2: choose with seed=VALUE",
     )
     assert grid(runs, "columns=seed")[1] == ("bolt", "0.250", "0.750")
@@ -115,7 +116,7 @@ def test_seeds_are_averaged_with_the_sample_deviation() -> None:
         ("nut", "0.500"),
         ("Average", "0.625"),
     ]
-    text = render(pivot(["format=csv"], runs, read=as_read), [])
+    text = render(search(["format=csv"], runs, read=as_read), [])
     assert list(csv.reader(io.StringIO(text))) == [
         ["category", "official", "dfkde", "dfkde: standard deviation"],
         ["bolt", "true", "0.5", "0.3535533905932738"],
@@ -124,7 +125,7 @@ def test_seeds_are_averaged_with_the_sample_deviation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "told"),
+    ("other", "expected"),
     [
         ({"dataset": "cells"}, "dataset (cells, parts)"),
         ({"backbone": "wide"}, "backbone (tiny, wide)"),
@@ -145,7 +146,7 @@ def test_seeds_are_averaged_with_the_sample_deviation() -> None:
 )
 @pytest.mark.parametrize("category", ["bolt", "nut"])
 def test_what_differs_otherwise_than_by_an_axis_is_never_mixed(
-    other: dict[str, Any], told: str, category: str
+    other: dict[str, Any], expected: str, category: str
 ) -> None:
     """Neither in a cell nor in a column nor beside one another."""
     runs = [made("new", category, 2, **other), made("old", started="2025-09-01T00:00:00Z")]
@@ -155,8 +156,8 @@ def test_what_differs_otherwise_than_by_an_axis_is_never_mixed(
         return
     message = refusal(runs)
     assert message.startswith("the runs differ in "), message
-    assert told in message
-    name = told.partition(" (")[0]
+    assert expected in message
+    name = expected.partition(" (")[0]
     assert f"choose with {name}=VALUE" in message or f" {name}=VALUE" in message
 
 
@@ -205,8 +206,8 @@ def test_a_resized_copy_and_the_original_are_never_mixed_and_marked() -> None:
         "nut (not official)",
         "Average (not official)",
     ]
-    found = pivot([], [TWO[0], resized], read=as_read)
-    assert "Not official: parts/nut" in caption_of_pivot(found, [])
+    found = search([], [TWO[0], resized], read=as_read)
+    assert "Not official: parts/nut" in caption_of(found, [])
     turned = grid([TWO[0], resized], "rows=model", "columns=category")
     assert turned[0] == ("Model", "bolt", "nut (not official)", "Average (not official)")
 
@@ -227,7 +228,7 @@ def test_random_weights_differ_by_seed() -> None:
 
 def test_the_newest_run_of_a_cell_is_shown_and_the_others_are_told() -> None:
     old, new = made("old", draw=1), made("new", draw=5, started="2026-01-01T00:00:00Z")
-    found = pivot([], [old, new], read=as_read)
+    found = search([], [old, new], read=as_read)
     assert [one.run_id for one in found.runs] == ["new"]
     assert found.notes == ("1 of 1 cells have several finished runs, the newest is shown",)
 
@@ -235,7 +236,7 @@ def test_the_newest_run_of_a_cell_is_shown_and_the_others_are_told() -> None:
 def test_a_run_whose_scores_do_not_give_its_metrics_is_refused_and_named() -> None:
     false = made("false", started="2026-01-01T00:00:00Z")
     false = replace(false, record=replace(false.record, metrics={"image_auroc": 1.0}))
-    found = pivot([], [false, made("true")], read=as_read)
+    found = search([], [false, made("true")], read=as_read)
     assert [one.run_id for one in found.runs] == ["true"]
     assert "run false of bolt is refused, its image_auroc is 1.0" in found.notes[0]
     assert refusal([false]) == "nothing is left to show"
@@ -246,14 +247,14 @@ def test_a_failed_job_stands_where_no_run_finished() -> None:
     other = replace(lost, run_id="g", record=replace(lost.record, settings={"image_size": "1"}))
     runs = [TWO[0], lost, other]
     assert grid(runs)[2:] == [("nut", "failed"), ("Average", "– (1/2)")]
-    caption = caption_of_pivot(pivot([], runs, read=as_read), [])
+    caption = caption_of(search([], runs, read=as_read), [])
     assert "parts/nut, dfkde, seed 42 failed: `OSError: nut/test/1.png is truncated`." in caption
     assert grid([*runs, made("n", "nut", 2)])[2] == ("nut", auroc(2))
     assert refusal([lost]) == "the store has no finished run"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["modle=knn"], "unknown key 'modle'; choose from rows, columns, metric, format"),
         (["model=knnn"], "no finished run has model=knnn; there are dfkde, knn"),
@@ -272,8 +273,8 @@ def test_a_failed_job_stands_where_no_run_finished() -> None:
     ],
     ids=str,
 )
-def test_a_mistake_is_answered_in_one_line(arguments: list[str], told: str) -> None:
-    assert told in refusal(TWO, *arguments)
+def test_a_mistake_is_answered_in_one_line(arguments: list[str], expected: str) -> None:
+    assert expected in refusal(TWO, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -315,16 +316,15 @@ def test_an_anomalous_type_called_good_is_a_type_like_others() -> None:
         ImageScore("a", "good", True, 1.0),
         ImageScore("b", "bent", True, -1.0),
     )
-    one = run("a", record("bolt", scores=images))
-    assert measure(one, "image_auroc", "good") == 1.0
-    assert measure(one, "image_auroc", "bent") == 0.0
+    assert of_type(images, "image_auroc", defect_type="good") == 1.0
+    assert of_type(images, "image_auroc", defect_type="bent") == 0.0
 
 
 def test_milliseconds_of_the_model_are_of_one_machine_which_is_named() -> None:
     # 0.5 s for 30 + 12 + 20 images
     arguments = ["metric=model_ms", "model=dfkde"]
     assert grid(TWO, *arguments)[1] == ("bolt", f"{500 / 62:.3f}")
-    caption = caption_of_pivot(pivot(arguments, TWO, read=as_read), arguments)
+    caption = caption_of(search(arguments, TWO, read=as_read), arguments)
     assert "`cores 2 · processor invented · system Linux x86_64`" in caption
     elsewhere = made("e", "nut", 2, machine={"system": "Darwin"})
     assert "machine (" in refusal([TWO[0], elsewhere], *arguments)
@@ -334,16 +334,16 @@ def test_milliseconds_of_the_model_are_of_one_machine_which_is_named() -> None:
 def test_the_caption_traces_the_table() -> None:
     wide = made("w", draw=5, backbone="wide", weights_digest="cd" * 32)
     arguments = ["category=glob(bolt)", "columns=backbone"]
-    caption = caption_of_pivot(pivot(arguments, [TWO[0], wide], read=as_read), arguments)
+    caption = caption_of(search(arguments, [TWO[0], wide], read=as_read), arguments)
     assert caption.startswith("Image AUROC; `dataset=parts`, `model=dfkde`, ")
-    for told in (
+    for expected in (
         "`image_size=256`, `localizer=occlusion`, `model.n_components=16`",
         "`seed=42`, weights `abababababab` of tiny, weights `cdcdcdcdcdcd` of wide",
         "data `bolt00000000`, built by `nowhere:tiny`",
         "commit `c0ffeec0ff`; 2 runs on 2025-01-02",
         "by `python -m harness.report show 'category=glob(bolt)' columns=backbone`.",
     ):
-        assert told in caption
+        assert expected in caption
 
 
 def test_undefined_metrics_and_pairs_of_keys() -> None:
@@ -361,7 +361,7 @@ def test_undefined_metrics_and_pairs_of_keys() -> None:
 @pytest.mark.parametrize("kind", ["markdown", "latex", "html", "csv"])
 def test_names_are_words_in_every_format(kind: str) -> None:
     runs = [made("a", "<b>|&_"), made("b", "=1+1")]
-    text = render(pivot([f"format={kind}"], runs, read=as_read), [])
+    text = render(search([f"format={kind}"], runs, read=as_read), [])
     first = {"markdown": r"\<b\>\|\&\_", "latex": r"\textless{}b", "html": "&lt;b&gt;|&amp;_"}
     assert first.get(kind, "'=1+1,true") in text
 
@@ -410,14 +410,14 @@ def test_a_page_is_filled_at_its_markers_and_again_to_the_same_bytes(
     assert main(["show", "--fill", str(page)]) == 0
     assert page.read_text() == filled
     capsys.readouterr()
-    for text, told in (
-        (PAGE.replace("<!-- /show -->\nbetween", "between"), "it has 2, 1 of them closed"),
-        ("# None\n", "it has 0, 0 of them closed"),
+    for text, expected in (
+        (PAGE.replace("<!-- /show -->\nbetween", "between"), "is not closed by <!-- /show -->"),
+        ("# None\n", "must have markers `<!-- show: KEY=VALUE -->`"),
         (PAGE.replace("bolt", "bolts"), "no finished run has category=bolts"),
     ):
         page.write_text(text)
         assert main(["show", "--fill", str(page)]) == 1
-        assert told in capsys.readouterr().err
+        assert expected in capsys.readouterr().err
         assert page.read_text() == text
     assert main(["show", "--fill", str(page), "model=knn"]) == 1
     assert "--fill takes its KEY=VALUE from" in capsys.readouterr().err

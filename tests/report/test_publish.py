@@ -58,7 +58,7 @@ def test_floats_and_categories_survive_the_file(checkout: Path) -> None:
     publish(checkout, runs)
     held = read_results(checkout / "results", "parts_tiny")
     assert [row.category for row in held.rows] == ["bolt", "cap", "01"]
-    assert [row.metric for row in held.rows] == [run.record.metrics for run in runs]
+    assert [row.metrics for row in held.rows] == [run.record.metrics for run in runs]
     assert held.scores == {run.record.category: run.record.scores for run in runs}
 
 
@@ -161,7 +161,7 @@ def test_rows_of_schema_2_are_read_without_their_factories(published: Path) -> N
         writer.writeheader()
         writer.writerows({**line, "schema": "2"} for line in lines)
     unknown = {"schema": 2, "model_factory": "", "backbone_factory": ""}
-    assert read_rows(path) == [replace(row, **unknown) for row in held]
+    assert read_rows(path) == tuple(replace(row, **unknown) for row in held)
     assert check(published) == ""
 
 

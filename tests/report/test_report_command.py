@@ -29,6 +29,7 @@ def test_latex_prints_the_named_tables(published: Path, capsys: pytest.CaptureFi
         (["latex", "part"], "no table 'part'; there are cells_small, parts_few, parts_tiny"),
         (["compare", "parts_tiny"], "compare takes `published` or at least two tables, got 1"),
         (["compare", "published"], "published.csv is missing"),
+        (["html", "--output", "/dev/null/page.html"], "/dev/null"),
     ],
 )
 def test_a_wrong_command_is_answered_in_one_line(
@@ -142,7 +143,7 @@ def test_damaged_published_numbers_are_named_in_a_line(
 ) -> None:
     (published / "results/published.csv").write_text(content)
     error = _error(["--root", str(published), "compare", "published"], capsys)
-    assert "results/published.csv cannot be read (" in error
+    assert "results/published.csv has not the columns source, dataset, category" in error
 
 
 @pytest.mark.parametrize(

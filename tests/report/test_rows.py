@@ -155,7 +155,7 @@ def test_a_newer_run_replaces_its_row_alone(published: Path) -> None:
     new = run("new", record("cap", 4), started=LATER, commit="d" * 40)
     notes, refusals = publish(published, [new])
     assert notes == [
-        "parts_tiny: cap of run r-cap gives way to run new; changed: commit, identity,"
+        "parts_tiny: cap of run r-cap is replaced by run new; changed: commit, identity,"
         " data_fingerprint, scores_digest"
     ]
     assert not refusals
@@ -269,7 +269,7 @@ def test_replace_publishes_the_new_runs_alone(
     assert report(swept, [other_weights()], "--replace", "parts_tiny") == 0
     assert capsys.readouterr().err.splitlines() == [
         "parts_tiny: bolt of run r-bolt is no longer shown",
-        "parts_tiny: cap of run r-cap gives way to run new; changed: identity, data_fingerprint,"
+        "parts_tiny: cap of run r-cap is replaced by run new; changed: identity, data_fingerprint,"
         " scores_digest",
         "parts_tiny: 01 of run r-01 is no longer shown",
     ]

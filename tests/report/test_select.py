@@ -84,7 +84,8 @@ def test_what_was_built_otherwise_than_declared_is_refused(
 
 def _with_backbone(**changes: Any) -> Table:
     table = read_table(CONF, "parts_tiny")
-    return replace(table, config=table.config | {"backbone": table.config["backbone"] | changes})
+    config = table.config | {"backbone": table.config["backbone"] | changes}
+    return replace(table, configs={"": config})
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from harness.report.__main__ import main
-from harness.report.declaration import Cell, ReportError, read_table, read_tables
+from harness.report.declaration import Cell, ReportError, expected, read_table, read_tables
 from harness.report.publish import check, publish
-from tests.report.synthetic import complete
+from tests.report.synthetic import SETTINGS, complete, metrics, record, run, scores
 
 
 def declare(checkout: Path, name: str = "new", marker: bool = False, **params: str) -> None:
@@ -43,22 +43,24 @@ def test_a_table_has_the_jobs_of_its_sweep(
 ) -> None:
     declare(checkout, **params)
     table = read_table(checkout / "conf", "new")
-    assert (table.seeds, table.axis, table.values) == (seeds, axis, values)
+    assert (table.seeds, table.axis, tuple(table.configs)) == (seeds, axis, values)
     assert len(table.jobs) == len(table.cells()) == 3 * len(seeds) * len(values)
     jobs = [job.config for job in table.jobs]
     assert {Cell(str(job.category), job.seed, "") for job in jobs} == {
         cell._replace(value="") for cell in table.cells()
     }
-    assert table.expected("image_size") == int(params.get("image_size", 256))
+    assert expected(table.config, "image_size") == int(params.get("image_size", 256))
     assert table.choice("backbone") == params.get("backbone", "tiny")
 
 
 REFUSED = [
-    ({"model": "dfkde,other"}, "new.yaml sweeps model (dfkde, other); a table shows one dataset"),
-    ({"backbone": "tiny,wide"}, "new.yaml sweeps backbone (tiny, wide); a table shows one dataset"),
     ({"dataset": "glob(*)"}, "new.yaml sweeps dataset (cells, parts); a table shows one dataset"),
-    ({"features": "default,default"}, "new.yaml sweeps features (default, default); a table shows"),
-    ({"backbone.name": "a,b"}, "new.yaml sweeps backbone.name (a, b); a table shows one dataset"),
+    (
+        {"features": "default,default"},
+        "new.yaml sweeps features (default, default); its values",
+    ),
+    ({"model": "dfkde,alias"}, "new.yaml sweeps model (dfkde, alias); its values must"),
+    ({"model": "dfkde,other", "backbone": "tiny,wide"}, "new.yaml sweeps backbone, model; a table"),
     ({"image_size": "1,2", "n_train": "3,4"}, "new.yaml sweeps image_size, n_train; a table shows"),
     ({"seed": "one,two"}, "new.yaml: Error merging override seed=one Value 'one' of type 'str'"),
     (
@@ -73,8 +75,9 @@ REFUSED = [
 def test_an_experiment_that_no_table_shows_is_named(
     published: Path, params: dict[str, str], problem: str
 ) -> None:
-    other = published / "conf" / "model" / "other.yaml"
-    other.write_text("name: other\nfactory: nowhere:other\n")
+    for file, name in (("other", "other"), ("alias", "dfkde")):
+        model = published / "conf" / "model" / f"{file}.yaml"
+        model.write_text(f"name: {name}\nfactory: nowhere:{file}\n")
     declare(published, **params)
     with pytest.raises(ReportError) as refused:
         read_table(published / "conf", "new")
@@ -86,7 +89,7 @@ def test_an_experiment_that_no_table_shows_is_named(
 def test_a_marker_of_what_no_table_shows_is_refused_and_the_others_are_made(
     checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    declare(checkout, backbone="tiny,wide", marker=True)
+    declare(checkout, dataset="glob(*)", marker=True)
     _, refusals = publish(checkout, complete())
     assert refusals == [read_tables(checkout / "conf").refused["new"]]
     text = (checkout / "README.md").read_text()
@@ -106,3 +109,108 @@ def test_only_refuses_what_no_table_shows(checkout: Path) -> None:
         "conf/experiment/new.yaml sweeps model, n_train; a table shows one setting at most"
     ]
     assert "| **Average** | 0." in (checkout / "README.md").read_text()
+
+
+KNN = {"model": "knn", "model_factory": "dfkde.baselines:KNN"}
+WIDE = {"backbone": "wide", "weights_digest": "cd" * 32}
+
+
+def shown(checkout: Path) -> list[list[str]]:
+    """The cells of the table of the experiment `new`, and its caption."""
+    page = (checkout / "README.md").read_text().partition("<!-- table: new -->\n\n")[2]
+    lines = page.partition("\n\n<!-- /table -->")[0].split("\n")
+    return [line.strip("| ").split(" | ") for line in lines]
+
+
+def auroc(*draws: int) -> float:
+    return sum(metrics(scores(draw))["image_auroc"] for draw in draws) / len(draws)
+
+
+@pytest.mark.parametrize(
+    ("params", "other", "titles", "text"),
+    [
+        (
+            {"model": "dfkde,knn"},
+            KNN,
+            ["dfkde", "knn"],
+            "DFKDE, KNN with `tiny` (weights `abababab",
+        ),
+        (
+            {"backbone": "wide,tiny"},
+            WIDE,
+            ["wide", "tiny"],
+            "with `wide` (weights `cdcdcdcdcdcd`), `tiny` (weights `abababababab`), images of 256",
+        ),
+    ],
+    ids=["model", "backbone"],
+)
+def test_what_is_swept_becomes_columns(
+    checkout: Path, params: dict[str, str], other: dict[str, Any], titles: list[str], text: str
+) -> None:
+    knn = checkout / "conf" / "model" / "knn.yaml"
+    knn.write_text("name: knn\nfactory: dfkde.baselines:KNN\nparams: {n_components: 16}\n")
+    declare(checkout, category="bolt,cap", marker=True, **params)
+    first = [run("a", record("bolt", 1)), run("b", record("cap", 2))]
+    others = [run("c", record("bolt", 3, **other)), run("d", record("cap", 4, **other))]
+    assert publish(checkout, [*first, *others[:1]], only=["new"]) == ([], [])
+    header, _, bolt, cap, average, _, caption = shown(checkout)
+    order = {"dfkde": 1, "tiny": 1, "knn": 3, "wide": 3}
+    assert header == ["Category", *titles]
+    assert bolt == ["bolt", *(f"{auroc(order[title]):.3f}" for title in titles)]
+    gap = titles.index("knn" if "knn" in titles else "wide")
+    assert (cap[1 + gap], average[1 + gap]) == ("–", "– (1/2)")
+    assert average[2 - gap] == f"{auroc(1, 2):.3f}"
+    assert text in " | ".join(caption)
+    before = (checkout / "results" / "new.csv").read_text()
+    assert publish(checkout, others[1:], only=["new"]) == ([], []), "other rows are kept"
+    assert set(before.splitlines()) < set(
+        (checkout / "results" / "new.csv").read_text().splitlines()
+    )
+    assert shown(checkout)[4][1 + gap] == f"{auroc(3, 4):.3f}"
+    publish(checkout, [])
+    assert check(checkout) == ""
+    foreign = record("bolt", 5, **(other | {"model_factory": "nowhere:Own"}))
+    [note], _ = publish(checkout, [run("f", foreign, started="2026")], only=["new"])
+    assert "run f of bolt is refused, its model was built by nowhere:Own" in note
+
+
+def test_seeds_of_a_swept_model_give_a_mean_and_a_deviation(checkout: Path) -> None:
+    knn = checkout / "conf" / "model" / "knn.yaml"
+    knn.write_text("name: knn\nfactory: dfkde.baselines:KNN\nparams: {n_components: 16}\n")
+    declare(checkout, model="dfkde,knn", seed="1,2", category="bolt", marker=True)
+    runs = [
+        run(f"{seed}{name}", record("bolt", draw, seed=seed, **more))
+        for seed, name, draw, more in (
+            (1, "", 1, {}),
+            (2, "", 2, {}),
+            (1, "k", 3, KNN),
+            (2, "k", 3, KNN),
+        )
+    ]
+    publish(checkout, runs, only=["new"])
+    deviation = abs(auroc(1) - auroc(2)) / 2**0.5
+    cells = [f"{auroc(1, 2):.3f} ± {deviation:.3f}", f"{auroc(3):.3f} (deterministic)"]
+    assert shown(checkout)[2:4] == [["bolt", *cells], ["**Average**", *cells]]
+
+
+def test_a_swept_localizer_shows_what_it_changes(checkout: Path) -> None:
+    declare(checkout, localizer="occlusion,none", category="bolt", marker=True)
+    values = {k: v for k, v in metrics(scores(1)).items() if k.startswith("image")}
+    settings = SETTINGS | {"localizer": "none"}
+    bare = record("bolt", 1, settings=settings, metrics=values, undefined={"pixel_auroc": "no map"})
+    publish(checkout, [run("a", record("bolt", 1)), run("b", bare)], only=["new"])
+    pixel = f"{metrics(scores(1))['pixel_auroc']:.3f}"
+    header, _, bolt, average, _, caption = shown(checkout)
+    assert header == ["Category", "localizer = occlusion", "localizer = none"]
+    assert (bolt, average) == (["bolt", pixel, "n/a"], ["**Average**", pixel, "– (0/1)"])
+    assert "`. Pixel AUROC." in " | ".join(caption)
+
+
+def test_a_run_that_does_not_tell_what_is_swept_stays_out(checkout: Path) -> None:
+    declare(checkout, n_train="4,8", category="bolt", marker=True)
+    settings = {key: value for key, value in SETTINGS.items() if key != "n_train"}
+    assert publish(checkout, [run("a", record("bolt", settings=settings))], only=["new"]) == (
+        [],
+        [],
+    )
+    assert shown(checkout)[2] == ["bolt", "–", "–"]

@@ -1,0 +1,222 @@
+"""What tells runs apart: names, settings and digests, how they are chosen, where they conflict."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from harness.record import StoredRun
+from harness.report.declaration import GROUPS, ReportError
+from harness.report.selection import RANDOM, setting_values
+
+CORE = ("dataset", "category", "model", "backbone", "seed")
+DATA = ("official", "data_fingerprint")
+DIGESTS = ("data_fingerprint", "weights_digest", "identity", "commit", "run")
+"""Chosen by how they begin."""
+MACHINE = "machine"
+# What runs of one cell may differ in: numbers do not depend on it.
+_FREE = ("seed", "commit", MACHINE, "run")
+_FACTORIES = ("model_factory", "backbone_factory")
+# Hydra's names of what a run records under another.
+_HYDRA = (("model.params.", "model."), ("dataset.official", "official"))
+_ITEM = re.compile(r"(?:\[[^\]]*\]|'[^']*'|\"[^\"]*\"|[^,])+")
+_MANY = 8
+
+Facets = Mapping[str, str]
+"""All that a run can be chosen or laid out by; a setting that it does not record is absent."""
+
+
+def facets_of(run: StoredRun) -> Facets:
+    """Gather the facets of a run."""
+    record = run.record
+    plain = {name: str(getattr(record, name)) for name in (*CORE, *_FACTORIES)}
+    data = {"official": str(record.official).lower(), "data_fingerprint": record.data_fingerprint}
+    digests = {"weights_digest": record.weights_digest, "identity": run.identity}
+    origin = {"commit": run.commit, MACHINE: machine_words(run.machine), "run": run.run_id}
+    return plain | record.settings | data | digests | origin
+
+
+def machine_words(machine: Mapping[str, str]) -> str:
+    """Write a machine in one line, the same from a run and from a file."""
+    return " · ".join(f"{key} {value}" for key, value in sorted(machine.items()))
+
+
+def in_words(name: str, value: str | None) -> str:
+    """Write a facet's value for a table; digests by their first 12 digits."""
+    if value is None:
+        return "–"
+    return value[:12] if name in DIGESTS else value
+
+
+def natural(value: str | None) -> tuple[float, str]:
+    """Sort what is not set first, then numbers by value, then words."""
+    try:
+        return float(value or ""), ""
+    except ValueError:
+        return (float("-inf"), "") if value in (None, "None") else (float("inf"), str(value))
+
+
+class Choice(NamedTuple):
+    """A facet that must have one of some values."""
+
+    name: str
+    values: tuple[str, ...]
+
+    def rank(self, given: str) -> int | None:
+        """Return the place of the first value that a run's facet agrees with, None without one."""
+        places = (i for i, value in enumerate(self.values) if self._agrees(value, given))
+        return next(places, None)
+
+    def _agrees(self, value: str, given: str) -> bool:
+        if value.startswith("glob(") and value.endswith(")"):
+            return fnmatchcase(given, value[5:-1])
+        if self.name in DIGESTS:
+            return given.startswith(value)
+        if self.name in (*CORE, *DATA, *_FACTORIES, MACHINE, "defect_type"):
+            return given == value
+        return setting_values(value.removeprefix("[").removesuffix("]")) == setting_values(given)
+
+
+def parse(arguments: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Read `KEY=VALUE` and `KEY=VALUE,VALUE`, in Hydra's names and ours.
+
+    >>> parse(["model=knn,dfkde", "backbone.layers=[a,b]", "model.params.n_neighbors=1"])
+    {'model': ('knn', 'dfkde'), 'backbone.layers': ('[a,b]',), 'model.n_neighbors': ('1',)}
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        values = tuple(item.strip().strip("'\"") for item in _ITEM.findall(text))
+        if not (key and equals and values):
+            raise ReportError(f"must be KEY=VALUE or KEY=VALUE,VALUE, got {argument!r}")
+        key = our_name(key)
+        if key in found:
+            raise ReportError(f"{key} must be given once, got {','.join(found[key])} and {text}")
+        found[key] = values
+    return found
+
+
+def our_name(key: str) -> str:
+    """Return the name that a run records a setting of Hydra's under."""
+    for theirs, ours in _HYDRA:
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    return key
+
+
+def check_key(key: str, known: Iterable[str], *, what: str) -> None:
+    """Refuse a key that nothing has, with the choices."""
+    if key not in (known := tuple(known)):
+        raise ReportError(f"unknown {what} {key!r}; choose from {', '.join(known)}")
+
+
+def check_choices(choices: Iterable[Choice], runs: Sequence[Facets]) -> None:
+    """Refuse a value that no run has, with the choices."""
+    for choice in choices:
+        there = list(dict.fromkeys(run[choice.name] for run in runs if choice.name in run))
+        for value in choice.values:
+            one = Choice(choice.name, (value,))
+            if all(one.rank(given) is None for given in there):
+                raise ReportError(
+                    f"no finished run has {choice.name}={value}; there are"
+                    f" {_listed(choice.name, there)}"
+                )
+
+
+def chosen(runs: Mapping[str, Facets], choices: Iterable[Choice]) -> dict[str, Facets]:
+    """Return the runs that are asked for.
+
+    One that has no such setting is among them if its kind has none: `model.n_components=16` leaves
+    the runs of `knn` alone.
+    """
+    kept = dict(runs)
+    for choice in choices:
+        kinds = {_group(choice.name, run) for run in kept.values() if choice.name in run}
+        for key, run in list(kept.items()):
+            given = run.get(choice.name)
+            without = given is None and _group(choice.name, run) not in kinds
+            if not without and (given is None or choice.rank(given) is None):
+                del kept[key]
+    return kept
+
+
+class Seen:
+    """What runs have in common, and where they differ otherwise than by the table's axes.
+
+    Data may differ between categories only, weights between backbones (random ones between seeds,
+    too), a model's settings between models, and other settings nowhere, unless they are an axis.
+    """
+
+    def __init__(self, runs: Sequence[Facets], axes: Sequence[str], *, timed: bool = False) -> None:
+        self._axes = axes
+        # By facet, and by the values of those between which it may differ.
+        self._values: dict[str, dict[tuple[str, ...], dict[str | None, None]]] = {}
+        free = {*axes, *(name for name in _FREE if not (timed and name == MACHINE))}
+        for name in dict.fromkeys(name for run in runs for name in run if name not in free):
+            groups = self._values.setdefault(name, {})
+            for run in runs:
+                groups.setdefault(_group(name, run, axes), {})[run.get(name)] = None
+
+    def agrees(self, run: Facets) -> bool:
+        """Return whether one more run differs in nothing that it records."""
+        for name, groups in self._values.items():
+            values = groups.get(_group(name, run, self._axes))
+            if run.get(name) and values and run[name] not in values:
+                return False
+        return True
+
+    def check(self) -> None:
+        """Refuse runs that differ otherwise than by the axes."""
+        differing = [
+            (name, f"{name} ({_listed(name, list(values))}){_of(group)}")
+            for name, groups in self._values.items()
+            for group, values in groups.items()
+            if len(values) > 1
+        ]
+        # What is computed from the others says nothing that they do not.
+        causes = [cause for cause in differing if cause[0] != "identity"] or differing
+        if causes:
+            names = dict.fromkeys(name for name, _ in causes)
+            raise ReportError(
+                f"the runs differ in {'; '.join(words for _, words in causes[:_MANY])}: choose with"
+                f" {' '.join(f'{name}=VALUE' for name in names)}, or make it rows= or columns="
+            )
+
+    def common(self) -> dict[str, str]:
+        """Return the values that every run has."""
+        every = {
+            n: list({v for g in groups.values() for v in g}) for n, groups in self._values.items()
+        }
+        return {n: v[0] for n, v in every.items() if len(v) == 1 and v[0] is not None}
+
+
+def _group(name: str, run: Facets, axes: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the values of the facets between which this one may differ."""
+    return tuple(run.get(key, "") for key in _determinants(name, axes, run))
+
+
+def _determinants(name: str, axes: Sequence[str], run: Facets) -> tuple[str, ...]:
+    if name == "identity":
+        return (*CORE, *axes)
+    if name in DATA:
+        return ("dataset", "category", *(axis for axis in axes if axis in DATA))
+    if name == "weights_digest":
+        seed = ("seed",) if run["backbone"].endswith(RANDOM) else ()
+        built = ("backbone_factory", "backbone.arguments.")
+        return ("backbone", *seed, *(axis for axis in axes if axis.startswith(built)))
+    for group in GROUPS:
+        if name.startswith((f"{group}.", f"{group}_")):
+            return (group, *(axis for axis in axes if axis == f"{group}_factory"))
+    return ()
+
+
+def _of(group: tuple[str, ...]) -> str:
+    return f" of {'/'.join(group[:2])}" if group else ""
+
+
+def _listed(name: str, values: Sequence[str | None]) -> str:
+    words = [in_words(name, value) for value in sorted(values, key=natural)]
+    more = f", and {len(words) - _MANY} more" if len(words) > _MANY else ""
+    return ", ".join(words[:_MANY]) + more
