@@ -85,7 +85,7 @@ def main() -> None:
             if not reaches(arrows, box, other):
                 end = (2 * place[other][0], place[other][1] + 0.22)
                 arrow = {"arrowstyle": "->", "color": "#777777"}
-                axes.annotate("", end, (at[0], y - 0.22), arrowprops=arrow)
+                axes.annotate("", end, (at[0], y - 0.22), arrowprops=arrow, zorder=1)
     half = max(len(row) for row in rows)
     axes.set(xlim=(-half - 0.2, half + 0.2), ylim=(-0.5, len(rows) - 0.5))
     axes.axis("off")

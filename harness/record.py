@@ -1,4 +1,4 @@
-"""The result of a job: scores, metrics, durations; and the same read back from a run."""
+"""What a job leaves behind: its record, the same read back from a run, and its outcome."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -106,6 +106,25 @@ class StoredRun:
     """Of Python and of the libraries that the numbers depend on."""
     machine: dict[str, str] = field(default_factory=dict)
     """Its platform, processor and cores."""
+
+
+Status = Literal["finished", "skipped", "busy", "failed", "stopped"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One job's end."""
+
+    job: str  # its name, as its run is named
+    # `skipped` where a run of the same job is finished, `busy` where one is running elsewhere,
+    # `stopped` where the sweep ended before the job.
+    status: Status
+    run_id: str | None = None  # the MLflow run that holds the record
+    metrics: dict[str, float] = field(default_factory=dict)  # of a skipped job, its finished run's
+    reason: str | None = None  # why it failed, or which run made it needless, in one line
+    seconds: float = 0.0  # wall time
+    n_images: int = 0  # how many it read
+    identity: str = ""  # empty where the job failed before that was known
 
 
 class Stages:

@@ -19,11 +19,11 @@ from omegaconf import DictConfig
 from harness.checks import check_settings
 from harness.compose import Named, name_categories, typed
 from harness.config import Config, conf_dir
-from harness.record import Stages
-from harness.sweep.outcome import Outcome, Progress, failures, leave_if_busy, summary
-from harness.sweep.signals import interruptible
+from harness.record import Outcome, Stages
+from harness.sweep.progress import Progress, failures, leave_if_busy, summary
 from harness.sweep.task import Task, perform, sweep_of
 from harness.system.secrets import check_argument
+from harness.system.signals import interruptible
 from harness.system.terminal import say, shown
 from harness.tracking import StoreError
 

@@ -21,11 +21,12 @@ from omegaconf import DictConfig, OmegaConf
 from harness.checks import check_settings
 from harness.compose import Composer
 from harness.config import Config, conf_dir, name_differences
+from harness.record import Outcome
 from harness.sweep.multirun import SharedSettings, check_sweep, environment
-from harness.sweep.outcome import Outcome, Progress, failures, leave_if_busy, summary
-from harness.sweep.signals import Interrupted
+from harness.sweep.progress import Progress, failures, leave_if_busy, summary
 from harness.sweep.task import Task, keep_averages, sweep_of
 from harness.sweep.workers import InProcess, Pool, Processes, run_tasks
+from harness.system.signals import Interrupted
 from harness.system.terminal import say, shown
 from harness.system.threads import cores
 from harness.tracking import StoreError

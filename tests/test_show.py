@@ -14,9 +14,10 @@ from rich.console import Console
 from harness.features import __main__ as cache_module
 from harness.features.__main__ import main
 from harness.features.eviction import Section
-from harness.sweep.outcome import Outcome, Progress, one_line, summary
+from harness.record import Outcome
+from harness.sweep.progress import Progress, summary
 from harness.sweep.task import log_file
-from harness.system.terminal import alike, csv_line, from_cell, is_formula, shown, to_cell
+from harness.system.terminal import alike, csv_line, from_cell, is_formula, one_line, shown, to_cell
 from tests.names import NAMES
 
 ANY_TEXT = st.text(st.characters())

@@ -10,7 +10,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from harness.metrics.registry import HEADLINE, METRICS
-from harness.sweep.outcome import Outcome, Progress, summary
+from harness.record import Outcome
+from harness.sweep.progress import Progress, summary
 from harness.system.terminal import say
 
 LONG = "mvtec/metal_nut · dfkde_residual · efficientnet_lite0 · s42 · image_size=224"

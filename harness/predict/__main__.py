@@ -13,9 +13,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from harness.predict.command import CSV, Settings, run
-from harness.sweep.outcome import one_line
-from harness.sweep.signals import interruptible
-from harness.system.terminal import LineFormatter, say
+from harness.system.signals import interruptible
+from harness.system.terminal import LineFormatter, one_line, say
 
 USAGE = """\
 python -m harness.predict model=RUN_ID|FOLDER images=FOLDER [out=predictions] [quantile=0.95]

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple, TextIO, TypeVar
 
 from harness.compose import Composed, ComposeError, Sweep, sweeps_of
 from harness.config import BackboneConfig
-from harness.sweep.outcome import one_line
 from harness.system.files import DamagedError, open_regular
-from harness.system.terminal import from_cell
+from harness.system.terminal import from_cell, one_line
 
 T = TypeVar("T")
 

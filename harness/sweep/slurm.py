@@ -13,7 +13,7 @@ from submitit import Job, SlurmExecutor
 from submitit.core.utils import UncompletedJobError
 from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
-from harness.sweep.outcome import Outcome
+from harness.record import Outcome
 from harness.sweep.task import Task, perform
 from harness.sweep.workers import GRACE, Pending, Pool, WorkerDiedError
 

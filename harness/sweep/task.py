@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from harness.config import Job, TrackingConfig
 from harness.provenance import code_digest
-from harness.record import Record, Stages
-from harness.sweep.outcome import Outcome, Progress, one_line
-from harness.sweep.signals import Interrupted, deferred, interruptible
-from harness.system.terminal import LineFormatter, say
+from harness.record import Outcome, Stages
+from harness.sweep.progress import Progress
+from harness.system.signals import Interrupted, deferred, interruptible
+from harness.system.terminal import LineFormatter, one_line, say
 from harness.tracking import JobKey, MlflowTracker, OpenRun, StoreError, Tracker, open_tracker
 from harness.tracking.average_runs import averages
 
@@ -108,24 +108,15 @@ class _Steps:
         with deferred():
             self.run = run = self.tracker.start(self.job, key)
         try:
-            record, fitted = self._evaluated(split)
-            if save_model:
-                from harness.predict.model import saving  # mlflow is imported for it
+            from harness.experiment import evaluate
 
-                self.tracker.finish(run, record, attach=saving(fitted))
-            else:
-                self.tracker.finish(run, record)
+            fitted: list[Fitted] = []
+            record = evaluate(self.job, self.stages, split=split, keep=fitted.append)
+            self.tracker.finish(run, record, attach=_saving(fitted[0]) if save_model else None)
         except Exception as error:
             return self._failed(error)
         n_images = record.n_train + record.n_test_normal + record.n_test_anomalous
         return Outcome(str(self.job), "finished", run.run_id, record.metrics, n_images=n_images)
-
-    def _evaluated(self, split: Split) -> tuple[Record, Fitted]:
-        from harness.experiment import measure
-        from harness.fitting import fit
-
-        fitted = fit(self.job, self.stages, split=split)
-        return measure(fitted, self.stages), fitted
 
     def _failed(self, error: Exception) -> Outcome:
         log.info("%s failed", self.job, exc_info=error)
@@ -151,6 +142,12 @@ def _check_save_model(job: Job, tracker: Tracker, *, n_train: int) -> None:
     if type(tracker) is Tracker:
         raise ValueError("save_model must be false where tracking.kind is none, got true")
     check_holding_out(job, n_train, setting="save_model must be false")
+
+
+def _saving(fitted: Fitted) -> Callable[[Path], None]:
+    from harness.predict.model import saving  # mlflow is imported for those who ask for it
+
+    return saving(fitted)
 
 
 @contextmanager

@@ -20,10 +20,10 @@ from traceback import format_exc
 from typing import Protocol
 
 from harness.provenance import read_shared_code
-from harness.record import Stages
-from harness.sweep.outcome import Outcome, one_line
-from harness.sweep.signals import deferred
+from harness.record import Outcome, Stages
 from harness.sweep.task import Task, log_file, perform
+from harness.system.signals import deferred
+from harness.system.terminal import one_line
 from harness.system.threads import shared
 from harness.tracking.store import import_mlflow
 

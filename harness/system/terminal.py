@@ -41,6 +41,17 @@ def shown(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def one_line(error: BaseException) -> str:
+    r"""Return the error's class and message in one line.
+
+    Examples
+    --------
+    >>> one_line(ValueError("no such\nfile"))
+    'ValueError: no such file'
+    """
+    return shown(" ".join(f"{type(error).__name__}: {error}".split()))
+
+
 def writable(text: str, stream: IO[str]) -> str:
     r"""Write a text as `shown`, in characters that a stream takes: UTF-8 has all, others have not.
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from harness.config import Job
 from harness.provenance import CHANGED
-from harness.sweep.outcome import Outcome, one_line
+from harness.record import Outcome
+from harness.system.terminal import one_line
 from harness.tracking import contents, store
 from harness.tracking.contents import AVERAGE, CODE, COUNTS, SCHEMA, UNDEFINED
 from harness.tracking.outbox import Entry, push

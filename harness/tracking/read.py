@@ -22,9 +22,8 @@ import yaml
 from dfkde.registry import TrustError, check_trusted
 from harness.config import Job
 from harness.record import SCHEMA_VERSION, ImageScore, Record, StoredRun, finite
-from harness.sweep.outcome import one_line
 from harness.system.files import read_regular
-from harness.system.terminal import from_cell, shown
+from harness.system.terminal import from_cell, one_line, shown
 from harness.tracking import contents, store
 
 _FAULTS = (ValueError, TypeError, LookupError, RecursionError, OSError, yaml.YAMLError, csv.Error)

@@ -13,10 +13,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from harness.sweep.outcome import one_line
-from harness.sweep.signals import ending
 from harness.system.locks import hold
 from harness.system.secrets import check_address, with_secrets
+from harness.system.signals import ending
+from harness.system.terminal import one_line
 from harness.tracking.view import TAG, view
 
 if TYPE_CHECKING:

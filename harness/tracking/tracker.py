@@ -16,11 +16,10 @@ from typing import Any, cast
 
 from harness.config import Job, TrackingConfig
 from harness.provenance import CHANGED
-from harness.record import Record
-from harness.sweep.outcome import Outcome, one_line
-from harness.sweep.signals import deferred, ending
+from harness.record import Outcome, Record
 from harness.system.locks import JobLocks
-from harness.system.terminal import shown
+from harness.system.signals import deferred, ending
+from harness.system.terminal import one_line, shown
 from harness.tracking import contents, read, store
 from harness.tracking.contents import CODE, ERROR_CLASS, ERROR_MESSAGE, IDENTITY, LOCKS, JobKey
 from harness.tracking.outbox import Entry, Files, Outbox, Write, create_run, push, read_entry

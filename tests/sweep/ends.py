@@ -7,9 +7,9 @@ import signal
 import sys
 import time
 
+from harness.record import Outcome
 from harness.sweep import workers
-from harness.sweep.outcome import Outcome
-from harness.sweep.signals import interruptible
+from harness.system.signals import interruptible
 
 
 def be_interrupted():

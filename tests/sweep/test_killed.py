@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from harness.config import TrackingConfig
-from harness.sweep.signals import Interrupted
 from harness.system import locks
 from harness.system.locks import JobLocks
+from harness.system.signals import Interrupted
 from harness.tracking import open_tracker, read_runs, read_scores
 from harness.tracking.__main__ import main as tracking
 from harness.tracking.contents import IDENTITY, LOCKS, PID

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 
 from harness.config import TrackingConfig
-from harness.sweep.outcome import Outcome
+from harness.record import Outcome
 from harness.sweep.task import Task
 from harness.sweep.workers import run_tasks
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.sweep.outcome import Outcome
+from harness.record import Outcome
 from harness.sweep.workers import InProcess
 from harness.tracking.tracker import MlflowTracker
 from tests.sweep.conftest import as_process, in_process

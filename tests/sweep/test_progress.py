@@ -8,8 +8,9 @@ import time
 import pytest
 from rich.console import Console
 
-from harness.sweep import outcome as progress_module
-from harness.sweep.outcome import Outcome, Progress
+from harness.record import Outcome
+from harness.sweep import progress as progress_module
+from harness.sweep.progress import Progress
 
 DONE = Outcome("a/b · m · n · s1", "finished", metrics={"image_auroc": 0.75}, n_images=30)
 FAILED = Outcome("a/c · m · n · s1", "failed", reason="OSError: gone")

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from harness.sweep import signals
-from harness.sweep.signals import Interrupted, deferred, interruptible
+from harness.system import signals
+from harness.system.signals import Interrupted, deferred, interruptible
 
 ALL = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -108,7 +108,7 @@ def test_fault_in_a_block_does_not_swallow_the_signal():
 
 def test_nohup_is_obeyed():
     code = (
-        "import os, signal; from harness.sweep.signals import interruptible\n"
+        "import os, signal; from harness.system.signals import interruptible\n"
         "with interruptible(): os.kill(os.getpid(), signal.SIGHUP)\n"
         "print('still here')"
     )
@@ -119,7 +119,7 @@ def test_nohup_is_obeyed():
 @pytest.mark.parametrize("last", [True, False])
 def test_after_the_last_block_ctrl_c_disturbs_nothing(last):
     code = (
-        "import atexit, os, signal; from harness.sweep.signals import interruptible\n"
+        "import atexit, os, signal; from harness.system.signals import interruptible\n"
         "atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
         f"with interruptible(last={last}): os.kill(os.getpid(), signal.SIGTERM)\n"
     )
@@ -131,7 +131,7 @@ def test_after_the_last_block_ctrl_c_disturbs_nothing(last):
 SWALLOWING = """
 import os, signal, sys, time
 from contextlib import ExitStack
-from harness.sweep.signals import deferred, interruptible
+from harness.system.signals import deferred, interruptible
 with interruptible(last=True), interruptible(), deferred() if {deferred} else ExitStack():
     for name in {names}:
         try:
@@ -162,7 +162,7 @@ def test_two_signals_end_nothing_that_swallows_them():
 
 def test_third_signal_ends_what_is_cleared_up_after_the_last_block():
     code = (
-        "import atexit, os, signal; from harness.sweep.signals import interruptible\n"
+        "import atexit, os, signal; from harness.system.signals import interruptible\n"
         "with interruptible(last=True):\n"
         "    atexit.register(print, 'not reached')\n"
         "    atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
@@ -176,7 +176,7 @@ def test_third_signal_ends_what_is_cleared_up_after_the_last_block():
 def test_second_signal_does_not_end_the_interpreter_that_is_taken_apart():
     """When Python has given up its handlers already."""
     code = (
-        "import os, signal; from harness.sweep.signals import interruptible\n"
+        "import os, signal; from harness.system.signals import interruptible\n"
         "class Late:\n"
         "    def __del__(self, kill=os.kill, own=os.getpid(), number=signal.SIGINT):\n"
         "        kill(own, number)\n"

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from harness.provenance import CHANGED
-from harness.sweep.outcome import Outcome
+from harness.record import Outcome
 from harness.tracking import JobKey, outdated, read_runs
 from harness.tracking.average_runs import averages
 from harness.tracking.store import connect, experiment_id

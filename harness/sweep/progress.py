@@ -1,4 +1,4 @@
-"""What became of each job of a sweep: the line shown at its end, and the summary of all."""
+"""What a sweep shows: its progress, a line when a job ends, and the summary of all jobs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import io
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from shutil import get_terminal_size
 from types import TracebackType
-from typing import Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -17,33 +15,13 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from harness.metrics.registry import HEADLINE, METRICS
+from harness.record import Outcome
 from harness.system.terminal import say, shown, writable
 
-Status = Literal["finished", "skipped", "busy", "failed", "stopped"]
 _PART = 24
 """Columns for which metrics make room, so that no shorter part of a job's name is cut in two."""
 EXIT_BUSY = 75
 """The exit status where others compute what is missing: `EX_TEMPFAIL`, try again."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One job's end."""
-
-    job: str  # its name, as its run is named
-    # `skipped` where a run of the same job is finished, `busy` where one is running elsewhere,
-    # `stopped` where the sweep ended before the job.
-    status: Status
-    run_id: str | None = None  # the MLflow run that holds the record
-    metrics: dict[str, float] = field(default_factory=dict)  # of a skipped job, its finished run's
-    reason: str | None = None  # why it failed, or which run made it needless, in one line
-    seconds: float = 0.0  # wall time
-    n_images: int = 0  # how many it read
-    identity: str = ""  # empty where the job failed before that was known
-
-    def headline(self) -> dict[str, float]:
-        """Return the metrics of the tables by their display names, where they are defined."""
-        return {METRICS[n].display: self.metrics[n] for n in HEADLINE if n in self.metrics}
 
 
 def failures(outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -121,17 +99,6 @@ def _metrics() -> list[str]:
     return [METRICS[name].display for name in HEADLINE]
 
 
-def one_line(error: BaseException) -> str:
-    r"""Return the error's class and message in one line.
-
-    Examples
-    --------
-    >>> one_line(ValueError("no such\nfile"))
-    'ValueError: no such file'
-    """
-    return shown(" ".join(f"{type(error).__name__}: {error}".split()))
-
-
 def _explanation(outcome: Outcome) -> str:
     if outcome.status == "skipped":
         return shown(f"{outcome.job}: skipped ({outcome.reason}); force=true runs it again")
@@ -202,5 +169,6 @@ class Progress:
 
 
 def _line(outcome: Outcome) -> str:
-    numbers = " ".join(f"{name} {value:.3f}" for name, value in outcome.headline().items())
+    defined = [name for name in HEADLINE if name in outcome.metrics]
+    numbers = " ".join(f"{METRICS[name].display} {outcome.metrics[name]:.3f}" for name in defined)
     return f"{outcome.status:8} {outcome.job}  {numbers or outcome.reason or ''}".rstrip()
