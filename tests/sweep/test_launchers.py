@@ -17,11 +17,14 @@ TWO = ("-m", "dataset=btad", "category=01,02", "localizer=none")
 
 
 def seen(monkeypatch, *launcher, threads):
-    """Run two jobs and return what their processes saw of the environment."""
+    """Run two jobs, each with its log, and return what their processes saw of the environment."""
     monkeypatch.setenv("TINY_SEEN", str(Path("seen").resolve()))
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
     ended = in_process(*TWO, "tracking=none", "features.cache=null", *launcher)
     assert ended.status == 0, ended.out + ended.err
+    logs = sorted(Path("runs/logs").rglob("job.log"))
+    assert [log.parent.name for log in logs] == ["0", "1"]
+    assert all("model: " in log.read_text() for log in logs)
     return [json.loads(line) for line in Path("seen").read_text().splitlines()]
 
 
@@ -103,13 +106,6 @@ def test_folder_of_logs_that_cannot_be_made_is_reported_in_one_line(folder):
     assert ended.status == 1
     assert "Not a directory: 'file/logs'" in ended.err
     assert "Traceback" not in ended.err
-
-
-def test_each_job_has_a_log_of_its_own(folder):
-    assert in_process(*TWO, "tracking=none", "hydra/launcher=worker").status == 0
-    logs = sorted(Path("runs/logs").rglob("job.log"))
-    assert [log.parent.name for log in logs] == ["0", "1"]
-    assert all("model: " in log.read_text() for log in logs)
 
 
 def test_first_failure_stops_the_workers_too(client):
