@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from harness import experiment as evaluate_module
+from harness import gallery
 from harness.data import DataError, load_split, read_image, read_mask
 from harness.data.load import dataset_settings
 from harness.data.readers import READERS
@@ -21,7 +22,6 @@ from harness.experiment import evaluate
 from harness.features.reader import FeatureReader
 from harness.fitting import reader_of
 from harness.record import ImageScore
-from harness.report import gallery
 
 
 @contextmanager

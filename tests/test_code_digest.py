@@ -112,7 +112,7 @@ def test_a_sign_counts(job, project):
         "dfkde/trained.py",
         "dfkde/backbones/timm.py",
         "harness/charts.py",
-        "harness/report/gallery.py",
+        "harness/gallery.py",
         "harness/metrics/__init__.py",
         "harness/predict/predictor.py",
         "harness/report/rows.py",

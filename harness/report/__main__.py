@@ -12,7 +12,7 @@ from harness.report.declaration import ReportError, Table, read_table, read_tabl
 from harness.report.publish import check, publish
 from harness.report.readme import PAGES
 from harness.report.selection import Read
-from harness.report.stored import TableResults, backed_scores, read_or_empty, read_results
+from harness.report.stored import TableResults, read_or_empty, read_results
 from harness.system.files import write_atomically
 from harness.system.terminal import say
 
@@ -30,8 +30,8 @@ examples:
   python -m harness.report compare TABLE TABLE   two models or backbones, on the same images;
                                                  of more, mean ranks over their categories
   python -m harness.report latex TABLE           a table for a paper
-  python -m harness.report gallery               pictures of mistakes and anomaly maps, for the page
-  python -m harness.report html                  everything as one page, runs/report.html
+  python -m harness.report html                  everything as one page, runs/report.html, with the
+                                                 pictures of `python -m harness.gallery`
 """
 
 
@@ -101,18 +101,6 @@ def _add_comparisons(commands: argparse._SubParsersAction[argparse.ArgumentParse
 
 
 def _add_pages(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    gallery = commands.add_parser("gallery", help="draw the pictures of the tables' runs")
-    gallery.set_defaults(run=_gallery)
-    gallery.add_argument("tables", nargs="*", metavar="TABLE", help="which tables (default: all)")
-    gallery.add_argument("--output", type=Path, default=_PICTURES)
-    gallery.add_argument("--uri", default=argparse.SUPPRESS, help=_URI)
-    gallery.add_argument(
-        "--trusted",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="models and backbones, as module:name, that a run may use beside this project's own",
-    )
     html = commands.add_parser("html", help="write the report as one self-contained page")
     html.set_defaults(run=_html)
     html.add_argument("--output", type=Path, default=Path("runs/report.html"))
@@ -120,7 +108,7 @@ def _add_pages(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--pictures",
         type=Path,
         default=_PICTURES,
-        help=f"what `python -m harness.report gallery` wrote (default: {_PICTURES})",
+        help=f"what `python -m harness.gallery` wrote (default: {_PICTURES})",
     )
 
 
@@ -216,31 +204,6 @@ def _latex(options: argparse.Namespace) -> int:
         table, results = held_table(options.root, name)
         _tell(latex(name, grid_of(table, results), caption(table, results.rows)) + "\n")
     return 0
-
-
-def _gallery(options: argparse.Namespace) -> int:
-    """Draw the categories of all tables that are asked for; 1 if one could not be drawn."""
-    from harness.report.gallery import draw_gallery
-    from harness.tracking import read_job
-
-    failed = 0
-    tables = {n: t for n, t in read_tables(options.root / "conf").items() if t.headline}
-    unknown = sorted(set(options.tables) - set(tables))
-    if unknown:
-        raise ReportError(f"no table {', '.join(unknown)} to draw; there are {', '.join(tables)}")
-    for name in options.tables or tables:
-        results = read_or_empty(options.root / "results", name)
-        scores = backed_scores(name, results)
-        for row in filter(lambda row: row.finished, results.rows):
-            folder = options.output / name / row.category
-            try:
-                job = read_job(row.run_id, options.uri, trusted=options.trusted)
-                shown = draw_gallery(job, scores[row.category], folder)
-                say(f"{job}: {shown} images in {folder}")
-            except (ValueError, OSError) as error:
-                say(f"error: {error}", error=True)
-                failed = 1
-    return failed
 
 
 def _html(options: argparse.Namespace) -> int:

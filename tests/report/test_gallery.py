@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from dfkde.registry import TrustError
+from harness import gallery
 from harness.config import (
     BackboneConfig,
     DatasetConfig,
@@ -25,11 +26,10 @@ from harness.config import (
 )
 from harness.data import DataError, load_split
 from harness.experiment import EACH, evaluate
+from harness.gallery import SIZE, draw_gallery
 from harness.metrics import image_metrics
 from harness.record import ImageScore
-from harness.report import __main__ as command
 from harness.report.declaration import ReportError, read_table
-from harness.report.gallery import SIZE, draw_gallery
 from harness.report.html import read_gallery
 from harness.report.rows import scores_digest
 from harness.report.selection import Selection, mismatch, select
@@ -174,9 +174,9 @@ def _draw(
     rows = [SimpleNamespace(finished=True, run_id=r, category=c, **held) for c, r in runs.items()]
     results = SimpleNamespace(rows=rows, scores=dict.fromkeys(runs, scores))
     tables = {"parts": SimpleNamespace(headline=True)}
-    monkeypatch.setattr(command, "read_tables", lambda conf: tables)
-    monkeypatch.setattr(command, "read_or_empty", lambda folder, name: results)
-    return command.main(["gallery", *options])
+    monkeypatch.setattr(gallery, "read_tables", lambda conf: tables)
+    monkeypatch.setattr(gallery, "read_or_empty", lambda folder, name: results)
+    return gallery.main([*options])
 
 
 def test_a_hostile_run_costs_its_category_and_runs_nothing(
@@ -221,12 +221,12 @@ def test_tables_and_scores_that_are_not_there_are_told(
     published: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = ["--root", str(published)]
-    assert command.main([*root, "gallery", "parts_few", "parts_tiny"]) == 1
+    assert gallery.main([*root, "parts_few", "parts_tiny"]) == 1
     assert capsys.readouterr().err == (
         "error: no table parts_few to draw; there are cells_small, parts_tiny, parts_wide\n"
     )
     (published / "results" / "scores" / "parts_tiny.csv").unlink()
-    assert command.main([*root, "gallery", "parts_tiny"]) == 1
+    assert gallery.main([*root, "parts_tiny"]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: results/scores/parts_tiny.csv: parts/bolt of run r-bolt: its n_")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import mlflow.store.db.utils
 import pytest
 
+from harness.gallery import main as gallery
 from harness.metrics.registry import HEADLINE
 from harness.predict.model import fetch_model
 from harness.report.__main__ import main as report
@@ -118,7 +119,7 @@ def _check_reports(uri, said, tmp_path, capfd):
     out = str(tmp_path / "out")
     commands = [
         partial(report, ["--root", str(tmp_path / "nowhere"), "--uri", uri]),
-        partial(report, ["--root", str(ROOT), "gallery", "demo", "--output", out, "--uri", uri]),
+        partial(gallery, ["--root", str(ROOT), "demo", "--output", out, "--uri", uri]),
         partial(tracking, ["ui", "--uri", uri]),
     ]
     for command in commands:

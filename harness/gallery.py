@@ -1,4 +1,4 @@
-"""Pictures of what a run gets wrong and where it looks, for `python -m harness.report html`.
+"""Pictures of what a run gets wrong and where it looks: `python -m harness.gallery`.
 
 Of each finished run of a table: the images, anomaly maps and masks of its most confident mistakes
 and of its best and worst localisations, small. Features come from the cache; nothing is measured
@@ -7,6 +7,8 @@ that a table shows.
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,8 +25,12 @@ from harness.features.settings import region
 from harness.fitting import Fitted, anomaly_maps, fit, gt_mask_of
 from harness.metrics import pixel_auroc
 from harness.record import ImageScore
+from harness.report.declaration import ReportError, read_tables
 from harness.report.html import COLUMNS, INDEX
 from harness.report.rows import to_csv
+from harness.report.stored import backed_scores, read_or_empty
+from harness.system.terminal import say
+from harness.tracking import StoreError, read_job
 
 SIZE = 160
 """Side of a picture, in pixels."""
@@ -127,3 +133,58 @@ def _save(pixels: NDArray[np.uint8], path: Path) -> str:
         raise OSError(f"{path}: the picture could not be encoded")
     path.write_bytes(data.tobytes())
     return path.name
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw the pictures of all tables that are asked for; return 1 if a category has none."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _draw_tables(options)
+    except (ReportError, StoreError, OSError) as error:
+        say(f"error: {error}", error=True)
+        return 1
+
+
+def _draw_tables(options: argparse.Namespace) -> int:
+    failed = 0
+    tables = {n: t for n, t in read_tables(options.root / "conf").items() if t.headline}
+    unknown = sorted(set(options.tables) - set(tables))
+    if unknown:
+        raise ReportError(f"no table {', '.join(unknown)} to draw; there are {', '.join(tables)}")
+    for name in options.tables or tables:
+        results = read_or_empty(options.root / "results", name)
+        scores = backed_scores(name, results)
+        for row in filter(lambda row: row.finished, results.rows):
+            folder = options.output / name / row.category
+            try:
+                job = read_job(row.run_id, options.uri, trusted=options.trusted)
+                shown = draw_gallery(job, scores[row.category], folder)
+                say(f"{job}: {shown} images in {folder}")
+            except (ValueError, OSError) as error:
+                say(f"error: {error}", error=True)
+                failed = 1
+    return failed
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.gallery",
+        description="Draw the pictures of the tables' runs, for `python -m harness.report html`.",
+    )
+    add = parser.add_argument
+    add("tables", nargs="*", metavar="TABLE", help="which tables (default: all)")
+    add("--root", type=Path, default=Path(), help="the checkout (default: .)")
+    add("--uri", help="the MLflow tracking URI (default: this checkout's store)")
+    add("--output", type=Path, default=Path("runs/gallery"))
+    add(
+        "--trusted",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="models and backbones, as module:name, that a run may use beside this project's own",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
