@@ -1,8 +1,8 @@
 """Decoding by format: `harness.data.read_image` against the decoder that extraction uses.
 
 Run: `python -m benchmarks.decoding [--size 900] [--n 12]`. Both give the same bytes; the resize to
-256 x 256 that follows stands in a column of its own, and so does the same with the check of the
-file's SHA-256 that every job makes.
+256 x 256 that follows has a column of its own, and so does the same with the check of the file's
+SHA-256 that every job makes.
 """
 
 from __future__ import annotations

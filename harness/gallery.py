@@ -78,11 +78,11 @@ def _maps(fitted: Fitted) -> Maps:
     seen = region((SIZE, SIZE), image_size=job.image_size, center_crop=job.center_crop)
     height, width = (part.stop - part.start for part in seen)
     of, auroc = {}, {}
-    for sample, grid in zip(fitted.split.test, anomaly_maps(fitted), strict=False):
-        of[sample.name] = render(grid, size=(height, width))
+    for sample, low in zip(fitted.split.test, anomaly_maps(fitted), strict=False):
+        of[sample.name] = render(low, size=(height, width))
         gt_mask = gt_mask_of(sample, job)
         if gt_mask.any() and not gt_mask.all():
-            auroc[sample.name] = pixel_auroc([gt_mask], [render(grid, size=gt_mask.shape)])
+            auroc[sample.name] = pixel_auroc([gt_mask], [render(low, size=gt_mask.shape)])
     return Maps(of, auroc, seen)
 
 

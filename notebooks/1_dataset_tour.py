@@ -28,7 +28,7 @@ from harness.data.synthetic import Plan, write_synthetic
 
 # %% [markdown]
 # `ROOT` is the folder that holds MVTec AD's categories. Without one, a small synthetic dataset in
-# the same layout stands in: gratings, inverted inside an ellipse where they are defective.
+# the same layout takes its place: gratings, inverted inside an ellipse where they are defective.
 
 # %%
 ROOT = None

@@ -98,7 +98,7 @@ axis.legend()
 # ## Where is the anomaly?
 #
 # The pooled feature is the mean over all positions, and the projection is linear. So the score can
-# be computed anew with one position at a time set to its training mean: where the score drops most,
+# be computed again with one position at a time set to its training mean: where the score drops most,
 # the anomaly is.
 
 # %%

@@ -1,5 +1,5 @@
 """Everything the mini sweep gives, as committed in `golden/`; `python -m tests.report.golden`
-writes it anew from the code as it is: read the diff before committing it."""
+writes it again from the code as it is: read the diff before committing it."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_averages_of_a_merge_are_made_anew(published: Path) -> None:
 
 
 def test_scores_that_are_not_those_of_a_kept_row_refuse_its_table(published: Path) -> None:
-    """Where the store has its run, they are written anew."""
+    """Where the store has its run, they are written again."""
     before, path = texts(published), published / "results/scores/parts_tiny.csv"
     path.write_text(re.sub(r"(bolt.*,3\.\d+)", r"\g<1>5", path.read_text(), count=1))
     damaged = texts(published)

@@ -27,7 +27,7 @@ class Crowded:
         return done
 
     def stop(self):
-        raise AssertionError("nothing is at work")
+        raise AssertionError("nothing is running")
 
 
 def test_task_that_cannot_begin_has_failed_and_the_others_go_on(job, tmp_path):
