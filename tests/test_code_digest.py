@@ -7,6 +7,7 @@ import shutil
 import sys
 import threading
 from dataclasses import replace
+from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
@@ -25,8 +26,12 @@ MODELS = {
 COMPILED = f"fast{EXTENSION_SUFFIXES[0]}"
 
 
+_is_installed = cache(code._is_installed)
+
+
 @pytest.fixture(autouse=True)
-def _anew():
+def _anew(monkeypatch):
+    monkeypatch.setattr(code, "_is_installed", _is_installed)  # half of a digest's time
     yield
     forget()
 
