@@ -325,6 +325,7 @@ def _above(module: str) -> list[str]:
     return [".".join(parts[:n]) for n in range(1, len(parts))]
 
 
+@cache
 def _is_installed(folder: Path) -> bool:
     python = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")}
     return bool({"site-packages", "dist-packages"} & {*folder.parts}) or any(

@@ -13,7 +13,7 @@ import torchvision
 from dfkde.backbones.presence import CHECKPOINTS
 from harness import provenance
 from harness.features import reader
-from tests.sweep.conftest import as_process, in_process, runs
+from tests.sweep.conftest import in_process, runs
 
 OWN = """
 import torch
@@ -79,18 +79,17 @@ def afresh(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("mode", "source"),
     [((), OWN), (("-m",), OPERATOR)],
-    ids=["forward, as a job of its own process", "operator, in a sweep"],
+    ids=["forward, as a job", "operator, in a sweep"],
 )
 def test_a_backbone_whose_forward_changes_is_another_network(client, afresh, mode, source):
     job = (*mode, "dataset=btad", "category=01", "localizer=none")
-    run = afresh if mode else as_process
     own = Path("tiny_backbone.py")  # found before the one of the tests
     own.write_text(source.format(activation="relu"))
-    assert run(*job).status == 0
+    assert afresh(*job).status == 0
     own.write_text(source.format(activation="sin"))
-    ended = run(*job)
+    ended = afresh(*job)
     assert (ended.status, "skipped" in ended.out) == (0, False), ended
-    ended = run(*job, "force=true", "features.cache=null")
+    ended = afresh(*job, "force=true", "features.cache=null")
     assert ended.status == 0, ended.err
     without_cache, second, first = runs(client)
     assert second.data.tags["identity"] == without_cache.data.tags["identity"]
@@ -102,7 +101,7 @@ def test_a_backbone_whose_forward_changes_is_another_network(client, afresh, mod
     assert scores(client, second) == scores(client, without_cache)
     assert scores(client, second) != scores(client, first)
     own.write_text(source.format(activation="relu"))
-    ended = run(*job)
+    ended = afresh(*job)
     assert "skipped" in ended.out, ended
     assert first.info.run_id in ended.out
 
