@@ -319,7 +319,7 @@ def test_recovery_without_runs_changes_nothing(client):
 def test_a_job_holds_its_lock_until_its_run_is_closed(client, monkeypatch):
     held = []
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise Interrupted(signal.SIGTERM)
 
     def look(method):
@@ -334,7 +334,7 @@ def test_a_job_holds_its_lock_until_its_run_is_closed(client, monkeypatch):
     assert in_process(*ONE).status == 0
     assert in_process(*ONE, "seed=7", "model.params={n_components: 999}").status == 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.sweep.task._Steps._evaluated", interrupted)
+        patch.setattr("harness.experiment.evaluate", interrupted)
         assert in_process(*ONE, "seed=8").status == 143
     assert held == [True, True, True]
     [name] = {run.data.tags[IDENTITY] for run in runs(client, seed="42")}
