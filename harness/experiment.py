@@ -66,13 +66,13 @@ def evaluate(
     """
     stages = Stages() if stages is None else stages
     fitted = fit(job, stages, split=split)
-    record = _measure(fitted, stages)
+    record = measure(fitted, stages)
     if keep is not None:
         keep(fitted)
     return record
 
 
-def _measure(fitted: Fitted, stages: Stages) -> Record:
+def measure(fitted: Fitted, stages: Stages) -> Record:
     """Score the test images with a fitted model and measure the scores."""
     job, split, spec = fitted.job, fitted.split, fitted.reader.spec
     with stages("features"):
