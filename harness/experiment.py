@@ -25,7 +25,7 @@ from harness.fitting import (
     threshold_of,
 )
 from harness.metrics import image_metrics
-from harness.record import SCHEMA_VERSION, ImageScore, Mistake, Record, Stages
+from harness.record import EXTRACTION, SCHEMA_VERSION, ImageScore, Mistake, Record, Stages
 from harness.system.threads import one_blas_thread
 
 EACH = 3
@@ -75,8 +75,12 @@ def evaluate(
 def measure(fitted: Fitted, stages: Stages) -> Record:
     """Score the test images with a fitted model and measure the scores."""
     job, split, spec = fitted.job, fitted.split, fitted.reader.spec
+    before = fitted.reader.n_extracted
     with stages("features"):
         test = fitted.reader.pooled(split.test, maps=has_masks(split))
+    n_extracted = fitted.n_extracted + fitted.reader.n_extracted - before
+    if n_extracted == len(split.train) + len(split.test):
+        stages.seconds[EXTRACTION] = stages.seconds["features"]
     with stages("model"), one_blas_thread(), naming(split.test):
         scores = fitted.model.anomaly_score(test)
         threshold = threshold_of(fitted)

@@ -43,6 +43,8 @@ class Fitted:
     model: AnomalyDetector
     train: NDArray[np.float32]
     """Pooled features of the training images, shape (n, D), that the model is fitted on."""
+    n_extracted: int
+    """Number of these images that went through the backbone; the others came from the cache."""
 
     @cached_property
     def localizer(self) -> Localizer | None:
@@ -82,11 +84,13 @@ def fit(job: Job, stages: Stages | None = None, *, split: Split | None = None) -
         split = split_of(job) if split is None else split
         reader, model = reader_of(job), build_model(job.model)
         localizer(job.localizer)  # a name that does not exist fails before any work
+    before = reader.n_extracted
     with stages("features"):
         train = reader.pooled(split.train, maps=has_masks(split))
     with stages("model"), one_blas_thread(), naming(split.train):
         model.fit(train)
-    return Fitted(job, split, reader=reader, model=model, train=train)
+    n_extracted = reader.n_extracted - before
+    return Fitted(job, split, reader=reader, model=model, train=train, n_extracted=n_extracted)
 
 
 def build_model(config: ModelConfig) -> Any:

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 3
 """Raised whenever a field of the record, or the code behind a number, changes its meaning."""
+EXTRACTION = "extraction"
+"""In `Record.durations`: seconds of a job that extracted the features of all its images itself."""
 OLDEST_SCHEMA = 2
 """Of the published results that are still read; raised when all of them have been run again."""
 
@@ -79,7 +81,10 @@ class Record:
     scores: tuple[ImageScore, ...] = ()
     """In the order of the test split."""
     durations: dict[str, float] = field(default_factory=dict)
-    """Seconds by stage: data, features, model, image metrics, anomaly maps, pixel metrics."""
+    """Seconds by stage: data, features, model, image metrics, anomaly maps, pixel metrics.
+
+    `EXTRACTION` repeats those of the features where none of them came from the cache.
+    """
     mistakes: tuple[Mistake, ...] = field(default=(), repr=False, compare=False)
     """For the job's figures only; never stored."""
 

@@ -38,6 +38,15 @@ def test_record_says_where_its_numbers_come_from(job, split):
     )
 
 
+def test_extraction_is_timed_where_no_features_come_from_the_cache(job):
+    record = evaluate(job)
+    assert record.durations["extraction"] == record.durations["features"]
+    assert "extraction" not in evaluate(job).durations
+    other = replace(job, image_size=32)
+    assert "extraction" in evaluate(replace(other, n_train=8)).durations
+    assert "extraction" not in evaluate(other).durations
+
+
 def test_the_fitted_job_is_passed_on(job, split):
     kept = []
     record = evaluate(job, split=split, keep=kept.append)

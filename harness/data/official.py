@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.data.inspection import Inspection, fingerprint
-from harness.data.listing import DataError, ImageFile, Listing, Problem, shown
+from harness.data.listing import DataError, Listing, Problem, shown
 from harness.data.split import NORMAL
 from harness.system.files import DamagedError, read_json, write_json
 
@@ -148,10 +148,10 @@ def differences(
 
 
 def split_digest(listing: Listing) -> str:
-    """Digest which images train, which are tested, as what, and with which masks."""
+    """Digest which images train, which are tested, as normal or not, and with which masks."""
     splits = {"train": listing.train, "test": listing.test}
     lines = sorted(
-        f"{split},{_kind(image)},{image.name},{image.mask or ''}\n"
+        f"{split},{'anomaly' if image.anomalous else NORMAL},{image.name},{image.mask or ''}\n"
         for split, images in splits.items()
         for image in images
     )
@@ -207,12 +207,6 @@ def _count_differences(published: PublishedCategory, listing: Listing) -> Iterat
     for what, (count, expected) in counts.items():
         if count != expected:
             yield f"has {count} {what}, the published dataset {expected}"
-
-
-def _kind(image: ImageFile) -> str:
-    """Name an image's kind; a defect type called as normal images are is another."""
-    is_namesake = image.anomalous and image.defect_type == NORMAL
-    return f"{image.defect_type},anomalous" if is_namesake else image.defect_type
 
 
 def _image_differences(

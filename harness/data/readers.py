@@ -8,7 +8,7 @@ import importlib.util
 import io
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -42,6 +42,8 @@ HEADER = ("object", "split", "label", "image", "mask")
 LABELS = "labels.csv"
 
 _ANNOTATIONS = "image_anno.csv"
+_ANNOTATION = ("image", "label", "mask")
+_NO_DEFECT = "normal"
 _TEXTS = frozenset({"license.txt", "readme.txt"})
 
 
@@ -213,12 +215,13 @@ def _read_visa(root: Path, category: str, dataset: DatasetConfig) -> Listing:
     files, problems = walk(root, category)
     listed, digest = split_rows(root)
     rows = [row for row in listed if row.object == category]
+    types = _annotated_types(root, category, files)
     problems += _row_problems(rows) + _file_problems(rows, files)
     if rows and not any(row.mask for row in rows):
         problems.append(no_masks(category))
     return Listing(
-        train=_images(row for row in rows if row.split == "train"),
-        test=_images(row for row in rows if row.split == "test"),
+        train=_images((row for row in rows if row.split == "train"), types),
+        test=_images((row for row in rows if row.split == "test"), types),
         problems=tuple(problems),
         files=files,
         documents={SPLIT_CSV: digest},
@@ -228,37 +231,65 @@ def _read_visa(root: Path, category: str, dataset: DatasetConfig) -> Listing:
 def split_rows(root: Path) -> tuple[list[Row], str]:
     """Read VisA's whole split file, with the SHA-256 of the bytes that were parsed."""
     path = root / SPLIT_CSV
+    lines, digest = _read_csv(path, HEADER, title="split file")
+    rows = [Row(*line) for line in lines]
+    for number, row in enumerate(rows, start=2):
+        if row.split not in ("train", "test"):
+            raise DataError(
+                f"{path}, line {number}: split must be train or test, got {row.split!r}"
+            )
+        if row.label not in (_NO_DEFECT, "anomaly"):
+            rule = f"label must be {_NO_DEFECT} or anomaly, got {row.label!r}"
+            raise DataError(f"{path}, line {number}: {rule}")
+    return rows, digest
+
+
+def _annotated_types(root: Path, category: str, files: Files) -> dict[str, str]:
+    """Read the defect types of VisA's images by name, as far as its annotations give them.
+
+    They label no image and are no part of the fingerprint: the split file decides what is normal.
+    """
+    name = f"{category}/{_ANNOTATIONS}"
+    if name not in files:
+        return {}
+    lines, _ = _read_csv(root / name, _ANNOTATION, title="file of annotations")
+    types: dict[str, str] = {}
+    for number, (image, label, _) in enumerate(lines, start=2):
+        kinds = {kind.strip() for kind in label.split(",")}
+        if "" in kinds or kinds > {_NO_DEFECT}:
+            rule = f"label must be {_NO_DEFECT} or defect types separated by commas, got {label!r}"
+            raise DataError(f"{root / name}, line {number}: {rule}")
+        if image in types:
+            raise DataError(f"{root / name}, line {number}: {shown(image)} occurs twice")
+        types[image] = "+".join(sorted(kinds))
+    return {image: kind for image, kind in types.items() if kind != _NO_DEFECT}
+
+
+def _read_csv(path: Path, header: tuple[str, ...], *, title: str) -> tuple[list[list[str]], str]:
+    """Read the lines below a header, with the SHA-256 of the bytes that were parsed."""
     try:
         data = read_regular(path)
         text = io.StringIO(data.decode("utf-8-sig"), newline="")
-        header, *lines = csv.reader(text, strict=True)
+        first, *lines = csv.reader(text, strict=True)
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
-        raise DataError(f"{path}: the split file cannot be read ({error})") from error
-    if tuple(header) != HEADER:
-        got = shown(",".join(header))
-        raise DataError(f"{path}: its header must be {','.join(HEADER)}, got {got}")
+        raise DataError(f"{path}: the {title} cannot be read ({error})") from error
+    if tuple(first) != header:
+        got = shown(",".join(first))
+        raise DataError(f"{path}: its header must be {','.join(header)}, got {got}")
     for number, line in enumerate(lines, start=2):
-        rule = _wrong_form(line)
-        if rule is not None:
+        if len(line) != len(header):
+            rule = f"must have {len(header)} fields, got {len(line)}"
             raise DataError(f"{path}, line {number}: {rule}")
-    return [Row(*line) for line in lines], hashlib.sha256(data).hexdigest()
+    return lines, hashlib.sha256(data).hexdigest()
 
 
-def _wrong_form(line: list[str]) -> str | None:
-    if len(line) != len(HEADER):
-        return f"must have {len(HEADER)} fields, got {len(line)}"
-    if line[1] not in ("train", "test"):
-        return f"split must be train or test, got {line[1]!r}"
-    if line[2] not in ("normal", "anomaly"):
-        return f"label must be normal or anomaly, got {line[2]!r}"
-    return None
-
-
-def _images(rows: Iterable[Row]) -> tuple[ImageFile, ...]:
+def _images(rows: Iterable[Row], types: Mapping[str, str]) -> tuple[ImageFile, ...]:
     images = [
         ImageFile(row.image, NORMAL, anomalous=False, mask=row.mask or None)
-        if row.label == "normal"
-        else ImageFile(row.image, row.label, anomalous=True, mask=row.mask or None)
+        if row.label == _NO_DEFECT
+        else ImageFile(
+            row.image, types.get(row.image, row.label), anomalous=True, mask=row.mask or None
+        )
         for row in rows
     ]
     # By name alone: of two rows of one image, one may have no mask.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import stdev
+from typing import NamedTuple
 
 from harness.metrics.registry import HEADLINE, METRICS
-from harness.record import ImageScore, Record
+from harness.record import EXTRACTION, ImageScore, Record
 from harness.report.declaration import INTERVAL_METRIC, Table
 from harness.report.rows import FINISHED, Row
 from harness.report.selection import cell_of
@@ -18,10 +19,30 @@ UNDEFINED = "n/a"
 FAILED = "failed"
 INTERVAL = "95 % interval"
 TRIVIAL = "F1, all anomalous"
-MODEL_MS = "model_ms"
-"""Milliseconds per image that fitting the model and scoring with it took."""
-MILLISECONDS = "Model, ms per image"
-TIMED = "to fit the model and to score with it, without features, by training and test images"
+
+
+class Timed(NamedTuple):
+    """Milliseconds per image: the stage in `Record.durations`, and how tables call it."""
+
+    stage: str
+    display: str
+    words: str
+
+
+TIMES = {
+    "model_ms": Timed(
+        "model",
+        "Model, ms per image",
+        "to fit the model and to score with it, without features, by training and test images",
+    ),
+    "features_ms": Timed(
+        EXTRACTION,
+        "Features, ms per image",
+        "to extract and cache the features, with reading the images and, in the first run, building"
+        " the engine, by training and test images; only of runs that took none from the cache",
+    ),
+}
+"""By the name that `metric` takes."""
 
 Line = tuple[str, ...]
 """The values of a row or of a column, one for each of its keys."""
@@ -137,17 +158,23 @@ def limits(low: float | None, high: float | None) -> str:
 
 def display(metric: str) -> str:
     """Return the title of a metric's column."""
-    return MILLISECONDS if metric == MODEL_MS else METRICS[metric].display
+    return TIMES[metric].display if metric in TIMES else METRICS[metric].display
 
 
 def measure(of: Record | Row, metric: str, status: str) -> Measured:
-    """Return a number of a job, of `METRICS` or `MODEL_MS`, or why there is none."""
+    """Return a number of a job, of `METRICS` or `TIMES`, or why there is none."""
     if status != FINISHED:
         return FAILED
-    if metric == MODEL_MS and "model" in of.durations:
+    if metric in TIMES and TIMES[metric].stage in of.durations:
         images = of.n_train + of.n_test_normal + of.n_test_anomalous
-        return 1000 * of.durations["model"] / images
+        return 1000 * of.durations[TIMES[metric].stage] / images
     return of.metrics.get(metric, UNDEFINED if metric in of.undefined else ABSENT)
+
+
+def timed(metrics: Iterable[str], machines: Iterable[str]) -> list[str]:
+    """Write a sentence about each of the times among the metrics, for a caption."""
+    where, times = ", ".join(machines), [TIMES[metric] for metric in metrics if metric in TIMES]
+    return [f"{time.display}: {time.words}, on {where}." for time in times]
 
 
 def of_type(scores: Sequence[ImageScore], metric: str, *, defect_type: str) -> Measured:

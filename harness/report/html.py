@@ -16,15 +16,14 @@ from harness.report.declaration import INTERVAL_METRIC, ReportError, Table, read
 from harness.report.facets import machine_words
 from harness.report.formats import code, spans
 from harness.report.grid import (
-    MILLISECONDS,
-    MODEL_MS,
-    TIMED,
+    TIMES,
     Grid,
     display,
     grid_of,
     limits,
     number,
     of_type,
+    timed,
 )
 from harness.report.rows import Row
 from harness.report.stored import TableResults, backed_scores
@@ -35,7 +34,7 @@ TITLE = "DFKDE benchmark"
 CHANCE = 0.5
 INDEX = "index.csv"
 COLUMNS = ("kind", "image", "defect_type", "score", "note", "picture", "map", "mask")
-_MORE = ("image_average_precision", MODEL_MS)
+_MORE = ("image_average_precision", *TIMES)
 _NUMBER = re.compile(r"^[+-]?\d+(\.\d+)?")
 # Of the gallery's own folder: what an index names is laid into the page.
 _FILE = re.compile(r"\w+\.(webp|png)", re.ASCII)
@@ -113,8 +112,7 @@ def _caption(table: Table, results: TableResults) -> str:
         for row in results.rows
         if row.finished
     )
-    timed = f" {MILLISECONDS}: {TIMED}, on {', '.join(machines)}."
-    return f"{text}{timed}" if table.headline else text
+    return " ".join([text, *timed(TIMES, machines)]) if table.headline else text
 
 
 def _category(table: Table, row: Row, scores: Sequence[ImageScore], *, pictures: Path) -> str:

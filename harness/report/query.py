@@ -33,9 +33,7 @@ from harness.report.facets import (
 from harness.report.formats import code, latex, markdown, text
 from harness.report.grid import (
     FAILED,
-    MILLISECONDS,
-    MODEL_MS,
-    TIMED,
+    TIMES,
     BySeed,
     Line,
     Measured,
@@ -45,6 +43,7 @@ from harness.report.grid import (
     measure,
     numbers_of,
     of_type,
+    timed,
 )
 from harness.report.html import page_of
 from harness.report.rows import FINISHED, public_error, to_csv
@@ -83,6 +82,11 @@ class Query:
         """Whether normal test images are measured against those of one defect type at a time."""
         return DEFECT_TYPE in (*self.rows, *self.columns, *self.choices)
 
+    @property
+    def timed(self) -> bool:
+        """Whether it shows times, which are of one machine."""
+        return not TIMES.keys().isdisjoint(self.metrics)
+
     def asked(self, runs: Mapping[str, Facets]) -> dict[str, Facets]:
         """Return the runs that are chosen and have a place in the table."""
         kept = chosen(runs, [one for key, one in self.choices.items() if key != DEFECT_TYPE])
@@ -112,7 +116,7 @@ def search(arguments: Sequence[str], runs: Iterable[StoredRun], *, read: Read) -
     kept = query.asked(finished)
     if not kept:
         raise ReportError(f"no finished run has all of {' '.join(arguments)}")
-    seen = Seen(list(kept.values()), query.axes, timed=MODEL_MS in query.metrics)
+    seen = Seen(list(kept.values()), query.axes, timed=query.timed)
     seen.check()
     failed = [run for run in newest if run.status != FINISHED and run.record.settings]
     lost = query.asked({run.run_id: facets_of(run) for run in failed})
@@ -153,7 +157,7 @@ def query_of(arguments: Iterable[str], finished: Sequence[Facets]) -> Query:
     metrics = given.get(METRIC, HEADLINE if METRIC in axes else (INTERVAL_METRIC,))
     formats = given.get("format", FORMATS[:1])
     for key in metrics:
-        check_key(key, (*METRICS, MODEL_MS), what="metric")
+        check_key(key, (*METRICS, *TIMES), what="metric")
     for key in formats:
         check_key(key, FORMATS, what="format")
     if len(metrics) > 1 and METRIC not in axes:
@@ -339,9 +343,9 @@ def caption_of(found: Found, arguments: Sequence[str]) -> str:
     oracles = [METRICS[m].display for m in query.metrics if m in METRICS and METRICS[m].oracle]
     if oracles:
         sentences.append(f"{', '.join(oracles)}: best threshold on the test labels (an oracle).")
-    if MODEL_MS in query.metrics:
+    if query.timed:
         machines = dict.fromkeys(code(facets_of(run)[MACHINE]) for run in found.runs)
-        sentences.append(f"{MILLISECONDS}: {TIMED}, on {', '.join(machines)}.")
+        sentences += timed(query.metrics, machines)
     for run in found.failed:
         of = run.record
         job = text(f"{of.dataset}/{of.category}, {of.model}, seed {of.seed}")

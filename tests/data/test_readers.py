@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from harness.data import DataError, load_split, read_image, read_mask
-from harness.data.load import dataset_settings
-from harness.data.official import PUBLISHED
+from harness.data.load import dataset_settings, survey
+from harness.data.official import PUBLISHED, split_digest
 from harness.data.readers import split_rows
 from tests.data.small import CATEGORY
 
@@ -50,6 +50,40 @@ def test_defect_types_are_the_datasets_own(copy):
     }
 
 
+def _anomalous_types(dataset):
+    test = load_split(dataset, "cashew", seed=42).test
+    return [sample.defect_type for sample in test if sample.anomalous]
+
+
+def test_visas_annotations_name_the_defect_types(copy):
+    dataset = copy("visa")
+    before = load_split(dataset, "cashew", seed=42, train_contamination=0.1)
+    labels = ["bent", '"bent,scratch"', '"scratch, bent"', "normal", "good"]
+    rows = [f"cashew/Data/Images/Anomaly/{n:03}.JPG,{label}," for n, label in enumerate(labels)]
+    normal = [f"{s.name},normal," for s in before.train if not s.anomalous]
+    lines = ["image,label,mask", *normal, *rows, "cashew/Data/Images/Anomaly/999.JPG,melt,"]
+    path = Path(dataset.root) / "cashew/image_anno.csv"
+    path.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    types = _anomalous_types(dataset)
+    assert types[:5] == ["bent", "bent+scratch", "bent+scratch", "anomaly", "good"]
+    assert set(types[5:]) == {"anomaly"}
+    after = load_split(dataset, "cashew", seed=42, train_contamination=0.1)
+    assert after.official
+    assert after.fingerprint == before.fingerprint
+    assert [replace(s, defect_type="") for s in (*after.train, *after.test)] == [
+        replace(s, defect_type="") for s in (*before.train, *before.test)
+    ]
+
+
+def test_defect_types_are_not_in_the_digest_of_a_split(copy):
+    dataset = copy("visa")
+    before = split_digest(survey(dataset, "cashew", seed=42).listing)
+    path = Path(dataset.root) / "cashew/image_anno.csv"
+    path.write_text("image,label,mask\ncashew/Data/Images/Anomaly/000.JPG,melt,\n")
+    assert "melt" in _anomalous_types(dataset)
+    assert split_digest(survey(dataset, "cashew", seed=42).listing) == before
+
+
 @pytest.mark.skipif(REAL is None, reason="DFKDE_TEST_DATA is not set")
 def test_the_real_split_file_has_the_official_counts():
     rows, _ = split_rows(Path(REAL or "") / "visa")
@@ -65,7 +99,6 @@ def test_the_real_split_file_has_the_official_counts():
 @pytest.mark.skipif(REAL is None, reason="DFKDE_TEST_DATA is not set")
 def test_the_real_split_has_the_published_digests():
     from harness.data.listing import ImageFile, Listing
-    from harness.data.official import split_digest
 
     rows, _ = split_rows(Path(REAL or "") / "visa")
     kinds = {"normal": "good", "anomaly": "anomaly"}

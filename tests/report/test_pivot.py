@@ -331,6 +331,20 @@ def test_milliseconds_of_the_model_are_of_one_machine_which_is_named() -> None:
     assert len(grid([TWO[0], elsewhere])) == 4
 
 
+def test_milliseconds_of_features_are_of_runs_that_took_none_from_the_cache() -> None:
+    durations = {"features": 1.55, "model": 0.5, "extraction": 1.55}
+    extracted = replace(TWO[0], record=replace(TWO[0].record, durations=durations))
+    arguments = ["metric=features_ms,model_ms", "model=dfkde", "columns=metric"]
+    assert grid([extracted, *TWO[1:]], *arguments)[1:3] == [
+        ("bolt", "25.000", f"{500 / 62:.3f}"),
+        ("nut", "–", f"{500 / 62:.3f}"),
+    ]
+    arguments = ["metric=features_ms", "model=dfkde"]
+    caption = caption_of(search(arguments, TWO, read=as_read), arguments)
+    assert "Features, ms per image: to extract" in caption
+    assert "on `cores 2 · processor invented" in caption
+
+
 def test_the_caption_traces_the_table() -> None:
     wide = made("w", draw=5, backbone="wide", weights_digest="cd" * 32)
     arguments = ["category=glob(bolt)", "columns=backbone"]
