@@ -28,6 +28,7 @@ from torch import nn
 
 from benchmarks.measure import machine, table
 from harness.data.synthetic import Plan, write_synthetic
+from harness.record import EXTRACTION
 from harness.report.declaration import read_tables
 from harness.report.rows import read_rows
 from harness.tracking import read_runs
@@ -103,6 +104,7 @@ def sweep(folder: Path, n_jobs: int) -> None:
     stages = {
         stage: sum(record.durations[stage] for record in records if record.seed) / n_jobs
         for stage in records[0].durations
+        if stage != EXTRACTION
     }
     ours = sum(stages[stage] for stage in OURS)
     rest = wall / n_jobs - sum(stages.values())

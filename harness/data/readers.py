@@ -32,6 +32,7 @@ from harness.data.listing import (
 from harness.data.official import ARCHIVES
 from harness.data.split import NORMAL
 from harness.system.files import DamagedError, read_regular
+from harness.system.locks import warn_once
 from harness.system.terminal import alike
 
 ROOT_VARIABLE = "DFKDE_DATA"
@@ -215,7 +216,7 @@ def _read_visa(root: Path, category: str, dataset: DatasetConfig) -> Listing:
     files, problems = walk(root, category)
     listed, digest = split_rows(root)
     rows = [row for row in listed if row.object == category]
-    types = _annotated_types(root, category, files)
+    types = _defect_types(root / category / _ANNOTATIONS)
     problems += _row_problems(rows) + _file_problems(rows, files)
     if rows and not any(row.mask for row in rows):
         problems.append(no_masks(category))
@@ -244,23 +245,30 @@ def split_rows(root: Path) -> tuple[list[Row], str]:
     return rows, digest
 
 
-def _annotated_types(root: Path, category: str, files: Files) -> dict[str, str]:
-    """Read the defect types of VisA's images by name, as far as its annotations give them.
+def _defect_types(path: Path) -> dict[str, str]:
+    """Return the defect types of VisA's images by name, where its annotations can be read.
 
-    They label no image and are no part of the fingerprint: the split file decides what is normal.
+    They change no number of a run, and a file that cannot be read costs them alone.
     """
-    name = f"{category}/{_ANNOTATIONS}"
-    if name not in files:
+    if not path.is_file():
         return {}
-    lines, _ = _read_csv(root / name, _ANNOTATION, title="file of annotations")
+    try:
+        return _annotated_types(path)
+    except DataError as error:
+        warn_once(f"{error}; images keep the defect type 'anomaly'", about=str(path))
+        return {}
+
+
+def _annotated_types(path: Path) -> dict[str, str]:
+    lines, _ = _read_csv(path, _ANNOTATION, title="file of annotations")
     types: dict[str, str] = {}
     for number, (image, label, _) in enumerate(lines, start=2):
         kinds = {kind.strip() for kind in label.split(",")}
         if "" in kinds or kinds > {_NO_DEFECT}:
             rule = f"label must be {_NO_DEFECT} or defect types separated by commas, got {label!r}"
-            raise DataError(f"{root / name}, line {number}: {rule}")
+            raise DataError(f"{path}, line {number}: {rule}")
         if image in types:
-            raise DataError(f"{root / name}, line {number}: {shown(image)} occurs twice")
+            raise DataError(f"{path}, line {number}: {shown(image)} occurs twice")
         types[image] = "+".join(sorted(kinds))
     return {image: kind for image, kind in types.items() if kind != _NO_DEFECT}
 

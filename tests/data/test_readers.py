@@ -75,6 +75,24 @@ def test_visas_annotations_name_the_defect_types(copy):
     ]
 
 
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        (b"\xff\xfe", "the file of annotations cannot be read"),
+        (b"000.JPG,bent,\n", "its header must be image,label,mask, got 000.JPG"),
+        (b"image,label,mask\n000.JPG,bent,scratch,\n", "line 2: must have 3 fields, got 4"),
+        (b"image,label,mask\n000.JPG,,\n", "line 2: label must be normal or defect types"),
+        (b'image,label,mask\n000.JPG,"normal,bent",\n', "line 2: label must be normal or"),
+        (b"image,label,mask\n000.JPG,a,\n000.JPG,b,\n", "line 3: 000.JPG occurs twice"),
+    ],
+)
+def test_annotations_that_cannot_be_read_cost_the_defect_types_alone(copy, content, rule):
+    dataset = copy("visa")
+    (Path(dataset.root) / "cashew/image_anno.csv").write_bytes(content)
+    with pytest.warns(UserWarning, match=f"image_anno.csv.*{rule}.*keep the defect type"):
+        assert set(_anomalous_types(dataset)) == {"anomaly"}
+
+
 def test_defect_types_are_not_in_the_digest_of_a_split(copy):
     dataset = copy("visa")
     before = split_digest(survey(dataset, "cashew", seed=42).listing)

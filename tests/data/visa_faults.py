@@ -17,7 +17,6 @@ from tests.data.planting import (
 
 ANOMALY = "cashew/Data/Images/Anomaly/000.JPG"
 
-ANNOTATIONS = "cashew/image_anno.csv"
 
 MASK = "cashew/Data/Masks/Anomaly/000.png"
 
@@ -162,41 +161,5 @@ VISA_FAULTS = [
         "visa",
         move(ANOMALY, "cashew/Data/Images/Anomaly/000.jpg"),
         f"{ANOMALY}: is named in split_csv/1cls.csv but missing",
-    ),
-    Fault(
-        "annotations that are no text",
-        "visa",
-        write(ANNOTATIONS, b"\xff\xfe"),
-        "cashew/image_anno.csv: the file of annotations cannot be read",
-    ),
-    Fault(
-        "annotations without a header",
-        "visa",
-        write(ANNOTATIONS, f"{ANOMALY},bent,{MASK}\n"),
-        f"image_anno.csv: its header must be image,label,mask, got {ANOMALY}",
-    ),
-    Fault(
-        "annotation with commas outside quotes",
-        "visa",
-        write(ANNOTATIONS, f"image,label,mask\n{ANOMALY},bent,scratch,{MASK}\n"),
-        "image_anno.csv, line 2: must have 3 fields, got 4",
-    ),
-    Fault(
-        "annotation without a defect type",
-        "visa",
-        write(ANNOTATIONS, f"image,label,mask\n{ANOMALY},,{MASK}\n"),
-        "line 2: label must be normal or defect types separated by commas, got ''",
-    ),
-    Fault(
-        "annotation as normal and defective",
-        "visa",
-        write(ANNOTATIONS, f'image,label,mask\n{ANOMALY},"normal,bent",{MASK}\n'),
-        "line 2: label must be normal or defect types separated by commas, got 'normal,bent'",
-    ),
-    Fault(
-        "two annotations of one image",
-        "visa",
-        write(ANNOTATIONS, f"image,label,mask\n{ANOMALY},bent,\n{ANOMALY},melt,\n"),
-        f"image_anno.csv, line 3: {ANOMALY} occurs twice",
     ),
 ]
