@@ -1,5 +1,6 @@
 """Time and memory of the pixel metrics beside scikit-learn, torchmetrics and one bare sort.
 
+    pip install '.[bench]'  # torchmetrics
     python -m benchmarks.metrics
 
 Each row is measured in a process of its own, which also times `np.sort` of the same floats in

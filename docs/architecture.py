@@ -81,7 +81,7 @@ def main() -> None:
         at = (2 * x, y)
         style = {"boxstyle": "round,pad=0.5", "fc": COLOURS.get(box, "#dcebf7"), "ec": "#555555"}
         axes.text(*at, f"{box}\n{lines[box]:,} lines", ha="center", va="center", bbox=style)
-        for other in arrows[box]:
+        for other in sorted(arrows[box]):
             if not reaches(arrows, box, other):
                 end = (2 * place[other][0], place[other][1] + 0.22)
                 arrow = {"arrowstyle": "->", "color": "#777777"}

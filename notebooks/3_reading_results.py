@@ -27,7 +27,7 @@ from harness.report.declaration import read_tables
 from harness.report.formats import markdown
 from harness.report.grid import grid_of
 from harness.report.paired import compare
-from harness.report.stored import read_results
+from harness.report.stored import read_or_empty
 
 # %% [markdown]
 # `ROOT` is the checkout.
@@ -35,7 +35,7 @@ from harness.report.stored import read_results
 # %%
 ROOT = Path(os.environ.get("DFKDE_CHECKOUT", ".."))
 tables = read_tables(ROOT / "conf")
-held = {name: read_results(ROOT / "results", name) for name in tables}
+held = {name: read_or_empty(ROOT / "results", name) for name in tables}
 filled = [name for name in tables if tables[name].headline and held[name].scores]
 print("tables with runs:", ", ".join(filled) or "none yet")
 
