@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
@@ -56,7 +58,9 @@ def store_folder(tmp_path_factory, make_store):
 
 @pytest.fixture
 def uri(store_folder):
-    """A store without runs."""
+    """A store without runs, and nothing that waits for it."""
+    for outbox in store_folder.glob("outbox-*"):
+        shutil.rmtree(outbox)
     uri = f"sqlite:///{store_folder / 'mlflow.db'}"
     client = connect(uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -19,9 +18,7 @@ METRICS = {"bolt": {"image_auroc": 0.1, "image_f1_max": 0.7}, "nut": {"image_aur
 
 @pytest.fixture
 def tracker(uri):
-    tracker = MlflowTracker(uri)
-    yield tracker
-    shutil.rmtree(tracker.outbox.folder, ignore_errors=True)
+    return MlflowTracker(uri)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 
 import pytest
 
@@ -19,9 +18,7 @@ KEY = JobKey("f" * 64, official=False, code="c" * 64)
 @pytest.fixture
 def trackers(uri):
     """Three people on one store: Alice, Bob, and one without a prefix."""
-    trackers = [MlflowTracker(uri, None, prefix) for prefix in ("alice/", "bob/", "")]
-    yield trackers
-    shutil.rmtree(trackers[0].outbox.folder, ignore_errors=True)
+    return [MlflowTracker(uri, None, prefix) for prefix in ("alice/", "bob/", "")]
 
 
 def experiments(uri):
