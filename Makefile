@@ -29,7 +29,7 @@ ui: $(READY) ## open the MLflow UI on http://127.0.0.1:5000
 test: $(READY) ## run the tests
 	$(PYTEST) -m 'not slow'
 
-test-slow: $(READY) ## run the tests that take over a minute
+test-slow: $(READY) ## run the tests that start several processes, or take over a minute
 	$(PYTEST) -m slow
 
 check: format lint types test tables ## everything that CI checks

@@ -125,6 +125,7 @@ print(reader.n_extracted, "torch" in sys.modules)
     assert output.stdout.split() == ["1", "False"]
 
 
+@pytest.mark.slow
 def test_two_processes_translate_a_network_once(tmp_path):
     """The other one waits, and takes the finished model."""
     pytest.importorskip("onnxscript")
@@ -161,6 +162,7 @@ def test_a_network_that_cannot_be_recorded_is_refused_in_one_line(samples):
         open_reader(Hesitant(), None).pooled(samples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_engines_agree_on_a_real_network(real_images, real_weights, monkeypatch, engine):
     pytest.importorskip(engine)

@@ -117,7 +117,7 @@ def test_callbacks_of_jobs_are_refused(empty_folder):
     assert "got JobStart" in ended.err
 
 
-@pytest.mark.parametrize("launcher", ["worker", "in_process"])
+@pytest.mark.parametrize("launcher", [pytest.param("worker", marks=pytest.mark.slow), "in_process"])
 def test_jobs_have_the_variables_that_an_experiment_sets(declare, monkeypatch, launcher):
     """Set before a worker starts: some libraries read theirs when they are imported."""
     monkeypatch.setenv("TINY_SEEN", str(Path("seen").resolve()))

@@ -146,6 +146,7 @@ def test_two_sweeps_at_once_killed_at_twenty_random_moments(empty_folder, monkey
     assert set(statuses(connect(store_uri()))) <= {"FINISHED", "KILLED"}
 
 
+@pytest.mark.slow
 def test_killed_process_costs_its_own_job_only(client, monkeypatch):
     monkeypatch.setenv("TINY_PAUSE", "0.3")  # a job that is nearly done would be finished
     sweep = ("-m", "dataset=btad", "category=01,02,03")

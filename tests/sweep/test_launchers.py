@@ -30,8 +30,10 @@ def seen(monkeypatch, *launcher, threads):
 
 @pytest.mark.parametrize(
     ("launcher", "share"),
-    [(("hydra/launcher=worker",), "8"), (LAUNCHERS["joblib"], "2")],
-    ids=["worker", "joblib"],
+    [
+        pytest.param(("hydra/launcher=worker",), "8", id="worker"),
+        pytest.param(LAUNCHERS["joblib"], "2", id="joblib", marks=pytest.mark.slow),
+    ],
 )
 def test_jobs_divide_the_threads_and_see_the_devices_of_the_command(
     folder, monkeypatch, launcher, share
@@ -42,6 +44,7 @@ def test_jobs_divide_the_threads_and_see_the_devices_of_the_command(
     assert {one["CUDA_VISIBLE_DEVICES"] for one in found} == {"3,1"}
 
 
+@pytest.mark.slow
 def test_where_no_devices_are_chosen_local_jobs_see_all(folder, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     found = seen(monkeypatch, "hydra/launcher=worker", threads="2")
@@ -108,6 +111,7 @@ def test_folder_of_logs_that_cannot_be_made_is_reported_in_one_line(folder):
     assert "Traceback" not in ended.err
 
 
+@pytest.mark.slow
 def test_first_failure_stops_the_workers_too(client):
     sweep = ("-m", "dataset=btad", "category=01,02,03", "seed=1,2", "dataset.root=nowhere")
     ended = in_process(*sweep, "fail_fast=true", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
@@ -117,6 +121,7 @@ def test_first_failure_stops_the_workers_too(client):
     assert ended.out.count("│ stopped") >= 4
 
 
+@pytest.mark.slow
 def test_processes_that_begin_at_once_make_one_store(empty_folder):
     code = "from harness.tracking.store import connect, store_uri; connect(store_uri())"
     started = [

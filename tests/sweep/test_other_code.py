@@ -159,6 +159,7 @@ def test_edited_model_helper_and_network_of_ones_own_run_again(work, client):
     assert changed != auroc
 
 
+@pytest.mark.slow
 def test_sweep_with_an_edited_density_does_not_stand_for_the_clean_code(work, client, project):
     sweep = ("-m", "seed=1", "model.params.n_components=4", "hydra/launcher=in_process")
     commit = git(project, "rev-parse", "HEAD")[:10]

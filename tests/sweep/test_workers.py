@@ -96,6 +96,7 @@ def test_worker_that_dies_while_it_is_idle_costs_nothing(sweep, monkeypatch):
     assert reasons == logs == [None, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["worker", "joblib"])
 def test_broken_installation_is_reported_for_every_job(folder, monkeypatch, launcher):
     Path("broken").mkdir()
