@@ -80,7 +80,7 @@ def _aligned(held: Sequence[Held]) -> dict[str, list[list[ImageScore]]]:
 
 def _pair(key: str, *scores: Sequence[ImageScore]) -> Pair:
     try:
-        one, other = (bootstrap.resample_cell(key, images) for images in scores)
+        one, other = (bootstrap.resample(bootstrap.images_of(s), key=key) for s in scores)
     except ValueError as error:
         raise ReportError(f"{key}: {error}") from None
     left_out = tuple(b - a for a, b in zip(one.left_out, other.left_out, strict=True))
