@@ -1,12 +1,17 @@
-"""A table as Markdown and as LaTeX, and how names are written in each."""
+"""A table as Markdown and as LaTeX, the templates of HTML, and how names are written in each."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from harness.report.grid import Grid
-from harness.system.terminal import shown
+from harness.system.terminal import in_markup, shown
 
 # What may begin markup. An underscore within a word is none, and stays: `metal_nut`.
 _SPECIAL = re.compile(r"[\\`*<>\[\]&~$#|]|(?<![^\W_])_|_(?![^\W_])|^[-+=]")
@@ -112,3 +117,33 @@ def _latex_caption(markdown: str) -> str:
     return "".join(
         rf"\texttt{{{escape(words)}}}" if code else escape(words) for code, words in spans(markdown)
     )
+
+
+def _escaped(value: Any) -> Markup:
+    return value if isinstance(value, Markup) else Markup(in_markup(str(value)))  # noqa: S704
+
+
+def inline(markdown: str) -> Markup:
+    """Turn a caption's code spans into elements and escape the rest.
+
+    >>> print(inline("a < b, `x`"))
+    a &lt; b, <code>x</code>
+    """
+    each = ((_escaped(words), code) for code, words in spans(markdown))
+    return Markup("").join(Markup("<code>{}</code>").format(w) if code else w for w, code in each)
+
+
+def leading(cell: str) -> str:
+    """Return the number that a cell of a page is sorted by; cells without one go last."""
+    number = re.match(r"[+-]?\d+(\.\d+)?", cell)
+    return number[0] if number else ""
+
+
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    finalize=_escaped,
+    undefined=StrictUndefined,
+    keep_trailing_newline=True,
+)
+TEMPLATES.filters |= {"inline": inline, "leading": leading}

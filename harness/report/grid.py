@@ -57,7 +57,7 @@ class Grid:
 
     header: Line
     body: tuple[Line, ...]
-    average: Line
+    average: Line = ()
 
 
 @dataclass(frozen=True)

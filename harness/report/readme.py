@@ -12,7 +12,7 @@ from typing import NamedTuple
 from harness.metrics.registry import HEADLINE
 from harness.report.caption import described
 from harness.report.declaration import ReportError, Table, reading
-from harness.report.formats import code, text
+from harness.report.formats import TEMPLATES, code, text
 from harness.report.grid import (
     ABSENT,
     Line,
@@ -24,7 +24,6 @@ from harness.report.grid import (
 )
 from harness.report.published import AVERAGE, METHOD, Source, published_sources
 from harness.report.stored import TableResults
-from harness.system.terminal import in_markup
 
 PAGES = ("README.md", "docs/results.md")
 """Relative to the checkout; the first must be there, and markers may be in each of them."""
@@ -158,7 +157,7 @@ class Group(NamedTuple):
     """Some columns of an overview: those of one table, or of one reference."""
 
     label: str
-    metrics: Line
+    titles: list[str]
     cells: dict[str, Line]  # by category
     average: Line
     caption: str  # in Markdown
@@ -207,8 +206,14 @@ def overview(
         return f"None yet: {commands}.\n" if tables else "None yet.\n"
     named = [c for table in tables for c in table.categories] + [c for g in groups for c in g.cells]
     categories = [c for c in dict.fromkeys(named) if any(c in group.cells for group in groups)]
+    lines = [
+        (c, [cell for g in groups for cell in g.cells.get(c, (ABSENT,) * len(g.titles))])
+        for c in categories
+    ]
+    lines.append((AVERAGE, [cell for group in groups for cell in group.average]))
+    drawn = TEMPLATES.get_template("parts.html").module.overview(groups, lines)  # type: ignore[attr-defined]
     captions = " ".join(f"{group.caption}." for group in groups)
-    return f"{_html(groups, categories)}\n{captions}\n"
+    return f"{drawn}\n{captions}\n"
 
 
 def reference(dataset: str, sources: Sequence[Source]) -> Source | None:
@@ -254,7 +259,7 @@ def _ours(table: Table, results: TableResults, label: str) -> Group:
     grid = grid_of_pivot(pivot_of(table, results.rows, metrics))
     run = {row.category for row in results.rows}
     cells = {category: tuple(line) for category, *line in grid.body if category in run}
-    return Group(label, metrics, cells, grid.average[1:], described(table))
+    return Group(label, list(grid.header[1:]), cells, grid.average[1:], described(table))
 
 
 def _theirs(source: Source, dataset: str) -> Group:
@@ -268,31 +273,4 @@ def _theirs(source: Source, dataset: str) -> Group:
     }
     average = cells.pop(AVERAGE, (ABSENT,) * len(metrics))
     origin = f"{text(source.label)}: published numbers, not run here ({text(source.reference)})"
-    return Group(source.label, metrics, cells, average, origin)
-
-
-def _html(groups: Sequence[Group], categories: Sequence[str]) -> str:
-    """Write the lines as HTML, for Markdown has no groups of columns; no line of it is empty."""
-    names = "".join(
-        f'<th colspan="{len(group.metrics)}" scope="colgroup">{in_markup(group.label)}</th>'
-        for group in groups
-    )
-    titles = "".join(
-        f'<th scope="col">{in_markup(display(metric))}</th>'
-        for group in groups
-        for metric in group.metrics
-    )
-    first = '<th rowspan="2" scope="col" align="left">Category</th>'
-    lines = [
-        (in_markup(c), [g.cells.get(c, (ABSENT,) * len(g.metrics)) for g in groups])
-        for c in categories
-    ]
-    lines.append((f"<b>{AVERAGE}</b>", [group.average for group in groups]))
-    body = ""
-    for title, parts in lines:
-        cells = "".join(f'<td align="right">{in_markup(c)}</td>' for part in parts for c in part)
-        body += f"<tr><td>{title}</td>{cells}</tr>\n"
-    return (
-        f"<table><thead>\n<tr>{first}{names}</tr>\n<tr>{titles}</tr>\n</thead><tbody>\n"
-        f"{body}</tbody></table>\n"
-    )
+    return Group(source.label, list(map(display, metrics)), cells, average, origin)

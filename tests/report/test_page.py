@@ -15,12 +15,14 @@ from sklearn.metrics import auc
 from harness.charts import Scale, bend_around, bent_ticks, histogram, learning_curve, roc_chart
 from harness.report.__main__ import main
 from harness.report.declaration import ReportError
+from harness.report.formats import TEMPLATES
 from harness.report.grid import Grid
-from harness.report.html import COLUMNS, INDEX, auroc_bars, read_gallery, table_html
+from harness.report.html import COLUMNS, INDEX, auroc_bars, read_gallery
 from harness.report.stored import read_results
 from tests.report.synthetic import metrics, scores
 
 LARGEST = 5_000_000
+PARTS: Any = TEMPLATES.get_template("parts.html").module
 
 
 def test_roc_curve_is_drawn_with_its_area() -> None:
@@ -67,11 +69,13 @@ def test_scale_places_values_on_a_line() -> None:
 
 def test_bars_start_at_chance_on_either_side(swept: Path) -> None:
     rows = read_results(swept / "results", "parts_tiny").rows
-    drawn = auroc_bars(rows)
+    drawn = PARTS.bars(*auroc_bars(rows))
     assert drawn.count('role="listitem"') == 3
     assert '<b style="left:0.0%;width:55.00%">' in drawn, "0.775 between 0.5 and 1"
     below = rows[0].__class__(**vars(rows[0]) | {"metrics": {"image_auroc": 0.4}, "low": {}})
-    assert '<b style="left:0.0%;width:16.67%">' in auroc_bars([below]), "0.4 left of 0.5"
+    assert '<b style="left:0.0%;width:16.67%">' in PARTS.bars(*auroc_bars([below])), (
+        "0.4 left of 0.5"
+    )
 
 
 def test_learning_curve_has_a_line_for_each_category_and_labels_apart() -> None:
@@ -86,7 +90,7 @@ def test_learning_curve_has_a_line_for_each_category_and_labels_apart() -> None:
 
 def test_text_from_files_is_escaped() -> None:
     grid = Grid(("Category", "A&B"), (("<b>x</b>", "0.5"),), ("Average", "–"))
-    drawn = table_html(grid, "`<i>` & more")
+    drawn = PARTS.table(grid, "`<i>` & more")
     assert "<b>x" not in drawn
     assert "&lt;b&gt;x&lt;/b&gt;" in drawn
     assert "<code>&lt;i&gt;</code> &amp; more" in drawn
