@@ -218,7 +218,7 @@ def _html(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     from harness.report.query import render, search
-    from harness.report.readme import fill_page
+    from harness.report.readme import fill_shown
 
     runs, read = _store(options)
 
@@ -234,7 +234,7 @@ def _show(options: argparse.Namespace) -> int:
         raise ReportError(f"--fill takes its KEY=VALUE from {options.fill} alone")
     with reading(options.fill) as file:
         page = file.read()
-    write_atomically(options.fill, fill_page(str(options.fill), page, table).encode())
+    write_atomically(options.fill, fill_shown(str(options.fill), page, table).encode())
     say(f"wrote {options.fill}")
     return 0
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +34,7 @@ _TITLES = {
     "best_map": "Best localisations",
     "worst_map": "Worst localisations",
 }
+_KINDS = {"picture": "image", "map": "anomaly map", "mask": "ground truth mask"}
 
 
 class Bar(NamedTuple):
@@ -59,6 +60,13 @@ class Picture(NamedTuple):
     score: float
     note: str
     files: dict[str, Path]  # `picture`, `map` and `mask`, those that there are
+
+    @property
+    def images(self) -> Iterator[tuple[str, str]]:
+        """Name and embed each file."""
+        for kind, path in self.files.items():
+            data = base64.b64encode(read_regular(path)).decode()
+            yield _KINDS[kind], f"data:image/{path.suffix.removeprefix('.')};base64,{data}"
 
 
 class Category(NamedTuple):
@@ -201,16 +209,8 @@ def read_gallery(folder: Path) -> list[Picture]:
                 raise ReportError(f"must name pictures such as 00_map.webp, got {name!r}")
             if not (folder / name).is_file():
                 raise ReportError(f"{folder / name} is missing, or no regular file")
-        found = {key: folder / name for key, name in zip(COLUMNS[5:], names, strict=True) if name}
+        found = {key: folder / name for key, name in zip(_KINDS, names, strict=True) if name}
         return Picture(kind, image, defect_type, float(score), note, found)
 
     index = folder / INDEX
     return read_csv(index, COLUMNS, picture, of="pictures") if index.exists() else []
-
-
-def _embedded(path: Path) -> str:
-    encoded = base64.b64encode(read_regular(path)).decode()
-    return f"data:image/{path.suffix.removeprefix('.')};base64,{encoded}"
-
-
-TEMPLATES.filters["embedded"] = _embedded

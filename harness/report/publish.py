@@ -8,19 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.record import StoredRun
-from harness.report.caption import caption
-from harness.report.declaration import GROUPS, ReportError, Table, Tables, read_tables
-from harness.report.formats import markdown
-from harness.report.grid import grid_of
-from harness.report.readme import (
-    STATUS,
-    Marker,
-    check_markers,
-    fill,
-    markers,
-    overviews,
-    read_pages,
-)
+from harness.report.declaration import ReportError, Table, read_tables
+from harness.report.readme import check_markers, declared, filled, markers, overviews, read_pages
 from harness.report.rows import Row
 from harness.report.selection import Read, as_read, built_otherwise, cell_of, mismatch, select
 from harness.report.stored import (
@@ -61,7 +50,7 @@ def publish(
     pages = read_pages(root)
     found = markers(pages)
     if not only:
-        check_markers(pages, known=known_markers(tables, found))
+        check_markers(found, tables)
     marked = [marker.name for marker in found if marker.kind == "table"]
     refusals = [tables.refused[name] for name in only or marked if name in tables.refused]
     held = {
@@ -86,12 +75,12 @@ def publish(
         for name, table in tables.items()
         if not any(_misfit(table, row) for row in held[name].rows)
     }
-    contents = markdowns(made, held, found)
-    contents |= overviews(found, sound, held, results)
+    contents = declared(found, made, held) | overviews(found, sound, held, results)
     for name in [name for name in held if not held[name].rows and name not in marked]:
         if not (results / f"{name}.csv").exists():
             del held[name]
-    notes += _write(root, held, pages=fill(pages, contents))
+    pages = {page: filled(page, content, contents) for page, content in pages.items()}
+    notes += _write(root, held, pages=pages)
     return notes, refusals
 
 
@@ -105,15 +94,6 @@ def _updated(
     if table.headline:
         backed_scores(table.name, results)
     return results, notes
-
-
-def known_markers(tables: Tables, found: Iterable[Marker]) -> set[Marker]:
-    """List the markers that there may be; of a refused table's dataset nothing is known."""
-    datasets = {table.choice("dataset") for table in tables.values()}
-    if tables.refused:
-        datasets |= {marker.name for marker in found if marker.kind == "results"}
-    known = {Marker("table", name) for name in (*tables, *tables.refused)}
-    return known | {Marker("results", name) for name in datasets} | {STATUS}
 
 
 def _misfit(table: Table, row: Row) -> str:
@@ -133,16 +113,12 @@ def check_rows(table: Table, rows: Iterable[Row]) -> None:
 
 def _changed(table: Table, before: Iterable[Row], after: Iterable[Row]) -> Iterator[str]:
     """List the rows that went away or are of other runs now, and what differs in those."""
-
-    def cell(row: Row) -> tuple[str, int, str]:
-        if table.axis in GROUPS:
-            return row.category, row.seed, str(getattr(row, table.axis))
-        own = {k: v for k, v in row.settings.items() if table.axis and k.startswith(table.axis)}
-        return row.category, row.seed, str(own)
-
-    now = {cell(row): row for row in after}
+    now = {cell_of(table, row): row for row in after}
     for row in before:
-        new, what = now.get(cell(row)), f"{table.name}: {row.category} of run {row.run_id}"
+        new, what = (
+            now.get(cell_of(table, row)),
+            f"{table.name}: {row.category} of run {row.run_id}",
+        )
         if new is None:
             yield f"{what} is no longer shown"
         elif new.run_id != row.run_id:
@@ -169,50 +145,36 @@ def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
 
 
-def markdowns(
-    tables: Mapping[str, Table], held: Mapping[str, TableResults], found: Iterable[Marker]
-) -> dict[Marker, str]:
-    """Render every table with a marker as the pages have it."""
-    return {
-        marker: markdown(
-            grid_of(tables[marker.name], held[marker.name]),
-            caption(tables[marker.name], held[marker.name].rows),
-        )
-        for marker in found
-        if marker.kind == "table" and marker.name in tables
-    }
-
-
 def check(root: Path) -> str:
     """Return the difference of the pages to what the results say, without any run; empty for none.
 
     Raises `ReportError` where a marker, a file or a schema is wrong, or results contradict.
     """
-    declared, folder = read_tables(root / "conf"), root / "results"
+    tables, folder = read_tables(root / "conf"), root / "results"
     pages = read_pages(root)
     found = markers(pages)
     marked = {marker.name for marker in found if marker.kind == "table"}
     held = {
         name: read_results(folder, name)
-        for name in (*declared, *declared.refused)
-        if (name in marked and name in declared) or (folder / f"{name}.csv").exists()
+        for name in (*tables, *tables.refused)
+        if (name in marked and name in tables) or (folder / f"{name}.csv").exists()
     }
-    tables = {name: table for name, table in declared.items() if name in held}
-    for name, table in tables.items():
+    sound = {name: table for name, table in tables.items() if name in held}
+    for name, table in sound.items():
         _check_results(table, held[name])
-    scored = {name for name in tables if held[name].scores}
+    scored = {name for name in sound if held[name].scores}
     for path in folder.glob("scores/*.csv"):
-        if path.stem not in {*scored, *declared.refused}:
+        if path.stem not in {*scored, *tables.refused}:
             raise ReportError(f"{path} has the scores of no published row")
-    check_markers(pages, known=known_markers(declared, found))
-    contents = markdowns(tables, held, found)
-    contents |= overviews(found, tables, held, folder)
+    check_markers(found, tables)
+    contents = declared(found, sound, held) | overviews(found, sound, held, folder)
     difference = "".join(
-        _difference(page, pages[page], filled) for page, filled in fill(pages, contents).items()
+        _difference(page, content, filled(page, content, contents))
+        for page, content in pages.items()
     )
     for name in marked:
-        if name in declared.refused and not difference:
-            raise ReportError(declared.refused[name])
+        if name in tables.refused and not difference:
+            raise ReportError(tables.refused[name])
     return difference
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from harness.metrics.registry import HEADLINE
-from harness.report.caption import described
-from harness.report.declaration import ReportError, Table, reading
-from harness.report.formats import TEMPLATES, code, text
+from harness.report.caption import caption, described
+from harness.report.declaration import ReportError, Table, Tables, reading
+from harness.report.formats import TEMPLATES, code, markdown, text
 from harness.report.grid import (
     ABSENT,
     Line,
     display,
+    grid_of,
     grid_of_pivot,
     number,
     pivot_of,
@@ -37,9 +37,9 @@ _KINDS = {
 }
 """What a marker of `PAGES` may be of, and what is wrong with another name."""
 
-_OPEN = re.compile(rf"^<!-- ({'|'.join((*_KINDS, SHOW))}): (.+) -->$", re.MULTILINE)
 # On a line of its own: within one it is the text of a table.
-_CLOSE = re.compile(rf"^<!-- /({'|'.join((*_KINDS, SHOW))}) -->$", re.MULTILINE)
+_KIND = "|".join((*_KINDS, SHOW))
+_MARKER = re.compile(rf"^<!-- (?:({_KIND}): (.+)|/({_KIND})) -->$", re.MULTILINE)
 
 
 class Marker(NamedTuple):
@@ -63,20 +63,47 @@ def read_pages(root: Path) -> dict[str, str]:
     return pages
 
 
-def markers(pages: Mapping[str, str]) -> list[Marker]:
-    """List the markers of results in all pages, in order."""
-    return [one for page in pages.values() for one in _all_markers(page) if one.kind != SHOW]
+def markers(pages: Mapping[str, str]) -> dict[Marker, str]:
+    """Return the markers of results, in order, and the page of each; none may be there twice."""
+    found: dict[Marker, str] = {}
+    for page, content in pages.items():
+        for marker in blocks(page, content):
+            if marker in found:
+                raise _doubled(f"{found[marker]} and {page}", marker)
+            if marker.kind != SHOW:
+                found[marker] = page
+    return found
 
 
-def _all_markers(page: str) -> list[Marker]:
-    return [Marker(*match.groups()) for match in _OPEN.finditer(page)]
+def _doubled(where: str, marker: Marker) -> ReportError:
+    return ReportError(f"{where}: more than one marker for {marker.kind} {marker.name}")
 
 
-def fill(pages: Mapping[str, str], contents: Mapping[Marker, str]) -> dict[str, str]:
+def blocks(page: str, content: str) -> dict[Marker, tuple[int, int]]:
+    """Return where the text of each marker of a page starts and ends, in order."""
+    found: dict[Marker, tuple[int, int]] = {}
+    opened: Marker | None = None
+    start = 0
+    for match in [*_MARKER.finditer(content), None]:
+        kind, name, closed = match.groups() if match else ("", "", "")
+        if opened and closed != opened.kind:
+            what, end = f"{opened.kind} {opened.name}", f"<!-- /{opened.kind} -->"
+            raise ReportError(f"{page}: the marker of {what} is not closed by {end}")
+        if closed and not opened:
+            raise ReportError(f"{page} has a <!-- /{closed} --> that closes no {closed}")
+        if opened in found:
+            raise _doubled(page, opened)
+        if match and opened:
+            found[opened] = start, match.start()
+        opened, start = Marker(kind, name) if kind else None, match.end() if match else 0
+    return found
+
+
+def filled(page: str, content: str, contents: Mapping[Marker, str]) -> str:
     r"""Put each content between its markers; all other text stays as it is.
 
-    >>> pages = {"README.md": "# Title\n<!-- table: demo -->\nold\n<!-- /table -->\nmore\n"}
-    >>> print(fill(pages, {Marker("table", "demo"): "| new |\n"})["README.md"], end="")
+    >>> page = "# Title\n<!-- table: demo -->\nold\n<!-- /table -->\nmore\n"
+    >>> print(filled("README.md", page, {Marker("table", "demo"): "| new |\n"}), end="")
     # Title
     <!-- table: demo -->
     <BLANKLINE>
@@ -85,69 +112,30 @@ def fill(pages: Mapping[str, str], contents: Mapping[Marker, str]) -> dict[str, 
     <!-- /table -->
     more
     """
-    _check_doubled(pages, contents)
-    return {page: "".join(_filled(page, old, contents)) for page, old in pages.items()}
+    for marker, (start, end) in reversed(blocks(page, content).items()):
+        if marker in contents:
+            content = f"{content[:start]}\n\n{contents[marker]}\n{content[end:]}"
+    return content
 
 
-def fill_page(path: str, page: str, table: Callable[[Sequence[str]], str]) -> str:
+def fill_shown(path: str, page: str, table: Callable[[Sequence[str]], str]) -> str:
     """Put at each `show` marker of a page the table that its arguments ask for."""
-    found = [marker for marker in _all_markers(page) if marker.kind == SHOW]
+    found = [marker for marker in blocks(path, page) if marker.kind == SHOW]
     if not found:
         raise ReportError(
             f"{path} must have markers `<!-- show: KEY=VALUE -->` ... `<!-- /show -->`"
         )
-    contents = {marker: table(shlex.split(marker.name)) for marker in dict.fromkeys(found)}
-    return "".join(_filled(path, page, contents))
+    return filled(path, page, {marker: table(shlex.split(marker.name)) for marker in found})
 
 
-def _filled(page: str, content: str, contents: Mapping[Marker, str]) -> Iterator[str]:
-    position = 0
-    for match in _OPEN.finditer(content):
-        marker = Marker(*match.groups())
-        if marker in contents:
-            yield f"{content[position : match.end()]}\n\n{contents[marker]}\n"
-            position = _closing(page, content, match)
-    yield content[position:]
-
-
-def _closing(page: str, content: str, opening: re.Match[str]) -> int:
-    """Find where the closing marker starts that belongs to an opening one."""
-    kind, name = opening.groups()
-    close = _CLOSE.search(content, opening.end())
-    following = _OPEN.search(content, opening.end())
-    if not close or close[1] != kind or (following and following.start() < close.start()):
-        raise ReportError(f"{page}: the marker of {kind} {name} is not closed by <!-- /{kind} -->")
-    return close.start()
-
-
-def check_markers(pages: Mapping[str, str], *, known: Collection[Marker]) -> None:
-    """Refuse pages with a marker twice, a marker of something unknown, or an end without one."""
-    found = markers(pages)
-    _check_doubled(pages, found)
-    for marker in found:
-        if marker not in known:
-            page = _where(pages, marker)
-            raise ReportError(
-                f"{page} has a marker for what is {_KINDS[marker.kind]}: {marker.name}"
-            )
-    for page, content in pages.items():
-        opened = Counter(match[1] for match in _OPEN.finditer(content))
-        for kind, closed in Counter(match[1] for match in _CLOSE.finditer(content)).items():
-            if closed > opened[kind]:
-                raise ReportError(f"{page} has a <!-- /{kind} --> that closes no {kind}")
-
-
-def _check_doubled(pages: Mapping[str, str], wanted: Iterable[Marker]) -> None:
-    count = Counter(markers(pages))
-    for marker in wanted:
-        if count[marker] > 1:
-            kind, name = marker
-            raise ReportError(f"{_where(pages, marker)}: more than one marker for {kind} {name}")
-
-
-def _where(pages: Mapping[str, str], marker: Marker) -> str:
-    """Name the pages with a marker."""
-    return " and ".join(page for page, one in pages.items() if marker in markers({page: one}))
+def check_markers(found: Mapping[Marker, str], tables: Tables) -> None:
+    """Refuse a marker of something unknown; of a refused table's dataset nothing is known."""
+    known = {Marker("table", name) for name in (*tables, *tables.refused)} | {STATUS}
+    known |= {Marker("results", table.choice("dataset")) for table in tables.values()}
+    for marker, page in found.items():
+        if marker not in known and not (tables.refused and marker.kind == "results"):
+            what = f"{_KINDS[marker.kind]}: {marker.name}"
+            raise ReportError(f"{page} has a marker for what is {what}")
 
 
 STATUS = Marker("status", "all")
@@ -163,8 +151,16 @@ class Group(NamedTuple):
     caption: str  # in Markdown
 
 
+def declared(
+    found: Iterable[Marker], tables: Mapping[str, Table], held: Mapping[str, TableResults]
+) -> dict[Marker, str]:
+    """Write what stands at the markers of tables, of those that are given."""
+    wanted = [(m, tables[m.name]) for m in found if m.kind == "table" and m.name in tables]
+    return {m: markdown(grid_of(t, held[t.name]), caption(t, held[t.name].rows)) for m, t in wanted}
+
+
 def overviews(
-    found: Iterable[Marker],
+    found: Collection[Marker],
     tables: Mapping[str, Table],
     held: Mapping[str, TableResults],
     results: Path,
@@ -174,7 +170,6 @@ def overviews(
     An overview is of the tables that have a marker, in that order. Where one of them is not among
     `tables`, whose rows are as they declare, the overview of its dataset is not made.
     """
-    found = list(found)
     marked = [marker.name for marker in found if marker.kind == "table"]
     shown = [tables[name] for name in marked if name in tables and tables[name].headline]
     withheld = [held[name].rows for name in marked if name in held and name not in tables]
@@ -211,7 +206,7 @@ def overview(
         for c in categories
     ]
     lines.append((AVERAGE, [cell for group in groups for cell in group.average]))
-    drawn = TEMPLATES.get_template("parts.html").module.overview(groups, lines)  # type: ignore[attr-defined]
+    drawn = TEMPLATES.get_template("overview.html").render(groups=groups, lines=lines)
     captions = " ".join(f"{group.caption}." for group in groups)
     return f"{drawn}\n{captions}\n"
 
