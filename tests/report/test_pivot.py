@@ -242,14 +242,12 @@ def test_a_run_whose_scores_do_not_give_its_metrics_is_refused_and_named() -> No
     assert refusal([false]) == "nothing is left to show"
 
 
-def test_a_failed_job_stands_where_no_run_finished() -> None:
-    lost = failed("f", "nut", "OSError: /home/ann/nut/test/1.png is truncated")
-    other = replace(lost, run_id="g", record=replace(lost.record, settings={"image_size": "1"}))
-    runs = [TWO[0], lost, other]
-    assert grid(runs)[2:] == [("nut", "failed"), ("Average", "– (1/2)")]
-    caption = caption_of(search([], runs, read=as_read), [])
-    assert "parts/nut, dfkde, seed 42 failed: `OSError: nut/test/1.png is truncated`." in caption
-    assert grid([*runs, made("n", "nut", 2)])[2] == ("nut", auroc(2))
+def test_failed_jobs_are_told_where_no_run_finished() -> None:
+    lost = failed("f", "nut", "OSError: 1.png is truncated")
+    again = failed("g", "bolt", "late", started="2026-01-01T00:00:00Z")
+    found = search([], [TWO[0], lost, again], read=as_read)
+    assert found.notes == ("1 failed runs are not shown; the newest: OSError: 1.png is truncated",)
+    assert len(found.runs) == 1
     assert refusal([lost]) == "the store has no finished run"
 
 
