@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness.report.grid import Grid
-from harness.system.terminal import in_markup, shown
+from harness.system.terminal import in_markup, shown, templates
 
 # What may begin markup. An underscore within a word is none, and stays: `metal_nut`.
 _SPECIAL = re.compile(r"[\\`*<>\[\]&~$#|]|(?<![^\W_])_|_(?![^\W_])|^[-+=]")
@@ -119,18 +117,16 @@ def _latex_caption(markdown: str) -> str:
     )
 
 
-def _escaped(value: Any) -> Markup:
-    return value if isinstance(value, Markup) else Markup(in_markup(str(value)))  # noqa: S704
-
-
 def inline(markdown: str) -> Markup:
     """Turn a caption's code spans into elements and escape the rest.
 
     >>> print(inline("a < b, `x`"))
     a &lt; b, <code>x</code>
     """
-    each = ((_escaped(words), code) for code, words in spans(markdown))
-    return Markup("").join(Markup("<code>{}</code>").format(w) if code else w for w, code in each)
+    return Markup("").join(
+        Markup("<code>{}</code>" if code else "{}").format(Markup(in_markup(words)))  # noqa: S704
+        for code, words in spans(markdown)
+    )
 
 
 def leading(cell: str) -> str:
@@ -139,11 +135,5 @@ def leading(cell: str) -> str:
     return number[0] if number else ""
 
 
-TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    finalize=_escaped,
-    undefined=StrictUndefined,
-    keep_trailing_newline=True,
-)
+TEMPLATES = templates(Path(__file__).parent)
 TEMPLATES.filters |= {"inline": inline, "leading": leading}

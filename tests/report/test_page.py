@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import auc
 
-from harness.charts import Scale, bend_around, bent_ticks, histogram, learning_curve, roc_chart
+from harness.charts import bend_around, bent_ticks, histogram, learning_curve, roc_chart
 from harness.report.__main__ import main
 from harness.report.declaration import ReportError
 from harness.report.formats import TEMPLATES
@@ -60,11 +60,6 @@ def test_a_bent_axis_keeps_order_and_goes_back() -> None:
     ticks = bent_ticks(bend, bent[0], bent[-1])
     assert ticks == sorted(ticks)
     assert all(-5 <= tick <= 4000 for tick in ticks)
-
-
-def test_scale_places_values_on_a_line() -> None:
-    scale = Scale(0, 1, 40, 330)
-    assert (scale(0), scale(0.5), scale(1)) == (40, 185, 330)
 
 
 def test_bars_start_at_chance_on_either_side(swept: Path) -> None:
