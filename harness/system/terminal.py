@@ -119,8 +119,9 @@ def templates(folder: Path) -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    def escaped(value: object) -> Markup:
-        return value if isinstance(value, Markup) else Markup(in_markup(str(value)))  # noqa: S704
+    def escaped(value: object) -> object:
+        harmless = isinstance(value, (Markup, int, float))
+        return value if harmless else Markup(in_markup(str(value)))  # noqa: S704
 
     return Environment(
         loader=FileSystemLoader(folder),
