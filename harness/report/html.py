@@ -17,7 +17,7 @@ from harness.report.caption import caption, days
 from harness.report.declaration import INTERVAL_METRIC, ReportError, Table, read_csv
 from harness.report.facets import machine_words
 from harness.report.formats import TEMPLATES, code
-from harness.report.grid import TIMES, Grid, display, grid_of, limits, number, of_type, timed
+from harness.report.grid import TIMES, Grid, display, grid_of, number, of_type, timed
 from harness.report.rows import Row
 from harness.report.stored import TableResults, backed_scores
 from harness.system.files import read_regular
@@ -35,20 +35,6 @@ _TITLES = {
     "worst_map": "Worst localisations",
 }
 _KINDS = {"picture": "image", "map": "anomaly map", "mask": "ground truth mask"}
-
-
-class Bar(NamedTuple):
-    """An image AUROC as a bar from chance, and its interval; places and widths in percent."""
-
-    category: str
-    value: str
-    words: str
-    bar: tuple[float, float]
-    span: tuple[float, float] | None
-
-
-Bars = tuple[list[Bar], list[tuple[float, str]]]
-"""With the ticks of their axis."""
 
 
 class Picture(NamedTuple):
@@ -89,7 +75,7 @@ class Section(NamedTuple):
     grid: Grid
     caption: str
     curves: Chart | None = None
-    bars: Bars | None = None
+    bars: tuple[Sequence[Row], float] | None = None  # and where their axis starts
     categories: Sequence[Category] = ()
 
 
@@ -173,30 +159,11 @@ def _curves(table: Table, rows: Iterable[Row]) -> Chart | None:
     return learning_curve(title, table.axis, points) if points else None
 
 
-def auroc_bars(rows: Sequence[Row]) -> Bars:
-    """Lay out a bar from chance to the AUROC of each category, and its interval as a line.
-
-    The axis runs from 0.5, or from below the smallest limit, to 1.
-    """
-    main, found = INTERVAL_METRIC, [row for row in rows if INTERVAL_METRIC in row.metrics]
-    smallest = min((min(row.metrics[main], *row.low.values(), 1) for row in found), default=CHANCE)
-    start = min(CHANCE, int(smallest * 10) / 10)
-
-    def place(value: float) -> float:
-        return round(100 * (value - start) / (1 - start), 2)
-
-    def stretch(ends: Iterable[float]) -> tuple[float, float]:
-        left, right = sorted(map(place, ends))
-        return left, right - left
-
-    bars = []
-    for row in found:
-        value, ends = row.metrics[main], (row.low.get(main), row.high.get(main))
-        span = stretch(end for end in ends if end is not None) if None not in ends else None
-        words = f"{number(value)} ({limits(*ends)})"
-        bars.append(Bar(row.category, number(value), words, stretch((value, CHANCE)), span))
-    ticks = [tick / 10 for tick in range(round(start * 10), 11)]
-    return bars, [(place(tick), f"{tick:g}") for tick in ticks]
+def auroc_bars(rows: Iterable[Row]) -> tuple[Sequence[Row], float]:
+    """Return the rows with an AUROC, and where its axis starts: 0.5, or below every limit."""
+    found = [row for row in rows if INTERVAL_METRIC in row.metrics]
+    smallest = [min(row.metrics[INTERVAL_METRIC], *row.low.values(), 1) for row in found]
+    return found, min(CHANCE, int(min(smallest, default=CHANCE) * 10) / 10)
 
 
 def read_gallery(folder: Path) -> list[Picture]:

@@ -11,18 +11,8 @@ from typing import NamedTuple
 from harness.metrics.registry import METRICS
 from harness.report.declaration import ReportError, Table, read_csv
 from harness.report.formats import code, markdown, text
-from harness.report.grid import (
-    ABSENT,
-    INTERVAL,
-    Grid,
-    best_bold,
-    display,
-    grid_of_pivot,
-    limits,
-    number,
-    pivot_of,
-    signed,
-)
+from harness.report.grid import ABSENT, INTERVAL, Grid, best_bold, display, grid_of_pivot
+from harness.report.grid import limits, pivot_of, signed
 from harness.report.stored import TableResults
 
 AVERAGE = "Average"
@@ -96,17 +86,13 @@ def check_categories(tables: Mapping[str, Table], sources: Sequence[Source]) -> 
                 raise ReportError(f"{what}: dataset must be one of {', '.join(sorted(known))}")
             found = [c for d, c, m in source.values if (d, m) == (dataset, metric) and c != AVERAGE]
             wrong = [category for category in found if category not in known[dataset]]
-            lacking = [category for category in known[dataset] if category not in found]
             if wrong:
-                raise ReportError(
-                    f"{what}: no category {', '.join(wrong)};"
-                    f" there are {', '.join(known[dataset])} and {AVERAGE}"
-                )
+                there = f"{', '.join(known[dataset])} and {AVERAGE}"
+                raise ReportError(f"{what}: no category {', '.join(wrong)}; there are {there}")
+            lacking = [category for category in known[dataset] if category not in found]
             if found and lacking:
-                raise ReportError(
-                    f"{what}: every category must be there, or {AVERAGE} alone;"
-                    f" lacking: {', '.join(lacking)}"
-                )
+                rule = f"every category must be there, or {AVERAGE} alone"
+                raise ReportError(f"{what}: {rule}; lacking: {', '.join(lacking)}")
 
 
 def compare_published(
@@ -156,12 +142,11 @@ _OTHERS = f"As published. Other methods on other features: no comparison with {M
 
 
 def _grid_of_others(table: Table, sources: Sequence[Source], *, metric: str) -> Grid:
-    header = ("Category", *(f"{s.label}: {s.method}" for s in sources))
     lines = [
-        (category, *(ABSENT if v is None else str(v) for v in theirs))
+        (category, *map(_written, _theirs(table, sources, category, metric)))
         for category in (*table.config["dataset"]["categories"], AVERAGE)
-        for theirs in [_theirs(table, sources, category=category, metric=metric)]
     ]
+    header = ("Category", *(f"{s.label}: {s.method}" for s in sources))
     return Grid(header, tuple(lines[:-1]), lines[-1])
 
 
@@ -185,30 +170,29 @@ def _sections(table: Table, results: TableResults, sources: Sequence[Source]) ->
 
 def _grid(table: Table, results: TableResults, sources: Sequence[Source], *, metric: str) -> Grid:
     ours = grid_of_pivot(pivot_of(table, results.rows, [metric]))
-    header = ["Category", "Ours", INTERVAL]
-    header += [title for source in sources for title in (source.label, "difference")]
-    of = {row.category: row for row in results.rows}
-    body = []
-    for category, written in ours.body:
-        row = of.get(category)
-        of_metric = (row.metrics, row.low, row.high) if row else ({}, {}, {})
-        theirs = _theirs(table, sources, category=category, metric=metric)
-        known = [values.get(metric) for values in of_metric]
-        body.append((category, *_line(written, known, theirs)))
-    average = results.averages.get(metric)
-    known = [average.value, average.low, average.high] if average else [None] * 3
-    theirs = _theirs(table, sources, category=AVERAGE, metric=metric)
-    if len(table.categories) < len(table.config["dataset"]["categories"]):
-        theirs = [None for _ in sources]  # theirs is of more categories
-    written = number(average.value) if average else ours.average[1]
-    last = (AVERAGE, *_line(written, known, theirs))
-    return Grid(tuple(header), tuple(body), last)
+    header = [title for source in sources for title in (source.label, "difference")]
+    of = {r.category: (r.metrics.get(metric), r.low.get(metric), r.high.get(metric))
+          for r in results.rows}  # fmt: skip
+    of[AVERAGE] = results.averages.get(metric, (None, None, None))
+    lines = []
+    for category, written in [*ours.body, (AVERAGE, ours.average[1])]:
+        theirs = _theirs(table, sources, category, metric)
+        lines.append((category, *_line(written, of.get(category, (None, None, None)), theirs)))
+    return Grid(("Category", "Ours", INTERVAL, *header), tuple(lines[:-1]), lines[-1])
 
 
 def _theirs(
-    table: Table, sources: Sequence[Source], *, category: str, metric: str
+    table: Table, sources: Sequence[Source], category: str, metric: str
 ) -> list[Decimal | None]:
+    """Look up a number of each source; an average of theirs may be of more categories."""
+    fewer = len(table.categories) < len(table.config["dataset"]["categories"])
+    if category == AVERAGE and fewer:
+        return [None for _ in sources]
     return [source.values.get((table.choice("dataset"), category, metric)) for source in sources]
+
+
+def _written(value: Decimal | None) -> str:
+    return ABSENT if value is None else str(value)
 
 
 def _line(
@@ -216,11 +200,10 @@ def _line(
 ) -> Iterator[str]:
     """Write one line, given our value and its limits: the best in bold, if there are several."""
     value, low, high = known
-    written = [ours, *(ABSENT if item is None else str(item) for item in theirs)]
-    numbers = [value, *(None if item is None else float(item) for item in theirs)]
-    first, *others = best_bold(numbers, written)
+    numbers = [None if item is None else float(item) for item in theirs]
+    first, *others = best_bold([value, *numbers], [ours, *map(_written, theirs)])
     yield from (first, limits(low, high))
-    for cell, other in zip(others, numbers[1:], strict=True):
+    for cell, other in zip(others, numbers, strict=True):
         yield from (cell, ABSENT if other is None or value is None else signed(value - other))
 
 
