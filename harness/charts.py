@@ -178,27 +178,14 @@ def histogram(title: str, scores: Sequence[ImageScore]) -> Chart:
     return Chart(f"Anomaly scores of {title} by defect type", body, bottom + 38)
 
 
-def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Choose about `count` round values within limits.
-
-    >>> nice_ticks(-3, 41)
-    [0.0, 10.0, 20.0, 30.0, 40.0]
-    """
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = min((m * power for m in (1, 2, 5, 10)), key=lambda s: abs(math.log(s / rough)))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(i * step, 10) for i in range(first, last + 1)]
-
-
 def learning_curve(
     title: str, axis: str, points: Mapping[str, Mapping[float, Sequence[float]]]
 ) -> Chart:
     """Draw a metric against a swept setting, with its standard deviation over seeds."""
     values = sorted({value for line in points.values() for value in line})
     every = [metric for line in points.values() for seeds in line.values() for metric in seeds]
-    low = min(every) - 0.02
-    high = max(*every, low + 0.1)
+    low, high = math.floor(20 * min(every)) / 20, math.ceil(20 * max(every)) / 20
+    high = max(high, low + 0.05)
     step = 236 / max(len(values) - 1, 1)
     x = {value: round(44 + place * step, 1) for place, value in enumerate(values)}
 
@@ -217,7 +204,8 @@ def learning_curve(
         path = " ".join(f"{mark['x']},{mark['y']}" for mark in marks)
         label = {"name": name, "end": names[number] + 4, "style": f"series{number % 6}"}
         series.append({"points": path, "marks": marks, **label})
-    ys = [(f"{tick:g}", y(tick)) for tick in nice_ticks(low, high)]
+    ticks = np.arange(low, high + 1e-9, 0.1 if high - low > 0.3 else 0.05)
+    ys = [(f"{tick:.2f}", y(tick)) for tick in ticks.tolist()]
     xs = [(f"{value:g}", place) for value, place in x.items()]
     return Chart(title, _shapes().learning(axis, xs, ys, series), 296)
 

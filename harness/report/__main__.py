@@ -165,7 +165,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _latex(options: argparse.Namespace) -> int:
     from harness.report.caption import caption
     from harness.report.formats import latex
-    from harness.report.grid import grid_of
+    from harness.report.layout import grid_of
 
     for name in options.tables:
         table, results = held_table(options.root, name)

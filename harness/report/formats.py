@@ -8,7 +8,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from harness.report.grid import Grid
+from harness.report.layout import Grid
 from harness.system.terminal import in_markup, shown, templates
 
 # What may begin markup. An underscore within a word is none, and stays: `metal_nut`.

@@ -17,7 +17,7 @@ from harness.report.caption import caption, days
 from harness.report.declaration import INTERVAL_METRIC, ReportError, Table, read_csv
 from harness.report.facets import machine_words
 from harness.report.formats import TEMPLATES, code
-from harness.report.grid import TIMES, Grid, display, grid_of, number, of_type, timed
+from harness.report.layout import TIMES, Grid, display, grid_of, number, of_type, timed
 from harness.report.rows import Row
 from harness.report.stored import TableResults, backed_scores
 from harness.system.files import read_regular

@@ -8,19 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.record import StoredRun
+from harness.report import stored
 from harness.report.declaration import ReportError, Table, read_tables
 from harness.report.readme import check_markers, declared, filled, markers, overviews, read_pages
 from harness.report.rows import Row
 from harness.report.selection import Read, as_read, built_otherwise, cell_of, mismatch, select
-from harness.report.stored import (
-    TableResults,
-    averages_of,
-    backed_scores,
-    files_of,
-    read_or_empty,
-    read_results,
-    results_of,
-)
 from harness.system.files import write_together
 
 _TRACES = ("commit", "environment", "identity", "data_fingerprint", "scores_digest")
@@ -54,7 +46,7 @@ def publish(
     marked = [marker.name for marker in found if marker.kind == "table"]
     refusals = [tables.refused[name] for name in only or marked if name in tables.refused]
     held = {
-        name: read_or_empty(results, name)
+        name: stored.read_or_empty(results, name)
         for name in names
         if name in tables or (results / f"{name}.csv").exists()
     }
@@ -85,14 +77,14 @@ def publish(
 
 
 def _updated(
-    table: Table, held: TableResults, runs: Iterable[StoredRun], read: Read
-) -> tuple[TableResults, tuple[str, ...]]:
+    table: Table, held: stored.TableResults, runs: Iterable[StoredRun], read: Read
+) -> tuple[stored.TableResults, tuple[str, ...]]:
     """Add the runs of a table to its rows; return notes, too."""
     check_rows(table, held.rows)
     chosen, notes = select(table, runs, published=held.rows, read=read)
-    results = results_of(table, chosen, held)
+    results = stored.results_of(table, chosen, held)
     if table.headline:
-        backed_scores(table.name, results)
+        stored.backed_scores(table.name, results)
     return results, notes
 
 
@@ -127,12 +119,14 @@ def _changed(table: Table, before: Iterable[Row], after: Iterable[Row]) -> Itera
             yield f"{what} is replaced by run {new.run_id}; changed: {difference}"
 
 
-def _write(root: Path, held: Mapping[str, TableResults], *, pages: Mapping[str, str]) -> list[str]:
+def _write(
+    root: Path, held: Mapping[str, stored.TableResults], *, pages: Mapping[str, str]
+) -> list[str]:
     """Write what is not there yet, remove scores without a row, and say which."""
     results = root / "results"
     files: dict[Path, bytes | None] = {
         results / path: content.encode(errors="surrogatepass")
-        for path, content in files_of(held).items()
+        for path, content in stored.files_of(held).items()
     }
     stray = sorted({*results.glob("scores/*.csv")} - set(files))
     files |= dict.fromkeys(stray)
@@ -155,7 +149,7 @@ def check(root: Path) -> str:
     found = markers(pages)
     marked = {marker.name for marker in found if marker.kind == "table"}
     held = {
-        name: read_results(folder, name)
+        name: stored.read_results(folder, name)
         for name in (*tables, *tables.refused)
         if (name in marked and name in tables) or (folder / f"{name}.csv").exists()
     }
@@ -188,7 +182,7 @@ def _difference(page: str, before: str, after: str) -> str:
     return "".join(lines)
 
 
-def _check_results(table: Table, results: TableResults) -> None:
+def _check_results(table: Table, results: stored.TableResults) -> None:
     check_rows(table, results.rows)
     found = [cell_of(table, row) for row in results.rows]
     if found != [cell for cell in table.cells() if cell in found]:
@@ -196,11 +190,11 @@ def _check_results(table: Table, results: TableResults) -> None:
             f"results/{table.name}.csv has its rows in another order than"
             f" conf/experiment/{table.name}.yaml, or twice: {', '.join(map(str, found))}"
         )
-    means = averages_of(table, results.rows)
+    means = stored.averages_of(table, results.rows)
     for metric, average in results.averages.items():
         if metric not in means or means[metric].value != average.value:
             raise ReportError(
                 f"results/averages.csv: the {metric} of {table.name} is not its rows' mean"
             )
     if table.headline:
-        backed_scores(table.name, results)
+        stored.backed_scores(table.name, results)

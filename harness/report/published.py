@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.metrics.registry import METRICS
+from harness.report import layout
 from harness.report.declaration import ReportError, Table, read_csv
 from harness.report.formats import code, markdown, text
-from harness.report.grid import ABSENT, INTERVAL, Grid, best_bold, display, grid_of_pivot
-from harness.report.grid import limits, pivot_of, signed
+from harness.report.layout import limits, pivot_of, signed
 from harness.report.stored import TableResults
 
 AVERAGE = "Average"
@@ -128,7 +128,7 @@ def other_methods(tables: Mapping[str, Table], sources: Sequence[Source]) -> str
             if shown:
                 title = f"{text(table.title)}, other methods, other features"
                 grid = _grid_of_others(table, shown, metric=metric)
-                parts.append(f"## {title}: {display(metric)}\n\n{markdown(grid, _OTHERS)}")
+                parts.append(f"## {title}: {layout.display(metric)}\n\n{markdown(grid, _OTHERS)}")
     if not parts:
         raise ReportError(f"published_sources.csv has no numbers of a method other than {METHOD}")
     return "\n".join(parts + _notes(others, ""))
@@ -141,13 +141,13 @@ _OURS = (
 _OTHERS = f"As published. Other methods on other features: no comparison with {METHOD}."
 
 
-def _grid_of_others(table: Table, sources: Sequence[Source], *, metric: str) -> Grid:
+def _grid_of_others(table: Table, sources: Sequence[Source], *, metric: str) -> layout.Grid:
     lines = [
         (category, *map(_written, _theirs(table, sources, category, metric)))
         for category in (*table.config["dataset"]["categories"], AVERAGE)
     ]
     header = ("Category", *(f"{s.label}: {s.method}" for s in sources))
-    return Grid(header, tuple(lines[:-1]), lines[-1])
+    return layout.Grid(header, tuple(lines[:-1]), lines[-1])
 
 
 def _sections(table: Table, results: TableResults, sources: Sequence[Source]) -> list[str]:
@@ -160,7 +160,7 @@ def _sections(table: Table, results: TableResults, sources: Sequence[Source]) ->
         beside = [s for s in sources if s.backbone == backbone and s.has(dataset, metric)]
         if beside:
             grid = _grid(table, results, beside, metric=metric)
-            sections.append(f"{title}: {display(metric)}\n\n{markdown(grid, caption)}")
+            sections.append(f"{title}: {layout.display(metric)}\n\n{markdown(grid, caption)}")
     others = [source for source in sources if source.backbone != backbone]
     if others:
         names = ", ".join(f"{text(s.label)} ({code(s.backbone)})" for s in others)
@@ -168,8 +168,10 @@ def _sections(table: Table, results: TableResults, sources: Sequence[Source]) ->
     return sections
 
 
-def _grid(table: Table, results: TableResults, sources: Sequence[Source], *, metric: str) -> Grid:
-    ours = grid_of_pivot(pivot_of(table, results.rows, [metric]))
+def _grid(
+    table: Table, results: TableResults, sources: Sequence[Source], *, metric: str
+) -> layout.Grid:
+    ours = layout.grid_of_pivot(pivot_of(table, results.rows, [metric]))
     header = [title for source in sources for title in (source.label, "difference")]
     of = {r.category: (r.metrics.get(metric), r.low.get(metric), r.high.get(metric))
           for r in results.rows}  # fmt: skip
@@ -178,7 +180,7 @@ def _grid(table: Table, results: TableResults, sources: Sequence[Source], *, met
     for category, written in [*ours.body, (AVERAGE, ours.average[1])]:
         theirs = _theirs(table, sources, category, metric)
         lines.append((category, *_line(written, of.get(category, (None, None, None)), theirs)))
-    return Grid(("Category", "Ours", INTERVAL, *header), tuple(lines[:-1]), lines[-1])
+    return layout.Grid(("Category", "Ours", layout.INTERVAL, *header), tuple(lines[:-1]), lines[-1])
 
 
 def _theirs(
@@ -192,7 +194,7 @@ def _theirs(
 
 
 def _written(value: Decimal | None) -> str:
-    return ABSENT if value is None else str(value)
+    return layout.ABSENT if value is None else str(value)
 
 
 def _line(
@@ -201,10 +203,13 @@ def _line(
     """Write one line, given our value and its limits: the best in bold, if there are several."""
     value, low, high = known
     numbers = [None if item is None else float(item) for item in theirs]
-    first, *others = best_bold([value, *numbers], [ours, *map(_written, theirs)])
+    first, *others = layout.best_bold([value, *numbers], [ours, *map(_written, theirs)])
     yield from (first, limits(low, high))
     for cell, other in zip(others, numbers, strict=True):
-        yield from (cell, ABSENT if other is None or value is None else signed(value - other))
+        yield from (
+            cell,
+            layout.ABSENT if other is None or value is None else signed(value - other),
+        )
 
 
 def _notes(sources: Sequence[Source], before: str) -> list[str]:

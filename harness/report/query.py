@@ -12,24 +12,11 @@ import yaml
 from harness.config import conf_dir
 from harness.metrics.registry import HEADLINE, METRICS
 from harness.record import StoredRun
-from harness.report import facets
+from harness.report import facets, layout
 from harness.report.caption import commit, days
 from harness.report.declaration import INTERVAL_METRIC, ReportError
 from harness.report.facets import CORE, DATA, MACHINE, Choice, Facets, check_key, facets_of
 from harness.report.formats import code, latex, markdown, text
-from harness.report.grid import (
-    TIMES,
-    BySeed,
-    Line,
-    Measured,
-    Pivot,
-    display,
-    grid_of_pivot,
-    measure,
-    numbers_of,
-    of_type,
-    timed,
-)
 from harness.report.html import page_of
 from harness.report.rows import FINISHED, to_csv
 from harness.report.selection import Read, preference, proven
@@ -43,7 +30,7 @@ _OF_SCORES = ("image_auroc", "image_average_precision", "image_f1_max")
 _CATEGORY = ("category",)
 _APART = (*DATA, MACHINE, "weights_digest", "identity", "model_factory", "backbone_factory")
 
-Place = tuple[Line, Line]
+Place = tuple[layout.Line, layout.Line]
 """Of a cell: its row and its column."""
 
 
@@ -51,14 +38,14 @@ Place = tuple[Line, Line]
 class Query:
     """What a table is asked to show."""
 
-    rows: Line  # facets; `metric` and `defect_type` may be among them
-    columns: Line
-    metrics: Line  # several only where `metric` is an axis
+    rows: layout.Line  # facets; `metric` and `defect_type` may be among them
+    columns: layout.Line
+    metrics: layout.Line  # several only where `metric` is an axis
     format: str
     choices: dict[str, Choice]
 
     @property
-    def axes(self) -> Line:
+    def axes(self) -> layout.Line:
         """The facets of rows and columns that runs have."""
         return tuple(key for key in (*self.rows, *self.columns) if key not in (METRIC, DEFECT_TYPE))
 
@@ -70,14 +57,14 @@ class Query:
     @property
     def timed(self) -> bool:
         """Whether it shows times, which are of one machine."""
-        return not TIMES.keys().isdisjoint(self.metrics)
+        return not layout.TIMES.keys().isdisjoint(self.metrics)
 
-    def places(self, runs: Sequence[StoredRun]) -> dict[Line, list[StoredRun]]:
+    def places(self, runs: Sequence[StoredRun]) -> dict[layout.Line, list[StoredRun]]:
         """Sort the runs that are asked for by where they have a place, seeds apart."""
         of = {run.run_id: facets_of(run) for run in runs}
         choices = [one for key, one in self.choices.items() if key != DEFECT_TYPE]
         kept, keys = facets.chosen(of, choices), (*self.axes, "seed")
-        places: dict[Line, list[StoredRun]] = {}
+        places: dict[layout.Line, list[StoredRun]] = {}
         for run in runs:
             if run.run_id in kept and all(key in of[run.run_id] for key in keys):
                 place = tuple(of[run.run_id][key] for key in keys)
@@ -92,7 +79,7 @@ class Found:
     query: Query
     runs: tuple[StoredRun, ...]
     common: dict[str, str]  # what all of them have in common
-    pivot: Pivot
+    pivot: layout.Pivot
     unofficial: set[Place]  # whose data are not the published dataset
     notes: tuple[str, ...]  # for the terminal
 
@@ -152,7 +139,7 @@ def query_of(arguments: Iterable[str], finished: Sequence[Facets]) -> Query:
     metrics = given.get(METRIC, HEADLINE if METRIC in axes else (INTERVAL_METRIC,))
     formats = given.get("format", FORMATS[:1])
     for key in metrics:
-        check_key(key, (*METRICS, *TIMES), what="metric")
+        check_key(key, (*METRICS, *layout.TIMES), what="metric")
     for key in formats:
         check_key(key, FORMATS, what="format")
     if len(metrics) > 1 and METRIC not in axes:
@@ -172,9 +159,9 @@ def query_of(arguments: Iterable[str], finished: Sequence[Facets]) -> Query:
 
 def _cells(
     query: Query, runs: Iterable[StoredRun]
-) -> tuple[dict[Place, dict[int, Measured]], set[Place]]:
+) -> tuple[dict[Place, dict[int, layout.Measured]], set[Place]]:
     """Measure all that is shown, and name the places of data that are not official."""
-    cells: dict[Place, dict[int, Measured]] = {}
+    cells: dict[Place, dict[int, layout.Measured]] = {}
     unofficial: set[Place] = set()
     for run in runs:
         for shown, value in _measured(query, run):
@@ -188,17 +175,17 @@ def _cells(
     return cells, unofficial
 
 
-def _measured(query: Query, run: StoredRun) -> Iterator[tuple[dict[str, str], Measured]]:
+def _measured(query: Query, run: StoredRun) -> Iterator[tuple[dict[str, str], layout.Measured]]:
     """Yield all that is shown of a run: by metric, and by defect type if that is asked for."""
     wanted = query.choices.get(DEFECT_TYPE)
     kinds = dict.fromkeys(image.defect_type for image in run.record.scores if image.anomalous)
     for metric in query.metrics:
         if not query.by_type:
-            yield {METRIC: metric}, measure(run.record, metric, run.status)
+            yield {METRIC: metric}, layout.measure(run.record, metric, run.status)
             continue
         for kind in kinds:
             if wanted is None or wanted.has(kind):
-                value = of_type(run.record.scores, metric, defect_type=kind)
+                value = layout.of_type(run.record.scores, metric, defect_type=kind)
                 yield {METRIC: metric, DEFECT_TYPE: kind}, value
 
 
@@ -206,9 +193,9 @@ def _pivot(
     query: Query,
     runs: Sequence[StoredRun],
     *,
-    cells: dict[Place, dict[int, Measured]],
+    cells: dict[Place, dict[int, layout.Measured]],
     unofficial: set[Place],
-) -> Pivot:
+) -> layout.Pivot:
     """Order and name rows and columns."""
     declared = _declared({run.record.dataset for run in runs})
     marks = [_marks(cells, unofficial, side=side) for side in (0, 1)]
@@ -223,7 +210,7 @@ def _pivot(
     )
     by_category = _CATEGORY in (query.rows, query.columns)
     over = marks if query.columns == _CATEGORY else marks[:1]
-    return Pivot(
+    return layout.Pivot(
         corner=" · ".join(map(_title, query.rows)),
         rows=rows,
         columns=columns,
@@ -235,7 +222,7 @@ def _pivot(
     )
 
 
-def _marks(cells: Iterable[Place], unofficial: set[Place], *, side: int) -> dict[Line, str]:
+def _marks(cells: Iterable[Place], unofficial: set[Place], *, side: int) -> dict[layout.Line, str]:
     """Return the mark of each row, or of each column: of those that show no official data."""
     official = {place[side] for place in cells if place not in unofficial}
     return {place[side]: NOT_OFFICIAL * (place[side] not in official) for place in cells}
@@ -252,8 +239,8 @@ def _declared(names: set[str]) -> list[str]:
 
 
 def _order(
-    query: Query, keys: Line, declared: Sequence[str]
-) -> Callable[[Line], list[tuple[int, int, float, str, str]]]:
+    query: Query, keys: layout.Line, declared: Sequence[str]
+) -> Callable[[layout.Line], list[tuple[int, int, float, str, str]]]:
     """Sort as asked for, then categories as declared, then numbers, then words."""
     orders: dict[str, Sequence[str]] = {METRIC: query.metrics, "category": declared}
 
@@ -268,7 +255,7 @@ def _order(
 
 def _words(key: str, value: str, keyed: bool) -> str:
     if key == METRIC:
-        return display(value)
+        return layout.display(value)
     plain = not keyed or key in (*CORE[:4], DEFECT_TYPE)
     return facets.in_words(key, value) if plain else f"{key} = {facets.in_words(key, value)}"
 
@@ -281,7 +268,7 @@ def render(found: Found, arguments: Sequence[str]) -> str:
     """Write a table in the format that was asked for; a CSV has no caption."""
     if found.query.format == "csv":
         return csv_of(found)
-    grid, caption = grid_of_pivot(found.pivot), caption_of(found, arguments)
+    grid, caption = layout.grid_of_pivot(found.pivot), caption_of(found, arguments)
     if found.query.format == "latex":
         return latex("runs", grid, caption)
     return page_of(grid, caption) if found.query.format == "html" else markdown(grid, caption)
@@ -305,8 +292,8 @@ def csv_of(found: Found) -> str:
     return to_csv(lines)
 
 
-def _exact(by_seed: BySeed, seeds: int) -> list[str]:
-    values = numbers_of(by_seed)
+def _exact(by_seed: layout.BySeed, seeds: int) -> list[str]:
+    values = layout.numbers_of(by_seed)
     if len(values) < seeds:
         return [""] * (2 if seeds > 1 else 1)
     return [repr(mean(values)), *([repr(stdev(values))] if seeds > 1 else [])]
@@ -328,7 +315,7 @@ def caption_of(found: Found, arguments: Sequence[str]) -> str:
         sentences.append(f"{', '.join(oracles)}: best threshold on the test labels (an oracle).")
     if query.timed:
         machines = dict.fromkeys(code(facets_of(run)[MACHINE]) for run in found.runs)
-        sentences += timed(query.metrics, machines)
+        sentences += layout.timed(query.metrics, machines)
     own = dict.fromkeys(f"{one.dataset}/{one.category}" for one in records if not one.official)
     if own:
         sentences.append(f"Not official: {', '.join(map(text, own))} (not the published data).")
@@ -336,7 +323,7 @@ def caption_of(found: Found, arguments: Sequence[str]) -> str:
 
 
 def _what(found: Found) -> str:
-    names = ", ".join(map(display, found.query.metrics))
+    names = ", ".join(map(layout.display, found.query.metrics))
     types = ", normal test images against one defect type" if found.query.by_type else ""
     if (count := found.pivot.seeds) == 1:
         return f"{names}{types}"

@@ -9,19 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.metrics.registry import HEADLINE
+from harness.report import layout
 from harness.report.caption import caption, described
 from harness.report.declaration import ReportError, Table, Tables, reading
 from harness.report.formats import TEMPLATES, code, markdown, text
-from harness.report.grid import (
-    ABSENT,
-    Line,
-    display,
-    grid_of,
-    grid_of_pivot,
-    number,
-    pivot_of,
-    shown_metrics,
-)
 from harness.report.published import AVERAGE, METHOD, Source, published_sources
 from harness.report.stored import TableResults
 
@@ -146,8 +137,8 @@ class Group(NamedTuple):
 
     label: str
     titles: list[str]
-    cells: dict[str, Line]  # by category
-    average: Line
+    cells: dict[str, layout.Line]  # by category
+    average: layout.Line
     caption: str  # in Markdown
 
 
@@ -156,7 +147,10 @@ def declared(
 ) -> dict[Marker, str]:
     """Write what stands at the markers of tables, of those that are given."""
     wanted = [(m, tables[m.name]) for m in found if m.kind == "table" and m.name in tables]
-    return {m: markdown(grid_of(t, held[t.name]), caption(t, held[t.name].rows)) for m, t in wanted}
+    return {
+        m: markdown(layout.grid_of(t, held[t.name]), caption(t, held[t.name].rows))
+        for m, t in wanted
+    }
 
 
 def overviews(
@@ -202,7 +196,7 @@ def overview(
     named = [c for table in tables for c in table.categories] + [c for g in groups for c in g.cells]
     categories = [c for c in dict.fromkeys(named) if any(c in group.cells for group in groups)]
     lines = [
-        (c, [cell for g in groups for cell in g.cells.get(c, (ABSENT,) * len(g.titles))])
+        (c, [cell for g in groups for cell in g.cells.get(c, (layout.ABSENT,) * len(g.titles))])
         for c in categories
     ]
     lines.append((AVERAGE, [cell for group in groups for cell in group.average]))
@@ -250,8 +244,8 @@ def _labels(tables: Iterable[Table]) -> dict[str, str]:
 
 
 def _ours(table: Table, results: TableResults, label: str) -> Group:
-    metrics = shown_metrics(results.rows)
-    grid = grid_of_pivot(pivot_of(table, results.rows, metrics))
+    metrics = layout.shown_metrics(results.rows)
+    grid = layout.grid_of_pivot(layout.pivot_of(table, results.rows, metrics))
     run = {row.category for row in results.rows}
     cells = {category: tuple(line) for category, *line in grid.body if category in run}
     return Group(label, list(grid.header[1:]), cells, grid.average[1:], described(table))
@@ -259,13 +253,13 @@ def _ours(table: Table, results: TableResults, label: str) -> Group:
 
 def _theirs(source: Source, dataset: str) -> Group:
     numbers = source.values.items()
-    values = {key[1:]: number(float(value)) for key, value in numbers if key[0] == dataset}
+    values = {key[1:]: layout.number(float(value)) for key, value in numbers if key[0] == dataset}
     metrics = tuple(m for m in HEADLINE if any(metric == m for _, metric in values))
     cells = {
-        category: tuple(values.get((category, metric), ABSENT) for metric in metrics)
+        category: tuple(values.get((category, metric), layout.ABSENT) for metric in metrics)
         for category, metric in values
         if metric in metrics
     }
-    average = cells.pop(AVERAGE, (ABSENT,) * len(metrics))
+    average = cells.pop(AVERAGE, (layout.ABSENT,) * len(metrics))
     origin = f"{text(source.label)}: published numbers, not run here ({text(source.reference)})"
-    return Group(source.label, list(map(display, metrics)), cells, average, origin)
+    return Group(source.label, list(map(layout.display, metrics)), cells, average, origin)

@@ -16,8 +16,8 @@ from harness.charts import bend_around, bent_ticks, histogram, learning_curve, r
 from harness.report.__main__ import main
 from harness.report.declaration import ReportError
 from harness.report.formats import TEMPLATES
-from harness.report.grid import Grid
 from harness.report.html import COLUMNS, INDEX, auroc_bars, read_gallery
+from harness.report.layout import Grid
 from harness.report.stored import read_results
 from tests.report.synthetic import metrics, scores
 

@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from harness.record import ImageScore, StoredRun
 from harness.report.__main__ import main
 from harness.report.declaration import ReportError
-from harness.report.grid import grid_of_pivot, of_type
+from harness.report.layout import grid_of_pivot, of_type
 from harness.report.query import caption_of, render, search
 from harness.report.selection import as_read
 from tests.report.synthetic import SETTINGS, failed, metrics, record, run, scores
