@@ -173,11 +173,15 @@ def _grid(
 ) -> layout.Grid:
     ours = layout.grid_of_pivot(pivot_of(table, results.rows, [metric]))
     header = [title for source in sources for title in (source.label, "difference")]
-    of = {r.category: (r.metrics.get(metric), r.low.get(metric), r.high.get(metric))
-          for r in results.rows}  # fmt: skip
-    of[AVERAGE] = results.averages.get(metric, (None, None, None))
+    of: dict[str, Sequence[float | None]] = {
+        row.category: (row.metrics.get(metric), row.low.get(metric), row.high.get(metric))
+        for row in results.rows
+    }
+    last = ours.average[1]
+    if average := results.averages.get(metric):
+        of[AVERAGE], last = average, layout.number(average.value)
     lines = []
-    for category, written in [*ours.body, (AVERAGE, ours.average[1])]:
+    for category, written in [*ours.body, (AVERAGE, last)]:
         theirs = _theirs(table, sources, category, metric)
         lines.append((category, *_line(written, of.get(category, (None, None, None)), theirs)))
     return layout.Grid(("Category", "Ours", layout.INTERVAL, *header), tuple(lines[:-1]), lines[-1])

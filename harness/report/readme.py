@@ -136,9 +136,9 @@ class Group(NamedTuple):
     """Some columns of an overview: those of one table, or of one reference."""
 
     label: str
-    titles: list[str]
-    cells: dict[str, layout.Line]  # by category
-    average: layout.Line
+    titles: layout.Line
+    cells: Mapping[str, Sequence[str]]  # by category
+    average: Sequence[str]
     caption: str  # in Markdown
 
 
@@ -147,10 +147,8 @@ def declared(
 ) -> dict[Marker, str]:
     """Write what stands at the markers of tables, of those that are given."""
     wanted = [(m, tables[m.name]) for m in found if m.kind == "table" and m.name in tables]
-    return {
-        m: markdown(layout.grid_of(t, held[t.name]), caption(t, held[t.name].rows))
-        for m, t in wanted
-    }
+    each = [(m, layout.grid_of(t, held[t.name]), caption(t, held[t.name].rows)) for m, t in wanted]
+    return {marker: markdown(grid, words) for marker, grid, words in each}
 
 
 def overviews(
@@ -165,13 +163,16 @@ def overviews(
     `tables`, whose rows are as they declare, the overview of its dataset is not made.
     """
     marked = [marker.name for marker in found if marker.kind == "table"]
-    shown = [tables[name] for name in marked if name in tables and tables[name].headline]
     withheld = [held[name].rows for name in marked if name in held and name not in tables]
     stale = {row.dataset for rows in withheld for row in rows}
+    shown = [tables[name] for name in marked if name in tables and tables[name].headline]
     datasets = {table.choice("dataset") for table in tables.values()} - stale
     wanted = [marker for marker in found if marker.kind == "results" and marker.name in datasets]
     sources = published_sources(results) if wanted else []
-    made = {m: overview(m.name, _of(m.name, shown), held, sources) for m in wanted}
+    of = _by_dataset(shown)
+    made = {
+        marker: overview(marker.name, of.get(marker.name, []), held, sources) for marker in wanted
+    }
     if STATUS in found and not stale:
         made[STATUS] = status(shown, held)
     return made
@@ -194,10 +195,10 @@ def overview(
         commands = " or ".join(code(table.command) for table in tables)
         return f"None yet: {commands}.\n" if tables else "None yet.\n"
     named = [c for table in tables for c in table.categories] + [c for g in groups for c in g.cells]
-    categories = [c for c in dict.fromkeys(named) if any(c in group.cells for group in groups)]
     lines = [
-        (c, [cell for g in groups for cell in g.cells.get(c, (layout.ABSENT,) * len(g.titles))])
-        for c in categories
+        (c, [cell for g in groups for cell in g.cells.get(c, [layout.ABSENT] * len(g.titles))])
+        for c in dict.fromkeys(named)
+        if any(c in group.cells for group in groups)
     ]
     lines.append((AVERAGE, [cell for group in groups for cell in group.average]))
     drawn = TEMPLATES.get_template("overview.html").render(groups=groups, lines=lines)
@@ -215,25 +216,26 @@ def reference(dataset: str, sources: Sequence[Source]) -> Source | None:
     return best if best and shown(best) else None
 
 
-def status(tables: Sequence[Table], held: Mapping[str, TableResults]) -> str:
+def _by_dataset(tables: Iterable[Table]) -> dict[str, list[Table]]:
+    found: dict[str, list[Table]] = {}
+    for table in tables:
+        found.setdefault(table.choice("dataset"), []).append(table)
+    return found
+
+
+def status(tables: Iterable[Table], held: Mapping[str, TableResults]) -> str:
     """Write a line for each dataset: how many categories have a result; those with one first."""
     lines = []
-    for dataset in dict.fromkeys(table.choice("dataset") for table in tables):
-        own = _of(dataset, tables)
-        parts = [_count(t, held[t.name], _labels(own)[t.name]) for t in own if held[t.name].rows]
-        lines.append((not parts, f"- {text(own[0].title)}: {'; '.join(parts) or 'none yet'}\n"))
+    for those in _by_dataset(tables).values():
+        parts, labels = [], _labels(those)
+        for table in those:
+            rows = held[table.name].rows
+            failed = sum(not row.finished for row in rows)
+            count = f"{len(rows) - failed}/{len(table.categories)} categories"
+            lost = f" ({failed} failed)" if failed else ""
+            parts += [f"{count} with {code(labels[table.name])}{lost}"] if rows else []
+        lines.append((not parts, f"- {text(those[0].title)}: {'; '.join(parts) or 'none yet'}\n"))
     return "".join(line for _, line in sorted(lines, key=lambda line: line[0]))
-
-
-def _count(table: Table, results: TableResults, label: str) -> str:
-    finished = sum(row.finished for row in results.rows)
-    failed = len(results.rows) - finished
-    lost = f" ({failed} failed)" if failed else ""
-    return f"{finished}/{len(table.categories)} categories with {code(label)}{lost}"
-
-
-def _of(dataset: str, tables: Iterable[Table]) -> list[Table]:
-    return [table for table in tables if table.choice("dataset") == dataset]
 
 
 def _labels(tables: Iterable[Table]) -> dict[str, str]:
@@ -244,22 +246,18 @@ def _labels(tables: Iterable[Table]) -> dict[str, str]:
 
 
 def _ours(table: Table, results: TableResults, label: str) -> Group:
-    metrics = layout.shown_metrics(results.rows)
-    grid = layout.grid_of_pivot(layout.pivot_of(table, results.rows, metrics))
-    run = {row.category for row in results.rows}
-    cells = {category: tuple(line) for category, *line in grid.body if category in run}
-    return Group(label, list(grid.header[1:]), cells, grid.average[1:], described(table))
+    pivot = layout.pivot_of(table, results.rows, layout.shown_metrics(results.rows))
+    grid, run = layout.grid_of_pivot(pivot), {row.category for row in results.rows}
+    cells = {category: line for category, *line in grid.body if category in run}
+    return Group(label, grid.header[1:], cells, grid.average[1:], described(table))
 
 
 def _theirs(source: Source, dataset: str) -> Group:
     numbers = source.values.items()
-    values = {key[1:]: layout.number(float(value)) for key, value in numbers if key[0] == dataset}
+    values = {k[1:]: layout.number(float(value)) for k, value in numbers if k[0] == dataset}
     metrics = tuple(m for m in HEADLINE if any(metric == m for _, metric in values))
-    cells = {
-        category: tuple(values.get((category, metric), layout.ABSENT) for metric in metrics)
-        for category, metric in values
-        if metric in metrics
-    }
-    average = cells.pop(AVERAGE, (layout.ABSENT,) * len(metrics))
+    named = [*(category for category, metric in values if metric in metrics), AVERAGE]
+    cells = {c: [values.get((c, metric), layout.ABSENT) for metric in metrics] for c in named}
+    average = cells.pop(AVERAGE)
     origin = f"{text(source.label)}: published numbers, not run here ({text(source.reference)})"
-    return Group(source.label, list(map(layout.display, metrics)), cells, average, origin)
+    return Group(source.label, tuple(map(layout.display, metrics)), cells, average, origin)
