@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from io import BytesIO
-from itertools import pairwise
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -176,47 +175,6 @@ def histogram(title: str, scores: Sequence[ImageScore]) -> Chart:
     bottom = 4 + 50 * len(rows)
     body = _shapes().histogram(rows, ticks, bottom)
     return Chart(f"Anomaly scores of {title} by defect type", body, bottom + 38)
-
-
-def learning_curve(
-    title: str, axis: str, points: Mapping[str, Mapping[float, Sequence[float]]]
-) -> Chart:
-    """Draw a metric against a swept setting, with its standard deviation over seeds."""
-    values = sorted({value for line in points.values() for value in line})
-    every = [metric for line in points.values() for seeds in line.values() for metric in seeds]
-    low, high = math.floor(20 * min(every)) / 20, math.ceil(20 * max(every)) / 20
-    high = max(high, low + 0.05)
-    step = 236 / max(len(values) - 1, 1)
-    x = {value: round(44 + place * step, 1) for place, value in enumerate(values)}
-
-    def y(metric: float) -> float:
-        return round(250 - 238 * (metric - low) / (high - low), 1)
-
-    names = _apart([y(fmean(line[max(line)])) for line in points.values()])
-    series = []
-    for number, (name, line) in enumerate(points.items()):
-        marks: list[dict[str, Any]] = []
-        for value, seeds in sorted(line.items()):
-            center, spread = fmean(seeds), stdev(seeds) if len(seeds) > 1 else 0.0
-            words = f"{name}, {value:g}: {center:.3f} ± {spread:.3f}"
-            ends = {"low": y(center - spread), "high": y(center + spread)}
-            marks.append({"x": x[value], "y": y(center), "words": words, **ends})
-        path = " ".join(f"{mark['x']},{mark['y']}" for mark in marks)
-        label = {"name": name, "end": names[number] + 4, "style": f"series{number % 6}"}
-        series.append({"points": path, "marks": marks, **label})
-    ticks = np.arange(low, high + 1e-9, 0.1 if high - low > 0.3 else 0.05)
-    ys = [(f"{tick:.2f}", y(tick)) for tick in ticks.tolist()]
-    xs = [(f"{value:g}", place) for value, place in x.items()]
-    return Chart(title, _shapes().learning(axis, xs, ys, series), 296)
-
-
-def _apart(positions: Sequence[float], gap: float = 13) -> list[float]:
-    """Push labels down until none covers another."""
-    placed = list(positions)
-    order = sorted(range(len(placed)), key=placed.__getitem__)
-    for before, after in pairwise(order):
-        placed[after] = max(placed[after], placed[before] + gap)
-    return placed
 
 
 def draw_mistakes(mistakes: Sequence[Mistake]) -> str:

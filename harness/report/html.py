@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.charts import Chart, histogram, learning_curve, roc_chart
+from harness.charts import Chart, histogram, roc_chart
 from harness.record import ImageScore
 from harness.report.caption import caption, days
 from harness.report.declaration import INTERVAL_METRIC, ReportError, Table, read_csv
@@ -74,7 +74,6 @@ class Section(NamedTuple):
     title: str
     grid: Grid
     caption: str
-    curves: Chart | None = None
     bars: tuple[Sequence[Row], float] | None = None  # and where their axis starts
     categories: Sequence[Category] = ()
 
@@ -109,12 +108,12 @@ def _section(table: Table, results: TableResults, pictures: Path) -> Section:
     rows = [row for row in results.rows if row.finished]
     grid, text = grid_of(table, results, more=_MORE), caption(table, results.rows)
     if not table.headline:
-        return Section(table.name, _title(table), grid, text, _curves(table, rows))
+        return Section(table.name, _title(table), grid, text)
     machines = [machine_words(results.environments[row.environment]["machine"]) for row in rows]
     text = " ".join([text, *timed(TIMES, dict.fromkeys(map(code, machines)))])
     scores = backed_scores(table.name, results)
     each = [_category(table, row, scores[row.category], pictures / row.category) for row in rows]
-    return Section(table.name, _title(table), grid, text, None, auroc_bars(rows), each)
+    return Section(table.name, _title(table), grid, text, auroc_bars(rows), each)
 
 
 def _category(table: Table, row: Row, scores: Sequence[ImageScore], pictures: Path) -> Category:
@@ -143,20 +142,6 @@ def _types(scores: Sequence[ImageScore]) -> tuple[Grid, str] | None:
         body.append((kind, str(kinds.count(kind)), written))
     caption = f"{title} of the normal test images against those of one defect type."
     return (Grid(("Defect type", "Images", title), tuple(body)), caption) if body[1:] else None
-
-
-def _curves(table: Table, rows: Iterable[Row]) -> Chart | None:
-    """Draw a swept setting, if all its values are numbers."""
-    points: dict[str, dict[float, list[float]]] = {}
-    try:
-        for row in (row for row in rows if table.metric in row.metrics):
-            line = points.setdefault(row.category, {})
-            value = float(row.settings.get(table.axis, ""))
-            line.setdefault(value, []).append(row.metrics[table.metric])
-    except ValueError:
-        return None
-    title = f"{display(table.metric)} of {table.title} over {table.axis}"
-    return learning_curve(title, table.axis, points) if points else None
 
 
 def auroc_bars(rows: Iterable[Row]) -> tuple[Sequence[Row], float]:

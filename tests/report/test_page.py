@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import auc
 
-from harness.charts import bend_around, bent_ticks, histogram, learning_curve, roc_chart
+from harness.charts import bend_around, bent_ticks, histogram, roc_chart
 from harness.report.__main__ import main
 from harness.report.declaration import ReportError
 from harness.report.formats import TEMPLATES
@@ -71,16 +71,6 @@ def test_bars_start_at_chance_on_either_side(swept: Path) -> None:
     assert '<b style="left:0.0%;width:16.67%">' in PARTS.bars(*auroc_bars([below])), (
         "0.4 left of 0.5"
     )
-
-
-def test_learning_curve_has_a_line_for_each_category_and_labels_apart() -> None:
-    drawn = learning_curve(
-        "t", "n_train", {"bolt": {4: [0.8, 0.9], 8: [0.9]}, "cap": {4: [0.8], 8: [0.9]}}
-    ).svg
-    assert drawn.count("<polyline") == 2
-    heights = [float(y) for y in re.findall(r'class="series\d" x="288" y="([\d.]+)"', drawn)]
-    assert abs(heights[0] - heights[1]) >= 12
-    assert "bolt, 4: 0.850 ± 0.071" in drawn
 
 
 def test_text_from_files_is_escaped() -> None:
