@@ -205,21 +205,14 @@ def separation_limit(n_normal: int, n_anomalous: int, confidence: float = CONFID
 
 
 def cell_limits(resampled: Resampled | None) -> Limits | None:
-    """Compute the interval of a job's image AUROC.
-
-    Where the scores separate perfectly, the lower limit comes from the number of images.
-    """
-    if resampled is None:
-        return None
-    if resampled.value == 1.0:
-        normal, anomalous = (len(stratum) for stratum in resampled.left_out)
-        return separation_limit(normal, anomalous), 1.0
-    return interval(resampled)
+    """Compute the interval of a job's image AUROC; None without enough images, or spread."""
+    if resampled is None or resampled.value < 1:
+        return None if resampled is None else interval(resampled)
+    normal, anomalous = map(len, resampled.left_out)
+    return separation_limit(normal, anomalous), 1.0
 
 
 def average_limits(cells: Sequence[Resampled | None]) -> Limits | None:
     """Compute the interval of the average, images resampled within each category."""
     known = [cell for cell in cells if cell is not None]
-    if not known or len(known) < len(cells):
-        return None
-    return interval(mean_of(known))
+    return interval(mean_of(known)) if known and len(known) == len(cells) else None

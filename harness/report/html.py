@@ -9,9 +9,9 @@ import base64
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from harness.charts import Chart, histogram, roc_chart
+from harness.charts import histogram, roc_chart
 from harness.record import ImageScore
 from harness.report.caption import caption, days
 from harness.report.declaration import INTERVAL_METRIC, ReportError, Table, read_csv
@@ -28,19 +28,13 @@ COLUMNS = ("kind", "image", "defect_type", "score", "note", "picture", "map", "m
 _MORE = ("image_average_precision", *TIMES)
 # Of the gallery's own folder: what an index names is laid into the page.
 _FILE = re.compile(r"\w+\.(webp|png)", re.ASCII)
-_TITLES = {
-    "false_alarm": "Normal images with the highest scores",
-    "miss": "Anomalous images with the lowest scores",
-    "best_map": "Best localisations",
-    "worst_map": "Worst localisations",
-}
 _KINDS = {"picture": "image", "map": "anomaly map", "mask": "ground truth mask"}
 
 
 class Picture(NamedTuple):
     """One image of a category's gallery."""
 
-    kind: str  # why it was chosen: a key of `_TITLES`
+    kind: str  # why it was chosen: `parts.html` has their titles
     image: str
     defect_type: str
     score: float
@@ -53,29 +47,6 @@ class Picture(NamedTuple):
         for kind, path in self.files.items():
             data = base64.b64encode(read_regular(path)).decode()
             yield _KINDS[kind], f"data:image/{path.suffix.removeprefix('.')};base64,{data}"
-
-
-class Category(NamedTuple):
-    """What can be opened of one finished job."""
-
-    name: str
-    auroc: str
-    roc: Chart
-    histogram: Chart
-    types: tuple[Grid, str] | None
-    gallery: list[tuple[str, list[Picture]]]
-    trace: str
-
-
-class Section(NamedTuple):
-    """One table, with its caption in Markdown and all that is drawn of it."""
-
-    name: str
-    title: str
-    grid: Grid
-    caption: str
-    bars: tuple[Sequence[Row], float] | None = None  # and where their axis starts
-    categories: Sequence[Category] = ()
 
 
 def build_page(
@@ -95,7 +66,7 @@ def build_page(
 def page_of(grid: Grid, caption: str) -> str:
     """Build a page of one table."""
     return TEMPLATES.get_template("page.html").render(
-        summary="A table of tracked runs.", sections=[Section("", "", grid, caption)], waiting=[]
+        summary="A table of tracked runs.", sections=[{"table": (grid, caption)}], waiting=[]
     )
 
 
@@ -104,32 +75,26 @@ def _title(table: Table) -> str:
     return f"{table.title} · {', '.join(table.choices('backbone'))}{swept}"
 
 
-def _section(table: Table, results: TableResults, pictures: Path) -> Section:
+def _section(table: Table, results: TableResults, pictures: Path) -> dict[str, Any]:
     rows = [row for row in results.rows if row.finished]
     grid, text = grid_of(table, results, more=_MORE), caption(table, results.rows)
+    section = {"name": table.name, "title": _title(table)}
     if not table.headline:
-        return Section(table.name, _title(table), grid, text)
+        return section | {"table": (grid, text)}
     machines = [machine_words(results.environments[row.environment]["machine"]) for row in rows]
     text = " ".join([text, *timed(TIMES, dict.fromkeys(map(code, machines)))])
     scores = backed_scores(table.name, results)
-    each = [_category(table, row, scores[row.category], pictures / row.category) for row in rows]
-    return Section(table.name, _title(table), grid, text, auroc_bars(rows), each)
-
-
-def _category(table: Table, row: Row, scores: Sequence[ImageScore], pictures: Path) -> Category:
-    name, shown = f"{table.title} {row.category}", read_gallery(pictures)
-    groups = [(title, [p for p in shown if p.kind == kind]) for kind, title in _TITLES.items()]
-    return Category(
-        name=row.category,
-        auroc=number(row.metrics[INTERVAL_METRIC]) if INTERVAL_METRIC in row.metrics else "",
-        roc=roc_chart(name, scores),
-        histogram=histogram(name, scores),
-        types=_types(scores),
-        gallery=[group for group in groups if group[1]],
-        trace=f"run {code(row.run_id)}, data {code(row.data_fingerprint[:12])}, weights"
-        f" {code(row.weights_digest[:12])}, commit {code(row.commit[:10])},"
-        f" {row.n_train} training images",
-    )
+    each = [
+        {
+            "row": row,
+            "roc": roc_chart(f"{table.title} {row.category}", scores[row.category]),
+            "histogram": histogram(f"{table.title} {row.category}", scores[row.category]),
+            "types": _types(scores[row.category]),
+            "pictures": read_gallery(pictures / row.category),
+        }
+        for row in rows
+    ]
+    return section | {"table": (grid, text), "bars": auroc_bars(rows), "categories": each}
 
 
 def _types(scores: Sequence[ImageScore]) -> tuple[Grid, str] | None:

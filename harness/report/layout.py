@@ -161,7 +161,7 @@ def display(metric: str) -> str:
     return TIMES[metric].display if metric in TIMES else METRICS[metric].display
 
 
-def measure(of: Record | Row, metric: str, status: str) -> Measured:
+def measure(of: Record, metric: str, status: str) -> Measured:
     """Return a number of a job, of `METRICS` or `TIMES`, or why there is none."""
     if status != FINISHED:
         return FAILED

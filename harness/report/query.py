@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import stdev
 
 import yaml
@@ -137,18 +138,15 @@ def query_of(arguments: Iterable[str], finished: Sequence[Facets]) -> Query:
     if twice:
         raise ReportError(f"rows and columns must have no key twice, got {', '.join(twice)}")
     metrics = given.get(METRIC, HEADLINE if METRIC in axes else (INTERVAL_METRIC,))
-    formats = given.get("format", FORMATS[:1])
+    kind = ",".join(given.get("format", FORMATS[:1]))
     for key in metrics:
         check_key(key, (*METRICS, *layout.TIMES), what="metric")
-    for key in formats:
-        check_key(key, FORMATS, what="format")
+    check_key(kind, FORMATS, what="format")
     if len(metrics) > 1 and METRIC not in axes:
         raise ReportError(f"{len(metrics)} metrics need rows=metric or columns=metric")
-    if len(formats) > 1:
-        raise ReportError(f"format must be one of {', '.join(FORMATS)}, got {','.join(formats)}")
     choices = {key: Choice(key, value) for key, value in given.items() if key not in _PARTS}
     facets.check_choices([one for key, one in choices.items() if key != DEFECT_TYPE], finished)
-    query = Query(rows, columns, metrics, formats[0], choices)
+    query = Query(rows, columns, metrics, kind, choices)
     wrong = [metric for metric in metrics if metric not in _OF_SCORES]
     if query.by_type and wrong:
         raise ReportError(
@@ -198,7 +196,11 @@ def _pivot(
 ) -> layout.Pivot:
     """Order and name rows and columns."""
     declared = _declared({run.record.dataset for run in runs})
-    marks = [_marks(cells, unofficial, side=side) for side in (0, 1)]
+    official = [{place[side] for place in cells if place not in unofficial} for side in (0, 1)]
+    marks = [
+        {place[side]: NOT_OFFICIAL * (place[side] not in official[side]) for place in cells}
+        for side in (0, 1)
+    ]
     if all(marks[0].values()):  # once is enough
         marks[1] = dict.fromkeys(marks[1], "")
     rows, columns = (
@@ -220,12 +222,6 @@ def _pivot(
         across=query.columns == _CATEGORY,
         average=f"Average{NOT_OFFICIAL * any(mark for side in over for mark in side.values())}",
     )
-
-
-def _marks(cells: Iterable[Place], unofficial: set[Place], *, side: int) -> dict[layout.Line, str]:
-    """Return the mark of each row, or of each column: of those that show no official data."""
-    official = {place[side] for place in cells if place not in unofficial}
-    return {place[side]: NOT_OFFICIAL * (place[side] not in official) for place in cells}
 
 
 def _declared(names: set[str]) -> list[str]:
@@ -254,10 +250,10 @@ def _order(
 
 
 def _words(key: str, value: str, keyed: bool) -> str:
-    if key == METRIC:
-        return layout.display(value)
-    plain = not keyed or key in (*CORE[:4], DEFECT_TYPE)
-    return facets.in_words(key, value) if plain else f"{key} = {facets.in_words(key, value)}"
+    written = layout.display(value) if key == METRIC else facets.in_words(key, value)
+    return (
+        f"{key} = {written}" if keyed and key not in (*CORE[:4], METRIC, DEFECT_TYPE) else written
+    )
 
 
 def _title(key: str) -> str:
@@ -279,24 +275,20 @@ def csv_of(found: Found) -> str:
 
     Over several seeds, the cells hold means, and columns beside them the standard deviations.
     """
-    pivot = found.pivot
-    names = list(pivot.columns.values())
-    if pivot.seeds > 1:
-        names = [title for name in names for title in (name, f"{name}: standard deviation")]
-    lines = [[*found.query.rows, "official", *names]]
+    pivot, several = found.pivot, found.pivot.seeds > 1
+    names = [
+        [name, f"{name}: standard deviation"][: 1 + several] for name in pivot.columns.values()
+    ]
+    lines = [[*found.query.rows, "official", *chain(*names)]]
     for row in pivot.rows:
         flags = {(row, column) in found.unofficial for column in pivot.columns}
-        official = "mixed" if len(flags) > 1 else str(flags != {True}).lower()
-        numbers = [cell for by_seed in pivot.line(row) for cell in _exact(by_seed, pivot.seeds)]
-        lines.append([*row, official, *numbers])
+        line = [*row, "mixed" if len(flags) > 1 else str(flags != {True}).lower()]
+        for values in map(layout.numbers_of, pivot.line(row)):
+            whole = len(values) == pivot.seeds
+            numbers = [mean(values), stdev(values)] if whole and several else values[:1]
+            line += map(repr, numbers) if whole else [""] * (1 + several)
+        lines.append(line)
     return to_csv(lines)
-
-
-def _exact(by_seed: layout.BySeed, seeds: int) -> list[str]:
-    values = layout.numbers_of(by_seed)
-    if len(values) < seeds:
-        return [""] * (2 if seeds > 1 else 1)
-    return [repr(mean(values)), *([repr(stdev(values))] if seeds > 1 else [])]
 
 
 def caption_of(found: Found, arguments: Sequence[str]) -> str:
@@ -324,12 +316,12 @@ def caption_of(found: Found, arguments: Sequence[str]) -> str:
 
 def _what(found: Found) -> str:
     names = ", ".join(map(layout.display, found.query.metrics))
-    types = ", normal test images against one defect type" if found.query.by_type else ""
-    if (count := found.pivot.seeds) == 1:
-        return f"{names}{types}"
+    names += ", normal test images against one defect type" * found.query.by_type
+    if found.pivot.seeds == 1:
+        return names
     seeds = sorted({run.record.seed for run in found.runs})
-    listed = ", ".join(map(str, seeds))
-    return f"{names}{types}, mean ± standard deviation over {count} seeds ({listed})"
+    over = f"{len(seeds)} seeds ({', '.join(map(str, seeds))})"
+    return f"{names}, mean ± standard deviation over {over}"
 
 
 def _fixed(found: Found) -> str:

@@ -117,17 +117,17 @@ def select(
     return Selection(chosen, tuple(notes))
 
 
-def mismatch(table: Table, of: Record | Row) -> str:
+def mismatch(table: Table, of: Record) -> str:
     """Say in what a run or a row is not as the table declares; empty where it fits."""
     return _fit(table, of)[1]
 
 
-def cell_of(table: Table, of: Record | Row) -> Cell:
+def cell_of(table: Table, of: Record) -> Cell:
     """Name the cell of what fits the table."""
     return Cell(of.category, of.seed, _fit(table, of)[0])
 
 
-def _fit(table: Table, of: Record | Row) -> tuple[str, str]:
+def _fit(table: Table, of: Record) -> tuple[str, str]:
     """Return the swept value that a run or a row is of, or in what it is not as declared."""
     if of.seed not in table.seeds or of.category not in table.categories:
         return "", f"category={of.category} with seed={of.seed} is not declared"
@@ -138,7 +138,7 @@ def _fit(table: Table, of: Record | Row) -> tuple[str, str]:
     return (fitting[0], "") if fitting else ("", next(iter(wrong.values())))
 
 
-def _wrong(table: Table, value: str, of: Record | Row) -> str:
+def _wrong(table: Table, value: str, of: Record) -> str:
     for group, name in table.names[value].items():
         if getattr(of, group) != name:
             return f"{group}={getattr(of, group)}, declared is {name}"
@@ -172,7 +172,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def built_otherwise(table: Table, of: Record | Row) -> str:
+def built_otherwise(table: Table, of: Record) -> str:
     """Say what built a model or backbone, whatever it is named, where it is not what is declared.
 
     Rows of schema 2 do not record it.
