@@ -4,6 +4,7 @@ import csv
 import re
 import shutil
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,10 @@ def test_page_fits_and_can_be_read(
     )
     opened.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     assert opened.evaluate("document.documentElement.scrollWidth") <= size[0]
+    levels = "[...document.querySelectorAll('h1,h2,h3,h4,h5,h6')].map((h) => +h.tagName[1])"
+    headings = opened.evaluate(levels)
+    assert headings[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(headings)), headings
     loaded = "[...document.images].every((image) => image.complete && image.naturalWidth > 0)"
     for image in opened.locator("img").all():
         image.scroll_into_view_if_needed()
