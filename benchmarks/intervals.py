@@ -16,7 +16,14 @@ from scipy import optimize, stats
 
 from harness.record import ImageScore
 from harness.report import bootstrap
-from harness.report.bootstrap import average_limits, cell_limits, resample_cell
+from harness.report.bootstrap import (
+    Images,
+    Resampled,
+    average_limits,
+    cell_limits,
+    images_of,
+    resample,
+)
 
 SIZES = ((20, 63), (12, 30), (60, 100), (200, 200))
 AUROCS = (0.75, 0.90, 0.97, 0.99)
@@ -35,12 +42,23 @@ def _shift(auroc: float) -> float:
     return float(stats.norm.ppf(auroc) * np.sqrt(2))
 
 
-def f1_max(normal: bootstrap.Integers, anomalous: bootstrap.Integers) -> bootstrap.Floats:
-    """Largest F1 over all thresholds of each line of counts."""
-    true_positives = anomalous[:, ::-1].cumsum(axis=1)
-    called = true_positives + normal[:, ::-1].cumsum(axis=1)
-    best: bootstrap.Floats = (2 * true_positives / (called + true_positives[:, -1:])).max(axis=1)
-    return best
+def f1_max(images: Images, *, key: str) -> Resampled:
+    """Resample the largest F1 over all thresholds, and leave out each image."""
+    normal, anomalous = images
+    drawn = bootstrap.drawn(images, key=key, n=RESAMPLES)
+    found = [_f1(normal[a], anomalous[b]) for i, j in drawn for a, b in zip(i, j, strict=True)]
+    left_out = (
+        np.array([_f1(np.delete(normal, i), anomalous) for i in range(len(normal))]),
+        np.array([_f1(normal, np.delete(anomalous, i)) for i in range(len(anomalous))]),
+    )
+    return Resampled(_f1(normal, anomalous), np.array(found), left_out)
+
+
+def _f1(normal: bootstrap.Floats, anomalous: bootstrap.Floats) -> float:
+    hits, all_normal = np.sort(anomalous)[::-1], np.sort(normal)
+    true_positives = np.searchsorted(-hits, -hits, side="right")
+    called = true_positives + len(normal) - np.searchsorted(all_normal, hits)
+    return float((2 * true_positives / (called + len(anomalous))).max())
 
 
 def true_f1(size: tuple[int, int], auroc: float) -> float:
@@ -59,9 +77,9 @@ def coverage(trials: int, size: tuple[int, int], auroc: float) -> str:
     best, hits = true_f1(size, auroc), np.zeros(3)
     for trial in range(trials):
         drawn = scores(rng, size, auroc)
-        resampled = resample_cell(f"trial {trial}", drawn, n=RESAMPLES)
-        images = bootstrap.images_of([i.anomalous for i in drawn], [i.score for i in drawn])
-        f1 = bootstrap.interval(bootstrap.resample(images, f1_max, key=f"{trial}", n=RESAMPLES))
+        images = images_of(drawn)
+        resampled = resample(images, key=f"trial {trial}", n=RESAMPLES)
+        f1 = bootstrap.interval(f1_max(images, key=f"{trial}"))
         plain = np.quantile(resampled.resamples, (0.025, 0.975))
         for column, (limits, truth) in enumerate(
             ((cell_limits(resampled), auroc), (plain, auroc), (f1 or (best, best), best))
@@ -79,7 +97,7 @@ def average_coverage(trials: int) -> float:
     hits = 0
     for trial in range(trials):
         cells = [
-            resample_cell(f"{trial} {c}", scores(rng, size, auroc), n=RESAMPLES)
+            resample(images_of(scores(rng, size, auroc)), key=f"{trial} {c}", n=RESAMPLES)
             for c, (size, auroc) in enumerate(zip(sizes, aurocs, strict=True))
         ]
         low, high = average_limits(cells)
@@ -93,7 +111,7 @@ def seconds(resamples: int) -> float:
     cells = [scores(rng, size, 0.9) for size in [(20, 63), (60, 40), (100, 100)] * 10]
     started = time.perf_counter()
     for number, cell in enumerate(cells):
-        cell_limits(resample_cell(f"{number}", cell, n=resamples))
+        cell_limits(resample(images_of(cell), key=f"{number}", n=resamples))
     return time.perf_counter() - started
 
 

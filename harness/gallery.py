@@ -137,7 +137,18 @@ def _save(pixels: NDArray[np.uint8], path: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw the pictures of all tables that are asked for; return 1 if a category has none."""
-    options = _parser().parse_args(arguments)
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.gallery",
+        description="Draw the pictures of the tables' runs, for `python -m harness.report html`.",
+    )
+    add = parser.add_argument
+    add("tables", nargs="*", metavar="TABLE", help="which tables (default: all)")
+    add("--root", type=Path, default=Path(), help="the checkout (default: .)")
+    add("--uri", help="the MLflow tracking URI (default: this checkout's store)")
+    add("--output", type=Path, default=Path("runs/gallery"), help="(default: %(default)s)")
+    trusted = "models and backbones, as module:name, that a run may use beside this project's own"
+    add("--trusted", nargs="+", default=[], metavar="NAME", help=trusted)
+    options = parser.parse_args(arguments)
     try:
         return _draw_tables(options)
     except (ReportError, StoreError, OSError) as error:
@@ -164,26 +175,6 @@ def _draw_tables(options: argparse.Namespace) -> int:
                 say(f"error: {error}", error=True)
                 failed = 1
     return failed
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m harness.gallery",
-        description="Draw the pictures of the tables' runs, for `python -m harness.report html`.",
-    )
-    add = parser.add_argument
-    add("tables", nargs="*", metavar="TABLE", help="which tables (default: all)")
-    add("--root", type=Path, default=Path(), help="the checkout (default: .)")
-    add("--uri", help="the MLflow tracking URI (default: this checkout's store)")
-    add("--output", type=Path, default=Path("runs/gallery"))
-    add(
-        "--trusted",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="models and backbones, as module:name, that a run may use beside this project's own",
-    )
-    return parser
 
 
 if __name__ == "__main__":

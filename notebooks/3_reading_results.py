@@ -25,7 +25,7 @@ from harness.charts import histogram, roc_chart
 from harness.report.caption import caption
 from harness.report.declaration import read_tables
 from harness.report.formats import markdown
-from harness.report.grid import grid_of
+from harness.report.layout import grid_of
 from harness.report.paired import compare
 from harness.report.stored import read_or_empty
 

@@ -18,9 +18,6 @@ from harness.system.terminal import say
 
 MEND = "python -m harness.report"
 """The command that makes results and pages agree again."""
-_PICTURES = Path("runs/gallery")
-_URI = "the MLflow tracking URI"
-
 _EXAMPLES = """\
 examples:
   python -m harness.report                       write results/, README and docs/results.md
@@ -33,6 +30,11 @@ examples:
   python -m harness.report html                  everything as one page, runs/report.html, with the
                                                  pictures of `python -m harness.gallery`
 """
+_KEYS = (
+    "Keys of rows and columns: category, dataset, model, backbone, seed, any setting as runs record"
+    " it (n_train, image_size, model.n_components), official, data_fingerprint, run, metric,"
+    " defect_type; several with commas."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,85 +65,50 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(run=_publish)
     add = parser.add_argument
     add("--root", type=Path, default=Path(), help="the checkout (default: .)")
-    add("--uri", help=f"{_URI} (default: this checkout's store)")
+    add("--uri", help="the MLflow tracking URI (default: this checkout's store)")
     add("--only", nargs="+", default=[], metavar="TABLE", help="publish only these tables")
     add("--check", action="store_true", help="write nothing; fail when pages and results/ disagree")
-    add(
-        "--replace",
-        nargs="+",
-        default=[],
-        metavar="TABLE",
-        help="publish only these tables, from the store's runs alone: no published row is kept",
-    )
+    of_runs = "publish only these tables, from the store's runs alone: no published row is kept"
+    add("--replace", nargs="+", default=[], metavar="TABLE", help=of_runs)
     add("--remove-missing", action="store_true", help="drop rows whose runs the store has not")
     commands = parser.add_subparsers(metavar="COMMAND")
-    _add_comparisons(commands)
-    _add_pages(commands)
-    _add_show(commands)
-    return parser
 
-
-def _add_comparisons(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     compare = commands.add_parser("compare", help="compare with published numbers, or tables")
     compare.set_defaults(run=_compare)
-    compare.add_argument(
-        "tables",
-        nargs="+",
-        metavar="TABLE",
-        help="`published`, or two tables for differences, or more for mean ranks",
-    )
-    compare.add_argument(
-        "--methods",
-        action="store_true",
-        help="with `published`: the numbers of other methods, and none of ours",
-    )
+    several = "`published`, or two tables for differences, or more for mean ranks"
+    compare.add_argument("tables", nargs="+", metavar="TABLE", help=several)
+    methods = "with `published`: the numbers of other methods, and none of ours"
+    compare.add_argument("--methods", action="store_true", help=methods)
+
     latex = commands.add_parser("latex", help="print tables as LaTeX (booktabs)")
     latex.set_defaults(run=_latex)
     latex.add_argument("tables", nargs="+", metavar="TABLE")
 
-
-def _add_pages(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     html = commands.add_parser("html", help="write the report as one self-contained page")
     html.set_defaults(run=_html)
     html.add_argument("--output", type=Path, default=Path("runs/report.html"))
-    html.add_argument(
-        "--pictures",
-        type=Path,
-        default=_PICTURES,
-        help=f"what `python -m harness.gallery` wrote (default: {_PICTURES})",
-    )
+    gallery = "what `python -m harness.gallery` wrote (default: %(default)s)"
+    html.add_argument("--pictures", type=Path, default=Path("runs/gallery"), help=gallery)
 
-
-def _add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    show = commands.add_parser(
-        "show",
-        help="print a table of any runs, unofficial ones marked",
-        epilog="Keys of rows and columns: category, dataset, model, backbone, seed, any setting"
-        " as runs record it (n_train, image_size, model.n_components), official, data_fingerprint,"
-        " run, metric, defect_type; several with commas.",
-    )
+    any_runs = "print a table of any runs, unofficial ones marked"
+    show = commands.add_parser("show", help=any_runs, epilog=_KEYS)
     show.set_defaults(run=_show)
-    show.add_argument(
-        "arguments",
-        nargs="*",
-        metavar="KEY=VALUE",
-        help="rows=category columns=model metric=image_auroc format=markdown|csv|html|latex, and"
-        " what runs must have: dataset=mvtec model=dfkde,knn n_train=null",
+    shown = (
+        "rows=category columns=model metric=image_auroc format=markdown|csv|html|latex, and"
+        " what runs must have: dataset=mvtec model=dfkde,knn n_train=null"
     )
-    show.add_argument(
-        "--fill",
-        type=Path,
-        metavar="PAGE",
-        help="put the tables at a page's markers: <!-- show: KEY=VALUE ... --> ... <!-- /show -->",
-    )
-    show.add_argument("--uri", default=argparse.SUPPRESS, help=_URI)
+    show.add_argument("arguments", nargs="*", metavar="KEY=VALUE", help=shown)
+    fill = "put the tables at a page's markers: <!-- show: KEY=VALUE ... --> ... <!-- /show -->"
+    show.add_argument("--fill", type=Path, metavar="PAGE", help=fill)
+    show.add_argument("--uri", default=argparse.SUPPRESS, help="the MLflow tracking URI")
+    return parser
 
 
 def _check(root: Path) -> int:
     difference = check(root)
     if not difference:
         return 0
-    _tell(difference)
+    _print(difference)
     say(f"{' or '.join(PAGES)} and results/ disagree; to mend it: {MEND}", error=True)
     return 1
 
@@ -182,27 +149,27 @@ def _compare(options: argparse.Namespace) -> int:
         tables, held = _every_table(options.root)
         sources = read_published(options.root / "results")
         if options.methods:
-            _tell(other_methods(tables, sources))
+            _print(other_methods(tables, sources))
         else:
-            _tell(compare_published(tables, held, sources))
+            _print(compare_published(tables, held, sources))
         return 0
     if options.methods:
         raise ReportError("--methods goes with `compare published` alone")
     if len(options.tables) < 2:
         raise ReportError("compare takes `published` or at least two tables, got 1")
     chosen = [held_table(options.root, name) for name in options.tables]
-    _tell(compare(*chosen) if len(chosen) == 2 else rank(chosen))
+    _print(compare(*chosen) if len(chosen) == 2 else rank(chosen))
     return 0
 
 
 def _latex(options: argparse.Namespace) -> int:
     from harness.report.caption import caption
     from harness.report.formats import latex
-    from harness.report.grid import grid_of
+    from harness.report.layout import grid_of
 
     for name in options.tables:
         table, results = held_table(options.root, name)
-        _tell(latex(name, grid_of(table, results), caption(table, results.rows)) + "\n")
+        _print(latex(name, grid_of(table, results), caption(table, results.rows)) + "\n")
     return 0
 
 
@@ -218,7 +185,7 @@ def _html(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     from harness.report.query import render, search
-    from harness.report.readme import fill_page
+    from harness.report.readme import fill_shown
 
     runs, read = _store(options)
 
@@ -228,18 +195,18 @@ def _show(options: argparse.Namespace) -> int:
         return render(found, arguments)
 
     if options.fill is None:
-        _tell(table(options.arguments))
+        _print(table(options.arguments))
         return 0
     if options.arguments:
         raise ReportError(f"--fill takes its KEY=VALUE from {options.fill} alone")
     with reading(options.fill) as file:
         page = file.read()
-    write_atomically(options.fill, fill_page(str(options.fill), page, table).encode())
+    write_atomically(options.fill, fill_shown(str(options.fill), page, table).encode())
     say(f"wrote {options.fill}")
     return 0
 
 
-def _tell(text: str) -> None:
+def _print(text: str) -> None:
     """Print a text whose lines are our own."""
     say(*text.removesuffix("\n").split("\n"))
 

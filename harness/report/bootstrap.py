@@ -5,15 +5,15 @@ resample has the test set's composition. Intervals are bias-corrected and accele
 Efron, "Better bootstrap confidence intervals", JASA 82 (1987), equations 2.3 and 6.6; near an
 AUROC of 1 plain percentiles are too short by far.
 
-Every resample is a pair of count vectors over the distinct scores, so that a metric of all
-resamples is a few cumulative sums. The numbers drawn and the limits picked are integers and order
-statistics: the same bits on every machine and under every version of NumPy.
+An AUROC is a share of pairs of images, and so of a resample a product of matrices. The numbers
+drawn are integers, their sums exact, and the limits picked are order statistics: the same bits on
+every machine and under every version of NumPy, which SciPy's bootstrap does not promise.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -29,10 +29,7 @@ SEED = 42
 """Of the resampling; it has nothing to do with the seed of a run."""
 
 Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Metric = Callable[[Integers, Integers], Floats]
-"""From counts of normal and of anomalous images at each distinct score, both of shape
-(resamples, distinct scores) with scores ascending, to the metric of each resample."""
+Limits = tuple[float, float]
 
 _BLOCK = 1 << 20
 """Counts held at a time, so that memory does not grow with the number of resamples."""
@@ -41,14 +38,10 @@ _DIGITS = 12
 
 
 class Images(NamedTuple):
-    """The test images of one category, reduced to the order of their scores.
+    """The scores of one category's test images."""
 
-    Of each image: the place of its score among the distinct ones, ascending.
-    """
-
-    normal: Integers
-    anomalous: Integers
-    distinct: int
+    normal: Floats
+    anomalous: Floats
 
 
 class Resampled(NamedTuple):
@@ -59,56 +52,46 @@ class Resampled(NamedTuple):
     left_out: tuple[Floats, ...]  # per stratum, without each one of its images
 
 
-def images_of(anomalous: Sequence[bool], scores: Sequence[float]) -> Images:
-    """Order a category's scores; raises `ValueError` below 2 images of a kind: no spread."""
-    labels = np.asarray(anomalous, dtype=bool)
-    for kind, count in (("normal", (~labels).sum()), ("anomalous", labels.sum())):
-        if count < 2:
-            raise ValueError(f"an interval needs at least 2 {kind} images, got {count}")
-    distinct, rank = np.unique(np.asarray(scores, dtype=np.float64), return_inverse=True)
-    return Images(rank[~labels], rank[labels], len(distinct))
+def images_of(scores: Sequence[ImageScore]) -> Images:
+    """Part a category's scores; raises `ValueError` below 2 images of a kind: no spread."""
+    parts = [[image.score for image in scores if image.anomalous == kind] for kind in (False, True)]
+    for kind, part in zip(Images._fields, parts, strict=True):
+        if len(part) < 2:
+            raise ValueError(f"an interval needs at least 2 {kind} images, got {len(part)}")
+    return Images(*(np.array(part, np.float64) for part in parts))
 
 
-def auroc(normal: Integers, anomalous: Integers) -> Floats:
-    """Area under the ROC curve of each line of counts; ties count half."""
-    pairs = normal.sum(axis=1) * anomalous.sum(axis=1)
-    twice_won = (anomalous * (2 * normal.cumsum(axis=1) - normal)).sum(axis=1)
-    return twice_won / (2 * pairs)
-
-
-def resample(images: Images, metric: Metric, *, key: str, n: int = RESAMPLES) -> Resampled:
-    """Resample one category.
+def resample(images: Images, *, key: str, n: int = RESAMPLES) -> Resampled:
+    """Resample the AUROC of one category.
 
     The key names the random stream: categories must have different ones, or their errors would go
     together; models compared on the same images must have the same one.
     """
-    normal, anomalous, distinct = images
+    normal, anomalous = images.normal[:, None], images.anomalous[None]
+    # 2 for each pair in order, 1 for a tie: whole numbers, whose sums are exact in any order.
+    won = (anomalous > normal) + (anomalous >= normal).astype(np.float64)
+    total, pairs = won.sum(), 2 * won.size
     blocks = [
-        metric(_counts(normal[i], distinct), _counts(anomalous[j], distinct))
+        ((_counts(i, len(won)) @ won) * _counts(j, len(won.T))).sum(axis=1)
         for i, j in drawn(images, key=key, n=n)
     ]
-    once = _counts(normal[None], distinct), _counts(anomalous[None], distinct)
-    left_out = (
-        _each(normal, distinct, lambda one: metric(once[0] - one, once[1])),
-        _each(anomalous, distinct, lambda one: metric(once[0], once[1] - one)),
+    left_out = tuple(
+        (total - won.sum(axis=1 - axis)) / (pairs - 2 * won.shape[1 - axis]) for axis in (0, 1)
     )
-    return Resampled(float(metric(*once)[0]), np.concatenate(blocks), left_out)
+    return Resampled(float(total / pairs), np.concatenate(blocks) / pairs, left_out)
 
 
-def drawn(images: Images, *, key: str, n: int) -> Iterator[tuple[Integers, Integers]]:
+def drawn(images: Images, *, key: str, n: int) -> Iterator[tuple[NDArray, NDArray]]:
     """Draw the images of `n` resamples, in blocks: indices of normal and of anomalous ones."""
     digest = hashlib.sha256(f"{SEED} {key}".encode()).digest()
     bits = np.random.PCG64(int.from_bytes(digest[:16], "big"))
-    step = max(1, _BLOCK // (len(images.normal) + len(images.anomalous)))
+    step = max(1, _BLOCK // sum(map(len, images)))
     for start in range(0, n, step):
         lines = min(step, n - start)
-        yield (
-            _draw(bits, lines, below=len(images.normal)),
-            _draw(bits, lines, below=len(images.anomalous)),
-        )
+        yield _draw(bits, lines, len(images.normal)), _draw(bits, lines, len(images.anomalous))
 
 
-def _draw(bits: np.random.PCG64, lines: int, *, below: int) -> Integers:
+def _draw(bits: np.random.PCG64, lines: int, below: int) -> NDArray[np.int64]:
     """Draw indices from a generator's raw bits, which NumPy promises never to change.
 
     Scaling 32 bits favours some indices by less than `below` / 2**32: beneath notice.
@@ -118,22 +101,12 @@ def _draw(bits: np.random.PCG64, lines: int, *, below: int) -> Integers:
     return indices.astype(np.int64).reshape(lines, below)
 
 
-def _counts(ranks: Integers, distinct: int) -> Integers:
-    """Count each line's images at each distinct score."""
-    lines = len(ranks)
-    cells = ranks + np.arange(lines)[:, None] * distinct
-    return np.bincount(cells.ravel(), minlength=lines * distinct).reshape(lines, distinct)
-
-
-def _each(ranks: Integers, distinct: int, metric: Callable[[Integers], Floats]) -> Floats:
-    """Compute a metric once for each distinct score that occurs, then give each image its own."""
-    unique, inverse = np.unique(ranks, return_inverse=True)
-    step = max(1, _BLOCK // distinct)
-    blocks = [
-        metric(_counts(unique[start : start + step, None], distinct))
-        for start in range(0, len(unique), step)
-    ]
-    return np.concatenate(blocks)[inverse]
+def _counts(indices: NDArray[np.int64], images: int) -> Floats:
+    """Count how often each line has each image."""
+    lines = len(indices)
+    cells = indices + np.arange(lines)[:, None] * images
+    counts = np.bincount(cells.ravel(), minlength=lines * images)
+    return counts.reshape(lines, images).astype(np.float64)
 
 
 def mean_of(cells: Sequence[Resampled]) -> Resampled:
@@ -231,31 +204,15 @@ def separation_limit(n_normal: int, n_anomalous: int, confidence: float = CONFID
     return float((1 - confidence) ** (1 / min(n_normal, n_anomalous)))
 
 
-Limits = tuple[float, float]
-
-
-def resample_cell(key: str, scores: Sequence[ImageScore], *, n: int = RESAMPLES) -> Resampled:
-    """Resample the image AUROC of a job's test images, as `images_of` and `resample`."""
-    images = images_of([image.anomalous for image in scores], [image.score for image in scores])
-    return resample(images, auroc, key=key, n=n)
-
-
 def cell_limits(resampled: Resampled | None) -> Limits | None:
-    """Compute the interval of a job's image AUROC.
-
-    Where the scores separate perfectly, the lower limit comes from the number of images.
-    """
-    if resampled is None:
-        return None
-    if resampled.value == 1.0:
-        normal, anomalous = (len(stratum) for stratum in resampled.left_out)
-        return separation_limit(normal, anomalous), 1.0
-    return interval(resampled)
+    """Compute the interval of a job's image AUROC; None without enough images, or spread."""
+    if resampled is None or resampled.value < 1:
+        return None if resampled is None else interval(resampled)
+    normal, anomalous = map(len, resampled.left_out)
+    return separation_limit(normal, anomalous), 1.0
 
 
 def average_limits(cells: Sequence[Resampled | None]) -> Limits | None:
     """Compute the interval of the average, images resampled within each category."""
     known = [cell for cell in cells if cell is not None]
-    if not known or len(known) < len(cells):
-        return None
-    return interval(mean_of(known))
+    return interval(mean_of(known)) if known and len(known) == len(cells) else None

@@ -8,7 +8,7 @@ from harness.config import FeaturesConfig
 from harness.metrics.registry import METRICS
 from harness.report.declaration import RESAMPLES, Table, expected
 from harness.report.formats import code, text
-from harness.report.grid import display, shown_metrics
+from harness.report.layout import display, shown_metrics
 from harness.report.rows import Row
 
 _FEATURES = ("engine", "precision", "device", "resize")

@@ -204,13 +204,12 @@ def read_table(conf: Path, name: str) -> Table:
 
 def _table(name: str, sweep: Sweep, where: str) -> Table:
     jobs = [job.config for job in sweep.jobs]
-    first = asdict(jobs[0])
-    found = {str(job.category) for job in jobs}
+    first, found = asdict(jobs[0])["dataset"], {str(job.category) for job in jobs}
     axis, configs = _axis(sweep, where)
     return Table(
         name=name,
-        title=first["dataset"]["title"],
-        categories=tuple(one for one in first["dataset"]["categories"] if one in found),
+        title=first["title"],
+        categories=tuple(one for one in first["categories"] if one in found),
         seeds=tuple(dict.fromkeys(job.seed for job in jobs)),
         axis=axis.replace("model.params.", "model."),
         configs=configs,
@@ -224,15 +223,12 @@ def _axis(sweep: Sweep, where: str) -> tuple[str, dict[str, dict[str, Any]]]:
     if len(axes) > 1:
         raise ReportError(f"{where} sweeps {', '.join(axes)}; a table shows one setting at most")
     axis = "".join(axes)
-    values = sweep.swept[axis] if axis else ("",)
-    first = sweep.jobs[0].config
-    jobs = [job.config for job in sweep.jobs]
+    values, jobs = sweep.swept.get(axis, ("",)), [job.config for job in sweep.jobs]
+    swept, first = f"{where} sweeps {axis} ({', '.join(values)})", jobs[0]
     if len({job.dataset.name for job in jobs}) > 1:
-        raise ReportError(f"{where} sweeps {axis} ({', '.join(values)}); a table shows one dataset")
+        raise ReportError(f"{swept}; a table shows one dataset")
     each = [asdict(j) for j in jobs if (j.category, j.seed) == (first.category, first.seed)]
     shown = [[name_of(axis, one)] if axis in GROUPS else one for one in each]
     if any(one in shown[:place] for place, one in enumerate(shown)):
-        raise ReportError(
-            f"{where} sweeps {axis} ({', '.join(values)}); its values must give different runs"
-        )
+        raise ReportError(f"{swept}; its values must give different runs")
     return axis, dict(zip(values, each, strict=True))

@@ -69,6 +69,10 @@ class Choice(NamedTuple):
         places = (i for i, value in enumerate(self.values) if self._agrees(value, given))
         return next(places, None)
 
+    def has(self, given: str) -> bool:
+        """Return whether a run's facet agrees with one of the values."""
+        return self.rank(given) is not None
+
     def _agrees(self, value: str, given: str) -> bool:
         if value.startswith("glob(") and value.endswith(")"):
             return fnmatchcase(given, value[5:-1])
@@ -114,15 +118,12 @@ def check_key(key: str, known: Iterable[str], *, what: str) -> None:
 
 def check_choices(choices: Iterable[Choice], runs: Sequence[Facets]) -> None:
     """Refuse a value that no run has, with the choices."""
-    for choice in choices:
-        there = list(dict.fromkeys(run[choice.name] for run in runs if choice.name in run))
-        for value in choice.values:
-            one = Choice(choice.name, (value,))
-            if all(one.rank(given) is None for given in there):
-                raise ReportError(
-                    f"no finished run has {choice.name}={value}; there are"
-                    f" {_listed(choice.name, there)}"
-                )
+    for name, values in choices:
+        there = list(dict.fromkeys(run[name] for run in runs if name in run))
+        for value in values:
+            if not any(map(Choice(name, (value,)).has, there)):
+                listed = _listed(name, there)
+                raise ReportError(f"no finished run has {name}={value}; there are {listed}")
 
 
 def chosen(runs: Mapping[str, Facets], choices: Iterable[Choice]) -> dict[str, Facets]:
@@ -133,63 +134,46 @@ def chosen(runs: Mapping[str, Facets], choices: Iterable[Choice]) -> dict[str, F
     """
     kept = dict(runs)
     for choice in choices:
-        kinds = {_group(choice.name, run) for run in kept.values() if choice.name in run}
+        having = {_group(choice.name, run) for run in kept.values() if choice.name in run}
         for key, run in list(kept.items()):
             given = run.get(choice.name)
-            without = given is None and _group(choice.name, run) not in kinds
-            if not without and (given is None or choice.rank(given) is None):
+            asked = _group(choice.name, run) not in having if given is None else choice.has(given)
+            if not asked:
                 del kept[key]
     return kept
 
 
-class Seen:
-    """What runs have in common, and where they differ otherwise than by the table's axes.
+def in_common(
+    runs: Sequence[Facets], axes: Sequence[str], *, timed: bool = False
+) -> dict[str, str]:
+    """Return what all runs have in common; refuse those that differ otherwise than by the axes.
 
     Data may differ between categories only, weights between backbones (random ones between seeds,
     too), a model's settings between models, and other settings nowhere, unless they are an axis.
     """
-
-    def __init__(self, runs: Sequence[Facets], axes: Sequence[str], *, timed: bool = False) -> None:
-        self._axes = axes
-        # By facet, and by the values of those between which it may differ.
-        self._values: dict[str, dict[tuple[str, ...], dict[str | None, None]]] = {}
-        free = {*axes, *(name for name in _FREE if not (timed and name == MACHINE))}
-        for name in dict.fromkeys(name for run in runs for name in run if name not in free):
-            groups = self._values.setdefault(name, {})
-            for run in runs:
-                groups.setdefault(_group(name, run, axes), {})[run.get(name)] = None
-
-    def agrees(self, run: Facets) -> bool:
-        """Return whether one more run differs in nothing that it records."""
-        for name, groups in self._values.items():
-            values = groups.get(_group(name, run, self._axes))
-            if run.get(name) and values and run[name] not in values:
-                return False
-        return True
-
-    def check(self) -> None:
-        """Refuse runs that differ otherwise than by the axes."""
-        differing = [
-            (name, f"{name} ({_listed(name, list(values))}){_of(group)}")
-            for name, groups in self._values.items()
-            for group, values in groups.items()
-            if len(values) > 1
-        ]
-        # What is computed from the others says nothing that they do not.
-        causes = [cause for cause in differing if cause[0] != "identity"] or differing
-        if causes:
-            names = dict.fromkeys(name for name, _ in causes)
-            raise ReportError(
-                f"the runs differ in {'; '.join(words for _, words in causes[:_MANY])}: choose with"
-                f" {' '.join(f'{name}=VALUE' for name in names)}, or make it rows= or columns="
-            )
-
-    def common(self) -> dict[str, str]:
-        """Return the values that every run has."""
-        every = {
-            n: list({v for g in groups.values() for v in g}) for n, groups in self._values.items()
-        }
-        return {n: v[0] for n, v in every.items() if len(v) == 1 and v[0] is not None}
+    free = {*axes, *(name for name in _FREE if not (timed and name == MACHINE))}
+    common: dict[str, str] = {}
+    differing: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for run in runs for name in run if name not in free):
+        groups: dict[tuple[str, ...], set[str | None]] = {}
+        for run in runs:
+            groups.setdefault(_group(name, run, axes), set()).add(run.get(name))
+        for group, values in groups.items():
+            if len(values) > 1:
+                of = f" of {'/'.join(group[:2])}" if group else ""
+                differing.setdefault(name, []).append(f"{name} ({_listed(name, values)}){of}")
+        first, *others = set[str | None]().union(*groups.values())
+        if first is not None and not others:
+            common[name] = first
+    if len(differing) > 1:  # what is computed from the others says nothing that they do not
+        differing.pop("identity", None)
+    if differing:
+        words = [text for texts in differing.values() for text in texts]
+        raise ReportError(
+            f"the runs differ in {'; '.join(words[:_MANY])}: choose with"
+            f" {' '.join(f'{name}=VALUE' for name in differing)}, or make it rows= or columns="
+        )
+    return common
 
 
 def _group(name: str, run: Facets, axes: Sequence[str] = ()) -> tuple[str, ...]:
@@ -212,11 +196,7 @@ def _determinants(name: str, axes: Sequence[str], run: Facets) -> tuple[str, ...
     return ()
 
 
-def _of(group: tuple[str, ...]) -> str:
-    return f" of {'/'.join(group[:2])}" if group else ""
-
-
-def _listed(name: str, values: Sequence[str | None]) -> str:
+def _listed(name: str, values: Iterable[str | None]) -> str:
     words = [in_words(name, value) for value in sorted(values, key=natural)]
     more = f", and {len(words) - _MANY} more" if len(words) > _MANY else ""
     return ", ".join(words[:_MANY]) + more

@@ -1,12 +1,15 @@
-"""A table as Markdown and as LaTeX, and how names are written in each."""
+"""A table as Markdown and as LaTeX, the templates of HTML, and how names are written in each."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
-from harness.report.grid import Grid
-from harness.system.terminal import shown
+from markupsafe import Markup
+
+from harness.report.layout import Grid
+from harness.system.terminal import in_markup, shown, templates
 
 # What may begin markup. An underscore within a word is none, and stays: `metal_nut`.
 _SPECIAL = re.compile(r"[\\`*<>\[\]&~$#|]|(?<![^\W_])_|_(?![^\W_])|^[-+=]")
@@ -112,3 +115,25 @@ def _latex_caption(markdown: str) -> str:
     return "".join(
         rf"\texttt{{{escape(words)}}}" if code else escape(words) for code, words in spans(markdown)
     )
+
+
+def inline(markdown: str) -> Markup:
+    """Turn a caption's code spans into elements and escape the rest.
+
+    >>> print(inline("a < b, `x`"))
+    a &lt; b, <code>x</code>
+    """
+    return Markup("").join(
+        Markup("<code>{}</code>" if code else "{}").format(Markup(in_markup(words)))  # noqa: S704
+        for code, words in spans(markdown)
+    )
+
+
+def leading(cell: str) -> str:
+    """Return the number that a cell of a page is sorted by; cells without one go last."""
+    number = re.match(r"[+-]?\d+(\.\d+)?", cell)
+    return number[0] if number else ""
+
+
+TEMPLATES = templates(Path(__file__).parent)
+TEMPLATES.filters |= {"inline": inline, "leading": leading}

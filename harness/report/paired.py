@@ -12,7 +12,7 @@ from harness.report import bootstrap
 from harness.report.bootstrap import Resampled
 from harness.report.declaration import INTERVAL_METRIC, RESAMPLES, ReportError, Table
 from harness.report.formats import markdown, text
-from harness.report.grid import ABSENT, Grid, best_bold, display, number, signed
+from harness.report.layout import ABSENT, Grid, best_bold, display, number, signed
 from harness.report.stored import TableResults, backed_scores
 
 Held = tuple[Table, TableResults]
@@ -32,24 +32,42 @@ class Pair(NamedTuple):
 
 def compare(first: Held, second: Held) -> str:
     """Compare two tables on the categories that both have, as Markdown."""
-    pairs = pair_up(first, second)
-    names = (first[0].name, second[0].name)
-    body = []
+    pairs, names = pair_up(first, second), (first[0].name, second[0].name)
     raw = [bootstrap.p_value(pair.difference) for pair in pairs]
-    for pair, p, corrected in zip(pairs, raw, holm(raw), strict=True):
-        body.append((pair.category, *_cells(pair), _p(p), _p(corrected)))
-    mean = Pair(
-        "Average", *(bootstrap.mean_of(side) for side in list(zip(*pairs, strict=True))[1:])
-    )
-    overall = _p(bootstrap.p_value(mean.difference))
+    body = [
+        (pair.category, *_cells(pair), _p(p), _p(corrected))
+        for pair, p, corrected in zip(pairs, raw, holm(raw), strict=True)
+    ]
+    _, *sides = zip(*pairs, strict=True)
+    mean = Pair("Average", *map(bootstrap.mean_of, sides))
+    average = (*mean[:1], *_cells(mean), _p(bootstrap.p_value(mean.difference)), ABSENT)
     header = ("Category", *names, "difference", "95 % interval", "p", "p, Holm")
-    grid = Grid(header, tuple(body), ("Average", *_cells(mean), overall, ABSENT))
-    return _TITLE + markdown(grid, _caption(pairs, first[0].categories))
+    compared = [pair.category for pair in pairs]
+    lost = ", ".join(text(c) for c in first[0].categories if c not in compared)
+    overall = wilcoxon([pair.difference.value for pair in pairs])
+    caption = (
+        "Difference: second minus first. Intervals: paired BCa bootstrap,"
+        f" {RESAMPLES:,} resamples of the test images, the same ones for both, normal and"
+        " anomalous apart. p: of no difference, the level at which that interval begins to exclude"
+        " it. p, Holm: corrected for the number of categories. Over"
+        f" categories, Wilcoxon's signed-rank test: {_p_is(overall)}, n = {len(pairs)}."
+        + (f" Left out, not finished in both: {lost}." if lost else "")
+    )
+    return _TITLE + markdown(Grid(header, tuple(body), average), caption)
 
 
 def pair_up(first: Held, second: Held) -> list[Pair]:
     """Resample the image AUROC of the categories that both tables have, by the same images."""
-    return [_pair(key, *scores) for key, scores in _aligned([first, second]).items()]
+    pairs = []
+    for key, scores in _aligned([first, second]).items():
+        try:
+            one, other = (bootstrap.resample(bootstrap.images_of(s), key=key) for s in scores)
+        except ValueError as error:
+            raise ReportError(f"{key}: {error}") from None
+        left_out = tuple(b - a for a, b in zip(one.left_out, other.left_out, strict=True))
+        change = Resampled(other.value - one.value, other.resamples - one.resamples, left_out)
+        pairs.append(Pair(key.partition("/")[2], one, other, change))
+    return pairs
 
 
 def _aligned(held: Sequence[Held]) -> dict[str, list[list[ImageScore]]]:
@@ -76,16 +94,6 @@ def _aligned(held: Sequence[Held]) -> dict[str, list[list[ImageScore]]]:
     if not found:
         raise ReportError(f"{names} share no finished category")
     return found
-
-
-def _pair(key: str, *scores: Sequence[ImageScore]) -> Pair:
-    try:
-        one, other = (bootstrap.resample_cell(key, images) for images in scores)
-    except ValueError as error:
-        raise ReportError(f"{key}: {error}") from None
-    left_out = tuple(b - a for a, b in zip(one.left_out, other.left_out, strict=True))
-    difference = Resampled(other.value - one.value, other.resamples - one.resamples, left_out)
-    return Pair(key.partition("/")[2], one, other, difference)
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -119,30 +127,23 @@ def rank(held: Sequence[Held]) -> str:
             f"Friedman's test needs at least {FEWEST} categories, {names[0]} has {len(categories)}"
         )
     _aligned(held)
-    values = np.array([_values(table, results) for table, results in held]).T
-    body = tuple(
-        (category, *_written(line)) for category, line in zip(categories, values, strict=True)
-    )
+    values = np.empty((len(categories), len(held)))
+    for column, (table, results) in enumerate(held):
+        found = {row.category: row.metrics.get(INTERVAL_METRIC) for row in results.rows}
+        lacking = [category for category in table.categories if found.get(category) is None]
+        if lacking:
+            what = f"{table.name} has no {INTERVAL_METRIC} of {', '.join(lacking)}"
+            raise ReportError(f"ranks need every category: {what}")
+        values[:, column] = [found[category] for category in categories]
+    body = [(c, *_written(line.tolist())) for c, line in zip(categories, values, strict=True)]
     ranks, statistic, p = friedman(values)
-    grid = Grid(("Category", *names), body, ("Mean rank", *(f"{mean:.2f}" for mean in ranks)))
+    last = ("Mean rank", *(f"{mean:.2f}" for mean in ranks))
     caption = (
         "Mean rank: over categories, 1 for the highest; equal ones share the mean of their ranks."
         f" Friedman's test of no difference: chi² = {statistic:.3f} with {len(held) - 1} degrees of"
         f" freedom, {_p_is(p)}, n = {len(categories)}."
     )
-    return _TITLE + markdown(grid, caption)
-
-
-def _values(table: Table, results: TableResults) -> list[float]:
-    """Read the metric of every category of a table."""
-    found = {row.category: row.metrics.get(INTERVAL_METRIC) for row in results.rows}
-    lacking = [category for category in table.categories if found.get(category) is None]
-    if lacking:
-        raise ReportError(
-            f"ranks need every category: {table.name} has no {INTERVAL_METRIC} of"
-            f" {', '.join(lacking)}"
-        )
-    return [value for c in table.categories if (value := found[c]) is not None]
+    return _TITLE + markdown(Grid(("Category", *names), tuple(body), last), caption)
 
 
 def friedman(values: bootstrap.Floats) -> tuple[list[float], float, float]:
@@ -171,17 +172,3 @@ def _p(value: float) -> str:
 
 def _p_is(value: float) -> str:
     return f"p {_p(value)}" if value < 0.001 else f"p = {_p(value)}"
-
-
-def _caption(pairs: Sequence[Pair], categories: Sequence[str]) -> str:
-    compared = [pair.category for pair in pairs]
-    left_out = [text(category) for category in categories if category not in compared]
-    p = wilcoxon([pair.difference.value for pair in pairs])
-    return (
-        "Difference: second minus first. Intervals: paired BCa bootstrap,"
-        f" {RESAMPLES:,} resamples of the test images, the same ones for both, normal and"
-        " anomalous apart. p: of no difference, the level at which that interval begins to exclude"
-        " it. p, Holm: corrected for the number of categories. Over"
-        f" categories, Wilcoxon's signed-rank test: {_p_is(p)}, n = {len(pairs)}."
-        + (f" Left out, not finished in both: {', '.join(left_out)}." if left_out else "")
-    )

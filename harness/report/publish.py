@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.record import StoredRun
-from harness.report.caption import caption
-from harness.report.declaration import GROUPS, ReportError, Table, Tables, read_tables
-from harness.report.formats import markdown
-from harness.report.grid import grid_of
-from harness.report.readme import (
-    STATUS,
-    Marker,
-    check_markers,
-    fill,
-    markers,
-    overviews,
-    read_pages,
-)
+from harness.report import stored
+from harness.report.declaration import ReportError, Table, read_tables
+from harness.report.readme import check_markers, declared, filled, markers, overviews, read_pages
 from harness.report.rows import Row
 from harness.report.selection import Read, as_read, built_otherwise, cell_of, mismatch, select
-from harness.report.stored import (
-    TableResults,
-    averages_of,
-    backed_scores,
-    files_of,
-    read_or_empty,
-    read_results,
-    results_of,
-)
+from harness.report.stored import TableResults
 from harness.system.files import write_together
 
 _TRACES = ("commit", "environment", "identity", "data_fingerprint", "scores_digest")
 """What two rows of a cell are compared by: code, data and scores."""
+
+
+class Plan(NamedTuple):
+    """What a report would write."""
+
+    before: dict[str, TableResults]  # by table, what `results/` holds of it
+    held: dict[str, TableResults]
+    pages: dict[str, tuple[str, str]]  # by page, its text as it is and as it would be
+    notes: list[str]  # for the terminal
+    refusals: list[str]  # why tables could not be made, which stay as they are
+
+    def files(self, results: Path) -> dict[Path, bytes | None]:
+        """Return all of `results/`; None where a file has the scores of no published row."""
+        files: dict[Path, bytes | None] = {
+            results / path: content.encode(errors="surrogatepass")
+            for path, content in stored.files_of(self.held).items()
+        }
+        return files | dict.fromkeys(sorted({*results.glob("scores/*.csv")} - set(files)))
 
 
 def publish(
@@ -53,6 +54,52 @@ def publish(
     terminal, and why tables could not be made, which stay as they are. An `OSError` means that
     nothing has been changed.
     """
+    plan = _planned(root, list(runs), only, drop, read)
+    files = plan.files(root / "results")
+    gone = [path for path, content in files.items() if content is None]
+    files |= {root / page: after.encode() for page, (_, after) in plan.pages.items()}
+    there = {path: path.read_bytes() for path in files if path.is_file()}
+    write_together({p: new for p, new in files.items() if new is None or new != there.get(p)})
+    what = "no published row has these scores; the file is removed"
+    return [*plan.notes, *(f"{path}: {what}" for path in gone)], plan.refusals
+
+
+def check(root: Path) -> str:
+    """Return the difference of the pages to what the results say, without any run; empty for none.
+
+    Raises `ReportError` where a marker, a file or a schema is wrong, or results contradict.
+    """
+    plan, results = _planned(root, [], (), lambda table, row: False, as_read), root / "results"
+    for path, content in plan.files(results).items():
+        if content is None:
+            raise ReportError(f"{path} has the scores of no published row")
+        if not path.exists():
+            raise ReportError(f"{path} is missing")
+    for name, held in plan.held.items():
+        if held != plan.before[name]:
+            raise ReportError(f"results/{name}.csv, its scores or averages are not as reported")
+    difference = [
+        line
+        for page, (before, after) in plan.pages.items()
+        for line in difflib.unified_diff(
+            before.splitlines(keepends=True),
+            after.splitlines(keepends=True),
+            fromfile=page,
+            tofile=f"{page} as results/ has it",
+        )
+    ]
+    if plan.refusals and not difference:
+        raise ReportError(plan.refusals[0])
+    return "".join(difference)
+
+
+def _planned(
+    root: Path,
+    runs: Sequence[StoredRun],
+    only: Collection[str],
+    drop: Callable[[str, Row], bool],
+    read: Read,
+) -> Plan:
     tables, results = read_tables(root / "conf"), root / "results"
     names = {*tables, *tables.refused}
     unknown = sorted(set(only) - names)
@@ -61,184 +108,60 @@ def publish(
     pages = read_pages(root)
     found = markers(pages)
     if not only:
-        check_markers(pages, known=known_markers(tables, found))
+        check_markers(found, tables)
     marked = [marker.name for marker in found if marker.kind == "table"]
+    before = {name: stored.read_or_empty(results, name) for name in sorted(names)}
+    held, made, notes = dict(before), {}, []
     refusals = [tables.refused[name] for name in only or marked if name in tables.refused]
-    held = {
-        name: read_or_empty(results, name)
-        for name in names
-        if name in tables or (results / f"{name}.csv").exists()
-    }
-    runs, notes = list(runs), []
-    made: dict[str, Table] = {}
     for name in filter(tables.__contains__, only or tables):
-        table, rows = tables[name], held[name].rows
+        table, rows = tables[name], before[name].rows
         kept = tuple(row for row in rows if not drop(name, row))
         try:
-            held[name], own = _updated(table, replace(held[name], rows=kept), runs, read)
+            held[name], own = _updated(table, replace(before[name], rows=kept), runs, read)
         except ReportError as error:
             refusals.append(str(error))
             continue
         made[name] = table
         notes += [*own, *_changed(table, rows, held[name].rows)]
-    sound = {
-        name: table
-        for name, table in tables.items()
-        if not any(_misfit(table, row) for row in held[name].rows)
-    }
-    contents = markdowns(made, held, found)
-    contents |= overviews(found, sound, held, results)
-    for name in [name for name in held if not held[name].rows and name not in marked]:
-        if not (results / f"{name}.csv").exists():
-            del held[name]
-    notes += _write(root, held, pages=fill(pages, contents))
-    return notes, refusals
+    sound = {n: t for n, t in tables.items() if not any(_misfit(t, row) for row in held[n].rows)}
+    contents = declared(found, made, held) | overviews(found, sound, held, results)
+    filled_in = {page: (text, filled(page, text, contents)) for page, text in pages.items()}
+    shown = {*(name for name in marked if name in tables), *(n for n in names if held[n].rows)}
+    shown |= {name for name in names if (results / f"{name}.csv").exists()}
+    return Plan(before, {n: held[n] for n in held if n in shown}, filled_in, notes, refusals)
 
 
 def _updated(
     table: Table, held: TableResults, runs: Iterable[StoredRun], read: Read
 ) -> tuple[TableResults, tuple[str, ...]]:
     """Add the runs of a table to its rows; return notes, too."""
-    check_rows(table, held.rows)
-    chosen, notes = select(table, runs, published=held.rows, read=read)
-    results = results_of(table, chosen, held)
-    if table.headline:
-        backed_scores(table.name, results)
-    return results, notes
-
-
-def known_markers(tables: Tables, found: Iterable[Marker]) -> set[Marker]:
-    """List the markers that there may be; of a refused table's dataset nothing is known."""
-    datasets = {table.choice("dataset") for table in tables.values()}
-    if tables.refused:
-        datasets |= {marker.name for marker in found if marker.kind == "results"}
-    known = {Marker("table", name) for name in (*tables, *tables.refused)}
-    return known | {Marker("results", name) for name in datasets} | {STATUS}
-
-
-def _misfit(table: Table, row: Row) -> str:
-    return mismatch(table, row) or built_otherwise(table, row)
-
-
-def check_rows(table: Table, rows: Iterable[Row]) -> None:
-    """Refuse published rows that are not as their table is declared."""
-    for row in rows:
+    for row in held.rows:
         if misfit := _misfit(table, row):
             raise ReportError(
                 f"results/{table.name}.csv: {row.category} of run {row.run_id} is not as"
                 f" conf/experiment/{table.name}.yaml declares it: {misfit}; to drop what is"
                 f" published: python -m harness.report --replace {table.name}"
             )
+    chosen, notes = select(table, runs, published=held.rows, read=read)
+    results = stored.results_of(table, chosen, held)
+    if table.headline:
+        stored.backed_scores(table.name, results)
+    return results, notes
+
+
+def _misfit(table: Table, row: Row) -> str:
+    return mismatch(table, row) or built_otherwise(table, row)
 
 
 def _changed(table: Table, before: Iterable[Row], after: Iterable[Row]) -> Iterator[str]:
     """List the rows that went away or are of other runs now, and what differs in those."""
-
-    def cell(row: Row) -> tuple[str, int, str]:
-        if table.axis in GROUPS:
-            return row.category, row.seed, str(getattr(row, table.axis))
-        own = {k: v for k, v in row.settings.items() if table.axis and k.startswith(table.axis)}
-        return row.category, row.seed, str(own)
-
-    now = {cell(row): row for row in after}
+    now = {cell_of(table, row): row for row in after}
     for row in before:
-        new, what = now.get(cell(row)), f"{table.name}: {row.category} of run {row.run_id}"
+        new = now.get(cell_of(table, row))
+        what = f"{table.name}: {row.category} of run {row.run_id}"
         if new is None:
             yield f"{what} is no longer shown"
         elif new.run_id != row.run_id:
             changed = [trace for trace in _TRACES if getattr(new, trace) != getattr(row, trace)]
             difference = ", ".join(changed) or "nothing"
             yield f"{what} is replaced by run {new.run_id}; changed: {difference}"
-
-
-def _write(root: Path, held: Mapping[str, TableResults], *, pages: Mapping[str, str]) -> list[str]:
-    """Write what is not there yet, remove scores without a row, and say which."""
-    results = root / "results"
-    files: dict[Path, bytes | None] = {
-        results / path: content.encode(errors="surrogatepass")
-        for path, content in files_of(held).items()
-    }
-    stray = sorted({*results.glob("scores/*.csv")} - set(files))
-    files |= dict.fromkeys(stray)
-    files |= {root / page: text.encode() for page, text in pages.items()}
-    write_together({p: data for p, data in files.items() if data is None or data != _content(p)})
-    return [f"{path}: no published row has these scores; the file is removed" for path in stray]
-
-
-def _content(path: Path) -> bytes | None:
-    return path.read_bytes() if path.is_file() else None
-
-
-def markdowns(
-    tables: Mapping[str, Table], held: Mapping[str, TableResults], found: Iterable[Marker]
-) -> dict[Marker, str]:
-    """Render every table with a marker as the pages have it."""
-    return {
-        marker: markdown(
-            grid_of(tables[marker.name], held[marker.name]),
-            caption(tables[marker.name], held[marker.name].rows),
-        )
-        for marker in found
-        if marker.kind == "table" and marker.name in tables
-    }
-
-
-def check(root: Path) -> str:
-    """Return the difference of the pages to what the results say, without any run; empty for none.
-
-    Raises `ReportError` where a marker, a file or a schema is wrong, or results contradict.
-    """
-    declared, folder = read_tables(root / "conf"), root / "results"
-    pages = read_pages(root)
-    found = markers(pages)
-    marked = {marker.name for marker in found if marker.kind == "table"}
-    held = {
-        name: read_results(folder, name)
-        for name in (*declared, *declared.refused)
-        if (name in marked and name in declared) or (folder / f"{name}.csv").exists()
-    }
-    tables = {name: table for name, table in declared.items() if name in held}
-    for name, table in tables.items():
-        _check_results(table, held[name])
-    scored = {name for name in tables if held[name].scores}
-    for path in folder.glob("scores/*.csv"):
-        if path.stem not in {*scored, *declared.refused}:
-            raise ReportError(f"{path} has the scores of no published row")
-    check_markers(pages, known=known_markers(declared, found))
-    contents = markdowns(tables, held, found)
-    contents |= overviews(found, tables, held, folder)
-    difference = "".join(
-        _difference(page, pages[page], filled) for page, filled in fill(pages, contents).items()
-    )
-    for name in marked:
-        if name in declared.refused and not difference:
-            raise ReportError(declared.refused[name])
-    return difference
-
-
-def _difference(page: str, before: str, after: str) -> str:
-    lines = difflib.unified_diff(
-        before.splitlines(keepends=True),
-        after.splitlines(keepends=True),
-        fromfile=page,
-        tofile=f"{page} as results/ has it",
-    )
-    return "".join(lines)
-
-
-def _check_results(table: Table, results: TableResults) -> None:
-    check_rows(table, results.rows)
-    found = [cell_of(table, row) for row in results.rows]
-    if found != [cell for cell in table.cells() if cell in found]:
-        raise ReportError(
-            f"results/{table.name}.csv has its rows in another order than"
-            f" conf/experiment/{table.name}.yaml, or twice: {', '.join(map(str, found))}"
-        )
-    means = averages_of(table, results.rows)
-    for metric, average in results.averages.items():
-        if metric not in means or means[metric].value != average.value:
-            raise ReportError(
-                f"results/averages.csv: the {metric} of {table.name} is not its rows' mean"
-            )
-    if table.headline:
-        backed_scores(table.name, results)

@@ -9,20 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.metrics.registry import METRICS
+from harness.report import layout
 from harness.report.declaration import ReportError, Table, read_csv
 from harness.report.formats import code, markdown, text
-from harness.report.grid import (
-    ABSENT,
-    INTERVAL,
-    Grid,
-    best_bold,
-    display,
-    grid_of_pivot,
-    limits,
-    number,
-    pivot_of,
-    signed,
-)
+from harness.report.layout import limits, pivot_of, signed
 from harness.report.stored import TableResults
 
 AVERAGE = "Average"
@@ -96,17 +86,13 @@ def check_categories(tables: Mapping[str, Table], sources: Sequence[Source]) -> 
                 raise ReportError(f"{what}: dataset must be one of {', '.join(sorted(known))}")
             found = [c for d, c, m in source.values if (d, m) == (dataset, metric) and c != AVERAGE]
             wrong = [category for category in found if category not in known[dataset]]
-            lacking = [category for category in known[dataset] if category not in found]
             if wrong:
-                raise ReportError(
-                    f"{what}: no category {', '.join(wrong)};"
-                    f" there are {', '.join(known[dataset])} and {AVERAGE}"
-                )
+                there = f"{', '.join(known[dataset])} and {AVERAGE}"
+                raise ReportError(f"{what}: no category {', '.join(wrong)}; there are {there}")
+            lacking = [category for category in known[dataset] if category not in found]
             if found and lacking:
-                raise ReportError(
-                    f"{what}: every category must be there, or {AVERAGE} alone;"
-                    f" lacking: {', '.join(lacking)}"
-                )
+                rule = f"every category must be there, or {AVERAGE} alone"
+                raise ReportError(f"{what}: {rule}; lacking: {', '.join(lacking)}")
 
 
 def compare_published(
@@ -142,7 +128,7 @@ def other_methods(tables: Mapping[str, Table], sources: Sequence[Source]) -> str
             if shown:
                 title = f"{text(table.title)}, other methods, other features"
                 grid = _grid_of_others(table, shown, metric=metric)
-                parts.append(f"## {title}: {display(metric)}\n\n{markdown(grid, _OTHERS)}")
+                parts.append(f"## {title}: {layout.display(metric)}\n\n{markdown(grid, _OTHERS)}")
     if not parts:
         raise ReportError(f"published_sources.csv has no numbers of a method other than {METHOD}")
     return "\n".join(parts + _notes(others, ""))
@@ -155,14 +141,13 @@ _OURS = (
 _OTHERS = f"As published. Other methods on other features: no comparison with {METHOD}."
 
 
-def _grid_of_others(table: Table, sources: Sequence[Source], *, metric: str) -> Grid:
-    header = ("Category", *(f"{s.label}: {s.method}" for s in sources))
+def _grid_of_others(table: Table, sources: Sequence[Source], *, metric: str) -> layout.Grid:
     lines = [
-        (category, *(ABSENT if v is None else str(v) for v in theirs))
+        (category, *map(_written, _theirs(table, sources, category, metric)))
         for category in (*table.config["dataset"]["categories"], AVERAGE)
-        for theirs in [_theirs(table, sources, category=category, metric=metric)]
     ]
-    return Grid(header, tuple(lines[:-1]), lines[-1])
+    header = ("Category", *(f"{s.label}: {s.method}" for s in sources))
+    return layout.Grid(header, tuple(lines[:-1]), lines[-1])
 
 
 def _sections(table: Table, results: TableResults, sources: Sequence[Source]) -> list[str]:
@@ -175,7 +160,7 @@ def _sections(table: Table, results: TableResults, sources: Sequence[Source]) ->
         beside = [s for s in sources if s.backbone == backbone and s.has(dataset, metric)]
         if beside:
             grid = _grid(table, results, beside, metric=metric)
-            sections.append(f"{title}: {display(metric)}\n\n{markdown(grid, caption)}")
+            sections.append(f"{title}: {layout.display(metric)}\n\n{markdown(grid, caption)}")
     others = [source for source in sources if source.backbone != backbone]
     if others:
         names = ", ".join(f"{text(s.label)} ({code(s.backbone)})" for s in others)
@@ -183,32 +168,37 @@ def _sections(table: Table, results: TableResults, sources: Sequence[Source]) ->
     return sections
 
 
-def _grid(table: Table, results: TableResults, sources: Sequence[Source], *, metric: str) -> Grid:
-    ours = grid_of_pivot(pivot_of(table, results.rows, [metric]))
-    header = ["Category", "Ours", INTERVAL]
-    header += [title for source in sources for title in (source.label, "difference")]
-    of = {row.category: row for row in results.rows}
-    body = []
-    for category, written in ours.body:
-        row = of.get(category)
-        of_metric = (row.metrics, row.low, row.high) if row else ({}, {}, {})
-        theirs = _theirs(table, sources, category=category, metric=metric)
-        known = [values.get(metric) for values in of_metric]
-        body.append((category, *_line(written, known, theirs)))
-    average = results.averages.get(metric)
-    known = [average.value, average.low, average.high] if average else [None] * 3
-    theirs = _theirs(table, sources, category=AVERAGE, metric=metric)
-    if len(table.categories) < len(table.config["dataset"]["categories"]):
-        theirs = [None for _ in sources]  # theirs is of more categories
-    written = number(average.value) if average else ours.average[1]
-    last = (AVERAGE, *_line(written, known, theirs))
-    return Grid(tuple(header), tuple(body), last)
+def _grid(
+    table: Table, results: TableResults, sources: Sequence[Source], *, metric: str
+) -> layout.Grid:
+    ours = layout.grid_of_pivot(pivot_of(table, results.rows, [metric]))
+    header = [title for source in sources for title in (source.label, "difference")]
+    of: dict[str, Sequence[float | None]] = {
+        row.category: (row.metrics.get(metric), row.low.get(metric), row.high.get(metric))
+        for row in results.rows
+    }
+    last = ours.average[1]
+    if average := results.averages.get(metric):
+        of[AVERAGE], last = average, layout.number(average.value)
+    lines = []
+    for category, written in [*ours.body, (AVERAGE, last)]:
+        theirs = _theirs(table, sources, category, metric)
+        lines.append((category, *_line(written, of.get(category, (None, None, None)), theirs)))
+    return layout.Grid(("Category", "Ours", layout.INTERVAL, *header), tuple(lines[:-1]), lines[-1])
 
 
 def _theirs(
-    table: Table, sources: Sequence[Source], *, category: str, metric: str
+    table: Table, sources: Sequence[Source], category: str, metric: str
 ) -> list[Decimal | None]:
+    """Look up a number of each source; an average of theirs may be of more categories."""
+    fewer = len(table.categories) < len(table.config["dataset"]["categories"])
+    if category == AVERAGE and fewer:
+        return [None for _ in sources]
     return [source.values.get((table.choice("dataset"), category, metric)) for source in sources]
+
+
+def _written(value: Decimal | None) -> str:
+    return layout.ABSENT if value is None else str(value)
 
 
 def _line(
@@ -216,12 +206,14 @@ def _line(
 ) -> Iterator[str]:
     """Write one line, given our value and its limits: the best in bold, if there are several."""
     value, low, high = known
-    written = [ours, *(ABSENT if item is None else str(item) for item in theirs)]
-    numbers = [value, *(None if item is None else float(item) for item in theirs)]
-    first, *others = best_bold(numbers, written)
+    numbers = [None if item is None else float(item) for item in theirs]
+    first, *others = layout.best_bold([value, *numbers], [ours, *map(_written, theirs)])
     yield from (first, limits(low, high))
-    for cell, other in zip(others, numbers[1:], strict=True):
-        yield from (cell, ABSENT if other is None or value is None else signed(value - other))
+    for cell, other in zip(others, numbers, strict=True):
+        yield from (
+            cell,
+            layout.ABSENT if other is None or value is None else signed(value - other),
+        )
 
 
 def _notes(sources: Sequence[Source], before: str) -> list[str]:

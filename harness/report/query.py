@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import stdev
 
 import yaml
@@ -12,41 +13,13 @@ import yaml
 from harness.config import conf_dir
 from harness.metrics.registry import HEADLINE, METRICS
 from harness.record import StoredRun
+from harness.report import facets, layout
 from harness.report.caption import commit, days
 from harness.report.declaration import INTERVAL_METRIC, ReportError
-from harness.report.facets import (
-    CORE,
-    DATA,
-    MACHINE,
-    Choice,
-    Facets,
-    Seen,
-    check_choices,
-    check_key,
-    chosen,
-    facets_of,
-    in_words,
-    natural,
-    our_name,
-    parse,
-)
+from harness.report.facets import CORE, DATA, MACHINE, Choice, Facets, check_key, facets_of
 from harness.report.formats import code, latex, markdown, text
-from harness.report.grid import (
-    FAILED,
-    TIMES,
-    BySeed,
-    Line,
-    Measured,
-    Pivot,
-    display,
-    grid_of_pivot,
-    measure,
-    numbers_of,
-    of_type,
-    timed,
-)
 from harness.report.html import page_of
-from harness.report.rows import FINISHED, public_error, to_csv
+from harness.report.rows import FINISHED, to_csv
 from harness.report.selection import Read, preference, proven
 from harness.report.stored import mean
 
@@ -58,7 +31,7 @@ _OF_SCORES = ("image_auroc", "image_average_precision", "image_f1_max")
 _CATEGORY = ("category",)
 _APART = (*DATA, MACHINE, "weights_digest", "identity", "model_factory", "backbone_factory")
 
-Place = tuple[Line, Line]
+Place = tuple[layout.Line, layout.Line]
 """Of a cell: its row and its column."""
 
 
@@ -66,14 +39,14 @@ Place = tuple[Line, Line]
 class Query:
     """What a table is asked to show."""
 
-    rows: Line  # facets; `metric` and `defect_type` may be among them
-    columns: Line
-    metrics: Line  # several only where `metric` is an axis
+    rows: layout.Line  # facets; `metric` and `defect_type` may be among them
+    columns: layout.Line
+    metrics: layout.Line  # several only where `metric` is an axis
     format: str
     choices: dict[str, Choice]
 
     @property
-    def axes(self) -> Line:
+    def axes(self) -> layout.Line:
         """The facets of rows and columns that runs have."""
         return tuple(key for key in (*self.rows, *self.columns) if key not in (METRIC, DEFECT_TYPE))
 
@@ -85,12 +58,19 @@ class Query:
     @property
     def timed(self) -> bool:
         """Whether it shows times, which are of one machine."""
-        return not TIMES.keys().isdisjoint(self.metrics)
+        return not layout.TIMES.keys().isdisjoint(self.metrics)
 
-    def asked(self, runs: Mapping[str, Facets]) -> dict[str, Facets]:
-        """Return the runs that are chosen and have a place in the table."""
-        kept = chosen(runs, [one for key, one in self.choices.items() if key != DEFECT_TYPE])
-        return {key: run for key, run in kept.items() if all(axis in run for axis in self.axes)}
+    def places(self, runs: Sequence[StoredRun]) -> dict[layout.Line, list[StoredRun]]:
+        """Sort the runs that are asked for by where they have a place, seeds apart."""
+        of = {run.run_id: facets_of(run) for run in runs}
+        choices = [one for key, one in self.choices.items() if key != DEFECT_TYPE]
+        kept, keys = facets.chosen(of, choices), (*self.axes, "seed")
+        places: dict[layout.Line, list[StoredRun]] = {}
+        for run in runs:
+            if run.run_id in kept and all(key in of[run.run_id] for key in keys):
+                place = tuple(of[run.run_id][key] for key in keys)
+                places.setdefault(place, []).append(run)
+        return places
 
 
 @dataclass(frozen=True)
@@ -99,9 +79,8 @@ class Found:
 
     query: Query
     runs: tuple[StoredRun, ...]
-    failed: tuple[StoredRun, ...]
     common: dict[str, str]  # what all of them have in common
-    pivot: Pivot
+    pivot: layout.Pivot
     unofficial: set[Place]  # whose data are not the published dataset
     notes: tuple[str, ...]  # for the terminal
 
@@ -109,45 +88,49 @@ class Found:
 def search(arguments: Sequence[str], runs: Iterable[StoredRun], *, read: Read) -> Found:
     """Lay out the runs that `KEY=VALUE` arguments ask for, the newest of each cell."""
     newest = sorted(runs, key=preference, reverse=True)
-    finished = {run.run_id: facets_of(run) for run in newest if run.status == FINISHED}
+    finished = [run for run in newest if run.status == FINISHED]
     if not finished:
         raise ReportError("the store has no finished run")
-    query = query_of(arguments, list(finished.values()))
-    kept = query.asked(finished)
-    if not kept:
+    query = query_of(arguments, list(map(facets_of, finished)))
+    places = query.places(finished)
+    if not places:
         raise ReportError(f"no finished run has all of {' '.join(arguments)}")
-    seen = Seen(list(kept.values()), query.axes, timed=query.timed)
-    seen.check()
-    failed = [run for run in newest if run.status != FINISHED and run.record.settings]
-    lost = query.asked({run.run_id: facets_of(run) for run in failed})
-    kept |= {key: facets for key, facets in lost.items() if seen.agrees(facets)}
-    places: dict[Line, list[StoredRun]] = {}
-    for run in newest:
-        if facets := kept.get(run.run_id):
-            place = (*(facets[key] for key in query.axes), facets["seed"])
-            places.setdefault(place, []).append(run)
+    asked = [facets_of(run) for those in places.values() for run in those]
+    common = facets.in_common(asked, query.axes, timed=query.timed)
     notes: list[str] = []
 
     def refuse(run: StoredRun, why: str) -> None:
         notes.append(f"run {run.run_id} of {run.record.category} is refused, {why}")
 
-    shown = proven(places, read, refuse).values()
-    several = sum(sum(one.status == FINISHED for one in runs) > 1 for runs in places.values())
+    shown = tuple(proven(places, read, refuse).values())
+    if not shown:
+        raise ReportError("nothing is left to show")
+    several = sum(len(those) > 1 for those in places.values())
     if several:
         notes.append(
             f"{several} of {len(places)} cells have several finished runs, the newest is shown"
         )
-    return _found(query, shown, common=seen.common(), notes=notes)
+    failed = query.places([r for r in newest if r.status != FINISHED and r.record.settings])
+    lost = [run for place, those in failed.items() if place not in places for run in those]
+    if lost:
+        notes.append(f"{len(lost)} failed runs are not shown; the newest: {lost[0].error}")
+    cells, unofficial = _cells(query, shown)
+    seeds = sorted({tuple(sorted(by_seed)) for by_seed in cells.values()})
+    if "seed" not in query.axes and len(seeds) > 1:
+        listed = " and ".join(",".join(map(str, one)) for one in seeds)
+        notes.append(f"cells are of different seeds, {listed}: choose with seed=VALUE")
+    pivot = _pivot(query, shown, cells=cells, unofficial=unofficial)
+    return Found(query, shown, common, pivot, unofficial, tuple(notes))
 
 
 def query_of(arguments: Iterable[str], finished: Sequence[Facets]) -> Query:
     """Read what is asked for; every key and value must be one that there is."""
-    given = parse(arguments)
+    given = facets.parse(arguments)
     known = dict.fromkeys(name for run in finished for name in run)
     for key in given:
         check_key(key, (*_PARTS, DEFECT_TYPE, *known), what="key")
-    rows = tuple(map(our_name, given.get("rows", ("category",))))
-    columns = tuple(map(our_name, given.get("columns", ("model",))))
+    rows = tuple(map(facets.our_name, given.get("rows", ("category",))))
+    columns = tuple(map(facets.our_name, given.get("columns", ("model",))))
     axes = (*rows, *columns)
     for key in axes:
         check_key(key, (*known, METRIC, DEFECT_TYPE), what="key of rows or columns")
@@ -155,18 +138,15 @@ def query_of(arguments: Iterable[str], finished: Sequence[Facets]) -> Query:
     if twice:
         raise ReportError(f"rows and columns must have no key twice, got {', '.join(twice)}")
     metrics = given.get(METRIC, HEADLINE if METRIC in axes else (INTERVAL_METRIC,))
-    formats = given.get("format", FORMATS[:1])
+    kind = ",".join(given.get("format", FORMATS[:1]))
     for key in metrics:
-        check_key(key, (*METRICS, *TIMES), what="metric")
-    for key in formats:
-        check_key(key, FORMATS, what="format")
+        check_key(key, (*METRICS, *layout.TIMES), what="metric")
+    check_key(kind, FORMATS, what="format")
     if len(metrics) > 1 and METRIC not in axes:
         raise ReportError(f"{len(metrics)} metrics need rows=metric or columns=metric")
-    if len(formats) > 1:
-        raise ReportError(f"format must be one of {', '.join(FORMATS)}, got {','.join(formats)}")
     choices = {key: Choice(key, value) for key, value in given.items() if key not in _PARTS}
-    check_choices([one for key, one in choices.items() if key != DEFECT_TYPE], finished)
-    query = Query(rows, columns, metrics, formats[0], choices)
+    facets.check_choices([one for key, one in choices.items() if key != DEFECT_TYPE], finished)
+    query = Query(rows, columns, metrics, kind, choices)
     wrong = [metric for metric in metrics if metric not in _OF_SCORES]
     if query.by_type and wrong:
         raise ReportError(
@@ -175,56 +155,52 @@ def query_of(arguments: Iterable[str], finished: Sequence[Facets]) -> Query:
     return query
 
 
-def _found(
-    query: Query, runs: Iterable[StoredRun], *, common: dict[str, str], notes: list[str]
-) -> Found:
-    runs = list(runs)
-    finished = tuple(run for run in runs if run.status == FINISHED)
-    cells: dict[Place, dict[int, Measured]] = {}
+def _cells(
+    query: Query, runs: Iterable[StoredRun]
+) -> tuple[dict[Place, dict[int, layout.Measured]], set[Place]]:
+    """Measure all that is shown, and name the places of data that are not official."""
+    cells: dict[Place, dict[int, layout.Measured]] = {}
     unofficial: set[Place] = set()
     for run in runs:
-        for place, value in _measured(query, run):
-            cells.setdefault(place, {})[run.record.seed] = value
-            if run.status == FINISHED and not run.record.official:
-                unofficial.add(place)
-    if not cells or not finished:
+        for shown, value in _measured(query, run):
+            of = {**facets_of(run), **shown}
+            row, column = (tuple(of[key] for key in keys) for keys in (query.rows, query.columns))
+            cells.setdefault((row, column), {})[run.record.seed] = value
+            if not run.record.official:
+                unofficial.add((row, column))
+    if not cells:
         raise ReportError("nothing is left to show")
-    seeds = sorted({tuple(sorted(by_seed)) for by_seed in cells.values()})
-    if "seed" not in query.axes and len(seeds) > 1:
-        listed = " and ".join(",".join(map(str, one)) for one in seeds)
-        notes.append(f"cells are of different seeds, {listed}: choose with seed=VALUE")
-    failed = tuple(run for run in runs if run.status != FINISHED)
-    pivot = _pivot(query, runs, cells=cells, unofficial=unofficial)
-    return Found(query, finished, failed, common, pivot, unofficial, tuple(notes))
+    return cells, unofficial
 
 
-def _measured(query: Query, run: StoredRun) -> Iterator[tuple[Place, Measured]]:
+def _measured(query: Query, run: StoredRun) -> Iterator[tuple[dict[str, str], layout.Measured]]:
     """Yield all that is shown of a run: by metric, and by defect type if that is asked for."""
-    record, facets, wanted = run.record, facets_of(run), query.choices.get(DEFECT_TYPE)
-    kinds = dict.fromkeys(image.defect_type for image in record.scores if image.anomalous)
+    wanted = query.choices.get(DEFECT_TYPE)
+    kinds = dict.fromkeys(image.defect_type for image in run.record.scores if image.anomalous)
     for metric in query.metrics:
-        for kind in kinds if query.by_type else [""]:
-            if not query.by_type:
-                value = measure(record, metric, run.status)
-            elif wanted is None or wanted.rank(kind) is not None:
-                value = of_type(record.scores, metric, defect_type=kind)
-            else:
-                continue
-            one = {**facets, METRIC: metric, DEFECT_TYPE: kind}
-            row, column = (tuple(one[key] for key in keys) for keys in (query.rows, query.columns))
-            yield (row, column), value
+        if not query.by_type:
+            yield {METRIC: metric}, layout.measure(run.record, metric, run.status)
+            continue
+        for kind in kinds:
+            if wanted is None or wanted.has(kind):
+                value = layout.of_type(run.record.scores, metric, defect_type=kind)
+                yield {METRIC: metric, DEFECT_TYPE: kind}, value
 
 
 def _pivot(
     query: Query,
     runs: Sequence[StoredRun],
     *,
-    cells: dict[Place, dict[int, Measured]],
+    cells: dict[Place, dict[int, layout.Measured]],
     unofficial: set[Place],
-) -> Pivot:
+) -> layout.Pivot:
     """Order and name rows and columns."""
     declared = _declared({run.record.dataset for run in runs})
-    marks = [_marks(cells, unofficial, side=side) for side in (0, 1)]
+    official = [{place[side] for place in cells if place not in unofficial} for side in (0, 1)]
+    marks = [
+        {place[side]: NOT_OFFICIAL * (place[side] not in official[side]) for place in cells}
+        for side in (0, 1)
+    ]
     if all(marks[0].values()):  # once is enough
         marks[1] = dict.fromkeys(marks[1], "")
     rows, columns = (
@@ -236,7 +212,7 @@ def _pivot(
     )
     by_category = _CATEGORY in (query.rows, query.columns)
     over = marks if query.columns == _CATEGORY else marks[:1]
-    return Pivot(
+    return layout.Pivot(
         corner=" · ".join(map(_title, query.rows)),
         rows=rows,
         columns=columns,
@@ -246,16 +222,6 @@ def _pivot(
         across=query.columns == _CATEGORY,
         average=f"Average{NOT_OFFICIAL * any(mark for side in over for mark in side.values())}",
     )
-
-
-def _marks(cells: Mapping[Place, BySeed], unofficial: set[Place], *, side: int) -> dict[Line, str]:
-    """Return the mark of each row, or of each column: of those that show no official data."""
-    flags: dict[Line, set[bool]] = {}
-    for place, by_seed in cells.items():
-        states = flags.setdefault(place[side], set())
-        if set(by_seed.values()) != {FAILED}:
-            states.add(place in unofficial)
-    return {line: NOT_OFFICIAL * (states == {True}) for line, states in flags.items()}
 
 
 def _declared(names: set[str]) -> list[str]:
@@ -269,8 +235,8 @@ def _declared(names: set[str]) -> list[str]:
 
 
 def _order(
-    query: Query, keys: Line, declared: Sequence[str]
-) -> Callable[[Line], list[tuple[int, int, float, str, str]]]:
+    query: Query, keys: layout.Line, declared: Sequence[str]
+) -> Callable[[layout.Line], list[tuple[int, int, float, str, str]]]:
     """Sort as asked for, then categories as declared, then numbers, then words."""
     orders: dict[str, Sequence[str]] = {METRIC: query.metrics, "category": declared}
 
@@ -278,16 +244,16 @@ def _order(
         order, choice = orders.get(key, ()), query.choices.get(key)
         asked = (choice.rank(value) if choice else None) or 0
         place = order.index(value) if value in order else len(order)
-        return asked, place, *natural(value), value
+        return asked, place, *facets.natural(value), value
 
     return lambda line: list(map(rank, keys, line))
 
 
 def _words(key: str, value: str, keyed: bool) -> str:
-    if key == METRIC:
-        return display(value)
-    plain = not keyed or key in (*CORE[:4], DEFECT_TYPE)
-    return in_words(key, value) if plain else f"{key} = {in_words(key, value)}"
+    written = layout.display(value) if key == METRIC else facets.in_words(key, value)
+    return (
+        f"{key} = {written}" if keyed and key not in (*CORE[:4], METRIC, DEFECT_TYPE) else written
+    )
 
 
 def _title(key: str) -> str:
@@ -298,7 +264,7 @@ def render(found: Found, arguments: Sequence[str]) -> str:
     """Write a table in the format that was asked for; a CSV has no caption."""
     if found.query.format == "csv":
         return csv_of(found)
-    grid, caption = grid_of_pivot(found.pivot), caption_of(found, arguments)
+    grid, caption = layout.grid_of_pivot(found.pivot), caption_of(found, arguments)
     if found.query.format == "latex":
         return latex("runs", grid, caption)
     return page_of(grid, caption) if found.query.format == "html" else markdown(grid, caption)
@@ -309,24 +275,20 @@ def csv_of(found: Found) -> str:
 
     Over several seeds, the cells hold means, and columns beside them the standard deviations.
     """
-    pivot = found.pivot
-    names = list(pivot.columns.values())
-    if pivot.seeds > 1:
-        names = [title for name in names for title in (name, f"{name}: standard deviation")]
-    lines = [[*found.query.rows, "official", *names]]
+    pivot, several = found.pivot, found.pivot.seeds > 1
+    names = [
+        [name, f"{name}: standard deviation"][: 1 + several] for name in pivot.columns.values()
+    ]
+    lines = [[*found.query.rows, "official", *chain(*names)]]
     for row in pivot.rows:
         flags = {(row, column) in found.unofficial for column in pivot.columns}
-        official = "mixed" if len(flags) > 1 else str(flags != {True}).lower()
-        numbers = [cell for by_seed in pivot.line(row) for cell in _exact(by_seed, pivot.seeds)]
-        lines.append([*row, official, *numbers])
+        line = [*row, "mixed" if len(flags) > 1 else str(flags != {True}).lower()]
+        for values in map(layout.numbers_of, pivot.line(row)):
+            whole = len(values) == pivot.seeds
+            numbers = [mean(values), stdev(values)] if whole and several else values[:1]
+            line += map(repr, numbers) if whole else [""] * (1 + several)
+        lines.append(line)
     return to_csv(lines)
-
-
-def _exact(by_seed: BySeed, seeds: int) -> list[str]:
-    values = numbers_of(by_seed)
-    if len(values) < seeds:
-        return [FAILED if FAILED in by_seed.values() else "", *[""] * (seeds > 1)]
-    return [repr(mean(values)), *([repr(stdev(values))] if seeds > 1 else [])]
 
 
 def caption_of(found: Found, arguments: Sequence[str]) -> str:
@@ -345,11 +307,7 @@ def caption_of(found: Found, arguments: Sequence[str]) -> str:
         sentences.append(f"{', '.join(oracles)}: best threshold on the test labels (an oracle).")
     if query.timed:
         machines = dict.fromkeys(code(facets_of(run)[MACHINE]) for run in found.runs)
-        sentences += timed(query.metrics, machines)
-    for run in found.failed:
-        of = run.record
-        job = text(f"{of.dataset}/{of.category}, {of.model}, seed {of.seed}")
-        sentences.append(f"{job} failed: {code(public_error(run))}.")
+        sentences += layout.timed(query.metrics, machines)
     own = dict.fromkeys(f"{one.dataset}/{one.category}" for one in records if not one.official)
     if own:
         sentences.append(f"Not official: {', '.join(map(text, own))} (not the published data).")
@@ -357,13 +315,13 @@ def caption_of(found: Found, arguments: Sequence[str]) -> str:
 
 
 def _what(found: Found) -> str:
-    names = ", ".join(map(display, found.query.metrics))
-    types = ", normal test images against one defect type" if found.query.by_type else ""
-    if (count := found.pivot.seeds) == 1:
-        return f"{names}{types}"
-    seeds = sorted({run.record.seed for run in (*found.runs, *found.failed)})
-    listed = ", ".join(map(str, seeds))
-    return f"{names}{types}, mean ± standard deviation over {count} seeds ({listed})"
+    names = ", ".join(map(layout.display, found.query.metrics))
+    names += ", normal test images against one defect type" * found.query.by_type
+    if found.pivot.seeds == 1:
+        return names
+    seeds = sorted({run.record.seed for run in found.runs})
+    over = f"{len(seeds)} seeds ({', '.join(map(str, seeds))})"
+    return f"{names}, mean ± standard deviation over {over}"
 
 
 def _fixed(found: Found) -> str:

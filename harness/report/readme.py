@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from harness.metrics.registry import HEADLINE
-from harness.report.caption import described
-from harness.report.declaration import ReportError, Table, reading
-from harness.report.formats import code, text
-from harness.report.grid import (
-    ABSENT,
-    Line,
-    display,
-    grid_of_pivot,
-    number,
-    pivot_of,
-    shown_metrics,
-)
+from harness.report import layout
+from harness.report.caption import caption, described
+from harness.report.declaration import ReportError, Table, Tables, reading
+from harness.report.formats import TEMPLATES, code, markdown, text
 from harness.report.published import AVERAGE, METHOD, Source, published_sources
 from harness.report.stored import TableResults
-from harness.system.terminal import in_markup
 
 PAGES = ("README.md", "docs/results.md")
 """Relative to the checkout; the first must be there, and markers may be in each of them."""
@@ -38,9 +28,9 @@ _KINDS = {
 }
 """What a marker of `PAGES` may be of, and what is wrong with another name."""
 
-_OPEN = re.compile(rf"^<!-- ({'|'.join((*_KINDS, SHOW))}): (.+) -->$", re.MULTILINE)
 # On a line of its own: within one it is the text of a table.
-_CLOSE = re.compile(rf"^<!-- /({'|'.join((*_KINDS, SHOW))}) -->$", re.MULTILINE)
+_KIND = "|".join((*_KINDS, SHOW))
+_MARKER = re.compile(rf"^<!-- (?:({_KIND}): (.+)|/({_KIND})) -->$", re.MULTILINE)
 
 
 class Marker(NamedTuple):
@@ -64,20 +54,47 @@ def read_pages(root: Path) -> dict[str, str]:
     return pages
 
 
-def markers(pages: Mapping[str, str]) -> list[Marker]:
-    """List the markers of results in all pages, in order."""
-    return [one for page in pages.values() for one in _all_markers(page) if one.kind != SHOW]
+def markers(pages: Mapping[str, str]) -> dict[Marker, str]:
+    """Return the markers of results, in order, and the page of each; none may be there twice."""
+    found: dict[Marker, str] = {}
+    for page, content in pages.items():
+        for marker in blocks(page, content):
+            if marker in found:
+                raise _doubled(f"{found[marker]} and {page}", marker)
+            if marker.kind != SHOW:
+                found[marker] = page
+    return found
 
 
-def _all_markers(page: str) -> list[Marker]:
-    return [Marker(*match.groups()) for match in _OPEN.finditer(page)]
+def _doubled(where: str, marker: Marker) -> ReportError:
+    return ReportError(f"{where}: more than one marker for {marker.kind} {marker.name}")
 
 
-def fill(pages: Mapping[str, str], contents: Mapping[Marker, str]) -> dict[str, str]:
+def blocks(page: str, content: str) -> dict[Marker, tuple[int, int]]:
+    """Return where the text of each marker of a page starts and ends, in order."""
+    found: dict[Marker, tuple[int, int]] = {}
+    opened: Marker | None = None
+    start = 0
+    for match in [*_MARKER.finditer(content), None]:
+        kind, name, closed = match.groups() if match else ("", "", "")
+        if opened and closed != opened.kind:
+            what, end = f"{opened.kind} {opened.name}", f"<!-- /{opened.kind} -->"
+            raise ReportError(f"{page}: the marker of {what} is not closed by {end}")
+        if closed and not opened:
+            raise ReportError(f"{page} has a <!-- /{closed} --> that closes no {closed}")
+        if opened in found:
+            raise _doubled(page, opened)
+        if match and opened:
+            found[opened] = start, match.start()
+        opened, start = Marker(kind, name) if kind else None, match.end() if match else 0
+    return found
+
+
+def filled(page: str, content: str, contents: Mapping[Marker, str]) -> str:
     r"""Put each content between its markers; all other text stays as it is.
 
-    >>> pages = {"README.md": "# Title\n<!-- table: demo -->\nold\n<!-- /table -->\nmore\n"}
-    >>> print(fill(pages, {Marker("table", "demo"): "| new |\n"})["README.md"], end="")
+    >>> page = "# Title\n<!-- table: demo -->\nold\n<!-- /table -->\nmore\n"
+    >>> print(filled("README.md", page, {Marker("table", "demo"): "| new |\n"}), end="")
     # Title
     <!-- table: demo -->
     <BLANKLINE>
@@ -86,69 +103,30 @@ def fill(pages: Mapping[str, str], contents: Mapping[Marker, str]) -> dict[str, 
     <!-- /table -->
     more
     """
-    _check_doubled(pages, contents)
-    return {page: "".join(_filled(page, old, contents)) for page, old in pages.items()}
+    for marker, (start, end) in reversed(blocks(page, content).items()):
+        if marker in contents:
+            content = f"{content[:start]}\n\n{contents[marker]}\n{content[end:]}"
+    return content
 
 
-def fill_page(path: str, page: str, table: Callable[[Sequence[str]], str]) -> str:
+def fill_shown(path: str, page: str, table: Callable[[Sequence[str]], str]) -> str:
     """Put at each `show` marker of a page the table that its arguments ask for."""
-    found = [marker for marker in _all_markers(page) if marker.kind == SHOW]
+    found = [marker for marker in blocks(path, page) if marker.kind == SHOW]
     if not found:
         raise ReportError(
             f"{path} must have markers `<!-- show: KEY=VALUE -->` ... `<!-- /show -->`"
         )
-    contents = {marker: table(shlex.split(marker.name)) for marker in dict.fromkeys(found)}
-    return "".join(_filled(path, page, contents))
+    return filled(path, page, {marker: table(shlex.split(marker.name)) for marker in found})
 
 
-def _filled(page: str, content: str, contents: Mapping[Marker, str]) -> Iterator[str]:
-    position = 0
-    for match in _OPEN.finditer(content):
-        marker = Marker(*match.groups())
-        if marker in contents:
-            yield f"{content[position : match.end()]}\n\n{contents[marker]}\n"
-            position = _closing(page, content, match)
-    yield content[position:]
-
-
-def _closing(page: str, content: str, opening: re.Match[str]) -> int:
-    """Find where the closing marker starts that belongs to an opening one."""
-    kind, name = opening.groups()
-    close = _CLOSE.search(content, opening.end())
-    following = _OPEN.search(content, opening.end())
-    if not close or close[1] != kind or (following and following.start() < close.start()):
-        raise ReportError(f"{page}: the marker of {kind} {name} is not closed by <!-- /{kind} -->")
-    return close.start()
-
-
-def check_markers(pages: Mapping[str, str], *, known: Collection[Marker]) -> None:
-    """Refuse pages with a marker twice, a marker of something unknown, or an end without one."""
-    found = markers(pages)
-    _check_doubled(pages, found)
-    for marker in found:
-        if marker not in known:
-            page = _where(pages, marker)
-            raise ReportError(
-                f"{page} has a marker for what is {_KINDS[marker.kind]}: {marker.name}"
-            )
-    for page, content in pages.items():
-        opened = Counter(match[1] for match in _OPEN.finditer(content))
-        for kind, closed in Counter(match[1] for match in _CLOSE.finditer(content)).items():
-            if closed > opened[kind]:
-                raise ReportError(f"{page} has a <!-- /{kind} --> that closes no {kind}")
-
-
-def _check_doubled(pages: Mapping[str, str], wanted: Iterable[Marker]) -> None:
-    count = Counter(markers(pages))
-    for marker in wanted:
-        if count[marker] > 1:
-            kind, name = marker
-            raise ReportError(f"{_where(pages, marker)}: more than one marker for {kind} {name}")
-
-
-def _where(pages: Mapping[str, str], marker: Marker) -> str:
-    """Name the pages with a marker."""
-    return " and ".join(page for page, one in pages.items() if marker in markers({page: one}))
+def check_markers(found: Mapping[Marker, str], tables: Tables) -> None:
+    """Refuse a marker of something unknown; of a refused table's dataset nothing is known."""
+    known = {Marker("table", name) for name in (*tables, *tables.refused)} | {STATUS}
+    known |= {Marker("results", table.choice("dataset")) for table in tables.values()}
+    for marker, page in found.items():
+        if marker not in known and not (tables.refused and marker.kind == "results"):
+            what = f"{_KINDS[marker.kind]}: {marker.name}"
+            raise ReportError(f"{page} has a marker for what is {what}")
 
 
 STATUS = Marker("status", "all")
@@ -158,14 +136,23 @@ class Group(NamedTuple):
     """Some columns of an overview: those of one table, or of one reference."""
 
     label: str
-    metrics: Line
-    cells: dict[str, Line]  # by category
-    average: Line
+    titles: layout.Line
+    cells: Mapping[str, Sequence[str]]  # by category
+    average: Sequence[str]
     caption: str  # in Markdown
 
 
+def declared(
+    found: Iterable[Marker], tables: Mapping[str, Table], held: Mapping[str, TableResults]
+) -> dict[Marker, str]:
+    """Write what stands at the markers of tables, of those that are given."""
+    wanted = [(m, tables[m.name]) for m in found if m.kind == "table" and m.name in tables]
+    each = [(m, layout.grid_of(t, held[t.name]), caption(t, held[t.name].rows)) for m, t in wanted]
+    return {marker: markdown(grid, words) for marker, grid, words in each}
+
+
 def overviews(
-    found: Iterable[Marker],
+    found: Collection[Marker],
     tables: Mapping[str, Table],
     held: Mapping[str, TableResults],
     results: Path,
@@ -175,15 +162,17 @@ def overviews(
     An overview is of the tables that have a marker, in that order. Where one of them is not among
     `tables`, whose rows are as they declare, the overview of its dataset is not made.
     """
-    found = list(found)
     marked = [marker.name for marker in found if marker.kind == "table"]
-    shown = [tables[name] for name in marked if name in tables and tables[name].headline]
     withheld = [held[name].rows for name in marked if name in held and name not in tables]
     stale = {row.dataset for rows in withheld for row in rows}
+    shown = [tables[name] for name in marked if name in tables and tables[name].headline]
     datasets = {table.choice("dataset") for table in tables.values()} - stale
     wanted = [marker for marker in found if marker.kind == "results" and marker.name in datasets]
     sources = published_sources(results) if wanted else []
-    made = {m: overview(m.name, _of(m.name, shown), held, sources) for m in wanted}
+    of = _by_dataset(shown)
+    made = {
+        marker: overview(marker.name, of.get(marker.name, []), held, sources) for marker in wanted
+    }
     if STATUS in found and not stale:
         made[STATUS] = status(shown, held)
     return made
@@ -206,9 +195,15 @@ def overview(
         commands = " or ".join(code(table.command) for table in tables)
         return f"None yet: {commands}.\n" if tables else "None yet.\n"
     named = [c for table in tables for c in table.categories] + [c for g in groups for c in g.cells]
-    categories = [c for c in dict.fromkeys(named) if any(c in group.cells for group in groups)]
+    lines = [
+        (c, [cell for g in groups for cell in g.cells.get(c, [layout.ABSENT] * len(g.titles))])
+        for c in dict.fromkeys(named)
+        if any(c in group.cells for group in groups)
+    ]
+    lines.append((AVERAGE, [cell for group in groups for cell in group.average]))
+    drawn = TEMPLATES.get_template("overview.html").render(groups=groups, lines=lines)
     captions = " ".join(f"{group.caption}." for group in groups)
-    return f"{_html(groups, categories)}\n{captions}\n"
+    return f"{drawn}\n{captions}\n"
 
 
 def reference(dataset: str, sources: Sequence[Source]) -> Source | None:
@@ -221,25 +216,26 @@ def reference(dataset: str, sources: Sequence[Source]) -> Source | None:
     return best if best and shown(best) else None
 
 
-def status(tables: Sequence[Table], held: Mapping[str, TableResults]) -> str:
+def _by_dataset(tables: Iterable[Table]) -> dict[str, list[Table]]:
+    found: dict[str, list[Table]] = {}
+    for table in tables:
+        found.setdefault(table.choice("dataset"), []).append(table)
+    return found
+
+
+def status(tables: Iterable[Table], held: Mapping[str, TableResults]) -> str:
     """Write a line for each dataset: how many categories have a result; those with one first."""
     lines = []
-    for dataset in dict.fromkeys(table.choice("dataset") for table in tables):
-        own = _of(dataset, tables)
-        parts = [_count(t, held[t.name], _labels(own)[t.name]) for t in own if held[t.name].rows]
-        lines.append((not parts, f"- {text(own[0].title)}: {'; '.join(parts) or 'none yet'}\n"))
+    for those in _by_dataset(tables).values():
+        parts, labels = [], _labels(those)
+        for table in those:
+            rows = held[table.name].rows
+            failed = sum(not row.finished for row in rows)
+            count = f"{len(rows) - failed}/{len(table.categories)} categories"
+            lost = f" ({failed} failed)" if failed else ""
+            parts += [f"{count} with {code(labels[table.name])}{lost}"] if rows else []
+        lines.append((not parts, f"- {text(those[0].title)}: {'; '.join(parts) or 'none yet'}\n"))
     return "".join(line for _, line in sorted(lines, key=lambda line: line[0]))
-
-
-def _count(table: Table, results: TableResults, label: str) -> str:
-    finished = sum(row.finished for row in results.rows)
-    failed = len(results.rows) - finished
-    lost = f" ({failed} failed)" if failed else ""
-    return f"{finished}/{len(table.categories)} categories with {code(label)}{lost}"
-
-
-def _of(dataset: str, tables: Iterable[Table]) -> list[Table]:
-    return [table for table in tables if table.choice("dataset") == dataset]
 
 
 def _labels(tables: Iterable[Table]) -> dict[str, str]:
@@ -250,49 +246,18 @@ def _labels(tables: Iterable[Table]) -> dict[str, str]:
 
 
 def _ours(table: Table, results: TableResults, label: str) -> Group:
-    metrics = shown_metrics(results.rows)
-    grid = grid_of_pivot(pivot_of(table, results.rows, metrics))
-    run = {row.category for row in results.rows}
-    cells = {category: tuple(line) for category, *line in grid.body if category in run}
-    return Group(label, metrics, cells, grid.average[1:], described(table))
+    pivot = layout.pivot_of(table, results.rows, layout.shown_metrics(results.rows))
+    grid, run = layout.grid_of_pivot(pivot), {row.category for row in results.rows}
+    cells = {category: line for category, *line in grid.body if category in run}
+    return Group(label, grid.header[1:], cells, grid.average[1:], described(table))
 
 
 def _theirs(source: Source, dataset: str) -> Group:
     numbers = source.values.items()
-    values = {key[1:]: number(float(value)) for key, value in numbers if key[0] == dataset}
+    values = {k[1:]: layout.number(float(value)) for k, value in numbers if k[0] == dataset}
     metrics = tuple(m for m in HEADLINE if any(metric == m for _, metric in values))
-    cells = {
-        category: tuple(values.get((category, metric), ABSENT) for metric in metrics)
-        for category, metric in values
-        if metric in metrics
-    }
-    average = cells.pop(AVERAGE, (ABSENT,) * len(metrics))
+    named = [*(category for category, metric in values if metric in metrics), AVERAGE]
+    cells = {c: [values.get((c, metric), layout.ABSENT) for metric in metrics] for c in named}
+    average = cells.pop(AVERAGE)
     origin = f"{text(source.label)}: published numbers, not run here ({text(source.reference)})"
-    return Group(source.label, metrics, cells, average, origin)
-
-
-def _html(groups: Sequence[Group], categories: Sequence[str]) -> str:
-    """Write the lines as HTML, for Markdown has no groups of columns; no line of it is empty."""
-    names = "".join(
-        f'<th colspan="{len(group.metrics)}" scope="colgroup">{in_markup(group.label)}</th>'
-        for group in groups
-    )
-    titles = "".join(
-        f'<th scope="col">{in_markup(display(metric))}</th>'
-        for group in groups
-        for metric in group.metrics
-    )
-    first = '<th rowspan="2" scope="col" align="left">Category</th>'
-    lines = [
-        (in_markup(c), [g.cells.get(c, (ABSENT,) * len(g.metrics)) for g in groups])
-        for c in categories
-    ]
-    lines.append((f"<b>{AVERAGE}</b>", [group.average for group in groups]))
-    body = ""
-    for title, parts in lines:
-        cells = "".join(f'<td align="right">{in_markup(c)}</td>' for part in parts for c in part)
-        body += f"<tr><td>{title}</td>{cells}</tr>\n"
-    return (
-        f"<table><thead>\n<tr>{first}{names}</tr>\n<tr>{titles}</tr>\n</thead><tbody>\n"
-        f"{body}</tbody></table>\n"
-    )
+    return Group(source.label, tuple(map(layout.display, metrics)), cells, average, origin)

@@ -1,4 +1,4 @@
-"""One job of one table, as its row in `results/<table>.csv`, and the per-image scores behind it."""
+"""The rows of `results/<table>.csv`, one for each job, and the per-image scores behind them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.metrics.registry import HEADLINE, METRICS
@@ -34,38 +34,23 @@ _PLACE = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Row:
-    """One job of one table; what is not explained here is as in `Record` and `StoredRun`."""
+@dataclass(frozen=True, kw_only=True)
+class Row(Record):
+    """One job of one table, as published; what is not explained here is as in `StoredRun`."""
 
     schema: int  # of the code that wrote the row
-    dataset: str
-    category: str
-    model: str
-    backbone: str
-    model_factory: str
-    backbone_factory: str
-    seed: int
+    official: bool = True
     status: str
     run_id: str
     identity: str
     started: str
     commit: str
     dirty: str  # `clean`, or `dirty` where the working tree differed from the commit
-    weights_digest: str
-    data_fingerprint: str
-    n_train: int
-    n_test_normal: int
-    n_test_anomalous: int
     environment: str  # the key of versions and machine in `environment.json`
     scores_digest: str  # of the job's lines of the table's scores file
     error: str
-    settings: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
     low: dict[str, float] = field(default_factory=dict)  # ends of the 95 % intervals
     high: dict[str, float] = field(default_factory=dict)
-    undefined: dict[str, str] = field(default_factory=dict)
-    durations: dict[str, float] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -73,26 +58,30 @@ class Row:
         return self.status == FINISHED
 
 
-_PLAIN = tuple(column.name for column in fields(Row) if column.name not in _NESTED)
 # Schema 2 did not record them: of its rows they are empty.
 _SINCE_3 = ("model_factory", "backbone_factory")
+_PLAIN = (
+    *("schema", "dataset", "category", "model", "backbone", *_SINCE_3, "seed", "status", "run_id"),
+    *("identity", "started", "commit", "dirty", "weights_digest", "data_fingerprint", "n_train"),
+    *("n_test_normal", "n_test_anomalous", "environment", "scores_digest", "error"),
+)
 _PLAIN_2 = tuple(name for name in _PLAIN if name not in _SINCE_3)
 
 
 def row_of(run: StoredRun, *, environment: str, limits: Mapping[str, tuple[float, float]]) -> Row:
     """Make the row of a run, given its environment's key and its metrics' intervals."""
-    record = run.record
-    same = {f.name: getattr(run, f.name, getattr(record, f.name, None)) for f in fields(Row)}
+    parts = (run, run.record)
+    same = {n: getattr(of, n) for n in (*_PLAIN, *_NESTED) for of in parts if hasattr(of, n)}
     own = {
         "schema": SCHEMA_VERSION,
         "dirty": "dirty" if run.dirty else "clean",
         "environment": environment,
-        "scores_digest": scores_digest(record.scores),
+        "scores_digest": scores_digest(run.record.scores),
         "error": public_error(run),
         "low": {metric: low for metric, (low, _) in limits.items()},
         "high": {metric: high for metric, (_, high) in limits.items()},
     }
-    return Row(**(same | own))  # type: ignore[arg-type]
+    return Row(**(same | own))
 
 
 def public_error(run: StoredRun) -> str:
@@ -208,7 +197,7 @@ def _score(
     return category, ImageScore(image, defect_type, _LABELS[anomalous], finite(score))
 
 
-def difference(of: Record | Row, scores: Sequence[ImageScore]) -> str:
+def difference(of: Record, scores: Sequence[ImageScore]) -> str:
     """Name the first number of a finished job that its scores do not give, to the last bit."""
     from harness.metrics import image_metrics
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import yaml
 
 from harness.record import Record, StoredRun
-from harness.report.declaration import GROUPS, Cell, ReportError, Table, expected
+from harness.report.declaration import Cell, ReportError, Table, expected
 from harness.report.rows import FINISHED, Row, difference, first_difference
 
 _ARGUMENT = "backbone.arguments."
@@ -87,7 +87,9 @@ def select(
     refused: dict[str, list[StoredRun]] = {}
     fitting = [run for run in runs if run.record.settings and not mismatch(table, run.record)]
     for run in sorted(fitting, key=preference, reverse=True):
-        reason, cell = _refusal(table, run), cell_of(table, run.record)
+        reason, cell = built_otherwise(table, run.record), cell_of(table, run.record)
+        if run.status == FINISHED and not run.record.official:
+            reason = "its data are not the published dataset (official is false)"
         if reason:
             refused.setdefault(reason, []).append(run)
         elif cell not in rows or preference(run) >= preference(rows[cell]):
@@ -115,17 +117,17 @@ def select(
     return Selection(chosen, tuple(notes))
 
 
-def mismatch(table: Table, of: Record | Row) -> str:
+def mismatch(table: Table, of: Record) -> str:
     """Say in what a run or a row is not as the table declares; empty where it fits."""
     return _fit(table, of)[1]
 
 
-def cell_of(table: Table, of: Record | Row) -> Cell:
+def cell_of(table: Table, of: Record) -> Cell:
     """Name the cell of what fits the table."""
     return Cell(of.category, of.seed, _fit(table, of)[0])
 
 
-def _fit(table: Table, of: Record | Row) -> tuple[str, str]:
+def _fit(table: Table, of: Record) -> tuple[str, str]:
     """Return the swept value that a run or a row is of, or in what it is not as declared."""
     if of.seed not in table.seeds or of.category not in table.categories:
         return "", f"category={of.category} with seed={of.seed} is not declared"
@@ -136,9 +138,9 @@ def _fit(table: Table, of: Record | Row) -> tuple[str, str]:
     return (fitting[0], "") if fitting else ("", next(iter(wrong.values())))
 
 
-def _wrong(table: Table, value: str, of: Record | Row) -> str:
-    for group in GROUPS:
-        if getattr(of, group) != (name := table.names[value][group]):
+def _wrong(table: Table, value: str, of: Record) -> str:
+    for group, name in table.names[value].items():
+        if getattr(of, group) != name:
             return f"{group}={getattr(of, group)}, declared is {name}"
     config = table.configs[value]
     given = {key for key in of.settings if key.startswith(_ARGUMENT)}
@@ -149,15 +151,11 @@ def _wrong(table: Table, value: str, of: Record | Row) -> str:
             declared = expected(config, key)
         except KeyError:
             return f"{key}={setting}, declared is no such setting"
-        if not _agrees(key, declared, setting):
+        free = (declared is None and key in _OWN) or (declared == "auto" and key in _RESOLVED)
+        # By value, not by spelling: `0`, `0.0`.
+        if not free and setting_values(declared) != setting_values(setting):
             return f"{key}={setting}, declared is {declared}"
     return ""
-
-
-def _agrees(key: str, declared: Any, setting: str) -> bool:
-    """Compare a setting by value, not by spelling: `0`, `0.0`."""
-    free = (declared is None and key in _OWN) or (declared == "auto" and key in _RESOLVED)
-    return free or setting_values(declared) == setting_values(setting)
 
 
 def setting_values(setting: Any) -> tuple[Any, ...]:
@@ -174,7 +172,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def built_otherwise(table: Table, of: Record | Row) -> str:
+def built_otherwise(table: Table, of: Record) -> str:
     """Say what built a model or backbone, whatever it is named, where it is not what is declared.
 
     Rows of schema 2 do not record it.
@@ -189,13 +187,6 @@ def built_otherwise(table: Table, of: Record | Row) -> str:
     return ""
 
 
-def _refusal(table: Table, run: StoredRun) -> str:
-    """Say why a run may not stand in the table, whatever it is named; empty where it may."""
-    if run.status == FINISHED and not run.record.official:
-        return "its data are not the published dataset (official is false)"
-    return built_otherwise(table, run.record)
-
-
 def _refused(table: Table, reason: str, runs: list[StoredRun]) -> str:
     newest, more = runs[0], f"; so are {len(runs) - 1} more" if len(runs) > 1 else ""
     return (
@@ -207,21 +198,17 @@ def _check_weights(
     table: Table, chosen: Mapping[Cell, StoredRun], rows: Mapping[Cell, Row]
 ) -> None:
     """Refuse two sets of weights of a backbone, or of a seed where the seed draws them."""
-    every: list[tuple[Cell, Record | Row, str]] = [(c, run.record, "") for c, run in chosen.items()]
-    every += [(cell, row, "published ") for cell, row in rows.items()]
-    sets: dict[tuple[str, str, int | None], dict[str, list[str]]] = {}
-    for cell, of, state in every:
-        if of.weights_digest:  # of a failed job, it is not known
+    sets: dict[tuple[str, str, int | None], dict[str, dict[str, None]]] = {}
+    for state, cells in (("", {c: run.record for c, run in chosen.items()}), ("published ", rows)):
+        for cell, of in cells.items():
             seed = of.seed if of.backbone.endswith(RANDOM) else None
             value = cell.value if table.axis.startswith("backbone") else ""
             digests = sets.setdefault((of.backbone, value, seed), {})
-            digests.setdefault(of.weights_digest, []).append(state + of.category)
+            if of.weights_digest:  # of a failed job, it is not known
+                digests.setdefault(of.weights_digest[:12], {})[state + of.category] = None
     for (backbone, *_), digests in sets.items():
         if len(digests) > 1:
-            mixed = "; ".join(
-                f"{digest[:12]} ({', '.join(dict.fromkeys(names))})"
-                for digest, names in digests.items()
-            )
+            mixed = "; ".join(f"{digest} ({', '.join(of)})" for digest, of in digests.items())
             raise ReportError(
                 f"{table.name} mixes {len(digests)} sets of weights of {backbone}: {mixed};"
                 f" run {table.command} with one of them, or drop what is published with"

@@ -83,7 +83,7 @@ def backed_scores(name: str, held: TableResults) -> Scores:
 
 def results_of(table: Table, runs: Mapping[Cell, StoredRun], held: TableResults) -> TableResults:
     """Put runs, with their scores, into what a table's files hold; other rows stay as they are."""
-    from harness.report.bootstrap import average_limits, cell_limits, resample_cell
+    from harness.report.bootstrap import average_limits, cell_limits, images_of, resample
 
     scores = dict(held.scores)
     scores |= {c.category: run.record.scores for c, run in runs.items() if table.headline}
@@ -92,7 +92,7 @@ def results_of(table: Table, runs: Mapping[Cell, StoredRun], held: TableResults)
     def resampled(category: str) -> Resampled | None:
         try:
             key = f"{table.choice('dataset')}/{category}"
-            return resample_cell(key, scores.get(category, ()))
+            return resample(images_of(scores.get(category, ())), key=key)
         except ValueError:  # too few images
             return None
 

@@ -12,10 +12,14 @@ import re
 import sys
 from collections.abc import Iterable
 from html import escape
-from typing import IO
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
 from unicodedata import normalize
 
 from harness.system.secrets import masked
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 # Also as a full-width character, and behind spaces: programs differ in what they forgive.
 _FORMULA = re.compile(r"'*\s*[=+\-@\t\r\n＝＋－＠]")
@@ -108,6 +112,24 @@ def in_markup(text: str) -> str:
     'a &lt;b&gt; &amp; &#x27;c&#x27;'
     """
     return escape(shown(text))
+
+
+def templates(folder: Path) -> Environment:
+    """Return the Jinja templates of a folder, which write every text as `in_markup` does."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def escaped(value: object) -> object:
+        harmless = isinstance(value, (Markup, int, float))
+        return value if harmless else Markup(in_markup(str(value)))  # noqa: S704
+
+    return Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        finalize=escaped,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
 
 
 def is_formula(text: str) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.report.caption import caption
 from harness.report.declaration import read_tables
 from harness.report.formats import latex
-from harness.report.grid import grid_of
+from harness.report.layout import grid_of
 from harness.report.publish import publish
 from harness.report.readme import PAGES
 from harness.report.stored import read_results

@@ -15,7 +15,6 @@ from harness.report.bootstrap import (
     mean_of,
     p_value,
     resample,
-    resample_cell,
 )
 from tests.report.synthetic import scores
 
@@ -27,17 +26,21 @@ def _case(n_normal: int, n_anomalous: int, decimals: int = 9) -> tuple[np.ndarra
     return (np.arange(n_normal + n_anomalous) >= n_normal)[order], drawn.round(decimals)[order]
 
 
+def _images(labels: np.ndarray, values: np.ndarray) -> Images:
+    return Images(values[~labels], values[labels])
+
+
 def _explicit(images: Images, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and scores of one resample; ranks order as the scores do."""
-    ranks = np.concatenate([images.normal[i], images.anomalous[j]])
-    return np.arange(len(ranks)) >= len(i), ranks
+    """Labels and scores of one resample."""
+    drawn = np.concatenate([images.normal[i], images.anomalous[j]])
+    return np.arange(len(drawn)) >= len(i), drawn
 
 
 @pytest.mark.parametrize("decimals", [9, 0], ids=["distinct", "ties"])
 def test_resamples_have_the_auroc_that_scikit_learn_gives_them(decimals: int) -> None:
     labels, values = _case(9, 14, decimals)
-    images = images_of(labels, values)
-    result = resample(images, bootstrap.auroc, key="a", n=50)
+    images = _images(labels, values)
+    result = resample(images, key="a", n=50)
     assert result.value == pytest.approx(roc_auc_score(labels, values), abs=1e-12)
     draws = [
         pair for i, j in bootstrap.drawn(images, key="a", n=50) for pair in zip(i, j, strict=True)
@@ -48,7 +51,7 @@ def test_resamples_have_the_auroc_that_scikit_learn_gives_them(decimals: int) ->
 
 def test_leaving_out_one_image_gives_the_auroc_of_the_rest() -> None:
     labels, values = _case(6, 8, decimals=0)
-    left_out = resample(images_of(labels, values), bootstrap.auroc, key="a", n=2).left_out
+    left_out = resample(_images(labels, values), key="a", n=2).left_out
     for label, found in zip((False, True), left_out, strict=True):
         expected = [
             roc_auc_score(np.delete(labels, i), np.delete(values, i))
@@ -65,7 +68,7 @@ def test_intervals_agree_with_scipy(shape: tuple[int, int]) -> None:
     def auroc(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
         return (b[..., :, None] > a[..., None, :]).mean(axis=(-2, -1))
 
-    ours = interval(resample(images_of(labels, values), bootstrap.auroc, key="a", n=20_000))
+    ours = interval(resample(_images(labels, values), key="a", n=20_000))
     theirs = stats.bootstrap(
         (normal, anomalous), auroc, method="BCa", n_resamples=20_000, batch=1000, rng=1,
         confidence_level=0.95, vectorized=True, paired=False,
@@ -76,16 +79,16 @@ def test_intervals_agree_with_scipy(shape: tuple[int, int]) -> None:
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     labels, values = _case(20, 30)
-    images = images_of(labels, values)
-    whole = resample(images, bootstrap.auroc, key="a", n=100)
+    images = _images(labels, values)
+    whole = resample(images, key="a", n=100)
     monkeypatch.setattr(bootstrap, "_BLOCK", 128)
-    blocks = resample(images, bootstrap.auroc, key="a", n=100)
+    blocks = resample(images, key="a", n=100)
     np.testing.assert_array_equal(whole.left_out[1], blocks.left_out[1])
     assert len(blocks.resamples) == 100
 
 
 def test_every_image_is_drawn_equally_often() -> None:
-    images = images_of(*_case(7, 11))
+    images = _images(*_case(7, 11))
     for part, count in ((0, 7), (1, 11)):
         drawn = np.concatenate([b[part] for b in bootstrap.drawn(images, key="x", n=4000)])
         assert drawn.shape == (4000, count)
@@ -93,18 +96,16 @@ def test_every_image_is_drawn_equally_often() -> None:
 
 
 def test_categories_are_resampled_independently_and_models_alike() -> None:
-    images = images_of(*_case(20, 30))
-    first = resample(images, bootstrap.auroc, key="parts/bolt", n=2000).resamples
-    again = resample(images, bootstrap.auroc, key="parts/bolt", n=2000).resamples
-    other = resample(images, bootstrap.auroc, key="parts/cap", n=2000).resamples
+    images = _images(*_case(20, 30))
+    first = resample(images, key="parts/bolt", n=2000).resamples
+    again = resample(images, key="parts/bolt", n=2000).resamples
+    other = resample(images, key="parts/cap", n=2000).resamples
     np.testing.assert_array_equal(first, again)
     assert abs(np.corrcoef(first, other)[0, 1]) < 0.1
 
 
 def test_an_average_is_narrower_as_independent_categories_are() -> None:
-    cells = [
-        resample(images_of(*_case(30, 40)), bootstrap.auroc, key=str(c), n=4000) for c in range(16)
-    ]
+    cells = [resample(_images(*_case(30, 40)), key=str(c), n=4000) for c in range(16)]
     low, high = interval(cells[0]) or (0, 0)
     average_low, average_high = interval(mean_of(cells)) or (0, 0)
     assert (high - low) / (average_high - average_low) == pytest.approx(4, rel=0.15)
@@ -122,8 +123,7 @@ def _difference(seed: int) -> Resampled:
     shared = rng.normal(size=len(labels))
     one, two = (
         resample(
-            images_of(labels, (shared + effect * labels + rng.normal(size=len(labels))).round(d)),
-            bootstrap.auroc,
+            _images(labels, (shared + effect * labels + rng.normal(size=len(labels))).round(d)),
             key="a",
             n=999,
         )
@@ -240,28 +240,26 @@ def test_p_is_uniform_where_nothing_differs() -> None:
 
 
 def test_separated_scores_have_a_lower_limit_from_their_number() -> None:
-    labels = [False] * 20 + [True] * 63
-    images = images_of(labels, np.arange(83.0))
-    assert interval(resample(images, bootstrap.auroc, key="a", n=100)) is None
+    labels = np.arange(83) >= 20
+    images = _images(labels, np.arange(83.0))
+    assert interval(resample(images, key="a", n=100)) is None
     # Were the AUROC at the limit, 20 disjoint pairs would all be in order 1 time in 20.
     assert bootstrap.separation_limit(20, 63) ** 20 == pytest.approx(0.05)
 
 
 def test_separated_scores_in_a_cell() -> None:
     apart = [image._replace(score=image.score + 99 * image.anomalous) for image in scores(1)]
-    limits = cell_limits(resample_cell("parts/bolt", apart))
+    limits = cell_limits(resample(images_of(apart), key="parts/bolt"))
     assert limits == (pytest.approx(0.05 ** (1 / 12)), 1.0)
 
 
 def test_one_image_of_a_kind_has_no_interval() -> None:
     with pytest.raises(ValueError, match="an interval needs at least 2 normal images, got 1"):
-        images_of([False, True, True], [0.0, 1.0, 2.0])
-    with pytest.raises(ValueError, match="an interval needs at least 2 normal images, got 1"):
-        resample_cell("parts/bolt", scores(1, n_normal=1))
+        images_of(scores(1, n_normal=1))
 
 
 def test_the_drawn_numbers_never_change() -> None:
-    images = images_of(*_case(20, 63))
+    images = _images(*_case(20, 63))
     normal, anomalous = next(bootstrap.drawn(images, key="mvtec/bottle", n=2))
     assert normal[0, :8].tolist() == [12, 10, 8, 7, 11, 16, 19, 12]
     assert anomalous[1, :8].tolist() == [47, 1, 0, 39, 60, 43, 6, 4]

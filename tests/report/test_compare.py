@@ -12,7 +12,7 @@ from scipy import stats
 
 from harness.record import ImageScore
 from harness.report.__main__ import held_table, main
-from harness.report.bootstrap import auroc, images_of, resample
+from harness.report.bootstrap import images_of, resample
 from harness.report.declaration import ReportError, read_table, read_tables
 from harness.report.declaration import expected as setting
 from harness.report.paired import FEWEST, Held, compare, friedman, holm, pair_up, rank, wilcoxon
@@ -58,10 +58,8 @@ def test_a_pair_is_resampled_by_the_same_images(published: Path) -> None:
     pair = pair_up((table, results), (table, other))[0]
     names = sorted(image.image for image in results.scores["bolt"])
     by_name = [{i.image: i for i in r.scores["bolt"]} for r in (results, other)]
-    aligned = [
-        images_of([i[n].anomalous for n in names], [i[n].score for n in names]) for i in by_name
-    ]
-    one, two = (resample(i, auroc, key="parts/bolt") for i in aligned)
+    aligned = [images_of([i[n] for n in names]) for i in by_name]
+    one, two = (resample(images, key="parts/bolt") for images in aligned)
     np.testing.assert_array_equal(pair.difference.resamples, two.resamples - one.resamples)
     assert pair.difference.value == two.value - one.value
 

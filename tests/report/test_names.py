@@ -19,8 +19,8 @@ from harness.report.__main__ import main
 from harness.report.caption import caption
 from harness.report.declaration import ReportError, read_tables
 from harness.report.formats import code, latex, spans, text
-from harness.report.grid import grid_of
 from harness.report.html import COLUMNS, INDEX, build_page, read_gallery
+from harness.report.layout import grid_of
 from harness.report.publish import check, publish
 from harness.report.rows import public
 from harness.report.stored import read_results

@@ -4,6 +4,7 @@ import csv
 import re
 import shutil
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,17 @@ import numpy as np
 import pytest
 from sklearn.metrics import auc
 
-from harness.charts import Scale, bend_around, bent_ticks, histogram, learning_curve, roc_chart
+from harness.charts import bend_around, bent_ticks, histogram, roc_chart
 from harness.report.__main__ import main
 from harness.report.declaration import ReportError
-from harness.report.grid import Grid
-from harness.report.html import COLUMNS, INDEX, auroc_bars, read_gallery, table_html
+from harness.report.formats import TEMPLATES
+from harness.report.html import COLUMNS, INDEX, auroc_bars, read_gallery
+from harness.report.layout import Grid
 from harness.report.stored import read_results
 from tests.report.synthetic import metrics, scores
 
 LARGEST = 5_000_000
+PARTS: Any = TEMPLATES.get_template("parts.html").module
 
 
 def test_roc_curve_is_drawn_with_its_area() -> None:
@@ -60,33 +63,20 @@ def test_a_bent_axis_keeps_order_and_goes_back() -> None:
     assert all(-5 <= tick <= 4000 for tick in ticks)
 
 
-def test_scale_places_values_on_a_line() -> None:
-    scale = Scale(0, 1, 40, 330)
-    assert (scale(0), scale(0.5), scale(1)) == (40, 185, 330)
-
-
 def test_bars_start_at_chance_on_either_side(swept: Path) -> None:
     rows = read_results(swept / "results", "parts_tiny").rows
-    drawn = auroc_bars(rows)
+    drawn = PARTS.bars(*auroc_bars(rows))
     assert drawn.count('role="listitem"') == 3
     assert '<b style="left:0.0%;width:55.00%">' in drawn, "0.775 between 0.5 and 1"
     below = rows[0].__class__(**vars(rows[0]) | {"metrics": {"image_auroc": 0.4}, "low": {}})
-    assert '<b style="left:0.0%;width:16.67%">' in auroc_bars([below]), "0.4 left of 0.5"
-
-
-def test_learning_curve_has_a_line_for_each_category_and_labels_apart() -> None:
-    drawn = learning_curve(
-        "t", "n_train", {"bolt": {4: [0.8, 0.9], 8: [0.9]}, "cap": {4: [0.8], 8: [0.9]}}
-    ).svg
-    assert drawn.count("<polyline") == 2
-    heights = [float(y) for y in re.findall(r'class="series\d" x="288" y="([\d.]+)"', drawn)]
-    assert abs(heights[0] - heights[1]) >= 12
-    assert "bolt, 4: 0.850 ± 0.071" in drawn
+    assert '<b style="left:0.0%;width:16.67%">' in PARTS.bars(*auroc_bars([below])), (
+        "0.4 left of 0.5"
+    )
 
 
 def test_text_from_files_is_escaped() -> None:
     grid = Grid(("Category", "A&B"), (("<b>x</b>", "0.5"),), ("Average", "–"))
-    drawn = table_html(grid, "`<i>` & more")
+    drawn = PARTS.table(grid, "`<i>` & more")
     assert "<b>x" not in drawn
     assert "&lt;b&gt;x&lt;/b&gt;" in drawn
     assert "<code>&lt;i&gt;</code> &amp; more" in drawn
@@ -232,6 +222,10 @@ def test_page_fits_and_can_be_read(
     )
     opened.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     assert opened.evaluate("document.documentElement.scrollWidth") <= size[0]
+    levels = "[...document.querySelectorAll('h1,h2,h3,h4,h5,h6')].map((h) => +h.tagName[1])"
+    headings = opened.evaluate(levels)
+    assert headings[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(headings)), headings
     loaded = "[...document.images].every((image) => image.complete && image.naturalWidth > 0)"
     for image in opened.locator("img").all():
         image.scroll_into_view_if_needed()

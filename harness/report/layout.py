@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import stdev
 from typing import NamedTuple
 
@@ -57,7 +57,7 @@ class Grid:
 
     header: Line
     body: tuple[Line, ...]
-    average: Line
+    average: Line = ()
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def display(metric: str) -> str:
     return TIMES[metric].display if metric in TIMES else METRICS[metric].display
 
 
-def measure(of: Record | Row, metric: str, status: str) -> Measured:
+def measure(of: Record, metric: str, status: str) -> Measured:
     """Return a number of a job, of `METRICS` or `TIMES`, or why there is none."""
     if status != FINISHED:
         return FAILED
@@ -190,11 +190,8 @@ def of_type(scores: Sequence[ImageScore], metric: str, *, defect_type: str) -> M
 def shown_metrics(rows: Sequence[Row]) -> Line:
     """Leave out the headline metrics that no finished job could define: no masks, no pixels."""
     finished = [row for row in rows if row.finished]
-    return tuple(
-        metric
-        for metric in HEADLINE
-        if not finished or any(metric not in row.undefined for row in finished)
-    )
+    lost = {m for m in HEADLINE if finished and all(m in row.undefined for row in finished)}
+    return tuple(metric for metric in HEADLINE if metric not in lost)
 
 
 def pivot_of(table: Table, rows: Sequence[Row], metrics: Sequence[str] = ()) -> Pivot:
@@ -224,28 +221,27 @@ def grid_of(table: Table, results: TableResults, *, more: Sequence[str] = ()) ->
     """
     if not table.headline:
         return grid_of_pivot(pivot_of(table, results.rows))
-    by_category = {row.category: row for row in results.rows}
-    rows = [by_category.get(category) for category in table.categories]
     grid = grid_of_pivot(pivot_of(table, results.rows, (*shown_metrics(results.rows), *more)))
-    average, main = results.averages.get(INTERVAL_METRIC), INTERVAL_METRIC
-    spans = [limits(row.low.get(main), row.high.get(main)) if row else ABSENT for row in rows]
-    last = limits(average.low, average.high) if average else ABSENT
-    grid = _insert(grid, 2, [INTERVAL, *spans, last])
-    f1 = [trivial_f1(row) if row is not None and row.finished else None for row in rows]
-    known = [value for value in f1 if value is not None]
-    last = number(mean(known)) if len(known) == len(rows) else ABSENT
-    cells = [ABSENT if value is None else number(value) for value in f1]
-    return _insert(grid, 4, [TRIVIAL, *cells, last])
+    rows, main = {row.category: row for row in results.rows}, INTERVAL_METRIC
+    spans = {c: limits(row.low.get(main), row.high.get(main)) for c, row in rows.items()}
+    f1 = [trivial_f1(rows[c]) for c in table.categories if c in rows and rows[c].finished]
+    trivial = {c: number(trivial_f1(row)) for c, row in rows.items() if row.finished}
+    last = number(mean(f1)) if len(f1) == len(table.categories) else ABSENT
+    of_average = limits(*results.averages[main][1:]) if main in results.averages else ABSENT
+
+    def widened(line: Line, span: str, trivial: str) -> Line:
+        return (*line[:2], span, *line[2:3], trivial, *line[3:])
+
+    return Grid(
+        widened(grid.header, INTERVAL, TRIVIAL),
+        tuple(
+            widened(line, spans.get(line[0], ABSENT), trivial.get(line[0], ABSENT))
+            for line in grid.body
+        ),
+        widened(grid.average, of_average, last),
+    )
 
 
 def trivial_f1(row: Row) -> float:
     """Compute the F1 of calling every test image anomalous: what any Image F1 must beat."""
     return 2 * row.n_test_anomalous / (2 * row.n_test_anomalous + row.n_test_normal)
-
-
-def _insert(grid: Grid, place: int, column: Sequence[str]) -> Grid:
-    lines = [grid.header, *grid.body, grid.average]
-    header, *body, average = (
-        (*line[:place], cell, *line[place:]) for line, cell in zip(lines, column, strict=True)
-    )
-    return replace(grid, header=header, body=tuple(body), average=average)
