@@ -2,7 +2,7 @@
 
 from harness.data.images import image_size, read_image, read_mask
 from harness.data.listing import DataError
-from harness.data.load import load_split
+from harness.data.load import decoding_of, load_split
 from harness.data.readers import READERS
 from harness.data.split import NORMAL, Sample, Split, random_stream
 
@@ -12,6 +12,7 @@ __all__ = [
     "DataError",
     "Sample",
     "Split",
+    "decoding_of",
     "image_size",
     "load_split",
     "random_stream",

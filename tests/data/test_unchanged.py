@@ -1,4 +1,4 @@
-"""Fingerprints, splits and draws of sound data stay what they were before duplicates were grouped."""
+"""Fingerprints, splits and draws of sound data stay what they were."""
 
 from __future__ import annotations
 
