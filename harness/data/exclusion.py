@@ -55,13 +55,12 @@ def list_category(root: Path, category: str, dataset: DatasetConfig) -> Kept:
     n_images = sum(image.name in left_out for image in images)
     notes = []
     if left_out:
-        notes.append(
-            f"{n_images} images are left out by dataset.exclude, {len(left_out)} files in all"
-        )
+        files = f"{len(left_out)} files in all"
+        notes.append(f"images left out by dataset.exclude: {n_images}, {files}")
     others = {*dataset.categories} - {category}
     if idle := [pattern for pattern in idle if pattern.partition("/")[0] not in others]:
         listed = ", ".join(map(shown, idle[:_SHOWN])) + (", ..." if len(idle) > _SHOWN else "")
-        notes.append(f"dataset.exclude has {len(idle)} patterns that match nothing: {listed}")
+        notes.append(f"patterns of dataset.exclude that match nothing: {len(idle)} ({listed})")
     return Kept(read(root, category, dataset, left_out), left_out, n_images, tuple(notes))
 
 

@@ -74,14 +74,14 @@ def notes_of(
 ) -> Iterator[str]:
     """Say what of a category is not used, and what of it is not what it seems."""
     for what, count in listing.skipped.items():
-        yield f"{count} {what} are not used"
+        yield f"{what} that are not used: {count}"
     strays = Counter(_ending(one.file) for one in listing.problems if one.rule == STRAY)
     if strays:
         kinds = ", ".join(f"{count} {ending}" for ending, count in strays.most_common())
-        yield f"{strays.total()} files are not used, which are no images of the dataset: {kinds}"
+        yield f"files that are not used, being no images of the dataset: {kinds}"
     masks = {i.mask: seen[i.mask] for i in listing.test if i.mask in seen and i.mask is not None}
     if oddities := [*_mask_oddities(masks)]:
-        yield f"the ground truth masks may be no masks: {'; '.join(oddities)}"
+        yield f"look at the ground truth masks: {'; '.join(oddities)}"
     yield from _unused_bits(listing, seen, bits=decoding.bits)
 
 

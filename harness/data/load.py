@@ -181,10 +181,11 @@ def survey(dataset: DatasetConfig, category: str, *, seed: int) -> Survey:
     seen, broken = _inspect_all(root, listing, category=category, decoding=decoding)
     notes, n_duplicates = [*kept.notes], 0
     if not listing.has_split:
-        digests = {i.name: seen[i.name].digest for i in listing.test if i.name in seen}
-        if n_duplicates := len(digests) - len({*digests.values()}):
-            what = "images have the bytes of another one; equal ones are on one side of the split"
-            notes.append(f"{n_duplicates} {what}")
+        images = [image for image in listing.test if image.name in seen]
+        digests = {image.name: seen[image.name].digest for image in images}
+        if n_duplicates := len(images) - len({(i.anomalous, digests[i.name]) for i in images}):
+            rule = "equal ones are on one side of the split"
+            notes.append(f"images with the bytes of another one: {n_duplicates}; {rule}")
         listing = split_normals(
             listing, category, seed=seed, share=dataset.train_share, digests=digests
         )
@@ -248,13 +249,14 @@ def _refuse(found: Survey, dataset: DatasetConfig, *, seed: int) -> None:
     listed = fatal or found.problems
     text = f"{dataset.name}/{found.category} {'is broken' if fatal else rule}: "
     text += "; ".join(map(str, listed[:_SHOWN]))
+    of_files = any(is_of_file(problem, found.category) for problem in fatal)
     command = verify_command(dataset, found.category, seed=seed)
+    command += f" write_exclude={LIST}" if of_files else ""
     if len(listed) > _SHOWN:
         text += f"; and {len(listed) - _SHOWN} more, listed by `{command}`"
-    if any(is_of_file(problem, found.category) for problem in fatal):
-        text += f"; `{command} write_exclude={LIST}` lists the files, dataset.exclude=@{LIST} runs"
-        text += " without them"
-    raise DataError(text)
+    elif of_files:
+        text += f"; `{command}` lists the files"
+    raise DataError(text + f"; dataset.exclude=@{LIST} runs without them" * of_files)
 
 
 def verify_command(dataset: DatasetConfig, category: str, *, seed: int) -> str:

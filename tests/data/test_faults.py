@@ -88,8 +88,9 @@ def test_a_long_list_is_cut_and_names_the_command(copy):
     with pytest.raises(DataError) as caught:
         load_split(dataset, "bottle", seed=42)
     command = "python -m harness.data verify dataset=mvtec category=bottle"
-    command += f" dataset.root={dataset.root}"
-    assert f"and 21 more, listed by `{command}`" in str(caught.value)
+    command += f" dataset.root={dataset.root} write_exclude=exclude.txt"
+    advice = "dataset.exclude=@exclude.txt runs without them"
+    assert str(caught.value).endswith(f"; and 21 more, listed by `{command}`; {advice}")
 
 
 def test_a_symlinked_root_is_like_the_root(copy, tmp_path):
