@@ -359,9 +359,10 @@ def caption_of(found: Found, arguments: Sequence[str]) -> str:
 
 def _counted(record: Record) -> str:
     """Write how many images of a dataset were left out on purpose, and how many are duplicates."""
-    counts = {"left out": record.n_left_out, "with the bytes of another": record.n_duplicates}
-    written = ", ".join(f"{count} images {what}" for what, count in counts.items() if count)
-    return f"{text(f'{record.dataset}/{record.category}')}: {written}." if written else ""
+    counts = {"left out": record.n_left_out, "with the bytes of another one": record.n_duplicates}
+    written = ", ".join(f"{what}: {count}" for what, count in counts.items() if count)
+    category = text(f"{record.dataset}/{record.category}")
+    return f"{category}, images {written}." if written else ""
 
 
 def _what(found: Found) -> str:
