@@ -1,6 +1,6 @@
 """Datasets: read, verified, fingerprinted and split."""
 
-from harness.data.images import image_size, read_image, read_mask
+from harness.data.images import read_image, read_mask
 from harness.data.listing import DataError
 from harness.data.load import decoding_of, load_split
 from harness.data.readers import READERS
@@ -13,7 +13,6 @@ __all__ = [
     "Sample",
     "Split",
     "decoding_of",
-    "image_size",
     "load_split",
     "random_stream",
     "read_image",

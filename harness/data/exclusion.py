@@ -26,7 +26,8 @@ def patterns_of(dataset: DatasetConfig) -> list[str]:
     if given is None:
         return []
     if isinstance(given, str) and given.startswith("@"):
-        return _read(Path(given[1:]).expanduser())
+        lines = _text(Path(given[1:]).expanduser()).splitlines()
+        return [line for line in lines if line.strip() and not line.startswith("#")]
     if isinstance(given, list) and all(isinstance(one, str) and one for one in given):
         return list(given)
     rule = "dataset.exclude must be a list of patterns, [normal/007.png,*_thumb.jpg], or @FILE"
@@ -50,7 +51,9 @@ def list_category(root: Path, category: str, dataset: DatasetConfig) -> Kept:
     if not patterns:
         return Kept(listing, frozenset(), 0, ())
     images = (*listing.train, *listing.test)
-    matched, idle = matching(names_in(listing), patterns)
+    named = {name for image in images for name in (image.name, image.mask) if name}
+    named |= {problem.file for problem in listing.problems}
+    matched, idle = matching(named, patterns)
     left_out = with_partners(matched, images)
     n_images = sum(image.name in left_out for image in images)
     notes = []
@@ -95,20 +98,13 @@ def with_partners(matched: Collection[str], images: Iterable[ImageFile]) -> froz
     return frozenset({*matched, *out, *(i.mask for i in images if i.mask and i.mask not in used)})
 
 
-def names_in(listing: Listing) -> set[str]:
-    """Return whatever a pattern can match: images, masks, and files that break a rule."""
-    images = (*listing.train, *listing.test)
-    named = {name for image in images for name in (image.name, image.mask) if name}
-    return {*named, *(problem.file for problem in listing.problems)}
-
-
 def write_list(path: Path, *, kept: Sequence[str], broken: Mapping[str, Sequence[Problem]]) -> int:
     """Write the patterns there are and the files of fatal problems; return how many files.
 
     Problems that are of no file, as that there is no normal image, are none that a list can mend;
     they come by category. A file that is none of these lists is not overwritten.
     """
-    if path.exists() and not _is_list(path):
+    if path.exists() and not _text(path).startswith(_FIRST_LINE):
         raise DataError(f"'{path}' is there already and no list of files to leave out")
     lines = list(_lines(broken))
     text = "".join(f"{line}\n" for line in (*kept, *lines))
@@ -138,16 +134,8 @@ def is_of_file(problem: Problem, category: str) -> bool:
     return problem.fatal and problem.file != category
 
 
-def _read(path: Path) -> list[str]:
+def _text(path: Path) -> str:
     try:
-        lines = read_regular(path).decode("utf-8-sig").splitlines()
+        return read_regular(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError, DamagedError) as error:
         raise DataError(f"dataset.exclude=@{path}: the file cannot be read ({error})") from error
-    return [line for line in lines if line.strip() and not line.startswith("#")]
-
-
-def _is_list(path: Path) -> bool:
-    try:
-        return read_regular(path).decode(errors="replace").startswith(_FIRST_LINE)
-    except (OSError, DamagedError) as error:
-        raise DataError(f"'{path}' cannot be read ({error})") from error

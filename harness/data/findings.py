@@ -111,10 +111,8 @@ def _mask_oddities(masks: Mapping[str, Inspection]) -> Iterator[str]:
             " images for defect"
         )
     if faint:
-        defect, solid = (
-            sum(getattr(masks[name], field) for name in faint)
-            for field in ("defect_pixels", "solid_pixels")
-        )
+        defect = sum(masks[name].defect_pixels for name in faint)
+        solid = sum(masks[name].solid_pixels for name in faint)
         yield (
             f"{_listed(faint, masks)} have faint grey values, as JPEG and resizing leave them; each"
             f" above 0 counts, so that their defects are {defect / solid - 1:+.0%} larger than from"
@@ -129,13 +127,11 @@ def _listed(names: Sequence[str], masks: Collection[str]) -> str:
 
 def _unused_bits(listing: Listing, seen: Mapping[str, Inspection], *, bits: int) -> Iterator[str]:
     """Tell images of 16 bits whose upper bits are all 0, as 12-bit cameras write them."""
-    train, all_images = (
-        [seen[i.name].brightest for i in images if i.name in seen and seen[i.name].brightest >= 0]
-        for images in (listing.train, (*listing.train, *listing.test))
-    )
+    deep = {name: one.brightest for name, one in seen.items() if one.brightest >= 0}
+    train = [deep[image.name] for image in listing.train if image.name in deep]
     if not train or max(train) >> (bits - 2):
         return
-    needed = max(8, max(all_images).bit_length())
+    needed = max(8, max(deep.values()).bit_length())
     needed += needed % 2  # cameras have 10, 12 or 14
     remedy = f"; dataset.bits={needed} reads them as images of {needed} bits"
     yield (

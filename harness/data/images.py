@@ -168,29 +168,6 @@ def image_of(
         return _rgb(displayed(image), decoding.bits)
 
 
-def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Return the size of an image as `read_image` returns it, mostly without decoding it.
-
-    Parameters
-    ----------
-    path : path
-        A PNG, JPEG, BMP, TIFF or WebP file.
-
-    Returns
-    -------
-    tuple of int
-        (H, W), in pixels.
-
-    Raises
-    ------
-    DataError
-        If the file is not an image.
-    """
-    data = read_file(path)
-    with _naming(path), opened(data) as image:
-        return displayed_size(image, data)
-
-
 @contextlib.contextmanager
 def _naming(name: str | os.PathLike[str]) -> Iterator[None]:
     """Let the error of reading or decoding a file name it."""

@@ -34,10 +34,9 @@ from harness.system.threads import available
 
 _NEEDED = ("name", "title", "reader", "categories")
 _SHOWN = 3
-SEED = 42
-"""The default of `seed`."""
-LIST = "exclude.txt"
-"""What the list of files to leave out is called in an error's advice."""
+SEED = 42  # the default
+_LIST = "exclude.txt"
+_PLAIN = re.compile(r"[\w./*?@%+:|-]+")  # needs no quotes in a list
 
 log = logging.getLogger(__name__)
 
@@ -251,12 +250,12 @@ def _refuse(found: Survey, dataset: DatasetConfig, *, seed: int) -> None:
     text += "; ".join(map(str, listed[:_SHOWN]))
     of_files = any(is_of_file(problem, found.category) for problem in fatal)
     command = verify_command(dataset, found.category, seed=seed)
-    command += f" write_exclude={LIST}" if of_files else ""
+    command += f" write_exclude={_LIST}" if of_files else ""
     if len(listed) > _SHOWN:
         text += f"; and {len(listed) - _SHOWN} more, listed by `{command}`"
     elif of_files:
         text += f"; `{command}` lists the files"
-    raise DataError(text + f"; dataset.exclude=@{LIST} runs without them" * of_files)
+    raise DataError(text + f"; dataset.exclude=@{_LIST} runs without them" * of_files)
 
 
 def verify_command(dataset: DatasetConfig, category: str, *, seed: int) -> str:
@@ -274,14 +273,10 @@ def verify_command(dataset: DatasetConfig, category: str, *, seed: int) -> str:
 def _as_typed(value: object) -> str:
     """Write a value as the command line takes it."""
     if isinstance(value, list):
-        return f"[{','.join(map(_quoted, value))}]"
+        return "[{}]".format(",".join(v if _PLAIN.fullmatch(v) else f'"{v}"' for v in value))
     if isinstance(value, bool):
         return str(value).lower()
     return "null" if value is None else str(value)
-
-
-def _quoted(text: str) -> str:
-    return text if re.fullmatch(r"[\w./*?@%+:|-]+", text) else f'"{text}"'
 
 
 def _samples(images: Iterable[ImageFile], found: Survey) -> tuple[Sample, ...]:

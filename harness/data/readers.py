@@ -9,6 +9,7 @@ import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -48,7 +49,6 @@ _ANNOTATIONS = "image_anno.csv"
 _ANNOTATION = ("image", "label", "mask")
 _NO_DEFECT = "normal"
 _TEXTS = frozenset({"license.txt", "readme.txt"})
-_LOCO_TEXTS = frozenset({*_TEXTS, "defects_config.json"})
 
 
 class Row(NamedTuple):
@@ -137,12 +137,12 @@ def _read_tree(
             case ["ground_truth", _, _] if is_image(name) and not stem(name).endswith(ending):
                 problems.append(Problem(name, f"is a mask whose name does not end in '{ending}'"))
             case ["ground_truth", kind, _] if is_image(name):
-                masks.append((f"{kind}/{stem(name).removesuffix(ending)}", name))
+                masks.append((f"{kind}/{stem(name)}", name))
             case [text] if text.lower() in _TEXTS:
                 pass
             case _:
                 problems.append(stray(name))
-    keyed = _keyed(masks, test, ending=dataset.mask_ending) if mask_ending is None else masks
+    keyed = _keyed(masks, test, ending=ending if mask_ending is not None else dataset.mask_ending)
     paired, unpaired = pair_masks(test, keyed, category=category)
     return Listing(tuple(train), tuple(paired), (*problems, *unpaired), files)
 
@@ -151,24 +151,13 @@ def _read_loco(
     root: Path, category: str, dataset: DatasetConfig, without: frozenset[str]
 ) -> Listing:
     """List a category of MVTec LOCO AD at image level, without its masks, several of an image."""
-    files, problems = walk(root, category, without)
-    train, test, skipped = [], [], Counter[str]()
-    for name in files:
-        match name.split("/")[1:]:
-            case ["train", "good", _] if is_image(name):
-                train.append(ImageFile(name, NORMAL, anomalous=False))
-            case ["test", kind, _] if is_image(name):
-                test.append(ImageFile(name, kind, anomalous=kind != NORMAL))
-            case ["validation", "good", _] if is_image(name):
-                skipped["validation images"] += 1
-            case ["ground_truth", _, _, _] if is_image(name):
-                skipped["ground truth masks"] += 1
-            case [text] if text.lower() in _LOCO_TEXTS:
-                pass
-            case _:
-                problems.append(stray(name))
-    problems.append(Problem(category, "is read at image level, without masks", fatal=False))
-    return Listing(tuple(train), tuple(test), tuple(problems), files, skipped=skipped)
+    listing = _read_tree(root, category, dataset, without, mask_ending="")
+    kinds = {"validation": "validation images", "ground_truth": "ground truth masks"}
+    parts = [problem.file.split("/")[1:2] for problem in listing.problems]
+    skipped = Counter(kinds[part] for [part] in filter(None, parts) if part in kinds)
+    unused = [[part] for part in (*kinds, "defects_config.json")]
+    problems = [p for p, part in zip(listing.problems, parts, strict=True) if part not in unused]
+    return replace(listing, problems=tuple(problems), skipped=skipped)
 
 
 def _read_elpv(

@@ -37,7 +37,6 @@ COUNTS = {
     "n_left_out": "images.left_out",
     "n_duplicates": "images.duplicates",
 }
-_OFTEN_NONE = ("n_left_out", "n_duplicates")  # of the counts: a run holds none that is 0
 HOST = "process.host"
 PID = "process.pid"
 LOCKS = "process.locks"  # the folder in which that process holds the job's lock
@@ -116,8 +115,7 @@ def changed_tags(job: Job) -> dict[str, str]:
 def of_record(job: Job, record: Record) -> dict[str, Any]:
     """Return what a run of a finished job holds, by the fields of an outbox's entry."""
     digests = {name: getattr(record, name) for name in ("weights_digest", "data_fingerprint")}
-    numbers = {field: getattr(record, field) for field in COUNTS}
-    numbers = {name: n for name, n in numbers.items() if n or name not in _OFTEN_NONE}
+    numbers = {field: n for field in COUNTS if (n := getattr(record, field))}  # no count of 0
     counts = {COUNTS[name]: str(number) for name, number in numbers.items()}
     seconds = {SECONDS + stage: value for stage, value in record.durations.items()}
     source = {  # the images, as MLflow describes a dataset
