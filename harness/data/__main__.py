@@ -102,8 +102,7 @@ def _verify(values: Values) -> int:
             say(f"{survey.category}: note: {note}")
     failed = [s for s in surveys if s.broken or (s.problems and s.official)]
     if "write_exclude" in values:
-        if not (path := Path(values["write_exclude"])).name:
-            raise DataError("write_exclude=FILE must name a file")
+        path = Path(values["write_exclude"])
         broken = {survey.category: survey.problems for survey in surveys}
         count = write_list(path, kept=patterns_of(dataset), broken=broken)
         say(f"{count} files written to {path}; dataset.exclude=@{path} leaves them out")
@@ -145,10 +144,8 @@ def _setting(values: Values, key: str) -> Any:
         if text.lower() not in ("true", "false"):
             raise DataError(f"{key} must be true or false, got '{text}'")
         return text.lower() == "true"
-    if kind.startswith("int"):
-        return _number(values, key, default=0)
-    if kind.startswith("float"):
-        return _number(values, key, default=0.0)
+    if kind.startswith(("int", "float")):
+        return _number(values, key, default=0 if kind.startswith("int") else 0.0)
     if text.startswith("[") and kind in ("Any", "list[str]"):
         found = _ELEMENT.findall(text[1:].removesuffix("]"))
         return [one for parts in found if (one := "".join(parts).strip())]

@@ -39,8 +39,7 @@ class Kept(NamedTuple):
 
     listing: Listing
     left_out: frozenset[str]
-    n_images: int
-    """How many of these files are images of the dataset."""
+    n_images: int  # of these files
     notes: tuple[str, ...]
 
 
@@ -138,4 +137,5 @@ def _text(path: Path) -> str:
     try:
         return read_regular(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError, DamagedError) as error:
-        raise DataError(f"dataset.exclude=@{path}: the file cannot be read ({error})") from error
+        what = "cannot be read as a list of files for dataset.exclude"
+        raise DataError(f"'{path}' {what} ({error})") from error

@@ -75,18 +75,14 @@ def notes_of(
     """Say what of a category is not used, and what of it is not what it seems."""
     for what, count in listing.skipped.items():
         yield f"{what} that are not used: {count}"
-    strays = Counter(_ending(one.file) for one in listing.problems if one.rule == STRAY)
-    if strays:
+    paths = [PurePosixPath(one.file) for one in listing.problems if one.rule == STRAY]
+    if strays := Counter(path.suffix.lower() or path.name for path in paths):
         kinds = ", ".join(f"{count} {ending}" for ending, count in strays.most_common())
         yield f"files that are not used, being no images of the dataset: {kinds}"
     masks = {i.mask: seen[i.mask] for i in listing.test if i.mask in seen and i.mask is not None}
     if oddities := [*_mask_oddities(masks)]:
         yield f"look at the ground truth masks: {'; '.join(oddities)}"
     yield from _unused_bits(listing, seen, bits=decoding.bits)
-
-
-def _ending(name: str) -> str:
-    return PurePosixPath(name).suffix.lower() or PurePosixPath(name).name
 
 
 def _mask_oddities(masks: Mapping[str, Inspection]) -> Iterator[str]:

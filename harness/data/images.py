@@ -382,14 +382,6 @@ def mask_values(image: Image.Image) -> NDArray[np.uint8 | np.uint16]:
     return _rgb(image).max(axis=2)
 
 
-def largest_of_16_bits(image: Image.Image) -> int:
-    """Return the largest value of an opened image of one channel of 16 bits, -1 for any other."""
-    if image.mode not in _SIXTEEN_BIT:
-        return -1
-    image.load()
-    return int(np.asarray(image).max())
-
-
 def displayed_size(image: Image.Image, data: bytes) -> tuple[int, int]:
     """Return (H, W) of an opened image after its EXIF orientation; see `orientation`."""
     width, height = image.size

@@ -21,14 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.data.images import (
-    USUAL,
-    Decoding,
-    displayed_size,
-    largest_of_16_bits,
-    mask_values,
-    opened,
-)
+from harness.data.images import USUAL, Decoding, displayed_size, mask_values, opened
 from harness.data.listing import DataError, shown, stamp
 from harness.system.files import DamagedError, open_regular, read_json, write_json
 
@@ -136,7 +129,7 @@ def inspect_image(data: bytes, decoding: Decoding = USUAL) -> Inspection:
                 again.verify()
         elif image.format != "JPEG" or not data.endswith(_JPEG_END):
             image.load()
-        brightest = largest_of_16_bits(image)
+        brightest = int(np.asarray(image).max()) if image.mode.startswith("I;16") else -1
     digest, synthetic = hashlib.sha256(data).hexdigest(), SYNTHETIC in data
     return Inspection(digest, width, height, -1, synthetic, brightest=brightest)
 
