@@ -44,7 +44,17 @@ class DatasetConfig:
     train_share : float, optional
         For layouts without a split of their own: the share of the normal images that train.
     normal_dir, abnormal_dir, mask_dir : str
-        For the layout `folder`: the names of its folders.
+        For the layout `folder`: its folders, each a name or a path such as `train/good`.
+    mask_ending : str
+        For the layouts `folder` and `tree`: what the name of a mask may have behind that of its
+        image.
+    exclude : list of str, str or None
+        Files to leave out on purpose: patterns of names relative to the root, or `@FILE`, a file
+        with one in each line. Whatever is left out makes the data unofficial.
+    max_pixels : int, optional
+        The largest image that is read, in pixels; null for Pillow's limit of 89,478,485.
+    bits : int
+        How many of the 16 bits of a 16-bit image are used, 8 to 16; of these the upper 8 are kept.
     """
 
     name: str = _MANDATORY
@@ -57,6 +67,17 @@ class DatasetConfig:
     normal_dir: str = "normal"
     abnormal_dir: str = "abnormal"
     mask_dir: str = "masks"
+    mask_ending: str = "_mask"
+    exclude: Any = None  # omegaconf has no union of a list and a text
+    max_pixels: int | None = None
+    bits: int = 16
+
+    @property
+    def folders(self) -> tuple[str, str, str]:
+        """The folders of the layout `folder`: normal, abnormal, masks; no slash at their ends."""
+        names = self.normal_dir, self.abnormal_dir, self.mask_dir
+        normal, abnormal, mask = (name.rstrip("/") for name in names)
+        return normal, abnormal, mask
 
 
 @dataclass
@@ -233,7 +254,10 @@ class Job:
             values["train_share"] = dataset.train_share
         if dataset.reader == "folder":
             # The files are the same whichever folder holds the normal ones.
-            values |= {"normal_dir": dataset.normal_dir, "abnormal_dir": dataset.abnormal_dir}
+            normal, abnormal, _ = dataset.folders
+            values |= {"normal_dir": normal, "abnormal_dir": abnormal}
+        if dataset.bits != 16:
+            values["bits"] = dataset.bits
         return values
 
     def __str__(self) -> str:

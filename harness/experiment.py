@@ -115,6 +115,8 @@ def measure(fitted: Fitted, stages: Stages) -> Record:
         undefined=image.undefined | pixel.undefined,
         scores=tuple(image_scores),
         durations=stages.seconds,
+        n_left_out=split.n_left_out,
+        n_duplicates=split.n_duplicates,
         mistakes=most_wrong(split.test, image_scores, maps, covers=covers),
     )
 

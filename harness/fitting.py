@@ -18,7 +18,7 @@ from sklearn.model_selection import KFold
 
 from dfkde import AnomalyDetector, Localizer, NonFiniteError, localizer, render
 from harness.config import Job, ModelConfig
-from harness.data import DataError, Sample, Split, load_split, read_mask
+from harness.data import DataError, Sample, Split, decoding_of, load_split, read_mask
 from harness.features.reader import FeatureReader, feature_reader
 from harness.features.settings import region
 from harness.metrics import METRICS, MetricValues, evaluation_size, pixel_metrics, resize_mask
@@ -132,6 +132,7 @@ def reader_of(job: Job) -> FeatureReader:
         image_size=job.image_size,
         center_crop=job.center_crop,
         random_seed=job.seed if job.allow_random_weights else None,
+        decoding=decoding_of(job.dataset),
     )
 
 
@@ -161,7 +162,8 @@ def threshold_of(fitted: Fitted) -> float | None:
     quantile = fitted.job.threshold_quantile
     if quantile is None:
         return None
-    check_holding_out(fitted.job, len(fitted.train), setting="threshold_quantile must be null")
+    n_train = n_distinct(fitted.split)
+    check_holding_out(fitted.job, n_train, setting="threshold_quantile must be null")
     with one_blas_thread():
         above = quantile_score(held_out_scores(fitted), quantile)
     return float(np.nextafter(above, np.inf))
@@ -193,14 +195,25 @@ def held_out_scores(fitted: Fitted) -> NDArray[np.float64]:
 def folds(fitted: Fitted) -> Iterator[tuple[Fitted, NDArray[np.intp]]]:
     """Yield, for each fold, the job fitted on the other folds, and the fold's training images.
 
-    The images are given by their positions; the job's seed draws the folds.
+    The images are given by their positions; the job's seed draws the folds. Images of the same
+    bytes are held out together.
     """
     job, train = fitted.job, fitted.train
-    parts = KFold(min(FOLDS, len(train)), shuffle=True, random_state=job.seed)
-    for rest, held_out in parts.split(train):
+    digests = [sample.digest for sample in fitted.split.train]
+    number = {digest: k for k, digest in enumerate(dict.fromkeys(digests))}
+    group = np.array([number[digest] for digest in digests])
+    parts = KFold(min(FOLDS, len(number)), shuffle=True, random_state=job.seed)
+    for groups, _ in parts.split(range(len(number))):
+        within = np.isin(group, groups)
+        rest, held_out = np.flatnonzero(within), np.flatnonzero(~within)
         split = replace(fitted.split, train=tuple(fitted.split.train[k] for k in rest))
         model = build_model(job.model).fit(train[rest])
         yield replace(fitted, split=split, model=model, train=train[rest]), held_out
+
+
+def n_distinct(split: Split) -> int:
+    """Count the training images of different bytes: no two of the same come apart."""
+    return len({sample.digest for sample in split.train})
 
 
 def check_holding_out(job: Job, n_train: int, *, setting: str) -> None:
@@ -260,7 +273,7 @@ def gt_mask_of(sample: Sample, job: Job) -> NDArray[np.bool_]:
     if sample.mask_path is None:
         gt_mask = np.zeros(sample.size, dtype=bool)
     else:
-        gt_mask = read_mask(sample.mask_path, sample.mask_digest)
+        gt_mask = read_mask(sample.mask_path, sample.mask_digest, sample.decoding)
     return gt_mask[region(gt_mask.shape, image_size=job.image_size, center_crop=job.center_crop)]
 
 

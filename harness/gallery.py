@@ -101,7 +101,7 @@ def _localisations(
 
 def _write(sample: Sample, maps: Maps, stem: Path) -> tuple[str, str, str]:
     """Write the pictures of one image; return their names, empty for what there is not."""
-    image = read_image(sample.path, sample.digest)
+    image = read_image(sample.path, sample.digest, sample.decoding)
     picture = np.asarray(cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA), np.uint8)
     names = [_save(picture, Path(f"{stem}_picture.webp")), "", ""]
     if sample.name in maps.of:
@@ -109,8 +109,8 @@ def _write(sample: Sample, maps: Maps, stem: Path) -> tuple[str, str, str]:
         drawn[maps.seen] = _overlay(picture[maps.seen], maps.of[sample.name])
         names[1] = _save(drawn, Path(f"{stem}_map.webp"))
     if sample.mask_path is not None:
-        gt_mask = read_mask(sample.mask_path, sample.mask_digest).astype(np.float32)
-        small = cv2.resize(gt_mask, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+        gt_mask = read_mask(sample.mask_path, sample.mask_digest, sample.decoding)
+        small = cv2.resize(gt_mask.astype(np.float32), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
         grey = np.repeat((small > 0)[:, :, None], 3, axis=2).astype(np.uint8) * 255
         names[2] = _save(grey, Path(f"{stem}_mask.png"))
     return names[0], names[1], names[2]

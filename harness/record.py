@@ -85,6 +85,10 @@ class Record:
 
     `EXTRACTION` repeats those of the features where none of them came from the cache.
     """
+    n_left_out: int = 0
+    """Images that `dataset.exclude` leaves out."""
+    n_duplicates: int = 0
+    """Images with the bytes of another one, where the seed draws the split."""
     mistakes: tuple[Mistake, ...] = field(default=(), repr=False, compare=False)
     """For the job's figures only; never stored."""
 
@@ -130,6 +134,7 @@ class Outcome:
     seconds: float = 0.0  # wall time
     n_images: int = 0  # how many it read
     identity: str = ""  # empty where the job failed before that was known
+    notes: tuple[str, ...] = ()  # of its data, as `Split.notes`
 
 
 class Stages:

@@ -209,8 +209,8 @@ def test_labels_replaced_after_they_were_parsed(make, tmp_path, monkeypatch):
     path = Path(dataset.root) / name
     parsed, read = path.read_bytes(), READERS[dataset.reader]
 
-    def meanwhile(root, category, dataset):
-        listing = read(root, category, dataset)
+    def meanwhile(root, category, dataset, without):
+        listing = read(root, category, dataset, without)
         path.write_bytes(parsed.replace(b"\n", b"\r\n"))
         return listing
 
@@ -239,8 +239,8 @@ def test_a_folder_replaced_while_it_is_inspected_and_put_back(own, monkeypatch):
     bottle.symlink_to(first)
     read = READERS["mvtec"]
 
-    def meanwhile(root, category, dataset):
-        listing = read(root, category, dataset)
+    def meanwhile(root, category, dataset, without):
+        listing = read(root, category, dataset, without)
         bottle.unlink()
         bottle.symlink_to(second)
         return listing

@@ -109,3 +109,11 @@ def test_progress_takes_any_encoding():
     stream = Terminal("ascii")
     Progress(1, Console(force_terminal=True, file=stream, width=200)).count(OUTCOMES[1])
     assert "btad/01 - knn - resnet50 - s1" in stream.written()
+
+
+def test_notes_of_the_data_are_below_the_table_once_each():
+    """However many jobs there are on the same data."""
+    notes = ("elpv/mono: one", "elpv/mono: two\x1b[2J")
+    lines = summary([Outcome(f"job {k}", "finished", notes=notes) for k in range(3)]).split("\n")
+    assert lines[-2:] == ["elpv/mono: one", "elpv/mono: two\\x1b[2J"]
+    assert sum("elpv" in line for line in lines) == 2

@@ -1,8 +1,8 @@
 """Datasets: read, verified, fingerprinted and split."""
 
-from harness.data.images import image_size, read_image, read_mask
+from harness.data.images import read_image, read_mask
 from harness.data.listing import DataError
-from harness.data.load import load_split
+from harness.data.load import decoding_of, load_split
 from harness.data.readers import READERS
 from harness.data.split import NORMAL, Sample, Split, random_stream
 
@@ -12,7 +12,7 @@ __all__ = [
     "DataError",
     "Sample",
     "Split",
-    "image_size",
+    "decoding_of",
     "load_split",
     "random_stream",
     "read_image",

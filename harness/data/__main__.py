@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from harness.config import DatasetConfig
+from harness.data.exclusion import patterns_of, write_list
 from harness.data.fetch import fetch
 from harness.data.listing import DataError
-from harness.data.load import Survey, dataset_settings, verify
+from harness.data.load import SEED, Survey, dataset_settings, verify
 from harness.data.official import ARCHIVES
 from harness.data.readers import expected_root
 from harness.data.synthetic import Plan, write_synthetic
@@ -21,9 +23,12 @@ from harness.system.terminal import say
 USAGE = """\
 python -m harness.data fetch     dataset=NAME [dataset.root=PATH] [url=MIRROR]
 python -m harness.data verify    dataset=NAME [category=NAME,...] [dataset.root=PATH]
-                                 [dataset.official=false] [seed=42]
+                                 [dataset.official=false] [dataset.KEY=VALUE] [seed=42]
+                                 [write_exclude=FILE]
 python -m harness.data synthetic dataset=NAME dataset.root=PATH [scale=0.02] [side=64] [seed=0]
 """
+_SETTINGS = {f"dataset.{field.name}": str(field.type) for field in fields(DatasetConfig)}
+_ELEMENT = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([^,"']*))\s*(?:,|$)""")
 _COLUMNS = "{:<14}{:>7}{:>8}{:>11}{:>7}  {:<12}  {}"
 _HEADINGS = ("category", "train", "normal", "anomalous", "masks", "fingerprint", "state")
 
@@ -46,8 +51,11 @@ def main(arguments: list[str]) -> int:
 
 def _values(arguments: list[str], keys: list[str]) -> Values:
     values = {}
-    for argument in arguments:
+    given = iter(arguments)
+    for argument in given:
         key, equals, value = argument.partition("=")
+        if key == "--write-exclude":  # written as an option by many
+            key, equals, value = "write_exclude", "=", value if equals else next(given, "")
         if not equals or key not in keys:
             raise DataError(f"'{argument}' must be KEY=VALUE with a key of {', '.join(keys)}")
         values[key] = value
@@ -81,7 +89,7 @@ def _fetch(values: Values) -> int:
 def _verify(values: Values) -> int:
     dataset = _dataset(values)
     chosen = values["category"].split(",") if "category" in values else dataset.categories
-    seed = _number(values, "seed", default=42)
+    seed = _number(values, "seed", default=SEED)
     say(_COLUMNS.format(*_HEADINGS))
     surveys = []
     for category in chosen:
@@ -90,7 +98,14 @@ def _verify(values: Values) -> int:
     for survey in surveys:
         for problem in survey.problems:
             say(f"{survey.category}: {'broken' if problem.fatal else 'differs'}: {problem}")
-    failed = [s for s in surveys if s.broken or (s.problems and dataset.official)]
+        for note in survey.notes:
+            say(f"{survey.category}: note: {note}")
+    failed = [s for s in surveys if s.broken or (s.problems and s.official)]
+    if "write_exclude" in values:
+        path = Path(values["write_exclude"])
+        broken = {survey.category: survey.problems for survey in surveys}
+        count = write_list(path, kept=patterns_of(dataset), broken=broken)
+        say(f"{count} files written to {path}; dataset.exclude=@{path} leaves them out")
     say(f"{len(chosen) - len(failed)} of {len(chosen)} categories passed")
     return 1 if failed else 0
 
@@ -114,11 +129,29 @@ def _synthetic(values: Values) -> int:
 
 
 def _dataset(values: Values) -> DatasetConfig:
-    dataset = dataset_settings(values["dataset"], root=values.get("dataset.root"))
-    official = values.get("dataset.official", str(dataset.official)).lower()
-    if official not in ("true", "false"):
-        raise DataError(f"dataset.official must be true or false, got '{official}'")
-    return replace(dataset, official=official == "true")
+    given = {
+        key.removeprefix("dataset."): _setting(values, key) for key in values if key in _SETTINGS
+    }
+    return replace(dataset_settings(values["dataset"]), **given)
+
+
+def _setting(values: Values, key: str) -> Any:
+    """Read a setting of the dataset as `harness.run` does, by its type in `DatasetConfig`."""
+    kind, text = _SETTINGS[key], values[key]
+    if text == "null" and ("None" in kind or kind == "Any"):
+        return None
+    if kind == "bool":
+        if text.lower() not in ("true", "false"):
+            raise DataError(f"{key} must be true or false, got '{text}'")
+        return text.lower() == "true"
+    if kind.startswith(("int", "float")):
+        return _number(values, key, default=0 if kind.startswith("int") else 0.0)
+    if text.startswith("[") and kind in ("Any", "list[str]"):
+        found = _ELEMENT.findall(text[1:].removesuffix("]"))
+        return [one for parts in found if (one := "".join(parts).strip())]
+    if kind == "list[str]":
+        raise DataError(f"{key} must be a list, [A,B], got '{text}'")
+    return text
 
 
 def _number(values: Values, key: str, *, default: Number) -> Number:
@@ -132,7 +165,7 @@ def _number(values: Values, key: str, *, default: Number) -> Number:
 
 _COMMANDS = {
     "fetch": (_fetch, ["dataset", "dataset.root", "url"]),
-    "verify": (_verify, ["dataset", "category", "dataset.root", "dataset.official", "seed"]),
+    "verify": (_verify, ["dataset", "category", *_SETTINGS, "seed", "write_exclude"]),
     "synthetic": (_synthetic, ["dataset", "dataset.root", "scale", "side", "seed"]),
 }
 

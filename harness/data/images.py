@@ -12,6 +12,7 @@ import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 MOST_PIXELS = 2**30 // 12
 # Of a JPEG, each of which may visit every pixel: libtiff's limit. Encoders write a dozen.
 _MOST_SCANS = 100
-_MOST_SCANNED = 20 * MOST_PIXELS  # pixels, in all scans together
+_MOST_SCANNED = 20  # times as many pixels as an image may have, in all scans together
 _SCAN, _END = 0xDA, 0xD9
 # What a segment follows: no byte of a scan (FF 00), no restart within one, no padding.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")
@@ -74,7 +75,21 @@ _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 _TOO_DEEP = ("I", "F")
 
 
-def read_image(path: str | os.PathLike[str], digest: str | None = None) -> NDArray[np.uint8]:
+class Decoding(NamedTuple):
+    """How a dataset's files are decoded, where its settings say so."""
+
+    max_pixels: int = MOST_PIXELS
+    """An image with more is refused."""
+    bits: int = 16
+    """So many of 16 bits are used; of these the upper 8 are kept."""
+
+
+USUAL = Decoding()
+
+
+def read_image(
+    path: str | os.PathLike[str], digest: str | None = None, decoding: Decoding = USUAL
+) -> NDArray[np.uint8]:
     """Read an image as RGB.
 
     The EXIF orientation is applied where it can be read, grey is repeated over the channels, a
@@ -86,6 +101,8 @@ def read_image(path: str | os.PathLike[str], digest: str | None = None) -> NDArr
         A PNG, JPEG, BMP, TIFF or WebP file.
     digest : str, optional
         SHA-256 that the file must have; see `read_file`.
+    decoding : Decoding, optional
+        What the dataset's settings say of its files.
 
     Returns
     -------
@@ -97,10 +114,12 @@ def read_image(path: str | os.PathLike[str], digest: str | None = None) -> NDArr
     DataError
         If the file is not an image that can be decoded, or has another digest.
     """
-    return image_of(read_file(path, digest), path)
+    return image_of(read_file(path, digest), path, decoding)
 
 
-def read_mask(path: str | os.PathLike[str], digest: str | None = None) -> NDArray[np.bool_]:
+def read_mask(
+    path: str | os.PathLike[str], digest: str | None = None, decoding: Decoding = USUAL
+) -> NDArray[np.bool_]:
     """Read a ground truth mask: every pixel whose value is above 0 is a defect.
 
     A palette is looked up first, and an alpha channel does not count.
@@ -111,6 +130,8 @@ def read_mask(path: str | os.PathLike[str], digest: str | None = None) -> NDArra
         A PNG, JPEG, BMP, TIFF or WebP file.
     digest : str, optional
         SHA-256 that the file must have; see `read_file`.
+    decoding : Decoding, optional
+        What the dataset's settings say of its files.
 
     Returns
     -------
@@ -123,8 +144,8 @@ def read_mask(path: str | os.PathLike[str], digest: str | None = None) -> NDArra
         If the file is not an image that can be decoded, or has another digest.
     """
     data = read_file(path, digest)
-    with _naming(path), opened(data) as image:
-        return decode_mask(image)
+    with _naming(path), opened(data, decoding) as image:
+        return mask_values(image) > 0
 
 
 def read_file(path: str | os.PathLike[str], digest: str | None = None) -> bytes:
@@ -139,33 +160,12 @@ def read_file(path: str | os.PathLike[str], digest: str | None = None) -> bytes:
     return data
 
 
-def image_of(data: bytes, name: str | os.PathLike[str]) -> NDArray[np.uint8]:
+def image_of(
+    data: bytes, name: str | os.PathLike[str], decoding: Decoding = USUAL
+) -> NDArray[np.uint8]:
     """Decode the bytes of an image file, named in errors, as `read_image` does."""
-    with _naming(name), opened(data) as image:
-        return decode_rgb(image)
-
-
-def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Return the size of an image as `read_image` returns it, mostly without decoding it.
-
-    Parameters
-    ----------
-    path : path
-        A PNG, JPEG, BMP, TIFF or WebP file.
-
-    Returns
-    -------
-    tuple of int
-        (H, W), in pixels.
-
-    Raises
-    ------
-    DataError
-        If the file is not an image.
-    """
-    data = read_file(path)
-    with _naming(path), opened(data) as image:
-        return displayed_size(image, data)
+    with _naming(name), opened(data, decoding) as image:
+        return _rgb(displayed(image), decoding.bits)
 
 
 @contextlib.contextmanager
@@ -188,22 +188,25 @@ def _bytes_of(path: Path) -> bytes:
 
 
 @contextlib.contextmanager
-def opened(data: bytes) -> Iterator[Image.Image]:
+def opened(data: bytes, decoding: Decoding = USUAL) -> Iterator[Image.Image]:
     """Open an image file's bytes, and decode them in the block: the one place that does.
 
     Raises
     ------
     DataError
         With the reason alone, if they are of no format in `_FORMATS`; hold several images, more
-        than 16 bits per channel, more than `MOST_PIXELS` pixels or what `excess` names; or cannot
+        than 16 bits per channel, more than `max_pixels` pixels or what `excess` names; or cannot
         be decoded.
     """
     _silence()
+    # Pillow's own limit is the process's, and not below what a dataset has been allowed.
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, decoding.max_pixels)
     try:
-        if rule := excess(data):
+        if rule := excess(data, decoding.max_pixels):
             raise ValueError(rule)
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            _check_header(image, len(data))
+            _check_header(image, len(data), decoding.max_pixels)
             yield image
     except Exception as error:  # damage makes decoders raise anything
         raise DataError(f"cannot be decoded ({_reason(error)})") from error
@@ -224,16 +227,16 @@ Counts = Iterator[tuple[int, str, int]]
 """How many, of what, and at most: counted up, for the first that are too many to end it."""
 
 
-def excess(data: bytes) -> str | None:
+def excess(data: bytes, max_pixels: int = MOST_PIXELS) -> str | None:
     """Say of what a file has more than any program writes, so that decoding may take minutes."""
     counts = _COUNTS.get(data[:2])
-    for found, what, most in counts(data) if counts else ():
+    for found, what, most in counts(data, max_pixels) if counts else ():
         if found > most:  # and so counting stops
             return f"has {found:,} {what}, more than {most:,}"
     return None
 
 
-def _jpeg_counts(data: bytes) -> Counts:
+def _jpeg_counts(data: bytes, max_pixels: int) -> Counts:
     segments, exif, filling, pixels, place, kind = 0, 0, 0, 0, 2, 0
     while place < len(data) and kind != _SCAN:
         end = min(len(data), place + _MOST_FILLING + 2)
@@ -253,11 +256,12 @@ def _jpeg_counts(data: bytes) -> Counts:
             sides = (data[start + k : start + k + 2] for k in (5, 7))
             pixels = max(pixels, math.prod(int.from_bytes(side, "big") for side in sides))
     scans = data.count(bytes((0xFF, _SCAN)))
-    if scans > _MOST_SCANS or scans * pixels > _MOST_SCANNED:  # few files have so many alike
-        yield from _scan_counts(data, pixels)
+    most = _MOST_SCANNED * max(MOST_PIXELS, max_pixels)
+    if scans > _MOST_SCANS or scans * pixels > most:  # few files have so many alike
+        yield from _scan_counts(data, pixels, most)
 
 
-def _scan_counts(data: bytes, pixels: int) -> Counts:
+def _scan_counts(data: bytes, pixels: int, most: int) -> Counts:
     scans, segments, place = 0, 0, 2
     while (found := _MARKER.search(data, place)) and (kind := data[found.end() - 1]) != _END:
         scans += kind == _SCAN
@@ -266,10 +270,10 @@ def _scan_counts(data: bytes, pixels: int) -> Counts:
         length = data[found.end() : found.end() + 2]
         place = found.end() + int.from_bytes(length, "big")
     yield scans, "scans", _MOST_SCANS
-    yield scans * pixels, "pixels in all its scans", _MOST_SCANNED
+    yield scans * pixels, "pixels in all its scans", most
 
 
-def _png_counts(data: bytes) -> Counts:
+def _png_counts(data: bytes, _: int) -> Counts:
     pixels = others = packed = 0
     place, kind = 8, b""
     while place < len(data) and kind != b"IEND":
@@ -283,7 +287,7 @@ def _png_counts(data: bytes) -> Counts:
         yield pixels, "or more chunks of pixels", _MOST_PIXEL_CHUNKS
 
 
-def _tiff_counts(data: bytes) -> Counts:
+def _tiff_counts(data: bytes, _: int) -> Counts:
     """Count in the directories that Pillow reads: the first, and those that it names."""
     if len(data) < 16 or data[2:4] not in (b"*\0", b"\0*", b"+\0", b"\0+"):
         return
@@ -315,14 +319,15 @@ _COUNTS = {
 }
 
 
-def _check_header(image: Image.Image, n_bytes: int) -> None:
+def _check_header(image: Image.Image, n_bytes: int, max_pixels: int) -> None:
     """Refuse, before a pixel is decoded, what is too large or has no single meaning."""
-    _check_area(*image.size)
+    _check_area(*image.size, max_pixels)
     if any(tile[0] == "bmp_rle" for tile in getattr(image, "tile", ())):
         _check_runs(math.prod(image.size), n_bytes)
     if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
-        _check_tiles(image.size, tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0))
+        tile = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)
+        _check_tiles(image.size, *tile, max_pixels)
     # Not by `n_frames`: that of a TIFF follows a chain as long as the file likes.
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise ValueError("holds several images, not one")
@@ -339,29 +344,28 @@ def _check_runs(n_pixels: int, n_bytes: int) -> None:
             raise ValueError(f"has {found:,} {what} by run lengths, more than {most:,}")
 
 
-def _check_tiles(size: tuple[int, int], width: object, height: object) -> None:
+def _check_tiles(size: tuple[int, int], width: object, height: object, max_pixels: int) -> None:
     """Refuse tiles that are too large, or too large together: they may reach beyond the image."""
     if not isinstance(width, int) or not isinstance(height, int):
         raise ValueError("has a tile whose size is no number")
-    _check_area(width, height)
+    _check_area(width, height, max_pixels)
     n_tiles = math.prod(-(-a // max(b, 1)) for a, b in zip(size, (width, height), strict=True))
-    if n_tiles * width * height > 2 * MOST_PIXELS:  # those at the edges count in full
+    if n_tiles * width * height > 2 * max_pixels:  # those at the edges count in full
         raise ValueError(f"has {n_tiles:,} tiles of {width}x{height} pixels, which are too many")
 
 
-def _check_area(width: int, height: int) -> None:
-    if width * height > MOST_PIXELS:
-        raise ValueError(f"has {width}x{height} pixels, more than {MOST_PIXELS:,}")
+def _check_area(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        what = f"has {width}x{height} pixels, more than {max_pixels:,}"
+        raise ValueError(f"{what} (dataset.max_pixels)")
 
 
-def decode_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """Decode an opened image to (H, W, 3) uint8, as `read_image` says."""
-    return _rgb(displayed(image))
-
-
-def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+def _rgb(image: Image.Image, bits: int = USUAL.bits) -> NDArray[np.uint8]:
     if image.mode in _SIXTEEN_BIT:
-        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        values = np.asarray(image)
+        if (brightest := int(values.max())) >> bits:
+            raise ValueError(f"has the value {brightest}, more than dataset.bits={bits} hold")
+        grey = (values >> (bits - 8)).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     if image.mode == "P":
         # By way of RGBA: Pillow warns about palettes with transparency otherwise.
@@ -369,12 +373,13 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     return np.array(image.convert("RGB"))
 
 
-def decode_mask(image: Image.Image) -> NDArray[np.bool_]:
-    """Decode an opened image to (H, W) bool, as `read_mask` says."""
+def mask_values(image: Image.Image) -> NDArray[np.uint8 | np.uint16]:
+    """Decode an opened mask to its values (H, W), of several channels the largest."""
     image = displayed(image)
     if image.mode in ("1", "L", *_SIXTEEN_BIT):
-        return np.asarray(image).astype(bool)
-    return np.any(_rgb(image), axis=2)
+        values = np.asarray(image)
+        return values.astype(np.uint8) if image.mode == "1" else values
+    return _rgb(image).max(axis=2)
 
 
 def displayed_size(image: Image.Image, data: bytes) -> tuple[int, int]:
@@ -437,6 +442,8 @@ def _reason(error: Exception) -> str:
         return error.strerror
     if isinstance(error, UnidentifiedImageError):
         return "not an image: no PNG, JPEG, BMP, TIFF or WebP"
+    if isinstance(error, Image.DecompressionBombError):  # twice its limit, or more
+        return f"{shown(str(error))} (dataset.max_pixels)"
     if "MAX_TEXT" in str(error):  # Pillow names its constants
         one, all_ = PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
         return (

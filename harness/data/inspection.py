@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from harness.data.images import decode_mask, displayed_size, opened
+from harness.data.images import USUAL, Decoding, displayed_size, mask_values, opened
 from harness.data.listing import DataError, shown, stamp
 from harness.system.files import DamagedError, open_regular, read_json, write_json
 
@@ -28,7 +29,8 @@ SYNTHETIC = b"synthetic image, made by python -m harness.data"
 """What every image file of a synthetic dataset holds."""
 
 _JPEG_END = b"\xff\xd9"
-_VERSION = 4
+_FEW_LEVELS = 16  # above 0: of the labels of kinds of defects, say
+_VERSION = 5
 """Raised by whatever changes which files count as sound, or what is seen of them."""
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,10 @@ class Inspection(NamedTuple):
     """The SHA-256 of a sound file, and what else was seen of it.
 
     The size is that after the EXIF orientation, 0 for a file that is no image. `defect_pixels` is
-    the number of pixels above 0 in a mask, -1 where the file was not read as a mask.
+    the number of pixels above 0 in a mask, -1 where the file was not read as a mask. Of a mask of
+    many grey values, `solid_pixels` are those from half of its largest value on; of others they
+    are the same. A mask is `inverted` if most of it and of its border is above 0, but not all.
+    `brightest` is the largest value of an image of 16 bits, else -1.
     """
 
     digest: str
@@ -46,6 +51,9 @@ class Inspection(NamedTuple):
     height: int
     defect_pixels: int
     synthetic: bool = False
+    solid_pixels: int = -1
+    inverted: bool = False
+    brightest: int = -1
 
 
 class InspectionCache:
@@ -70,8 +78,9 @@ class InspectionCache:
             entry = entries.get(key, "")
             if entry.startswith(f"{stamp} "):
                 digest, *numbers = entry.removeprefix(stamp).split()
-                width, height, defect_pixels, synthetic = map(int, numbers)
-                return Inspection(digest, width, height, defect_pixels, bool(synthetic))
+                width, height, defect, synthetic, solid, inverted, top = map(int, numbers)
+                kinds = bool(synthetic), solid, bool(inverted), top
+                return Inspection(digest, width, height, defect, *kinds)
         return None
 
     def save(self, found: Mapping[str, tuple[str, Inspection]]) -> None:
@@ -107,30 +116,49 @@ def read_stamped(path: Path) -> tuple[str, bytes]:
     return stamp(status), data
 
 
-def inspect_image(data: bytes) -> Inspection:
+def inspect_image(data: bytes, decoding: Decoding = USUAL) -> Inspection:
     """Digest an image file's bytes and check that they are whole, mostly without decoding them.
 
     A PNG is whole if the checksums of its chunks are right up to its end, a JPEG if it ends with
-    the end-of-image marker; any other file is decoded.
+    the end-of-image marker; any other file is decoded, and any of 16 bits.
     """
-    with opened(data) as image:
+    with opened(data, decoding) as image:
         height, width = displayed_size(image, data)
         if image.format == "PNG":
             with Image.open(io.BytesIO(data), formats=("PNG",)) as again:
                 again.verify()
         elif image.format != "JPEG" or not data.endswith(_JPEG_END):
             image.load()
-    digest = hashlib.sha256(data).hexdigest()
-    return Inspection(digest, width, height, defect_pixels=-1, synthetic=SYNTHETIC in data)
+        brightest = int(np.asarray(image).max()) if image.mode.startswith("I;16") else -1
+    digest, synthetic = hashlib.sha256(data).hexdigest(), SYNTHETIC in data
+    return Inspection(digest, width, height, -1, synthetic, brightest=brightest)
 
 
-def inspect_mask(data: bytes) -> Inspection:
+def inspect_mask(data: bytes, decoding: Decoding = USUAL) -> Inspection:
     """Digest a ground truth mask's bytes and count its defect pixels."""
-    with opened(data) as image:
-        mask = decode_mask(image)
-    height, width = mask.shape
-    digest, defect_pixels = hashlib.sha256(data).hexdigest(), int(np.count_nonzero(mask))
-    return Inspection(digest, width, height, defect_pixels, synthetic=SYNTHETIC in data)
+    with opened(data, decoding) as image:
+        values = mask_values(image)
+    height, width = values.shape
+    defect, solid = _areas(values)
+    rim = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
+    most = values.size / 2 < defect < values.size and bool(np.mean(rim > 0) > 0.5)
+    digest, synthetic = hashlib.sha256(data).hexdigest(), SYNTHETIC in data
+    return Inspection(digest, width, height, defect, synthetic, solid, inverted=most)
+
+
+def _areas(values: NDArray[np.uint8 | np.uint16]) -> tuple[int, int]:
+    """Count a mask's pixels above 0, and those that are left of them if it has faint ones.
+
+    It has if there are more grey values than kinds of defects, or a bright one beside one of less
+    than an eighth of it, as a JPEG and an interpolation leave them; of labels, few are bright.
+    """
+    counts = np.zeros(np.iinfo(values.dtype).max + 1, dtype=np.int64)
+    for row in values:  # at once, each pixel would take 8 bytes
+        counts += np.bincount(row, minlength=len(counts))
+    levels = np.flatnonzero(counts[1:]) + 1
+    defect, top = int(counts[1:].sum()), int(levels[-1]) if len(levels) else 0
+    faint = len(levels) > _FEW_LEVELS or (top > 127 and bool(levels[0] < top / 8))
+    return defect, int(counts[(top + 1) // 2 :].sum()) if faint else defect
 
 
 def fingerprint(seen: Mapping[str, Inspection]) -> str:

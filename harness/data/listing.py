@@ -6,22 +6,27 @@ import os
 import posixpath
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 from harness.system.terminal import alike, shown
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp"})
 """File name endings that count as images, in lower case."""
 
 NO_MASK = "has no ground truth mask"
 """The rule that an anomalous image without a mask breaks, where the category has masks."""
 
+STRAY = "is a stray file, not part of the dataset"
+"""The rule that a file breaks which no reader takes."""
+
 _DEEPEST = 6
 _SHOWN = 5
-_JUNK = frozenset({"thumbs.db", "desktop.ini"})
+# What systems, file servers and archivers put beside images, in lower case.
+_JUNK = frozenset({"thumbs.db", "desktop.ini", "@eadir", "__macosx"})
 
 Files = Mapping[str, str]
 """The `stamp` of files by their path relative to the dataset's root, with forward slashes."""
@@ -60,7 +65,8 @@ class Listing:
     """What a reader finds for one category; a layout without a split has all images in `test`.
 
     `train` and `test` are sorted by name. `documents` are the text files that determine labels or
-    the split: by name the SHA-256 of the very bytes that were parsed.
+    the split: by name the SHA-256 of the very bytes that were parsed. `skipped` counts what the
+    layout's protocol leaves out, in words.
     """
 
     train: tuple[ImageFile, ...]
@@ -69,11 +75,17 @@ class Listing:
     files: Files
     documents: Mapping[str, str] = field(default_factory=dict)
     has_split: bool = True
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
 
 def is_image(name: str) -> bool:
     """Tell by its name whether a file counts as an image."""
     return posixpath.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def is_junk(name: str) -> bool:
+    """Tell whether a file or folder is hidden, or beside the data by no intention of anybody."""
+    return name.startswith(".") or name.lower() in _JUNK
 
 
 def stem(name: str) -> str:
@@ -89,11 +101,13 @@ def stamp(status: os.stat_result) -> str:
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
-def walk(root: Path, folder: str) -> tuple[dict[str, str], list[Problem]]:
+def walk(
+    root: Path, folder: str, without: Collection[str] = ()
+) -> tuple[dict[str, str], list[Problem]]:
     """List the files below a folder, by name; links are followed, hidden and system files left out.
 
-    Dangling links, devices and names that are not UTF-8 are problems; a folder that does not exist
-    or cannot be listed raises `DataError`.
+    So are the files `without`. Dangling links, devices and names that are not UTF-8 are problems;
+    a folder that does not exist or cannot be listed raises `DataError`.
     """
     if not (root / folder).is_dir():
         missing = f"'{folder}'{alike(folder, os.listdir(root))}"
@@ -101,6 +115,8 @@ def walk(root: Path, folder: str) -> tuple[dict[str, str], list[Problem]]:
     files: dict[str, str] = {}
     problems: list[Problem] = []
     for name, entry in _entries(root / folder, folder, depth=1):
+        if _readable(name) in without:
+            continue
         found = _stamp_or_problem(name, entry)
         if isinstance(found, Problem):
             problems.append(found)
@@ -113,7 +129,7 @@ def stray(name: str) -> Problem:
     """Describe a file that has no place in the layout; fatal if it is an image."""
     if is_image(name):
         return Problem(name, "is an image outside the dataset's layout")
-    return Problem(name, "is a stray file, not part of the dataset", fatal=False)
+    return Problem(name, STRAY, fatal=False)
 
 
 def no_masks(category: str) -> Problem:
@@ -124,17 +140,20 @@ def no_masks(category: str) -> Problem:
 def pair_masks(
     images: Iterable[ImageFile], masks: Iterable[tuple[str, str]], *, category: str
 ) -> tuple[list[ImageFile], list[Problem]]:
-    """Give each anomalous image its mask; `masks` holds (`defect_type/stem`, name) of each."""
+    """Give each anomalous image its mask; `masks` holds (`defect_type/stem`, name) of each.
+
+    Names are compared in Unicode's composed form (NFC).
+    """
     images = list(images)
     by_key: dict[str, str] = {}
     problems = []
-    for key, name in masks:
+    for key, name in ((normalize("NFC", key), name) for key, name in masks):
         if by_key.setdefault(key, name) != name:
             rule = f"is a second mask of one image, after {shown(by_key[key])}"
             problems.append(Problem(name, rule))
     if not by_key:
         return images, [no_masks(category)]
-    paired = [i._replace(mask=by_key.get(_key(i))) if i.anomalous else i for i in images]
+    paired = [i._replace(mask=by_key.get(mask_key(i))) if i.anomalous else i for i in images]
     bare = [image for image in paired if image.anomalous and image.mask is None]
     problems += [Problem(image.name, NO_MASK) for image in bare]
     used = Counter(image.mask for image in paired if image.mask is not None)
@@ -143,7 +162,7 @@ def pair_masks(
         for name, count in used.items()
         if count > 1
     ]
-    keys = [_key(image) for image in bare]
+    keys = [mask_key(image) for image in bare]
     problems += [
         Problem(name, f"is a mask without an anomalous image{alike(key, keys)}")
         for key, name in by_key.items()
@@ -152,8 +171,9 @@ def pair_masks(
     return paired, problems
 
 
-def _key(image: ImageFile) -> str:
-    return f"{image.defect_type}/{stem(image.name)}"
+def mask_key(image: ImageFile) -> str:
+    """Return by what an image's mask is found."""
+    return normalize("NFC", f"{image.defect_type}/{stem(image.name)}")
 
 
 def _holdings(root: Path) -> str:
@@ -171,7 +191,7 @@ def _entries(path: Path, name: str, *, depth: int) -> Iterator[tuple[str, os.Dir
     try:
         with os.scandir(path) as entries:
             for entry in entries:
-                if entry.name.startswith(".") or entry.name.lower() in _JUNK:
+                if is_junk(entry.name):
                     continue
                 below = f"{name}/{entry.name}" if name else entry.name
                 if entry.is_dir():
@@ -182,13 +202,16 @@ def _entries(path: Path, name: str, *, depth: int) -> Iterator[tuple[str, os.Dir
         raise DataError(f"{shown(str(path))}: cannot be listed ({error.strerror})") from error
 
 
+def _readable(name: str) -> str:
+    return name.encode(errors="backslashreplace").decode()
+
+
 def _stamp_or_problem(name: str, entry: os.DirEntry[str]) -> str | Problem:
     try:
         name.encode()
         status = entry.stat()
     except UnicodeEncodeError:
-        readable = name.encode(errors="backslashreplace").decode()
-        return Problem(readable, "its name is not valid UTF-8")
+        return Problem(_readable(name), "its name is not valid UTF-8")
     except OSError as error:
         return Problem(name, f"cannot be read ({error.strerror})")
     if not stat.S_ISREG(status.st_mode):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+import re
+import shlex
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import yaml
 
 from harness.config import DatasetConfig, conf_dir
-from harness.data.images import read_image
+from harness.data.exclusion import is_of_file, list_category
+from harness.data.findings import notes_of, pixel_problems, problems_of
+from harness.data.images import MOST_PIXELS, USUAL, Decoding
 from harness.data.inspection import (
     Inspection,
     InspectionCache,
@@ -26,18 +29,24 @@ from harness.data.listing import DataError, ImageFile, Listing, Problem
 from harness.data.official import PUBLISHED, changed_files, differences
 from harness.data.readers import READERS, dataset_root
 from harness.data.split import Sample, Split, contaminate, few_shot, split_normals
-from harness.system.terminal import alike, shown
+from harness.system.terminal import alike
 from harness.system.threads import available
 
 _NEEDED = ("name", "title", "reader", "categories")
 _SHOWN = 3
+SEED = 42  # the default
+_LIST = "exclude.txt"
+_PLAIN = re.compile(r"[\w./*?@%+:|-]+")  # needs no quotes in a list
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Survey:
     """A category's images, the inspections of its sound files by name, and every problem.
 
-    Without problems the category equals the published one.
+    Without problems the category equals the published one, unless files are left out on purpose.
+    The numbers and notes are as in `Split`.
     """
 
     category: str
@@ -45,6 +54,11 @@ class Survey:
     listing: Listing
     seen: dict[str, Inspection]
     problems: tuple[Problem, ...]
+    decoding: Decoding = USUAL
+    official: bool = False
+    n_left_out: int = 0
+    n_duplicates: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def counts(self) -> tuple[int, int, int, int]:
@@ -81,6 +95,11 @@ def dataset_settings(name: str, *, root: str | None = None) -> DatasetConfig:
     return dataset if root is None else replace(dataset, root=root)
 
 
+def decoding_of(dataset: DatasetConfig) -> Decoding:
+    """Return how the files of a dataset are decoded."""
+    return Decoding(dataset.max_pixels or MOST_PIXELS, dataset.bits)
+
+
 def load_split(
     dataset: DatasetConfig,
     category: str,
@@ -107,7 +126,8 @@ def load_split(
     Returns
     -------
     Split
-        With `official=False` wherever `dataset.official` is false.
+        With `official=False` wherever `dataset.official` is false or files are left out. Its notes
+        are logged as warnings.
 
     Raises
     ------
@@ -115,11 +135,22 @@ def load_split(
         In one line: the first problems, each with its file and rule, and how to list them all.
     """
     found = survey(dataset, category, seed=seed)
-    _refuse(found.problems, dataset, category=category)
+    _refuse(found, dataset, seed=seed)
+    notes = tuple(f"{dataset.name}/{category}: {note}" for note in found.notes)
+    for note in notes:
+        log.warning("%s", note)
     train = few_shot(_samples(found.listing.train, found), category, seed=seed, n_train=n_train)
     test = _samples(found.listing.test, found)
     train, test = contaminate(train, test, category=category, seed=seed, share=train_contamination)
-    return Split(train, test, found.fingerprint, official=dataset.official)
+    return Split(
+        train,
+        test,
+        found.fingerprint,
+        official=found.official,
+        n_left_out=found.n_left_out,
+        n_duplicates=found.n_duplicates,
+        notes=notes,
+    )
 
 
 def verify(dataset: DatasetConfig, category: str, *, seed: int) -> Survey:
@@ -136,27 +167,49 @@ def verify(dataset: DatasetConfig, category: str, *, seed: int) -> Survey:
     except DataError as error:
         nothing = Listing((), (), (), {})
         return Survey(category, root, nothing, {}, (Problem(category, str(error)),))
-    return replace(found, problems=(*found.problems, *_pixel_problems(found)))
+    of_pixels = pixel_problems(root, found.listing, found.seen, found.decoding)
+    return replace(found, problems=(*found.problems, *of_pixels))
 
 
 def survey(dataset: DatasetConfig, category: str, *, seed: int) -> Survey:
     """List and inspect one category, and collect every problem that its files have."""
     _check_settings(dataset, category)
     root = dataset_root(dataset)
-    listing = READERS[dataset.reader](root, category, dataset)
+    kept = list_category(root, category, dataset)
+    listing, decoding = kept.listing, decoding_of(dataset)
+    seen, broken = _inspect_all(root, listing, category=category, decoding=decoding)
+    notes, n_duplicates = [*kept.notes], 0
     if not listing.has_split:
-        listing = split_normals(listing, category, seed=seed, share=dataset.train_share)
-    seen, broken = _inspect_all(root, listing, category=category)
+        images = [image for image in listing.test if image.name in seen]
+        digests = {image.name: seen[image.name].digest for image in images}
+        if n_duplicates := len(images) - len({(i.anomalous, digests[i.name]) for i in images}):
+            rule = "equal ones are on one side of the split"
+            notes.append(f"images with the bytes of another one: {n_duplicates}; {rule}")
+        listing = split_normals(
+            listing, category, seed=seed, share=dataset.train_share, digests=digests
+        )
     # Not read again: other bytes than those parsed could be there by now.
     seen |= {name: Inspection(digest, 0, 0, -1) for name, digest in listing.documents.items()}
-    problems = [*listing.problems, *broken, *_problems(listing, seen, category=category)]
+    problems = [*listing.problems, *broken]
+    problems += problems_of(listing, seen, category=category, bits=dataset.bits)
     problems += changed_files(root, category, seen=seen)
     published = PUBLISHED.get(dataset.name, {}).get(category)
     if published is None:
         problems.append(Problem(category, "is not a category of a published dataset", fatal=False))
     else:
         problems += differences(published, listing, seen=seen, category=category)
-    return Survey(category, root, listing, seen, tuple(problems))
+    return Survey(
+        category,
+        root,
+        listing,
+        seen,
+        tuple(problems),
+        decoding=decoding,
+        official=dataset.official and not kept.left_out,
+        n_left_out=kept.n_images,
+        n_duplicates=n_duplicates,
+        notes=(*notes, *notes_of(listing, seen, decoding=decoding)),
+    )
 
 
 def _settings_file(name: str) -> Path:
@@ -179,22 +232,51 @@ def _check_settings(dataset: DatasetConfig, category: str) -> None:
         hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
         rule = f"category must be one of {', '.join(dataset.categories)} for {dataset.title}"
         raise DataError(f"{rule}, got '{category}'{alike(category, dataset.categories)}{hint}")
+    if dataset.max_pixels is not None and dataset.max_pixels < 1:
+        rule = "dataset.max_pixels must be null or at least 1"
+        raise DataError(f"{rule}, got {dataset.max_pixels}")
+    if not 8 <= dataset.bits <= 16:
+        raise DataError(f"dataset.bits must be from 8 to 16, got {dataset.bits}")
 
 
-def _refuse(problems: Sequence[Problem], dataset: DatasetConfig, *, category: str) -> None:
+def _refuse(found: Survey, dataset: DatasetConfig, *, seed: int) -> None:
     """Raise if a problem is fatal, or if any remains and the data must be official."""
-    fatal = [problem for problem in problems if problem.fatal]
-    if not fatal and not (problems and dataset.official):
+    fatal = [problem for problem in found.problems if problem.fatal]
+    if not fatal and not (found.problems and found.official):
         return
     rule = "differs from the published dataset (dataset.official=false runs it as unofficial)"
-    first, more = (fatal or problems)[:_SHOWN], (fatal or problems)[_SHOWN:]
-    text = (
-        f"{dataset.name}/{category} {'is broken' if fatal else rule}: {'; '.join(map(str, first))}"
-    )
-    if more:
-        command = f"python -m harness.data verify dataset={dataset.name} category={category}"
-        text += f"; and {len(more)} more, listed by `{command}`"
-    raise DataError(text)
+    listed = fatal or found.problems
+    text = f"{dataset.name}/{found.category} {'is broken' if fatal else rule}: "
+    text += "; ".join(map(str, listed[:_SHOWN]))
+    of_files = any(is_of_file(problem, found.category) for problem in fatal)
+    command = verify_command(dataset, found.category, seed=seed)
+    command += f" write_exclude={_LIST}" if of_files else ""
+    if len(listed) > _SHOWN:
+        text += f"; and {len(listed) - _SHOWN} more, listed by `{command}`"
+    elif of_files:
+        text += f"; `{command}` lists the files"
+    raise DataError(text + f"; dataset.exclude=@{_LIST} runs without them" * of_files)
+
+
+def verify_command(dataset: DatasetConfig, category: str, *, seed: int) -> str:
+    """Return the command that verifies a category with these very settings."""
+    known = {path.stem for path in (conf_dir() / "dataset").glob("*.yaml")}
+    base = dataset.name if dataset.name in known else dataset.reader
+    usual = asdict(dataset_settings(base))
+    given = {key: value for key, value in asdict(dataset).items() if value != usual[key]}
+    words = [f"dataset={base}", f"category={category}"]
+    words += [f"dataset.{key}={_as_typed(value)}" for key, value in given.items()]
+    words += [f"seed={seed}"] if seed != SEED else []
+    return shlex.join(["python", "-m", "harness.data", "verify", *words])
+
+
+def _as_typed(value: object) -> str:
+    """Write a value as the command line takes it."""
+    if isinstance(value, list):
+        return "[{}]".format(",".join(v if _PLAIN.fullmatch(v) else f'"{v}"' for v in value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)
 
 
 def _samples(images: Iterable[ImageFile], found: Survey) -> tuple[Sample, ...]:
@@ -208,13 +290,14 @@ def _samples(images: Iterable[ImageFile], found: Survey) -> tuple[Sample, ...]:
             digest=found.seen[image.name].digest,
             mask_digest=None if image.mask is None else found.seen[image.mask].digest,
             size=(found.seen[image.name].height, found.seen[image.name].width),
+            decoding=found.decoding,
         )
         for image in images
     )
 
 
 def _inspect_all(
-    root: Path, listing: Listing, *, category: str
+    root: Path, listing: Listing, *, category: str, decoding: Decoding
 ) -> tuple[dict[str, Inspection], list[Problem]]:
     """Inspect every listed file that is there, reading only those that are new or changed."""
     cache = InspectionCache(root, category)
@@ -224,13 +307,16 @@ def _inspect_all(
     keys = {name: f"{kind}:{name}" for name, kind in kinds.items() if name in listing.files}
     found: dict[str, tuple[str, Inspection]] = {}
     for name, key in keys.items():
-        if inspection := cache.find(key, listing.files[name]):
+        inspection = cache.find(key, listing.files[name])
+        if inspection and inspection.width * inspection.height <= decoding.max_pixels:
             found[name] = listing.files[name], inspection
     changed = [name for name in keys if name not in found]
     problems = []
     if changed:
         with ThreadPoolExecutor(available()) as pool:
-            results = list(pool.map(lambda name: _inspect(root, name, kinds[name]), changed))
+            results = list(
+                pool.map(lambda name: _inspect(root, name, kinds[name], decoding), changed)
+            )
         for name, result in zip(changed, results, strict=True):
             if isinstance(result, Problem):
                 problems.append(result)
@@ -240,87 +326,13 @@ def _inspect_all(
     return {name: inspection for name, (_, inspection) in found.items()}, problems
 
 
-def _inspect(root: Path, name: str, kind: str) -> tuple[str, Inspection] | Problem:
+def _inspect(
+    root: Path, name: str, kind: str, decoding: Decoding
+) -> tuple[str, Inspection] | Problem:
     """Read a file once; return its stamp as it was read, and what was seen."""
     try:
         stamp, data = read_stamped(root / name)
-        return stamp, inspect_mask(data) if kind == "mask" else inspect_image(data)
+        inspect = inspect_mask if kind == "mask" else inspect_image
+        return stamp, inspect(data, decoding)
     except DataError as error:
         return Problem(name, str(error))
-
-
-def _problems(
-    listing: Listing, seen: Mapping[str, Inspection], *, category: str
-) -> Iterator[Problem]:
-    """Check a category's images and masks against each other; broken files are not in `seen`."""
-    anomalous = sum(image.anomalous for image in listing.test)
-    if not listing.train:
-        yield Problem(category, "has no training images")
-    if anomalous == len(listing.test):
-        yield Problem(category, "has no normal test images")
-    if not anomalous:
-        yield Problem(category, "has no anomalous test images")
-    yield from _names_alike(seen)
-    for image, other, of_train in _copies(listing, {name: seen[name].digest for name in seen}):
-        rule = f"is a test image identical to the training image {shown(other)}"
-        if not of_train:
-            rule = f"is an anomalous image identical to the normal image {shown(other)}"
-        yield Problem(image.name, rule)
-    for image in listing.test:
-        if image.mask is not None and {image.mask, image.name} <= seen.keys():
-            yield from _mask_problems(seen[image.name], image.mask, seen[image.mask])
-
-
-def _names_alike(names: Iterable[str]) -> Iterator[Problem]:
-    """Find files that the fingerprint, which knows composed names alone, could not tell apart."""
-    composed: dict[str, str] = {}
-    for name in names:
-        other = composed.setdefault(unicodedata.normalize("NFC", name), name)
-        if other != name:
-            rule = f"has the same name as {other!a} in Unicode's composed form (NFC)"
-            yield Problem(name, rule)
-
-
-def _copies(listing: Listing, digests: Mapping[str, str]) -> Iterator[tuple[ImageFile, str, bool]]:
-    """Yield (test image, other image, whether that one trains) for what must not be equal."""
-    train = {digests[i.name]: i.name for i in listing.train if i.name in digests}
-    test = [image for image in listing.test if image.name in digests]
-    normal = {digests[image.name]: image.name for image in test if not image.anomalous}
-    for image in test:
-        digest = digests[image.name]
-        if digest in train:
-            yield image, train[digest], True
-        if image.anomalous and digest in normal:
-            yield image, normal[digest], False
-
-
-def _mask_problems(image: Inspection, name: str, mask: Inspection) -> Iterator[Problem]:
-    if (image.width, image.height) != (mask.width, mask.height):
-        sizes = f"is {mask.width}x{mask.height}, its image {image.width}x{image.height}"
-        yield Problem(name, sizes)
-    if mask.defect_pixels == 0:
-        yield Problem(name, "is an empty mask: no pixel is above 0")
-
-
-def _pixel_problems(found: Survey) -> Iterator[Problem]:
-    """Decode every image, and find those of the same pixels in files that differ."""
-    images = (*found.listing.train, *found.listing.test)
-    names = [image.name for image in images if image.name in found.seen]
-    with ThreadPoolExecutor(available()) as pool:
-        results = list(pool.map(lambda name: _pixel_digest(found, name), names))
-    yield from (result for result in results if isinstance(result, Problem))
-    digests = {n: r for n, r in zip(names, results, strict=True) if isinstance(r, str)}
-    for image, other, of_train in _copies(found.listing, digests):
-        if found.seen[image.name].digest != found.seen[other].digest:
-            rule = f"has the same pixels as the training image {shown(other)}"
-            if not of_train:
-                rule = f"is an anomalous image with the pixels of the normal image {shown(other)}"
-            yield Problem(image.name, rule)
-
-
-def _pixel_digest(found: Survey, name: str) -> str | Problem:
-    try:
-        pixels = read_image(found.root / name, found.seen[name].digest)
-    except DataError as error:
-        return Problem(name, str(error))
-    return hashlib.sha256(pixels.data).hexdigest()

@@ -9,9 +9,11 @@ import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+from unicodedata import normalize
 
 from harness.config import DatasetConfig
 from harness.data.listing import (
@@ -22,6 +24,7 @@ from harness.data.listing import (
     Listing,
     Problem,
     is_image,
+    mask_key,
     no_masks,
     pair_masks,
     shown,
@@ -99,7 +102,7 @@ def _packaged_root() -> Path | None:
 def _how_to_fetch(dataset: DatasetConfig) -> str:
     if dataset.reader == "elpv":
         return "`pip install elpv-dataset` fetches it"
-    if dataset.reader == "folder":
+    if dataset.reader in ("folder", "tree"):
         return "it holds the folders of your own images"
     if dataset.name not in ARCHIVES:
         return f"`python -m harness.data fetch` fetches only {', '.join(ARCHIVES)}"
@@ -107,46 +110,77 @@ def _how_to_fetch(dataset: DatasetConfig) -> str:
 
 
 def _read_tree(
-    root: Path, category: str, dataset: DatasetConfig, *, normal: str, mask_ending: str
+    root: Path,
+    category: str,
+    dataset: DatasetConfig,
+    without: frozenset[str],
+    *,
+    normal: str = NORMAL,
+    mask_ending: str | None = None,
 ) -> Listing:
-    """List a category of MVTec AD or BTAD, with its folders `train`, `test` and `ground_truth`."""
-    files, problems = walk(root, category)
+    """List a category with folders `train`, `test` and `ground_truth`, as MVTec AD and BTAD have.
+
+    Their masks have one ending. Without one it is own images, which may be right in the root, and
+    their masks are named as in the layout `folder`.
+    """
+    own = mask_ending is None and not (root / category).is_dir() and (root / "train").is_dir()
+    folder, ending = "" if own else category, mask_ending or ""
+    files, problems = walk(root, folder, without)
     train, test, masks = [], [], []
     for name in files:
-        match name.split("/")[1:]:
-            case ["train", folder, _] if folder == normal and is_image(name):
+        match name.removeprefix(f"{folder}/").split("/"):
+            case ["train", kind, _] if kind == normal and is_image(name):
                 train.append(ImageFile(name, NORMAL, anomalous=False))
-            case ["test", folder, _] if is_image(name):
-                anomalous = folder != normal
-                test.append(ImageFile(name, folder if anomalous else NORMAL, anomalous))
-            case ["ground_truth", _, _] if is_image(name) and not stem(name).endswith(mask_ending):
-                rule = f"is a mask whose name does not end in '{mask_ending}'"
-                problems.append(Problem(name, rule))
-            case ["ground_truth", folder, _] if is_image(name):
-                masks.append((f"{folder}/{stem(name).removesuffix(mask_ending)}", name))
+            case ["test", kind, _] if is_image(name):
+                anomalous = kind != normal
+                test.append(ImageFile(name, kind if anomalous else NORMAL, anomalous))
+            case ["ground_truth", _, _] if is_image(name) and not stem(name).endswith(ending):
+                problems.append(Problem(name, f"is a mask whose name does not end in '{ending}'"))
+            case ["ground_truth", kind, _] if is_image(name):
+                masks.append((f"{kind}/{stem(name)}", name))
             case [text] if text.lower() in _TEXTS:
                 pass
             case _:
                 problems.append(stray(name))
-    paired, unpaired = pair_masks(test, masks, category=category)
+    keyed = _keyed(masks, test, ending=ending if mask_ending is not None else dataset.mask_ending)
+    paired, unpaired = pair_masks(test, keyed, category=category)
     return Listing(tuple(train), tuple(paired), (*problems, *unpaired), files)
 
 
-def _read_elpv(root: Path, category: str, dataset: DatasetConfig) -> Listing:
+def _read_loco(
+    root: Path, category: str, dataset: DatasetConfig, without: frozenset[str]
+) -> Listing:
+    """List a category of MVTec LOCO AD at image level, without its masks, several of an image."""
+    listing = _read_tree(root, category, dataset, without, mask_ending="")
+    kinds = {"validation": "validation images", "ground_truth": "ground truth masks"}
+    parts = [problem.file.split("/")[1:2] for problem in listing.problems]
+    skipped = Counter(kinds[part] for [part] in filter(None, parts) if part in kinds)
+    unused = [[part] for part in (*kinds, "defects_config.json")]
+    problems = [p for p, part in zip(listing.problems, parts, strict=True) if part not in unused]
+    return replace(listing, problems=tuple(problems), skipped=skipped)
+
+
+def _read_elpv(
+    root: Path, category: str, dataset: DatasetConfig, without: frozenset[str]
+) -> Listing:
     """List the cells of one type, `mono` or `poly`, that are surely normal or defective."""
-    files, problems = walk(root, "images")
+    files, problems = walk(root, "images", without)
     labels, digest = _labels(root)
     problems += [stray(name) for name in files if name not in labels]
-    cells = []
+    cells, skipped = [], Counter[str]()
     for name, (probability, cell_type) in labels.items():
-        if cell_type != category or probability not in (0.0, 1.0):
+        if cell_type != category or name in without:
+            continue
+        if probability not in (0.0, 1.0):
+            skipped["cells of a probability between 0 and 1"] += 1
             continue
         if name not in files:
             problems.append(Problem(name, f"is named in {LABELS} but missing"))
         defective = probability == 1.0
         cells.append(ImageFile(name, "defective" if defective else NORMAL, anomalous=defective))
     documents = {LABELS: digest}
-    return Listing((), tuple(sorted(cells)), tuple(problems), files, documents, has_split=False)
+    images, found = tuple(sorted(cells)), tuple(problems)
+    return Listing((), images, found, files, documents, has_split=False, skipped=skipped)
 
 
 def _labels(root: Path) -> tuple[dict[str, tuple[float, str]], str]:
@@ -168,27 +202,41 @@ def _labels(root: Path) -> tuple[dict[str, tuple[float, str]], str]:
     return labels, hashlib.sha256(data).hexdigest()
 
 
-def _read_folder(root: Path, category: str, dataset: DatasetConfig) -> Listing:
+def _read_folder(
+    root: Path, category: str, dataset: DatasetConfig, without: frozenset[str]
+) -> Listing:
     """List the user's images; the split comes from the seed."""
-    folder = _folder(root, category, normal_dir=dataset.normal_dir)
-    files, problems = walk(root, folder)
+    normal, abnormal, mask = dataset.folders
+    folder = _folder(root, category, normal_dir=normal)
+    files, problems = walk(root, folder, without)
     images: list[ImageFile] = []
     masks: list[tuple[str, str]] = []
+    # The deepest first: one of them may be inside another.
+    tops = sorted({normal, abnormal, mask}, key=lambda top: -len(top))
     for name in files:
-        top, _, below = name.removeprefix(f"{folder}/").partition("/")
-        if is_image(name) and top == dataset.mask_dir:
-            masks.append((f"{_defect_type(below)}/{stem(name)}", name))
-        elif is_image(name) and top == dataset.normal_dir:
-            images.append(ImageFile(name, NORMAL, anomalous=False))
-        elif is_image(name) and top == dataset.abnormal_dir:
-            images.append(ImageFile(name, _defect_type(below), anomalous=True))
-        else:
+        place = name.removeprefix(f"{folder}/")
+        top = next((top for top in tops if place.startswith(f"{top}/")), None)
+        below = place.removeprefix(f"{top}/")
+        if top is None or not is_image(name):
             problems.append(stray(name))
-    keys = {f"{image.defect_type}/{stem(image.name)}" for image in images if image.anomalous}
-    # A mask belongs to the image of its exact name, if there is one.
-    keyed = [(key if key in keys else key.removesuffix("_mask"), name) for key, name in masks]
+        elif top == mask:
+            masks.append((f"{_defect_type(below)}/{stem(name)}", name))
+        elif top == normal:
+            images.append(ImageFile(name, NORMAL, anomalous=False))
+        else:
+            images.append(ImageFile(name, _defect_type(below), anomalous=True))
+    keyed = _keyed(masks, images, ending=dataset.mask_ending)
     paired, unpaired = pair_masks(images, keyed, category=category)
     return Listing((), tuple(paired), (*problems, *unpaired), files, has_split=False)
+
+
+def _keyed(
+    masks: Iterable[tuple[str, str]], images: Iterable[ImageFile], *, ending: str
+) -> list[tuple[str, str]]:
+    """Key masks by their images: that of the exact name, else that of the name without ending."""
+    keys = {mask_key(image) for image in images if image.anomalous}
+    composed = [(normalize("NFC", key), name) for key, name in masks]
+    return [(k if k in keys else k.removesuffix(normalize("NFC", ending)), n) for k, n in composed]
 
 
 def _folder(root: Path, category: str, *, normal_dir: str) -> str:
@@ -211,11 +259,13 @@ def _defect_type(below: str) -> str:
     return "abnormal" if folder == PurePosixPath() else str(folder)
 
 
-def _read_visa(root: Path, category: str, dataset: DatasetConfig) -> Listing:
+def _read_visa(
+    root: Path, category: str, dataset: DatasetConfig, without: frozenset[str]
+) -> Listing:
     """List an object of VisA as the official split file says."""
-    files, problems = walk(root, category)
+    files, problems = walk(root, category, without)
     listed, digest = split_rows(root)
-    rows = [row for row in listed if row.object == category]
+    rows = [r for r in listed if r.object == category and without.isdisjoint((r.image, r.mask))]
     types = _defect_types(root / category / _ANNOTATIONS)
     problems += _row_problems(rows) + _file_problems(rows, files)
     if rows and not any(row.mask for row in rows):
@@ -279,6 +329,8 @@ def _read_csv(path: Path, header: tuple[str, ...], *, title: str) -> tuple[list[
         data = read_regular(path)
         text = io.StringIO(data.decode("utf-8-sig"), newline="")
         first, *lines = csv.reader(text, strict=True)
+        while lines and not lines[-1]:  # blank lines at the end
+            lines.pop()
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
         raise DataError(f"{path}: the {title} cannot be read ({error})") from error
     if tuple(first) != header:
@@ -353,15 +405,17 @@ def _file_problems(rows: list[Row], files: Files) -> list[Problem]:
     return problems
 
 
-READERS: dict[str, Callable[[Path, str, DatasetConfig], Listing]] = {
+READERS: dict[str, Callable[[Path, str, DatasetConfig, frozenset[str]], Listing]] = {
     "mvtec": partial(_read_tree, normal="good", mask_ending="_mask"),
     "btad": partial(_read_tree, normal="ok", mask_ending=""),
     "visa": _read_visa,
     "elpv": _read_elpv,
+    "loco": _read_loco,
+    "tree": _read_tree,
     "folder": _read_folder,
 }
 """The layouts, by the name that `dataset.reader` takes.
 
 Each lists a category from file names, opening no image: of the dataset's root, the category and the
-settings.
+settings. The names of the last argument are left out, as if these files and rows did not exist.
 """

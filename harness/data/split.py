@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from harness.data.images import USUAL, Decoding
 from harness.data.listing import DataError, Listing
 
 NORMAL = "good"
@@ -37,6 +40,8 @@ class Sample:
         The same of the ground truth mask's file; None without one.
     size : tuple of int
         Height and width of the upright image, in pixels.
+    decoding : Decoding
+        How the files are decoded.
     """
 
     root: Path
@@ -47,6 +52,7 @@ class Sample:
     digest: str
     mask_digest: str | None
     size: tuple[int, int]
+    decoding: Decoding = USUAL
 
     # Made when asked for: the paths of many images would weigh more than all else here.
     @property
@@ -75,12 +81,21 @@ class Split:
         Digest over the relative paths and contents of the category's images and masks.
     official : bool
         Whether the category equals the published dataset.
+    n_left_out : int
+        Number of images that `dataset.exclude` leaves out.
+    n_duplicates : int
+        Number of images with the bytes of another one, where the seed draws the split.
+    notes : tuple of str
+        What is odd about the data, or was left out of them, in a line each.
     """
 
     train: Samples
     test: Samples
     fingerprint: str
     official: bool
+    n_left_out: int = 0
+    n_duplicates: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def random_stream(seed: int, name: str) -> np.random.Generator:
@@ -116,19 +131,50 @@ def random_stream(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, *words.tolist()]))
 
 
-def split_normals(listing: Listing, category: str, *, seed: int, share: float | None) -> Listing:
-    """Move a seeded share of the normal images, rounded down to whole ones, into training."""
+def draw_together(order: Iterable[int], keys: Sequence[Hashable], *, count: int) -> set[int]:
+    """Choose the first `count` positions of an order, those of equal keys together.
+
+    Fewer where the last ones do not come apart; without equal keys just the first `count`.
+
+    >>> sorted(draw_together([3, 0, 2, 1], ["a", "b", "c", "a"], count=2))
+    [0, 3]
+    """
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for position, key in enumerate(keys):
+        groups[key].append(position)
+    chosen: set[int] = set()
+    for position in order:
+        group = groups[keys[position]]
+        if position not in chosen and len(chosen) + len(group) <= count:
+            chosen.update(group)
+    return chosen
+
+
+def split_normals(
+    listing: Listing,
+    category: str,
+    *,
+    seed: int,
+    share: float | None,
+    digests: Mapping[str, str],
+) -> Listing:
+    """Move a seeded share of the normal images, rounded down to whole ones, into training.
+
+    Images of one digest go to one side together; those of unknown digest are each by themselves.
+    """
     if share is None or not 0 < share < 1:
         rule = "dataset.train_share, the share of the normal images that train,"
         raise DataError(f"{rule} must lie between 0 and 1, got {share}")
     normal = sorted(image for image in listing.test if not image.anomalous)
     # 1e-9: 0.6 * 5 is 3 images, whatever the last bit of 0.6 says.
     count = int(share * len(normal) + 1e-9)
-    if not 0 < count < len(normal):
-        rule = f"trains {count} of {len(normal)} normal images; training and test need one each"
-        raise DataError(f"{category}: dataset.train_share={share} {rule}")
     order = random_stream(seed, f"split/{category}").permutation(len(normal))
-    train = {normal[index] for index in order[:count]}
+    keys = [digests.get(image.name, image.name) for image in normal]
+    train = {normal[index] for index in draw_together(order, keys, count=count)}
+    if not 0 < len(train) < len(normal):
+        rule = f"trains {len(train)} of {len(normal)} normal images; training and test need one"
+        together = " each, and duplicates go together" if len({*keys}) < len(keys) else " each"
+        raise DataError(f"{category}: dataset.train_share={share} {rule}{together}")
     return replace(
         listing,
         train=tuple(sorted(train)),
@@ -153,6 +199,7 @@ def contaminate(
     """Move a seeded choice of anomalous images from the test set into training.
 
     `share` is the anomalous share of the new training set, in which all images of `train` stay.
+    Images of one digest move together.
     """
     if share == 0:
         return train, test
@@ -160,11 +207,12 @@ def contaminate(
         raise DataError(f"train_contamination must be at least 0 and below 1, got {share}")
     anomalous = tuple(sample for sample in test if sample.anomalous)
     count = round(share / (1 - share) * len(train))
-    if not 1 <= count < len(anomalous):
-        rule = f"moves {count} of the {len(anomalous)} anomalous images of '{category}' into"
-        rule += " training; it must move one and leave one"
-        raise DataError(f"train_contamination={share} {rule}")
     order = random_stream(seed, f"train_contamination/{category}").permutation(len(anomalous))
-    moved = {anomalous[index] for index in order[:count]}
+    digests = [sample.digest for sample in anomalous]
+    moved = {anomalous[index] for index in draw_together(order, digests, count=count)}
+    if not 1 <= len(moved) < len(anomalous):
+        rule = f"moves {max(count, len(moved))} of the {len(anomalous)} anomalous images of"
+        rule += f" '{category}' into training; it must move one and leave one"
+        raise DataError(f"train_contamination={share} {rule}")
     kept = tuple(sample for sample in test if sample not in moved)
     return tuple(sorted((*train, *moved), key=lambda sample: sample.name)), kept

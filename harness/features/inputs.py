@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.data.images import excess, image_of, read_file
+from harness.data.images import MOST_PIXELS, USUAL, Decoding, excess, image_of, read_file
 from harness.features.settings import region
 
 RESIZES = ("pil", "float_antialias")
@@ -35,8 +35,7 @@ _TEXTS = {
     ),
     b"iTXt": re.compile(rb"XML:com\.adobe\.xmp\0\0(?!.*Orientation)", re.DOTALL),
 }
-# Above these Pillow suspects a bomb: of pixels, and of text. Let it.
-_MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 0
+# Above it Pillow suspects a bomb of text, as above `MOST_PIXELS` one of pixels. Let it.
 _MOST_BYTES = 2**26
 _HAS_SPNG = find_spec("imagecodecs") is not None
 
@@ -48,6 +47,7 @@ def read_input(
     image_size: int,
     resize: str = "pil",
     center_crop: int | None = None,
+    decoding: Decoding = USUAL,
 ) -> NDArray[np.float32]:
     """Read one image as the backbone sees it, before normalisation: RGB in [0, 1], (3, H, W).
 
@@ -57,19 +57,22 @@ def read_input(
     the file must have, as for `harness.data.images.read_file`.
     """
     # No name for the decoded image: kept until the end, it costs 2 ms in fresh memory.
-    resized = _RESIZERS[resize](decode(read_file(path, digest), path), (image_size, image_size))
+    size = (image_size, image_size)
+    resized = _RESIZERS[resize](decode(read_file(path, digest), path, decoding), size)
     seen = resized[region(resized.shape[:2], image_size=image_size, center_crop=center_crop)]
     return np.divide(np.ascontiguousarray(seen.transpose(2, 0, 1)), 255, dtype=np.float32)
 
 
-def decode(data: bytes, name: str | os.PathLike[str]) -> NDArray[np.uint8]:
+def decode(
+    data: bytes, name: str | os.PathLike[str], decoding: Decoding = USUAL
+) -> NDArray[np.uint8]:
     """Decode an image to RGB, (H, W, 3) uint8; bit for bit `harness.data.read_image`.
 
     A plain PNG of 8 bits is decoded by libspng, where imagecodecs is installed; everything else,
     damaged files included, by `harness.data.images.image_of`, whose messages name the file.
     """
     image = _decode_png(data) if _HAS_SPNG and is_plain_png(data) else None
-    return image_of(data, name) if image is None else image
+    return image_of(data, name, decoding) if image is None else image
 
 
 def is_plain_png(data: bytes) -> bool:
@@ -103,7 +106,7 @@ def _is_plain(kind: bytes, content: memoryview) -> bool:
         return False
     if kind == b"IHDR":
         width, height, depth, colour = struct.unpack_from(">IIBB", content)
-        return depth == 8 and colour in (_GREY, _RGB) and width * height <= _MOST_PIXELS
+        return depth == 8 and colour in (_GREY, _RGB) and width * height <= MOST_PIXELS
     return kind not in _TEXTS or _TEXTS[kind].match(content) is not None
 
 

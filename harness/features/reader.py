@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from harness.config import BackboneConfig, FeaturesConfig
 from harness.data import Sample
+from harness.data.images import USUAL, Decoding
 from harness.features.engines import Engine, build_engine
 from harness.features.eviction import prune
 from harness.features.extractor import LazyExtractor
@@ -68,6 +69,8 @@ class FeatureReader:
     center_crop : int, optional
         Side in pixels of the central square of the resized image that the backbone sees; None
         for the whole image.
+    decoding : Decoding
+        How image files are decoded.
 
     Attributes
     ----------
@@ -92,10 +95,15 @@ class FeatureReader:
         cache: str | Path | None,
         settings: FeaturesConfig = _DEFAULTS,
         center_crop: int | None = None,
+        decoding: Decoding = USUAL,
     ) -> None:
         check_numbers(workers=settings.workers, cache_limit_gb=settings.cache_limit_gb)
         self.spec = extraction_spec(
-            extractor, image_size=image_size, settings=settings, center_crop=center_crop
+            extractor,
+            image_size=image_size,
+            settings=settings,
+            center_crop=center_crop,
+            decoding=decoding,
         )
         self.n_extracted = 0
         self._extractor = extractor
@@ -360,6 +368,7 @@ def feature_reader(
     image_size: int,
     center_crop: int | None = None,
     random_seed: int | None = None,
+    decoding: Decoding = USUAL,
 ) -> FeatureReader:
     """Return the reader of these settings; the same one for equal settings.
 
@@ -368,7 +377,7 @@ def feature_reader(
     `LazyExtractor` takes it.
     """
     seed = random_seed if backbone.random else None
-    key = repr((backbone, features, image_size, center_crop, seed))
+    key = repr((backbone, features, image_size, center_crop, seed, decoding))
     if key not in _readers or _readers[key].outdated:
         _readers.clear()
         _readers[key] = FeatureReader(
@@ -377,6 +386,7 @@ def feature_reader(
             cache=features.cache,
             settings=features,
             center_crop=center_crop,
+            decoding=decoding,
         )
     return _readers[key]
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.config import FeaturesConfig
+from harness.data.images import USUAL, Decoding
 from harness.features.extractor import LazyExtractor
 from harness.features.inputs import RESIZES, read_input
 from harness.features.settings import check_center_crop, input_shape, resolve
@@ -60,6 +61,7 @@ class ExtractionSpec:
     versions: tuple[str, ...]
     code: str
     center_crop: int | None = None
+    decoding: Decoding = USUAL
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -80,6 +82,7 @@ class ExtractionSpec:
             image_size=self.image_size,
             resize=self.resize,
             center_crop=self.center_crop,
+            decoding=self.decoding,
         )
 
 
@@ -105,6 +108,7 @@ def extraction_spec(
     image_size: int,
     settings: FeaturesConfig,
     center_crop: int | None = None,
+    decoding: Decoding = USUAL,
 ) -> ExtractionSpec:
     """Resolve every `auto`; `ValueError` if the machine cannot honour a setting."""
     check_center_crop(center_crop, image_size=image_size)
@@ -130,6 +134,7 @@ def extraction_spec(
         versions=tuple(map(library, (*libraries, *decoders))),
         code=f"{modules_digest(CODE)} {extractor.code}".strip(),
         center_crop=center_crop,
+        decoding=decoding,
     )
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from dfkde import Backbone, TrainedDetector
 from harness.data import read_image
-from harness.data.listing import IMAGE_SUFFIXES
+from harness.data.listing import IMAGE_SUFFIXES, is_image, is_junk
 from harness.features.settings import region
 from harness.predict import QUANTILE, Prediction, check_quantile, reason_of
 from harness.predict.model import MODEL_FILE, detector_of, fetch_model
@@ -35,8 +35,6 @@ HEATMAPS = "heatmaps"
 """The folder of the heatmaps, in the one that the command writes to."""
 
 _COLUMNS = ("path", "score", "verdict", "error")
-# What file servers and archivers put beside images, in lower case.
-_JUNK = frozenset({"@eadir", "__macosx"})
 _NOT_REGULAR = f"out must have a regular file {CSV}, no link, or none, got '{{}}'"
 # Of the hottest colour, which an anomaly map has at so many times what training images reach.
 _OPACITY, _HOTTEST = 0.6, 100.0
@@ -193,11 +191,11 @@ def _listed(
         return
     for entry in entries:
         path = folder / entry.name
-        if entry.name.startswith(".") or entry.name.lower() in _JUNK:
+        if is_junk(entry.name):
             continue
         if entry.is_dir(follow_symlinks=False) or os.path.isdir(path):
             yield from _listed(path, written, within=(*within, place))
-        elif path.suffix.lower() in IMAGE_SUFFIXES and not _is_below(path, written):
+        elif is_image(entry.name) and not _is_below(path, written):
             yield path, None
 
 
@@ -278,7 +276,8 @@ def _heatmap_name(name: str) -> str:
 def _draw(
     predictor: Predictor, path: Path, anomaly_map: NDArray[np.float64], *, target: Path
 ) -> None:
-    image, inputs = read_image(path), predictor.detector.inputs
+    image = read_image(path, decoding=predictor.reader.spec.decoding)
+    inputs = predictor.detector.inputs
     # A crop's map covers no more than the crop.
     seen = region(
         image.shape[:2], image_size=inputs["image_size"], center_crop=inputs["center_crop"]

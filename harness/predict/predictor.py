@@ -13,6 +13,7 @@ import numpy as np
 
 from dfkde import Backbone, TrainedDetector
 from harness.config import BackboneConfig, FeaturesConfig
+from harness.data.images import USUAL, Decoding
 from harness.features.extractor import LazyExtractor
 from harness.features.reader import FeatureReader, Features
 from harness.features.spec import NETWORK, library
@@ -75,6 +76,7 @@ class Predictor:
                 resize=inputs["resize"],
             ),
             center_crop=inputs["center_crop"],
+            decoding=Decoding(*inputs.get("decoding", USUAL)),
         )
         self._check_network()
         self._warn_of_changes()
@@ -197,6 +199,8 @@ def trained(fitted: Fitted) -> TrainedDetector:
         "libraries": versions(),
         "map_values": map_values,
     }
+    if spec.decoding != USUAL:
+        inputs["decoding"] = list(spec.decoding)
     return TrainedDetector(fitted.model, fitted.localizer, backbone, inputs, train_scores)
 
 

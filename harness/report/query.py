@@ -12,7 +12,7 @@ import yaml
 
 from harness.config import conf_dir
 from harness.metrics.registry import HEADLINE, METRICS
-from harness.record import StoredRun
+from harness.record import Record, StoredRun
 from harness.report import facets, layout
 from harness.report.caption import commit, days
 from harness.report.declaration import INTERVAL_METRIC, ReportError
@@ -311,7 +311,16 @@ def caption_of(found: Found, arguments: Sequence[str]) -> str:
     own = dict.fromkeys(f"{one.dataset}/{one.category}" for one in records if not one.official)
     if own:
         sentences.append(f"Not official: {', '.join(map(text, own))} (not the published data).")
-    return " ".join(dict.fromkeys(sentences))
+    sentences += map(_counted, records)
+    return " ".join(filter(None, dict.fromkeys(sentences)))
+
+
+def _counted(record: Record) -> str:
+    """Write how many images of a dataset were left out on purpose, and how many are duplicates."""
+    counts = {"left out": record.n_left_out, "with the bytes of another one": record.n_duplicates}
+    written = ", ".join(f"{what}: {count}" for what, count in counts.items() if count)
+    category = text(f"{record.dataset}/{record.category}")
+    return f"{category}, images {written}." if written else ""
 
 
 def _what(found: Found) -> str:

@@ -64,7 +64,10 @@ def summary(outcomes: Sequence[Outcome], width: int | None = None) -> str:
         table.add_row(*map(Text, row))
     text = io.StringIO()
     Console(file=text, width=_total(widths)).print(table)
-    return "\n".join([text.getvalue().rstrip(), *(_explanation(o) for o in outcomes if o.reason)])
+    reasons = [_explanation(outcome) for outcome in outcomes if outcome.reason]
+    # Jobs on the same data have the same notes.
+    notes = dict.fromkeys(shown(note) for outcome in outcomes for note in outcome.notes)
+    return "\n".join([text.getvalue().rstrip(), *reasons, *notes])
 
 
 def _widths(columns: Mapping[str, Sequence[str]], width: int | None) -> dict[str, int]:

@@ -65,7 +65,8 @@ def run_job(
     started = time.perf_counter()
     steps = _Steps(job, tracker, Stages() if stages is None else stages)
     outcome = steps.outcome(force=force, save_model=save_model)
-    return replace(outcome, identity=steps.identity, seconds=time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return replace(outcome, identity=steps.identity, seconds=seconds, notes=steps.notes)
 
 
 class _Steps:
@@ -75,14 +76,15 @@ class _Steps:
         self.job, self.tracker, self.stages = job, tracker, stages
         self.run: OpenRun | None = None
         self.identity = ""
+        self.notes: tuple[str, ...] = ()
 
     def outcome(self, *, force: bool, save_model: bool) -> Outcome:
         try:
             with self.stages("data"):
                 split, key = _split_and_key(self.job)
-            self.identity = key.identity
+            self.identity, self.notes = key.identity, split.notes
             if save_model:
-                _check_save_model(self.job, self.tracker, n_train=len(split.train))
+                _check_save_model(self.job, self.tracker, split)
             skipped = None if force else self.tracker.finished_run(self.job, key)
             return skipped or self._locked(split, key, force=force, save_model=save_model)
         except Exception as error:
@@ -136,12 +138,12 @@ def _split_and_key(job: Job) -> tuple[Split, JobKey]:
     return split, JobKey(identify(job, split), split.official, code)
 
 
-def _check_save_model(job: Job, tracker: Tracker, *, n_train: int) -> None:
-    from harness.fitting import check_holding_out
+def _check_save_model(job: Job, tracker: Tracker, split: Split) -> None:
+    from harness.fitting import check_holding_out, n_distinct
 
     if type(tracker) is Tracker:
         raise ValueError("save_model must be false where tracking.kind is none, got true")
-    check_holding_out(job, n_train, setting="save_model must be false")
+    check_holding_out(job, n_distinct(split), setting="save_model must be false")
 
 
 def _saving(fitted: Fitted) -> Callable[[Path], None]:

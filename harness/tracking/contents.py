@@ -34,6 +34,8 @@ COUNTS = {
     "n_train": "images.train",
     "n_test_normal": "images.test_normal",
     "n_test_anomalous": "images.test_anomalous",
+    "n_left_out": "images.left_out",
+    "n_duplicates": "images.duplicates",
 }
 HOST = "process.host"
 PID = "process.pid"
@@ -113,14 +115,15 @@ def changed_tags(job: Job) -> dict[str, str]:
 def of_record(job: Job, record: Record) -> dict[str, Any]:
     """Return what a run of a finished job holds, by the fields of an outbox's entry."""
     digests = {name: getattr(record, name) for name in ("weights_digest", "data_fingerprint")}
-    counts = {param: str(getattr(record, field)) for field, param in COUNTS.items()}
+    numbers = {field: n for field in COUNTS if (n := getattr(record, field))}  # no count of 0
+    counts = {COUNTS[name]: str(number) for name, number in numbers.items()}
     seconds = {SECONDS + stage: value for stage, value in record.durations.items()}
     source = {  # the images, as MLflow describes a dataset
         "name": f"{record.dataset}/{record.category}",
         "digest": record.data_fingerprint[:_DIGEST],
         "source_type": "local",
         "source": json.dumps({"uri": f"{job.dataset.title}, {record.category}"}),
-        "profile": json.dumps({name: getattr(record, name) for name in COUNTS}),
+        "profile": json.dumps(numbers),
     }
     return {
         "tags": digests | {UNDEFINED + name: why for name, why in record.undefined.items()},

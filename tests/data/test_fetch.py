@@ -481,7 +481,7 @@ def test_the_command_line(server, packed, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DFKDE_DATA", str(tmp_path))
     monkeypatch.setattr(
         "harness.data.__main__.dataset_settings",
-        lambda name, root: replace(dataset_settings(name, root=root), categories=["bottle"]),
+        lambda name: replace(dataset_settings(name), categories=["bottle"]),
     )
     assert main(["fetch", "dataset=mvtec", f"url={server.url}"]) == 0
     printed = capsys.readouterr().out

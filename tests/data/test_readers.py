@@ -14,6 +14,7 @@ from harness.data import DataError, load_split, read_image, read_mask
 from harness.data.load import dataset_settings, survey
 from harness.data.official import PUBLISHED, split_digest
 from harness.data.readers import split_rows
+from tests.data.cases import good_bad, loco, nested
 from tests.data.small import CATEGORY
 
 REAL = os.environ.get("DFKDE_TEST_DATA")
@@ -308,3 +309,56 @@ def test_settings_come_from_any_file_of_the_form(tmp_path):
     path.write_text("name: mine\n")
     with pytest.raises(DataError, match=r"mine.yaml: 'title' is missing"):
         dataset_settings(str(path))
+
+
+def test_folders_may_be_named_with_a_slash_at_the_end(tmp_path):
+    nested(tmp_path)
+    places = {
+        "normal_dir": "train/good",
+        "abnormal_dir": "test/bad",
+        "mask_dir": "ground_truth/bad",
+    }
+    base = dataset_settings("folder", root=str(tmp_path))
+    plain = load_split(replace(base, **places), "all", seed=42)
+    slashes = {key: f"{value}/" for key, value in places.items()}
+    other = load_split(replace(base, **slashes), "all", seed=42)
+    assert (other.train, other.test, other.fingerprint) == (
+        *(plain.train, plain.test),
+        plain.fingerprint,
+    )
+    assert {sample.defect_type for sample in plain.test} == {"good", "abnormal"}
+
+
+def test_blank_lines_at_the_end_of_the_split_file_are_none(copy):
+    dataset = copy("visa")
+    before = load_split(dataset, "cashew", seed=42)
+    with (Path(dataset.root) / "split_csv/1cls.csv").open("a") as file:
+        file.write("\n\r\n")
+    after = load_split(dataset, "cashew", seed=42)
+    assert (after.train, after.test) == (before.train, before.test)
+    assert after.official
+
+
+def test_loco_is_read_at_image_level(tmp_path):
+    loco(tmp_path)
+    split = load_split(dataset_settings("loco", root=str(tmp_path)), "pushpins", seed=42)
+    kinds = [sample.defect_type for sample in split.test]
+    assert sorted(set(kinds)) == ["good", "logical_anomalies", "structural_anomalies"]
+    assert [sample.anomalous for sample in split.test] == [kind != "good" for kind in kinds]
+    assert not any(sample.mask_name or "validation" in sample.name for sample in split.test)
+    assert split.notes == (
+        "loco/pushpins: ground truth masks that are not used: 6",
+        "loco/pushpins: validation images that are not used: 3",
+    )
+
+
+def test_a_tree_may_hold_several_categories_and_masks_with_an_ending(tmp_path):
+    for category in ("gear", "bolt"):
+        good_bad(tmp_path / category)
+        for path in sorted((tmp_path / category).glob("ground_truth/bad/*")):
+            path.rename(path.with_stem(f"{path.stem}_mask"))
+    dataset = dataset_settings("tree", root=str(tmp_path))
+    split = load_split(replace(dataset, categories=["gear", "bolt"]), "gear", seed=42)
+    assert {s.mask_name for s in split.test if s.anomalous} == {
+        f"gear/ground_truth/bad/{number:03}_mask.bmp" for number in range(4)
+    }

@@ -38,7 +38,8 @@ def test_files_are_read_in_as_many_threads_as_the_process_may_use(copy, monkeypa
             asked.append(workers)
             super().__init__(workers)
 
-    monkeypatch.setattr("harness.data.load.ThreadPoolExecutor", Pool)
+    for module in ("load", "findings"):
+        monkeypatch.setattr(f"harness.data.{module}.ThreadPoolExecutor", Pool)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     verify(copy("mvtec"), "bottle", seed=42)
     assert asked == [3, 3]
@@ -110,15 +111,25 @@ def test_a_category_whose_name_only_looks_the_same_is_told_apart(tmp_path, capsy
     assert f"got '{COMPOSED}' {APART}" in out + err
 
 
+def test_a_mask_may_be_composed_otherwise_than_its_image(copy):
+    dataset = copy("mvtec")
+    image = min((Path(dataset.root) / "bottle/test").glob("[!g]*/*.png"))
+    mask = Path(str(image).replace("/test/", "/ground_truth/"))
+    renamed = image.rename(image.with_stem(DECOMPOSED))
+    mask = mask.with_stem(f"{mask.stem}_mask").rename(mask.with_stem(f"{COMPOSED}_mask"))
+    [sample] = [s for s in load_split(dataset, "bottle", seed=42).test if s.path == renamed]
+    assert sample.mask_path == mask
+
+
 def test_a_mask_whose_name_only_looks_the_same_is_told_apart(copy, capsys):
     dataset = copy("mvtec")
     image = min((Path(dataset.root) / "bottle/test").glob("[!g]*/*.png"))
     mask = Path(str(image).replace("/test/", "/ground_truth/"))
-    image.rename(image.with_stem(DECOMPOSED))
-    mask.with_stem(f"{mask.stem}_mask").rename(mask.with_stem(f"{COMPOSED}_mask"))
+    image.rename(image.with_stem("a"))
+    mask.with_stem(f"{mask.stem}_mask").rename(mask.with_stem("\u0430_mask"))  # Cyrillic
     main(["verify", "dataset=mvtec", "category=bottle", f"dataset.root={dataset.root}"])
     kind = image.parent.name
-    hint = APART.replace("'\\xfc", f"'{kind}/\\xfc").replace("'u\\u", f"'{kind}/u\\u")
+    hint = f"(which is '{kind}/\\u0430', and not '{kind}/a')"
     assert f"is a mask without an anomalous image {hint}" in capsys.readouterr().out
 
 

@@ -16,12 +16,14 @@ from sklearn.model_selection import KFold
 from dfkde import TrainedDetector
 from dfkde.registry import TrustError
 from harness.config import ModelConfig
+from harness.data.load import dataset_settings
 from harness.experiment import measure
 from harness.fitting import fit
 from harness.predict import QUANTILE, Prediction, Predictor
 from harness.predict.command import overlay
 from harness.predict.predictor import REQUIRED, trained
 from harness.record import Stages
+from tests.data.cases import twelve_bits
 from tests.predict.conftest import TRUSTED, environment
 from tests.saved import rewrite, touching
 
@@ -217,3 +219,23 @@ def test_overlay_where_all_training_positions_are_alike():
     same = overlay(image, np.zeros((4, 4)), map_values=[0.0, 0.0])
     np.testing.assert_array_equal(same, image)
     assert overlay(image, np.ones((4, 4)), map_values=[0.0, 0.0]).max() == 153
+
+
+def test_images_are_decoded_as_in_training(small_job, tmp_path):
+    twelve_bits(tmp_path / "own")
+    dataset = dataset_settings("folder", root=str(tmp_path / "own"))
+    job = replace(small_job, dataset=replace(dataset, bits=12), category="all", n_train=None)
+    fitted = fit(job)
+    detector = trained(fitted)
+    detector.save(tmp_path / "detector")
+    loaded = TrainedDetector.load(tmp_path / "detector", trusted=[TRUSTED])
+    found = Predictor(loaded).predict([sample.path for sample in fitted.split.test])
+    expected = [score.score for score in measure(fitted, Stages()).scores]
+    np.testing.assert_allclose([one.score for one in found], expected, rtol=1e-9)
+    del detector.inputs["decoding"]
+    other = Predictor(detector).predict([sample.path for sample in fitted.split.test])
+    assert not np.allclose([one.score for one in other], expected)
+
+
+def test_a_detector_of_usual_images_is_saved_as_before(detector):
+    assert "decoding" not in detector.inputs

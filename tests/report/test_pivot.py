@@ -441,3 +441,15 @@ def test_a_store_that_is_not_there_is_named_in_one_line(
     monkeypatch.chdir(tmp_path)
     assert main(["show"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_caption_says_how_many_images_were_left_out() -> None:
+    runs = [
+        made("a", "bolt", 1, official=False, n_left_out=3, n_duplicates=2),
+        made("b", "nut", 2, official=False, n_duplicates=1),
+        made("c", "pin", 3, official=False),
+    ]
+    caption = caption_of(search([], runs, read=as_read), [])
+    assert "parts/bolt, images left out: 3, with the bytes of another one: 2." in caption
+    assert "parts/nut, images with the bytes of another one: 1." in caption
+    assert "parts/pin, images" not in caption
