@@ -83,9 +83,13 @@ def _pair(key: str, *scores: Sequence[ImageScore]) -> Pair:
         one, other = (bootstrap.resample_cell(key, images) for images in scores)
     except ValueError as error:
         raise ReportError(f"{key}: {error}") from None
+    return Pair(key.partition("/")[2], one, other, difference_of(one, other))
+
+
+def difference_of(one: Resampled, other: Resampled) -> Resampled:
+    """Return how much higher the second is, of two metrics of the same resampled images."""
     left_out = tuple(b - a for a, b in zip(one.left_out, other.left_out, strict=True))
-    difference = Resampled(other.value - one.value, other.resamples - one.resamples, left_out)
-    return Pair(key.partition("/")[2], one, other, difference)
+    return Resampled(other.value - one.value, other.resamples - one.resamples, left_out)
 
 
 def holm(p: Sequence[float]) -> list[float]:
