@@ -15,6 +15,7 @@ from dfkde.backbones.presence import CHECKPOINTS, LITE, PARTS, TORCHVISION
 from dfkde.registry import ESTIMATORS, check_localizer
 from harness.config import BackboneConfig, Config
 from harness.features.settings import check_center_crop, check_numbers, input_shape, resolve_device
+from harness.provenance import code_digest
 from harness.system.terminal import nearest
 from harness.system.threads import available, group_folders
 
@@ -53,7 +54,7 @@ def check_images(configs: Sequence[Config], *, local: bool) -> None:
     """Refuse categories that are not here, and models that cannot be fitted on their images."""
     counts = _count_images(configs) if local else {}
     for config in configs:
-        check_model(config, counts.get(_cell(config)))
+        _check_model(config, counts.get(_place(config)))
 
 
 def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
@@ -171,19 +172,20 @@ def _count_images(configs: Sequence[Config]) -> dict[str, int]:
 
     counts: dict[str, int] = {}
     absent: dict[str, str] = {}
-    cells = {_cell(config): config for config in configs}
-    for cell, config in cells.items():
+    every = {_place(config): config for config in configs}
+    for place, config in every.items():
         try:
             _, listing = list_images(config.dataset, str(config.category), seed=config.seed)
-            counts[cell] = len(listing.train)
+            counts[place] = len(listing.train)
         except AbsentError as error:
-            absent[cell] = str(error)
+            absent[place] = str(error)
         except DataError:  # what is there and broken costs its own job only
             pass
     if absent:
         first = next(iter(absent.values()))
-        rest = [str(config.category) for cell, config in cells.items() if cell not in absent]
-        raise AbsentError(_without(list(absent), rest, first) if rest else first)
+        rest = [str(config.category) for place, config in every.items() if place not in absent]
+        names = [_cell(every[place]) for place in absent]
+        raise AbsentError(_without(names, rest, first) if rest else first)
     return counts
 
 
@@ -196,11 +198,15 @@ def _without(absent: Sequence[str], rest: Sequence[str], first: str) -> str:
     return f"{override} runs the rest: {count}, {', '.join(absent)}: {first}"
 
 
+def _place(config: Config) -> str:
+    return f"{config.dataset} {config.category}"  # by its text, as it cannot be hashed
+
+
 def _cell(config: Config) -> str:
     return f"{config.dataset.name}/{config.category}"
 
 
-def check_model(config: Config, n_images: int | None) -> None:
+def _check_model(config: Config, n_images: int | None) -> None:
     """Refuse a model that cannot be built, or not be fitted on so many images; None if unknown."""
     n_train = config.n_train
     if n_images is not None and n_train is not None and n_train > n_images:
@@ -213,6 +219,7 @@ def check_model(config: Config, n_images: int | None) -> None:
     params = {name: value for name, value in model.params.items() if name != "random_state"}
     if model.factory in ESTIMATORS and params in _USUAL and (n_fitted or _ENOUGH) >= _ENOUGH:
         return
+    code_digest(config.job())  # of what the job runs, before any of it is imported
     from harness.fitting import build_model, check_holding_out
 
     least = getattr(build_model(model), "min_samples", 1)
