@@ -24,6 +24,7 @@ from harness.tracking import JobKey, open_tracker, store_uri
 from harness.tracking.contents import COUNTS, SECONDS
 from harness.tracking.store import connect, ended_runs, errors_of, sqlite_file
 
+_CAN_RUN = ("run", "skipped")
 _ABSENT = "missing data"
 _WIDTH = 17  # of a status
 
@@ -51,14 +52,14 @@ def plan(configs: Sequence[Config], *, local: bool = True) -> tuple[list[str], b
         lines.append(f"{one.status:{_WIDTH}}{job}")
         if one.detail not in ("", said):
             lines.append(f"{'':{_WIDTH}}{one.detail}")
-        said = one.detail
+        said = "" if one.status in _CAN_RUN else one.detail  # a reason is said once for all
     total = ", ".join(f"{n} {status}" for status, n in Counter(p.status for p in planned).items())
     time = f"; {_duration(known.seconds)} in all" if known.seconds else ""
     problem = _problem(lambda: check_jobs(configs, local=local))
     lines.append(f"{len(planned)} jobs: {total}{time}")
     if problem is not None and problem.detail not in {one.detail for one in planned}:
         lines.append(problem.detail)
-    return list(map(shown, lines)), all(one.status in ("run", "skipped") for one in planned)
+    return list(map(shown, lines)), all(one.status in _CAN_RUN for one in planned)
 
 
 def _planned(config: Config, job: Job, known: _Known, *, local: bool) -> Planned:
@@ -212,4 +213,4 @@ def _duration(seconds: float) -> str:
     >>> _duration(42.3), _duration(5400)
     ('about 42 s', 'about 90 min')
     """
-    return f"about {seconds:.0f} s" if seconds < 120 else f"about {seconds / 60:.0f} min"
+    return f"about {max(seconds, 1):.0f} s" if seconds < 120 else f"about {seconds / 60:.0f} min"

@@ -71,8 +71,8 @@ def test_a_plan_knows_what_is_finished_and_what_is_extracted(folder, client):
     details = [line.strip() for line in ended.out.splitlines()]
     assert details[1].startswith(f"by run {run.info.run_id}, commit ")
     assert details[3].startswith("unknown until the images are read: at most ")
-    assert re.fullmatch(r"0 images to extract; about \d+ s", details[5])
-    assert re.fullmatch(r"4 jobs: 1 skipped, 3 run; about \d+ s in all", details[-1])
+    assert re.fullmatch(r"0 images to extract; about \d+ (s|min)", details[5])
+    assert re.fullmatch(r"4 jobs: 1 skipped, 3 run; about \d+ (s|min) in all", details[-1])
     assert files() == before
     # Once the images have been read, how many are missing is known; the second job shares them.
     assert in_process(*command, "category=02", "seed=7", settings=()).status == 0
@@ -166,7 +166,7 @@ def test_a_model_in_a_file_runs_by_its_path(folder, client, tmp_path_factory):
 
 
 def test_times_are_written_as_people_say_them():
-    assert (_duration(0.4), _duration(600)) == ("about 0 s", "about 10 min")
+    assert (_duration(0.4), _duration(600)) == ("about 1 s", "about 10 min")
 
 
 def test_a_process_leaves_no_failed_run(empty_folder):
