@@ -8,7 +8,7 @@ report does not print. Run: `python -m benchmarks.intervals [TRIALS]`.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 
 import numpy as np
@@ -115,8 +115,13 @@ def seconds(resamples: int) -> float:
     return time.perf_counter() - started
 
 
-def main(trials: int) -> None:
+def main() -> None:
     """Print the coverage table and the times."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.intervals", description=main.__doc__
+    )
+    parser.add_argument("trials", type=int, nargs="?", default=1000, help="simulated test sets")
+    trials = parser.parse_args().trials
     print(f"nominal 0.950; {trials} simulated test sets each, {RESAMPLES:,} resamples\n")
     print("| normal + anomalous | true AUROC | AUROC, ours (BCa) | AUROC, percentile | best F1 |")
     print("| ---: | ---: | ---: | ---: | ---: |")
@@ -129,4 +134,4 @@ def main(trials: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)
+    main()

@@ -1,12 +1,17 @@
 """Names of this project's localizers, models and backbones, and which may be imported from a file.
 
-Nothing that they name is imported here: mistakes are reported before the libraries are loaded.
+Nothing is imported with this module: mistakes are reported before the libraries are loaded.
 """
 
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
 
 from dfkde.backbones.presence import LITE, TIMM, TORCHVISION
 
@@ -49,7 +54,25 @@ class TrustError(ValueError):
 def check_localizer(name: str) -> None:
     """Raise a ValueError for a name that no localizer has."""
     if name not in LOCALIZERS:
-        raise ValueError(f"localizer must be one of {[*LOCALIZERS]}, got {name!r}")
+        near = get_close_matches(name, LOCALIZERS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"localizer must be one of {[*LOCALIZERS]}, got {name!r}{hint}")
+
+
+def module_of_file(path: Path) -> ModuleType:
+    """Import a Python file of the user's, as a module with the name of the file."""
+    spec = spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{str(path)!r} is no Python file")
+    module = module_from_spec(spec)
+    is_new = sys.modules.setdefault(path.stem, module) is module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        if is_new:  # half of a module must not be found by the next import
+            del sys.modules[path.stem]
+        raise
+    return module
 
 
 def untrusted(names: Iterable[str], trusted: Sequence[str]) -> list[str]:

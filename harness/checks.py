@@ -1,17 +1,22 @@
-"""Settings that cannot become a job, refused before anything is read or a slow library imported."""
+"""Jobs that cannot work, refused before any of them starts: in one line, and without a run."""
 
 from __future__ import annotations
 
+import re
 import resource
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from unicodedata import category
 
 from dfkde.backbones.presence import CHECKPOINTS, LITE, PARTS, TORCHVISION
-from dfkde.registry import check_localizer
+from dfkde.registry import ESTIMATORS, check_localizer
 from harness.config import BackboneConfig, Config
 from harness.features.settings import check_center_crop, check_numbers, input_shape, resolve_device
+from harness.provenance import code_digest
+from harness.system.terminal import nearest
 from harness.system.threads import available, group_folders
 
 _LONGEST_NAME = 100
@@ -30,6 +35,26 @@ _NUMBERS = {"cpu": 9, "cuda": 3}
 _RESNET, _LITE = 16, 28
 # Bytes of a pixel in the pixel metrics at least: its anomaly score, and its ground truth.
 _PIXEL = 9
+# Models of ours with these parameters can be fitted on so many images: they need not be imported.
+_USUAL: tuple[dict[str, int], ...] = ({}, {"n_components": 16, "max_training_points": 40_000})
+_ENOUGH = 20
+
+
+def check_jobs(configs: Sequence[Config], *, local: bool = True) -> None:
+    """Refuse jobs whose settings, weights, images or model cannot be, in this order.
+
+    With `local=False` the jobs run on other machines, which may have images, weights and files that
+    this one has not.
+    """
+    check_settings(configs, weights=local)
+    check_images(configs, local=local)
+
+
+def check_images(configs: Sequence[Config], *, local: bool) -> None:
+    """Refuse categories that are not here, and models that cannot be fitted on their images."""
+    counts = _count_images(configs) if local else {}
+    for config in configs:
+        _check_model(config, counts.get(_place(config)))
 
 
 def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
@@ -42,10 +67,11 @@ def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
     for config in configs:
         _check_names(config)
         _check_numbers(config)
-        check_localizer(config.localizer)
+        _check_choices(config)
     if weights:
         memory = memory_limit()
         for config in configs:
+            _check_factory(config.backbone.factory)
             _check_cache(config.features.cache)
             _check_memory(config, memory)
     from harness.features.extractor import LazyExtractor  # numpy is imported for it
@@ -109,6 +135,108 @@ def _check_numbers(config: Config) -> None:
         )
     features = config.features
     check_numbers(workers=features.workers, cache_limit_gb=features.cache_limit_gb)
+
+
+def _check_choices(config: Config) -> None:
+    from harness.data.load import check_dataset
+    from harness.features.inputs import RESIZES
+
+    check_localizer(config.localizer)
+    check_dataset(config.dataset, str(config.category))
+    if config.features.resize not in RESIZES:
+        rule, got = f"features.resize must be one of {', '.join(RESIZES)}", config.features.resize
+        raise ValueError(f"{rule}, got {got!r}{nearest(got, RESIZES)}")
+    if config.save_model and config.tracking.kind == "none":
+        raise ValueError("save_model must be false where tracking.kind is none, got true")
+
+
+def _check_factory(factory: str) -> None:
+    """Refuse a backbone's factory of which the module, or the name in it, is not here."""
+    module, _, name = factory.rpartition(":")
+    rule = "backbone.factory must be module:function or path/to/file.py:function"
+    try:
+        spec = None if module.endswith(".py") or not module else find_spec(module)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{rule}, got {factory!r}: {error}") from None
+    file = Path(module if module.endswith(".py") else (spec and spec.origin) or "")
+    if spec is None and not file.is_file():
+        raise ValueError(f"{rule} that can be imported here, got {factory!r}")
+    if file.suffix == ".py" and not re.search(rf"\b{re.escape(name)}\b", file.read_text("utf-8")):
+        raise ValueError(f"{rule}, got {factory!r}: {file} names no {name}")
+
+
+def _count_images(configs: Sequence[Config]) -> dict[str, int]:
+    """Return the number of training images of each category, and refuse those that are not here."""
+    from harness.data.listing import AbsentError, DataError
+    from harness.data.load import list_images
+
+    counts: dict[str, int] = {}
+    absent: dict[str, str] = {}
+    every = {_place(config): config for config in configs}
+    for place, config in every.items():
+        try:
+            _, listing = list_images(config.dataset, str(config.category), seed=config.seed)
+            counts[place] = len(listing.train)
+        except AbsentError as error:
+            absent[place] = str(error)
+        except DataError:  # what is there and broken costs its own job only
+            pass
+    if absent:
+        first = next(iter(absent.values()))
+        rest = [str(config.category) for place, config in every.items() if place not in absent]
+        names = [_cell(every[place]) for place in absent]
+        raise AbsentError(_without(names, rest, first) if rest else first)
+    return counts
+
+
+def _without(absent: Sequence[str], rest: Sequence[str], first: str) -> str:
+    """Say which categories are not here, and how to run the rest."""
+    plain = all(re.fullmatch(r"\w[\w.-]*", name) for name in rest)
+    names = rest if plain else ["'{}'".format(name.replace("'", "\\'")) for name in rest]
+    override = shlex.quote(f"category={','.join(dict.fromkeys(names))}")
+    count = f"{len(absent)} of {len(absent) + len(rest)} categories are not here"
+    return f"{override} runs the rest: {count}, {', '.join(absent)}: {first}"
+
+
+def _place(config: Config) -> str:
+    return f"{config.dataset} {config.category}"  # by its text, as it cannot be hashed
+
+
+def _cell(config: Config) -> str:
+    return f"{config.dataset.name}/{config.category}"
+
+
+def _check_model(config: Config, n_images: int | None) -> None:
+    """Refuse a model that cannot be built, or not be fitted on so many images; None if unknown."""
+    n_train = config.n_train
+    if n_images is not None and n_train is not None and n_train > n_images:
+        raise ValueError(
+            f"n_train must be between 1 and the {n_images} training images of {_cell(config)},"
+            f" got {n_train}"
+        )
+    n_fitted = n_images if n_train is None else n_train
+    model, extra = config.model, config.save_model or config.threshold_quantile is not None
+    params = {name: value for name, value in model.params.items() if name != "random_state"}
+    if model.factory in ESTIMATORS and params in _USUAL and (n_fitted or _ENOUGH) >= _ENOUGH:
+        return
+    code_digest(config.job())  # of what the job runs, before any of it is imported
+    from harness.fitting import build_model, check_holding_out
+
+    least = getattr(build_model(model), "min_samples", 1)
+    if n_fitted is None:
+        return
+    share = config.train_contamination  # what it adds is fitted too
+    n_fitted += round(share / (1 - share) * n_fitted)
+    if n_fitted < least:
+        raise ValueError(
+            f"{model.name} needs at least {least} training images with these settings,"
+            f" got {n_fitted} of {_cell(config)}"
+        )
+    if extra:
+        asked = (
+            "save_model must be false" if config.save_model else "threshold_quantile must be null"
+        )
+        check_holding_out(config.job(), n_fitted, setting=asked)
 
 
 def _check_cache(cache: str | None) -> None:

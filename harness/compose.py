@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -31,15 +30,25 @@ from hydra.core.override_parser.types import (
     Transformer,
     ValueType,
 )
-from hydra.errors import CompactHydraException, HydraException
+from hydra.errors import (
+    CompactHydraException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 from yaml import YAMLError
 
 from harness.config import Config, DatasetConfig
 from harness.system.secrets import check_address, server_address
-from harness.system.terminal import alike, shown
+from harness.system.terminal import alike, nearest, shown
 
 CATEGORY = "category"
 EXPERIMENT = "experiment"
@@ -47,6 +56,16 @@ EXPERIMENT = "experiment"
 # OmegaConf takes what follows `${` for a reference, unless a backslash stands before it.
 _REFERENCE = re.compile(r"(\\*)\$\{")
 _CATEGORY = re.compile(rf"\$\{{[^}}]*\b{CATEGORY}\b")
+# What Hydra says in several lines, and OmegaConf of a value of another type.
+_SAID = {
+    r"Ambiguous value for argument '(.*)'\n": "{} has several values: add -m to run a job for each",
+    r"Sweep parameters '(.*)' requires": "{} has several values: add -m to run a job for each",
+    r"Could not append to config\. An item is already at '(.*)'": "{} is set already: leave out +",
+    r"Could not delete from config\. '(.*)' does not exist": "{} is no setting",
+}
+_KINDS = {"Integer": "an integer", "Float": "a number", "bool": "true or false"}
+_RAISED = re.compile(r'^\w+ raised while resolving interpolation: "?(.*?)"?$')
+_WRONG = re.compile(rf"Value '(.*?)'.*(?:converted to|not a valid) ({'|'.join(_KINDS)})")
 
 
 @dataclass
@@ -116,8 +135,8 @@ def sweeps_of(conf: Path, experiments: Iterable[str]) -> dict[str, Sweep | Compo
 def _expanded(composer: Composer, experiment: str) -> Sweep | ComposeError:
     try:
         return composer.expand([f"{EXPERIMENT}={experiment}"])
-    except HydraException as error:
-        return ComposeError(f"{error} {error.__cause__ or ''}")
+    except ComposeError as error:
+        return error
 
 
 class Composer:
@@ -140,14 +159,14 @@ class Composer:
         self._options = cache(self._list_options)
 
     def parse(self, lines: Iterable[str]) -> list[Override]:
-        """Parse overrides; raises what Hydra does."""
-        return self._parser.parse_overrides(list(lines))
+        """Parse overrides."""
+        try:
+            return self._parser.parse_overrides(list(lines))
+        except HydraException as error:
+            raise ComposeError(explained(error)) from None
 
     def compose(self, overrides: Sequence[Override]) -> DictConfig:
-        """Return the configuration of the job with these overrides, without Hydra's own part.
-
-        An override that does not fit is an error of Hydra's own.
-        """
+        """Return the configuration of the job with these overrides, without Hydra's own part."""
         # What is added or deleted may change what is set before it.
         changing = [n for n, o in enumerate(overrides, 1) if o.type != OverrideType.CHANGE]
         first, rest = overrides[: max(changing, default=0)], overrides[max(changing, default=0) :]
@@ -163,8 +182,7 @@ class Composer:
     def expand(self, arguments: Iterable[str]) -> Sweep:
         """Return the product of all swept values, each dataset with its own categories.
 
-        The arguments are overrides; they replace what files ask for in `hydra.sweeper.params`. What
-        does not fit is a `ComposeError` or an error of Hydra's own.
+        The arguments are overrides; they replace what files ask for in `hydra.sweeper.params`.
         """
         parts = [(own, self._products(own)) for own in self._by_experiment(arguments)]
         every = (values for _, products in parts for values in products)
@@ -265,8 +283,8 @@ class Composer:
                 config = self._loader.load_configuration("config", list(lines), RunMode.RUN)
             else:
                 config = self._loader.load_sweep_config(self._sweep, list(lines))
-        except (ValueError, YAMLError) as error:
-            raise ComposeError(str(error)) from None
+        except (HydraException, ValueError, YAMLError) as error:
+            raise ComposeError(explained(error)) from None
         if self._check is not None:
             self._check(config)
         asked = dict(config.hydra.sweeper.get("params") or {})
@@ -302,8 +320,66 @@ def typed(config: DictConfig) -> Config:
         uri = read.tracking.uri
         tracking = replace(read.tracking, uri=None if uri is None else check_address(uri))
     except (OmegaConfBaseException, ValueError) as error:
-        raise ComposeError(str(error)) from None
+        raise ComposeError(explained(error)) from None
+    _refuse_added(read)
     return replace(read, tracking=tracking)
+
+
+def _refuse_added(config: Any, prefix: str = "") -> None:
+    """Refuse what `+` adds beside the settings, for it would have no effect."""
+    known = [own.name for own in fields(config)]
+    for name, value in vars(config).items():
+        if name not in known:
+            raise ComposeError(_no_setting(f"{prefix}{name}", known))
+        if is_dataclass(value):
+            _refuse_added(value, f"{name}.")
+
+
+def explained(error: BaseException) -> str:
+    """Write an error of Hydra or of OmegaConf in one line, with the nearest valid word."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        options = ", ".join(error.options)
+        return f"{group} must be one of {options}, got {choice!r}{nearest(choice, error.options)}"
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
+    for pattern, rule in _SAID.items():
+        if said := re.match(pattern, str(error)):
+            return rule.format(said[1])
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OmegaConfBaseException):
+        cause = cause.__cause__
+    return str(error) if cause is None else _of_setting(cause)
+
+
+def _of_setting(error: OmegaConfBaseException) -> str:
+    key, parent = error.full_key or "", error.parent_node
+    reason = str(error.msg or error).partition("\n")[0]
+    if isinstance(error, MissingMandatoryValue):
+        name = reason.rpartition(": ")[2]
+        key = key if key.endswith(name) else f"{key}.{name}".lstrip(".")
+        return f"{key} must be given; docs/settings.md says what it is"
+    if isinstance(error, ConfigAttributeError | ConfigKeyError) and isinstance(parent, DictConfig):
+        return _no_setting(key, [str(name) for name in parent])
+    reason = _RAISED.sub(r"\1", reason)
+    if reason.endswith("is not Optional"):
+        return f"{key} must not be null"
+    wrong = _WRONG.match(reason)
+    if wrong:
+        return f"{key} must be {_KINDS[wrong[2]]}, got {wrong[1]!r}"
+    return f"{key}: {reason}" if key not in reason else reason
+
+
+def _no_setting(key: str, known: Collection[str]) -> str:
+    own = ", ".join(name for name in known if name != "hydra") or "none"
+    return f"{key} is no setting{nearest(key.rpartition('.')[2], known)} Choose from: {own}"
+
+
+def _unreadable(override: str) -> str:
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"{override!r} must be written as setting=value, or is an option without its --"
+    return f"the value of {key} cannot be read: quote what is text, as '{key}=\"{value}\"'"
 
 
 def _with_category(config: DictConfig, name: str) -> Config:
@@ -345,8 +421,7 @@ def _matching(pattern: Glob, datasets: Collection[Named]) -> dict[Named, list[st
 
 def _unknown(name: str, datasets: Collection[Named]) -> str:
     every = [category for dataset in datasets for category in dataset.categories]
-    near = get_close_matches(name, every, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    hint = "; with -m, a pattern is 'category=glob(*)'." if "*" in name else nearest(name, every)
     names = ", ".join(dict.fromkeys(dataset.name for dataset in datasets))
     given = f"category={name!r}{alike(name, every)}"
     return f"{given} is not in dataset {names}{hint} {_choices(datasets)}"

@@ -291,6 +291,7 @@ class Config:
     save_model: bool = False
     force: bool = False
     fail_fast: bool = False
+    plan: bool = False
 
     def job(self) -> Job:
         """Return the job alone."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from harness.config import Job, without_seed
 from harness.data import Sample, Split
+from harness.features.extractor import without_folder
 from harness.features.spec import ExtractionSpec
 from harness.fitting import (
     Fitted,
@@ -140,7 +141,7 @@ def identity(job: Job, spec: ExtractionSpec, *, fingerprint: str) -> str:
         "fingerprint": fingerprint,
         "weights": spec.weights_digest,
         "network": spec.network_digest,
-        "model": job.model.factory,
+        "model": without_folder(job.model.factory),
         "seed": job.seed,
         "settings": _values(job, spec),
     }

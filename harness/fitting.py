@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import KFold
 
 from dfkde import AnomalyDetector, Localizer, NonFiniteError, localizer, render
+from dfkde.registry import module_of_file
 from harness.config import Job, ModelConfig
 from harness.data import DataError, Sample, Split, decoding_of, load_split, read_mask
 from harness.features.reader import FeatureReader, feature_reader
@@ -24,6 +25,7 @@ from harness.features.settings import region
 from harness.metrics import METRICS, MetricValues, evaluation_size, pixel_metrics, resize_mask
 from harness.metrics.counting import Pair
 from harness.record import Stages
+from harness.system.terminal import nearest
 from harness.system.threads import available, one_blas_thread, parallel_map
 
 FOLDS = 10
@@ -96,21 +98,29 @@ def fit(job: Job, stages: Stages | None = None, *, split: Split | None = None) -
 def build_model(config: ModelConfig) -> Any:
     """Return an unfitted estimator; a ValueError names the class or the parameter that is wrong."""
     try:
-        factory = resolve_name(config.factory)
-    except (ImportError, AttributeError, ValueError) as error:
+        factory = _resolved(config.factory)
+    except (ImportError, AttributeError, ValueError, OSError) as error:
         raise ValueError(
-            f"model.factory must be an importable 'module:class', got {config.factory!r} ({error})"
+            "model.factory must be an importable 'module:class' or 'path/to/file.py:class',"
+            f" got {config.factory!r} ({error})"
         ) from error
     accepted = list(inspect.signature(factory).parameters)
     for name in config.params:
         if name not in accepted:
-            near = get_close_matches(name, accepted, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
+            hint = nearest(name, accepted)
             raise ValueError(
                 f"model.params.{name} is not a parameter of {config.factory}{hint}"
                 f" Choose from: {', '.join(accepted) or 'none'}"
             )
     return factory(**config.params)
+
+
+@cache
+def _resolved(factory: str) -> Any:
+    source, _, name = factory.rpartition(":")
+    if source.endswith(".py"):
+        return getattr(module_of_file(Path(source)), name)
+    return resolve_name(factory)
 
 
 def split_of(job: Job) -> Split:

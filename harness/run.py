@@ -6,44 +6,92 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
+from argparse import ArgumentError
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.errors import CompactHydraException
+from hydra.core.utils import env_override
+from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from harness.checks import check_settings
-from harness.compose import Named, name_categories, typed
+from harness.checks import check_jobs
+from harness.compose import Named, explained, name_categories, typed
 from harness.config import Config, conf_dir
 from harness.record import Outcome, Stages
 from harness.sweep.progress import Progress, failures, leave_if_busy, summary
 from harness.sweep.task import Task, perform, sweep_of
 from harness.system.secrets import check_argument
 from harness.system.signals import interruptible
-from harness.system.terminal import say, shown
+from harness.system.terminal import nearest, say, shown
 from harness.tracking import StoreError
+
+# With it Hydra raises its errors, and does not print them in several lines.
+_RAISE = "HYDRA_FULL_ERROR"
+_traceback_wanted = os.environ.get(_RAISE) == "1"
+_PLAN = re.compile(r"\+*plan=(true|yes|on|1)", re.IGNORECASE)
 
 
 class JobError(CompactHydraException):
-    """A job that cannot start, or that failed; Hydra prints it without a traceback."""
+    """A job that cannot start, or that failed."""
 
 
 def main() -> None:
     """Run the command line of this process."""
     run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_task)
-    with interruptible(last=True):
-        try:
-            for argument in sys.argv[1:]:
-                check_argument(argument)
-            _prefer_own_launchers()
+    if sys.path[0] == str(Path(sys.argv[0]).parent):  # a console script's: it is to find modules
+        sys.path.insert(0, str(Path.cwd()))  # of the working folder, as `python -m` does
+    with interruptible(last=True), _in_one_line():
+        for argument in sys.argv[1:]:
+            check_argument(argument)
+        sys.argv[1:] = _in_order(sys.argv[1:])
+        _prefer_own_launchers()
+        with env_override({_RAISE: "1"}):
             run()
-        except ValueError as error:  # a password; options of Hydra that do not go together
-            say(str(error), error=True)
-            sys.exit(1)
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """End the process with one line for an error of the command line."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if _traceback_wanted:
+            raise
+        say(explained(error), error=True)
+        raise SystemExit(1) from None
+    except OSError as error:
+        if error.filename is None or _traceback_wanted:
+            raise
+        rule = "hydra.run.dir must be a folder that can be made and written to"
+        say(f"{rule}, got {error.filename!r}: {error.strerror}", error=True)
+        raise SystemExit(1) from None
+
+
+def _in_order(arguments: list[str]) -> list[str]:
+    """Put options before overrides, as Hydra wants them; a plan is made by a sweep, also of one."""
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        given, unknown = parser.parse_known_intermixed_args(arguments)
+    except ArgumentError as error:
+        raise ValueError(str(error)) from None
+    options = re.findall(r"--[a-z-]+", parser.format_usage())
+    for name in unknown:
+        raise ValueError(f"{name} is no option{nearest(name, options)} See --help")
+    planned = any(map(_PLAN.fullmatch, given.overrides))
+    other = given.multirun or given.cfg or given.info or given.help or given.hydra_help
+    first = ["--multirun"] if planned and not other else []
+    return [*first, *(a for a in arguments if a not in given.overrides), *given.overrides]
 
 
 def _prefer_own_launchers() -> None:
@@ -58,6 +106,11 @@ def _prefer_own_launchers() -> None:
 
 
 def _task(cfg: DictConfig) -> Outcome:
+    with _in_one_line():  # here, for Hydra would add a line
+        return _run(cfg)
+
+
+def _run(cfg: DictConfig) -> Outcome:
     config = typed(cfg)
     _check(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -80,7 +133,7 @@ def _check(config: Config) -> None:
     given = None if config.category is None else [config.category]
     try:
         name_categories(given, [Named(config.dataset.name, tuple(config.dataset.categories))])
-        check_settings([config])
+        check_jobs([config])
     except ValueError as error:
         raise JobError(shown(str(error))) from None
 

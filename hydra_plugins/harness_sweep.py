@@ -18,9 +18,10 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from harness.checks import check_settings
+from harness.checks import check_jobs
 from harness.compose import Composer
 from harness.config import Config, conf_dir, name_differences
+from harness.plan import plan
 from harness.record import Outcome
 from harness.sweep.multirun import SharedSettings, check_sweep, environment
 from harness.sweep.progress import Progress, failures, leave_if_busy, summary
@@ -35,7 +36,7 @@ _MOST = 8  # workers by default: each holds a backbone in memory
 
 
 class SweepError(CompactHydraException):
-    """A sweep that cannot start, or in which jobs failed; Hydra prints it without a traceback."""
+    """A sweep that cannot start, or in which jobs failed."""
 
 
 class HarnessSweeper(Sweeper):
@@ -63,10 +64,14 @@ class HarnessSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Sequence[Outcome]:
         """Run every job, print what became of each, and fail if any of them failed."""
         configs = [job.config for job in self._composer.expand(arguments).jobs]
-        for key in ("tracking", "fail_fast"):
+        for key in ("tracking", "fail_fast", "plan"):
             if any(getattr(config, key) != getattr(configs[0], key) for config in configs):
                 raise SweepError(f"{key} must be the same for all jobs of a sweep")
         with environment(self._config):
+            if configs[0].plan:
+                return self._plan(configs)
+            with _in_one_line(ValueError):
+                check_jobs(configs, local=self.launcher.is_local)
             # The configuration is kept beside the logs of the jobs, as by Hydra's own sweeper.
             folder = Path(self._config.hydra.sweep.dir)
             with _in_one_line(OSError):
@@ -79,6 +84,14 @@ class HarnessSweeper(Sweeper):
             raise SweepError(f"{len(failed)} of {len(outcomes)} jobs failed")
         leave_if_busy(outcomes)
         return outcomes
+
+    def _plan(self, configs: Sequence[Config]) -> Sequence[Outcome]:
+        with _in_one_line(StoreError):
+            lines, can_run = plan(configs, local=self.launcher.is_local)
+        say(*lines)
+        if not can_run:
+            raise SystemExit(1)
+        return []
 
     def _launch(self, configs: Sequence[Config]) -> Sequence[Outcome]:
         try:
@@ -106,8 +119,6 @@ class HarnessLauncher(Launcher):
         self, configs: Sequence[Config], initial_job_idx: int
     ) -> Sequence[Outcome]:
         """Run the jobs, which the sweeper has composed, and return what became of each."""
-        with _in_one_line(ValueError):
-            check_settings(configs, weights=self.is_local)
         jobs = name_differences([config.job() for config in configs])
         tasks = [
             Task(job, c.tracking, self._folder / str(number), c.force, c.save_model)

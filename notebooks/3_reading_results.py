@@ -9,85 +9,102 @@
 # ---
 
 # %% [markdown]
-# # Reading and comparing results
+# # Your own runs
 #
-# Every table of `docs/results.md` is made from the files in `results/`: one row per job, the scores of
-# single images beside it. This notebook reads them; it needs no tracking store and no images.
+# Every job that `harness.run` has finished is a run in an MLflow store, with the score of each test
+# image. This notebook reads the store of a folder: what there is, the scores behind a number, and
+# which of two runs is better on the same images. It needs no images. Without runs yet: `make demo`.
 
 # %%
 import os
+from collections import defaultdict
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from IPython.display import HTML, Markdown, display
+import numpy as np
+import pandas as pd
+from IPython.display import HTML, display
 
 from harness.charts import histogram, roc_chart
-from harness.report.caption import caption
-from harness.report.declaration import read_tables
-from harness.report.formats import markdown
-from harness.report.layout import grid_of
-from harness.report.paired import compare
-from harness.report.stored import read_or_empty
+from harness.report.bootstrap import images_of, interval, p_value, resample
+from harness.report.paired import difference_of
+from harness.tracking.read import read_runs, read_scores
 
 # %% [markdown]
-# `ROOT` is the checkout.
+# `FOLDER` is where the commands were started.
 
 # %%
-ROOT = Path(os.environ.get("DFKDE_CHECKOUT", ".."))
-tables = read_tables(ROOT / "conf")
-held = {name: read_or_empty(ROOT / "results", name) for name in tables}
-filled = [name for name in tables if tables[name].headline and held[name].scores]
-print("tables with runs:", ", ".join(filled) or "none yet")
-
-# %% [markdown]
-# ## A table, as `docs/results.md` has it
+FOLDER = Path(os.environ.get("DFKDE_FOLDER", "..")).resolve()
+URI = f"sqlite:///{FOLDER / 'runs' / 'mlflow.db'}"
+runs = [run for run in read_runs(URI) if run.status == "finished"]
+print(len(runs), "finished runs")
 
 # %%
-name = filled[0]
-table, results = tables[name], held[name]
-display(Markdown(markdown(grid_of(table, results), caption(table, results.rows))))
-
-# %% [markdown]
-# ## Where a number comes from
-#
-# A row traces each number to its run, its data, its weights and its commit.
-
-# %%
-row = results.rows[0]
-for column in ("run_id", "identity", "commit", "weights_digest", "data_fingerprint", "started"):
-    print(f"{column:17}", getattr(row, column))
-print(results.environments[row.environment])
-
-# %% [markdown]
-# ## The scores behind it
-
-# %%
-category, scores = next(iter(results.scores.items()))
-style = "<style>svg {max-width: 26em; font-size: 12px} .curve {fill: none; stroke: #26b}</style>"
-display(HTML(style + roc_chart(category, scores).svg + histogram(category, scores).svg))
-
-# %%
-figure, axis = plt.subplots(figsize=(6, 0.4 * len(results.rows) + 1))
-rows = [row for row in results.rows if "image_auroc" in row.low]
-for height, row in enumerate(rows):
-    axis.plot([row.low["image_auroc"], row.high["image_auroc"]], [height, height], color="gray")
-    axis.plot(row.metrics["image_auroc"], height, "o", color="tab:blue")
-axis.set_yticks(range(len(rows)), [row.category for row in rows])
-axis.set_xlabel("image AUROC and 95 % interval")
-
-# %% [markdown]
-# ## Two tables compared
-#
-# On the same test images: paired bootstrap in each category, Wilcoxon's test over categories.
-
-# %%
-pairs = [
-    (one, two)
-    for one in filled
-    for two in filled
-    if one < two and set(held[one].scores) & set(held[two].scores)
-    and tables[one].choice("dataset") == tables[two].choice("dataset")
+rows = [
+    {"run": run.run_id[:8], "dataset": run.record.dataset, "category": run.record.category}
+    | {"model": run.record.model, "backbone": run.record.backbone, "seed": run.record.seed}
+    | run.record.metrics
+    for run in runs
 ]
-for one, two in pairs:
-    display(Markdown(compare((tables[one], held[one]), (tables[two], held[two]))))
-print(f"{len(pairs)} pairs of tables share a category")
+display(pd.DataFrame(rows).round(3))
+
+# %% [markdown]
+# ## The scores behind a number
+#
+# Of the newest run: the curve, and the scores of each defect type. The interval is that of the image
+# AUROC over test sets like this one.
+
+# %%
+newest = runs[0]
+title = f"{newest.record.dataset}/{newest.record.category}"
+scores = read_scores(newest.run_id, URI)
+style = "<style>svg {max-width: 26em; font-size: 12px} .curve {fill: none; stroke: #26b}</style>"
+display(HTML(style + roc_chart(title, scores).svg + histogram(title, scores).svg))
+auroc = resample(images_of(scores), key=title)
+print(f"image AUROC {auroc.value:.3f}, 95 % interval", interval(auroc))
+
+# %% [markdown]
+# ## The images that it is most wrong about
+#
+# Normal images with the highest scores, and anomalous ones with the lowest.
+
+# %%
+normal = sorted((s for s in scores if not s.anomalous), key=lambda s: -s.score)[:5]
+missed = sorted((s for s in scores if s.anomalous), key=lambda s: s.score)[:5]
+display(pd.DataFrame([s._asdict() for s in (*normal, *missed)]))
+
+# %% [markdown]
+# ## Two runs on the same images
+#
+# The newest two runs of each category that differ: a paired bootstrap draws the same test images for
+# both, so that what is hard in an image cancels.
+
+# %%
+by_category = defaultdict(list)
+for run in runs:
+    by_category[run.record.dataset, run.record.category].append(run)
+names, points = [], []
+for (dataset, category), own in by_category.items():
+    if len(own) < 2:
+        continue
+    one, other = own[1], own[0]
+    pair = [sorted(read_scores(run.run_id, URI)) for run in (one, other)]
+    if [s.image for s in pair[0]] != [s.image for s in pair[1]]:
+        continue  # another split
+    difference = difference_of(
+        *(resample(images_of(each), key=f"{dataset}/{category}") for each in pair)
+    )
+    low, high = interval(difference) or (difference.value, difference.value)
+    names.append(f"{category}\n{other.run_id[:8]} - {one.run_id[:8]}")
+    points.append((difference.value, low, high))
+    print(f"{dataset}/{category}: {difference.value:+.3f}, p = {p_value(difference):.3f}")
+print(len(names), "categories have two runs")
+
+# %%
+if points:
+    value, low, high = np.array(points).T
+    figure, axis = plt.subplots(figsize=(6, 0.6 * len(names) + 1))
+    axis.errorbar(value, range(len(names)), xerr=[value - low, high - value], fmt="o")
+    axis.axvline(0, color="gray")
+    axis.set_yticks(range(len(names)), names)
+    axis.set_xlabel("difference in image AUROC, 95 % interval")

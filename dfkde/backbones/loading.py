@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from pickle import UnpicklingError
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -19,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dfkde.backbones.presence import weights_path
+from dfkde.registry import module_of_file
 
 Factory = Callable[..., nn.Module]
 
@@ -79,28 +77,13 @@ def _resolve(factory: str) -> Factory:
     if not source or not name:
         raise ValueError(f"factory must be written module:function, got {factory!r}")
     try:
-        module = _module_of_file(Path(source)) if source.endswith(".py") else import_module(source)
+        module = module_of_file(Path(source)) if source.endswith(".py") else import_module(source)
         function: Factory = getattr(module, name)
     except (ImportError, AttributeError, FileNotFoundError) as error:
         raise ValueError(f"factory {factory!r} cannot be imported: {error}") from error
     if not callable(function):
         raise ValueError(f"factory {factory!r} is no function")
     return function
-
-
-def _module_of_file(path: Path) -> ModuleType:
-    spec = spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{str(path)!r} is no Python file")
-    module = module_from_spec(spec)
-    is_new = sys.modules.setdefault(path.stem, module) is module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        if is_new:  # half of a module must not be found by the next import
-            del sys.modules[path.stem]
-        raise
-    return module
 
 
 def _with_weights(

@@ -36,6 +36,10 @@ class DataError(ValueError):
     """The data or a setting about them breaks a rule; the message is one line."""
 
 
+class AbsentError(DataError):
+    """The dataset, or a category of it, is not on this machine."""
+
+
 class Problem(NamedTuple):
     """A rule that a file or folder breaks; a fatal one allows not even an unofficial run."""
 
@@ -111,7 +115,7 @@ def walk(
     """
     if not (root / folder).is_dir():
         missing = f"'{folder}'{alike(folder, os.listdir(root))}"
-        raise DataError(f"'{root}' has no folder {missing}; it holds {_holdings(root)}")
+        raise AbsentError(f"'{root}' has no folder {missing}; it holds {_holdings(root)}")
     files: dict[str, str] = {}
     problems: list[Problem] = []
     for name, entry in _entries(root / folder, folder, depth=1):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 import shlex
@@ -29,7 +28,7 @@ from harness.data.listing import DataError, ImageFile, Listing, Problem
 from harness.data.official import PUBLISHED, changed_files, differences
 from harness.data.readers import READERS, dataset_root
 from harness.data.split import Sample, Split, contaminate, few_shot, split_normals
-from harness.system.terminal import alike
+from harness.system.terminal import alike, nearest
 from harness.system.threads import available
 
 _NEEDED = ("name", "title", "reader", "categories")
@@ -160,7 +159,7 @@ def verify(dataset: DatasetConfig, category: str, *, seed: int) -> Survey:
     file looks whole, and images with the same pixels though the files differ. Only a wrong setting
     or a missing root raises `DataError`.
     """
-    _check_settings(dataset, category)
+    check_dataset(dataset, category)
     root = dataset_root(dataset)
     try:
         found = survey(dataset, category, seed=seed)
@@ -171,9 +170,30 @@ def verify(dataset: DatasetConfig, category: str, *, seed: int) -> Survey:
     return replace(found, problems=(*found.problems, *of_pixels))
 
 
+def list_images(dataset: DatasetConfig, category: str, *, seed: int) -> tuple[Path, Listing]:
+    """Return the root of a dataset and what one category of it holds; no image is opened."""
+    check_dataset(dataset, category)
+    root = dataset_root(dataset)
+    listing = list_category(root, category, dataset).listing
+    if not listing.has_split:
+        cache, keys = InspectionCache(root, category), _keys(listing)
+        found = {name: cache.find(key, listing.files[name]) for name, key in keys.items()}
+        digests = {name: inspection.digest for name, inspection in found.items() if inspection}
+        listing = split_normals(
+            listing, category, seed=seed, share=dataset.train_share, digests=digests
+        )
+    return root, listing
+
+
+def is_inspected(root: Path, listing: Listing, *, category: str) -> bool:
+    """Return whether a split of these images can be loaded without reading any of them."""
+    cache = InspectionCache(root, category)
+    return all(cache.find(key, listing.files[name]) for name, key in _keys(listing).items())
+
+
 def survey(dataset: DatasetConfig, category: str, *, seed: int) -> Survey:
     """List and inspect one category, and collect every problem that its files have."""
-    _check_settings(dataset, category)
+    check_dataset(dataset, category)
     root = dataset_root(dataset)
     kept = list_category(root, category, dataset)
     listing, decoding = kept.listing, decoding_of(dataset)
@@ -223,13 +243,13 @@ def _settings_file(name: str) -> Path:
     return folder / f"{name}.yaml"
 
 
-def _check_settings(dataset: DatasetConfig, category: str) -> None:
+def check_dataset(dataset: DatasetConfig, category: str) -> None:
+    """Refuse a layout that no reader has, and a category that is none of the dataset's."""
     if dataset.reader not in READERS:
         rule = f"dataset.reader must be one of {', '.join(READERS)}"
-        raise DataError(f"{rule}, got '{dataset.reader}'")
+        raise DataError(f"{rule}, got '{dataset.reader}'{nearest(dataset.reader, READERS)}")
     if category not in dataset.categories:
-        nearest = difflib.get_close_matches(category, dataset.categories, n=1)
-        hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
+        hint = nearest(category, dataset.categories)
         rule = f"category must be one of {', '.join(dataset.categories)} for {dataset.title}"
         raise DataError(f"{rule}, got '{category}'{alike(category, dataset.categories)}{hint}")
     if dataset.max_pixels is not None and dataset.max_pixels < 1:
@@ -301,10 +321,7 @@ def _inspect_all(
 ) -> tuple[dict[str, Inspection], list[Problem]]:
     """Inspect every listed file that is there, reading only those that are new or changed."""
     cache = InspectionCache(root, category)
-    images = (*listing.train, *listing.test)
-    kinds = {image.name: "image" for image in images}
-    kinds |= {image.mask: "mask" for image in images if image.mask is not None}
-    keys = {name: f"{kind}:{name}" for name, kind in kinds.items() if name in listing.files}
+    keys = _keys(listing)
     found: dict[str, tuple[str, Inspection]] = {}
     for name, key in keys.items():
         inspection = cache.find(key, listing.files[name])
@@ -314,9 +331,8 @@ def _inspect_all(
     problems = []
     if changed:
         with ThreadPoolExecutor(available()) as pool:
-            results = list(
-                pool.map(lambda name: _inspect(root, name, kinds[name], decoding), changed)
-            )
+            inspected = pool.map(lambda name: _inspect(root, name, keys[name], decoding), changed)
+            results = list(inspected)
         for name, result in zip(changed, results, strict=True):
             if isinstance(result, Problem):
                 problems.append(result)
@@ -326,13 +342,21 @@ def _inspect_all(
     return {name: inspection for name, (_, inspection) in found.items()}, problems
 
 
+def _keys(listing: Listing) -> dict[str, str]:
+    """Return under which key each listed file that is there is cached: its kind and its name."""
+    images = (*listing.train, *listing.test)
+    kinds = {image.name: "image" for image in images}
+    kinds |= {image.mask: "mask" for image in images if image.mask is not None}
+    return {name: f"{kind}:{name}" for name, kind in kinds.items() if name in listing.files}
+
+
 def _inspect(
-    root: Path, name: str, kind: str, decoding: Decoding
+    root: Path, name: str, key: str, decoding: Decoding
 ) -> tuple[str, Inspection] | Problem:
     """Read a file once; return its stamp as it was read, and what was seen."""
     try:
         stamp, data = read_stamped(root / name)
-        inspect = inspect_mask if kind == "mask" else inspect_image
+        inspect = inspect_mask if key.startswith("mask:") else inspect_image
         return stamp, inspect(data, decoding)
     except DataError as error:
         return Problem(name, str(error))

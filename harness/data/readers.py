@@ -18,6 +18,7 @@ from unicodedata import normalize
 from harness.config import DatasetConfig
 from harness.data.listing import (
     NO_MASK,
+    AbsentError,
     DataError,
     Files,
     ImageFile,
@@ -72,7 +73,7 @@ def dataset_root(dataset: DatasetConfig) -> Path:
     packaged = _packaged_root() if dataset.root is None and dataset.reader == "elpv" else None
     if packaged is not None and packaged.is_dir():
         return packaged
-    raise DataError(
+    raise AbsentError(
         f"{dataset.title} is not at '{root}': set dataset.root=PATH, or put it in "
         f"${ROOT_VARIABLE}/{dataset.name} or data/{dataset.name}; {_how_to_fetch(dataset)}"
     )
@@ -248,7 +249,7 @@ def _folder(root: Path, category: str, *, normal_dir: str) -> str:
     places = [place for place in (root / category, root) if place.is_dir()]
     names = [name for place in places for name in os.listdir(place)]
     hint = alike(normal_dir, names) or alike(category, names)
-    raise DataError(
+    raise AbsentError(
         f"{where} holds a folder '{normal_dir}' of normal images (dataset.normal_dir){hint}"
     )
 

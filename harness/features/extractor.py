@@ -103,6 +103,12 @@ class LazyExtractor:
         factory = self.backbone.factory
         return "" if factory.startswith("dfkde.") else factory_digest(factory)
 
+    def is_known(self, shape: Shape) -> bool:
+        """Return whether the digests are cached, so that the network need not be built for them."""
+        cached = self._cache.find(shape)
+        known = bool(self.backbone.mean and self.backbone.std)  # else the network's own
+        return known and cached is not None and cached.current
+
     def digests(self, shape: Shape) -> Digests:
         """Return which network it is, from the cache or from the network itself."""
         if shape in self._cached:
@@ -172,7 +178,7 @@ class LazyExtractor:
 
     def _computed(self, shape: Shape) -> Digests:
         parts = {
-            "factory": _without_folder(self.backbone.factory),
+            "factory": without_folder(self.backbone.factory),
             "arguments": self.backbone.arguments,
             "graph": self.module.graph_digest(shape),
         }
@@ -297,7 +303,7 @@ def _versions() -> list[str]:
     return found
 
 
-def _without_folder(factory: str) -> str:
+def without_folder(factory: str) -> str:
     """Name a factory in a file by the file's name: no path has a part in an identity."""
     source, colon, name = factory.rpartition(":")
     return f"{Path(source).name}{colon}{name}" if source.endswith(".py") else factory

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from harness.config import FeaturesConfig
+from harness.system.terminal import nearest
 
 ENGINES = ("auto", "torch", "onnxruntime", "openvino")
 PRECISIONS = ("fp32", "bf16")
@@ -130,7 +131,8 @@ def usable_engines(device: str, precision: str) -> list[str]:
 
 def _check(argument: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{argument} must be one of {', '.join(choices)}, got {value!r}")
+        rule = f"{argument} must be one of {', '.join(choices)}"
+        raise ValueError(f"{rule}, got {value!r}{nearest(value, choices)}")
 
 
 def _is_integer(value: object) -> bool:

@@ -64,10 +64,14 @@ def pair_up(first: Held, second: Held) -> list[Pair]:
             one, other = (bootstrap.resample(bootstrap.images_of(s), key=key) for s in scores)
         except ValueError as error:
             raise ReportError(f"{key}: {error}") from None
-        left_out = tuple(b - a for a, b in zip(one.left_out, other.left_out, strict=True))
-        change = Resampled(other.value - one.value, other.resamples - one.resamples, left_out)
-        pairs.append(Pair(key.partition("/")[2], one, other, change))
+        pairs.append(Pair(key.partition("/")[2], one, other, difference_of(one, other)))
     return pairs
+
+
+def difference_of(one: Resampled, other: Resampled) -> Resampled:
+    """Return how much higher the second is, of two metrics of the same resampled images."""
+    left_out = tuple(b - a for a, b in zip(one.left_out, other.left_out, strict=True))
+    return Resampled(other.value - one.value, other.resamples - one.resamples, left_out)
 
 
 def _aligned(held: Sequence[Held]) -> dict[str, list[list[ImageScore]]]:

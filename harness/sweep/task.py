@@ -161,6 +161,8 @@ def sweep_of(progress: Progress, tracking: TrackingConfig, cache: str | None) ->
     """
     tracker = open_tracker(tracking, cache)
     tracker.recover()
+    if tracking.uri is not None:
+        say(f"runs are kept in {tracking.uri}", error=True)
     if outdated := tracker.outdated():
         say(outdated, error=True)
     try:

@@ -51,8 +51,8 @@ def check_address(uri: str) -> str:
 
 
 def server_address(default: str) -> str:
-    """Return the address in `MLFLOW_TRACKING_URI`, without secrets; else the default."""
-    return without_secrets(os.environ.get(VARIABLE) or default)
+    """Return the address in `MLFLOW_TRACKING_URI` without secrets; the default if it is not set."""
+    return without_secrets(os.environ.get(VARIABLE, default))
 
 
 def check_argument(argument: str) -> None:

@@ -11,6 +11,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterable
+from difflib import get_close_matches
 from html import escape
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -82,6 +83,16 @@ def alike(name: str, others: Iterable[str]) -> str:
         if other != name and _looks_like(other, name):
             return f" (which is {name!a}, and not {other!a})"
     return ""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence that names the known word most like another, if one is.
+
+    >>> nearest("mvtech", ["btad", "mvtec"]), nearest("x", ["btad", "mvtec"])
+    ("; did you mean 'mvtec'?", '.')
+    """
+    near = get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else "."
 
 
 def say(*lines: str, error: bool = False) -> None:

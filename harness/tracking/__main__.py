@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 
 from harness.config import FeaturesConfig, TrackingConfig
 from harness.system.secrets import with_secrets
@@ -76,9 +78,22 @@ def _close(options: argparse.Namespace) -> int:
     return 1 if left else 0
 
 
+def _check_free(port: int) -> None:
+    with closing(socket.socket()) as probe:
+        # As the server does: connections that have just ended do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or error
+            rule = f"--port must be a free port of this machine, got {port} ({why})"
+            raise StoreError(f"{rule}: another one is chosen with `make ui PORT=5001`") from None
+
+
 def _ui(options: argparse.Namespace) -> int:
     """Print the links, then become the server, which does not return."""
     uri, server = store_uri(options.uri), f"http://127.0.0.1:{options.port}"
+    _check_free(options.port)
     for experiment in connect_to_read(uri).search_experiments():
         if experiment.name != "Default":
             say(f"{experiment.name}: {link(server, experiment.experiment_id)}")

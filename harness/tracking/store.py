@@ -12,9 +12,10 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
 from harness.system.locks import hold
-from harness.system.secrets import check_address, with_secrets
+from harness.system.secrets import VARIABLE, check_address, with_secrets
 from harness.system.signals import ending
 from harness.system.terminal import one_line
 from harness.tracking.view import TAG, view
@@ -56,22 +57,30 @@ class StoreError(RuntimeError):
 def store_uri(uri: str | None = None) -> str:
     """Return the tracking URI: the given one, else the SQLite store of the working folder.
 
-    A path in it is absolute. A password in it, other than that of `MLFLOW_TRACKING_URI`, raises
-    `StoreError`: see `harness.system.secrets`.
+    A path in it is absolute. An empty address raises `StoreError`, and so does a password other
+    than that of `MLFLOW_TRACKING_URI`: see `harness.system.secrets`.
     """
-    if not uri:
-        return f"{_SQLITE}{Path('runs').resolve() / 'mlflow.db'}"
+    if uri is None:
+        return _sqlite_uri(Path("runs") / "mlflow.db")
+    if not uri.strip():
+        raise StoreError(f"tracking.uri must be an address, got {uri!r}: is {VARIABLE} empty?")
     try:
         address = check_address(uri)
     except ValueError as error:
         raise StoreError(str(error)) from None
     file = sqlite_file(address)
-    return address if file is None else f"{_SQLITE}{file.resolve()}"
+    return address if file is None else _sqlite_uri(file)
+
+
+def _sqlite_uri(file: Path) -> str:
+    """Return the address of a file, in whose path SQLAlchemy would read `%` and `?` otherwise."""
+    path = str(file.resolve())
+    return _SQLITE + "".join(quote(c) if c in "%?#" else c for c in path)
 
 
 def sqlite_file(uri: str) -> Path | None:
     """Return the file of an SQLite store; None for a server."""
-    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
+    return Path(unquote(uri.removeprefix(_SQLITE))) if uri.startswith(_SQLITE) else None
 
 
 def import_mlflow() -> None:
@@ -188,7 +197,7 @@ def _make(path: Path, *, artifacts: str | None) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     part = folder / path.name
-    SqlAlchemyStore(f"{_SQLITE}{part}", artifacts).engine.dispose()
+    SqlAlchemyStore(_sqlite_uri(part), artifacts).engine.dispose()
     part.replace(path)
     shutil.rmtree(folder)
 

@@ -3,9 +3,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from harness.config import ModelConfig
+from harness.sweep.task import run_job
+from harness.tracking import MlflowTracker
+from tests.conftest import tiny_job
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
@@ -26,7 +33,7 @@ def test_script_and_notebook_hold_the_same_cells(script: Path) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS[:2], ids=lambda path: path.stem)
-def test_script_runs_on_synthetic_data(script: Path, tmp_path: Path) -> None:
+def test_script_runs_on_what_is_installed(script: Path, tmp_path: Path) -> None:
     environment = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": str(FOLDER.parent)}
     done = subprocess.run(
         [sys.executable, "-W", "error::DeprecationWarning:__main__", str(script)],
@@ -38,17 +45,25 @@ def test_script_runs_on_synthetic_data(script: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_notebook_on_results_runs_in_a_kernel(
-    swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_notebook_on_runs_runs_in_a_kernel(
+    tmp_path: Path,
+    make_store: Callable[[Path], str],
+    synthetic_mvtec: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     nbclient = pytest.importorskip("nbclient", reason="the extra `notebooks` is not installed")
     nbformat = pytest.importorskip("nbformat")
-    monkeypatch.setenv("DFKDE_CHECKOUT", str(swept))
+    tracker = MlflowTracker(make_store(tmp_path / "runs"))
+    job = tiny_job(synthetic_mvtec, tmp_path / "cache")
+    for model in (job.model, ModelConfig("knn", "dfkde.baselines:KNN")):
+        assert run_job(replace(job, model=model), tracker).status == "finished"
+    monkeypatch.setenv("DFKDE_FOLDER", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(FOLDER.parent))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
     notebook = nbformat.read(FOLDER / "3_reading_results.ipynb", as_version=4)
     nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute(cwd=str(tmp_path))
     shown = str([cell.get("outputs") for cell in notebook.cells])
-    assert "tables with runs: cells_small, parts_tiny, parts_wide" in shown
-    assert "1 pairs of tables share a category" in shown
+    assert "2 finished runs" in shown
+    assert "mvtec/bottle: " in shown
+    assert "1 categories have two runs" in shown

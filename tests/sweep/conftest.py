@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,6 +79,16 @@ def folder(empty_folder, make_store):
     """A working folder with an empty store; the process works there."""
     make_store(empty_folder / "runs")
     return empty_folder
+
+
+@pytest.fixture
+def broken(folder, datasets):
+    """BTAD with a mask missing in each category, so that every job fails."""
+    root = folder / "broken"
+    shutil.copytree(datasets / "btad", root)
+    for masks in root.glob("*/ground_truth/ko"):
+        next(masks.iterdir()).unlink()
+    return root
 
 
 @pytest.fixture

@@ -62,27 +62,6 @@ def test_category_of_digits_stays_text_in_a_single_run(client):
     assert cells(client) == [("btad", "01")]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "messages"),
-    [
-        (["dataset=mvtec", "category=botle"], ["'botle'", "did you mean 'bottle'", "zipper"]),
-        (["dataset=mvtec"], ["category must be given", "bottle"]),
-        (["dataset=mvtec", "category=bottle", "sed=1"], ["sed"]),
-        (["dataset=mvtec", "category=bottle", "dataset.rot=x"], ["rot"]),
-        (["dataset=mvtec", "category=bottle", "seed=one"], ["seed", "'one'"]),
-        (["dataset=mvtek", "category=bottle"], ["dataset/mvtek", "mvtec"]),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
-)
-@pytest.mark.parametrize("mode", [[], ["-m"]], ids=["single", "sweep"])
-def test_mistake_on_the_command_line_ends_before_any_run(client, mode, arguments, messages):
-    ended = in_process(*mode, *arguments)
-    assert ended.status == 1
-    assert all(message in ended.err for message in messages), ended.err
-    assert "Traceback" not in ended.err
-    assert not runs(client)
-
-
 def test_category_of_none_of_the_datasets(client):
     ended = in_process("-m", "dataset=mvtec,btad", "category=pil")
     assert ended.status == 1
@@ -145,5 +124,5 @@ def test_forced_job_runs_again(client):
 def test_process_ends_with_the_outcome_as_its_status(folder):
     bad = as_process("dataset=btad", "category=01", "tracking=none", "dataset.root=nowhere")
     assert bad.status == 1
-    assert "Traceback" not in bad.err
-    assert "nowhere" in bad.out
+    assert "nowhere" in bad.err
+    assert bad.out == ""

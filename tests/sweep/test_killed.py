@@ -304,8 +304,8 @@ def test_runs_that_nobody_here_can_judge_are_closed_by_name(client, impatient, c
     assert {client.get_run(i).info.status for i in (left, own)} == {"KILLED", "RUNNING"}
 
 
-def test_fail_fast_stops_at_the_first_failure(client):
-    sweep = ("-m", "dataset=btad", "category=01,02,03", "dataset.root=nowhere", "fail_fast=true")
+def test_fail_fast_stops_at_the_first_failure(client, broken):
+    sweep = ("-m", "dataset=btad", "category=01,02,03", f"dataset.root={broken}", "fail_fast=true")
     ended = in_process(*sweep)
     assert ended.status == 1
     assert statuses(client) == {"FAILED": 1}

@@ -112,8 +112,8 @@ def test_folder_of_logs_that_cannot_be_made_is_reported_in_one_line(folder):
 
 
 @pytest.mark.slow
-def test_first_failure_stops_the_workers_too(client):
-    sweep = ("-m", "dataset=btad", "category=01,02,03", "seed=1,2", "dataset.root=nowhere")
+def test_first_failure_stops_the_workers_too(client, broken):
+    sweep = ("-m", "dataset=btad", "category=01,02,03", "seed=1,2", f"dataset.root={broken}")
     ended = in_process(*sweep, "fail_fast=true", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     assert ended.status == 1
     assert statuses(client)["RUNNING"] == 0

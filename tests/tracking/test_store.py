@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import sqlite3
 from contextlib import closing
 from functools import partial
@@ -19,7 +20,7 @@ from harness.report.__main__ import main as report
 from harness.system.locks import hold
 from harness.tracking import StoreError, outdated, read_job, read_runs, read_scores
 from harness.tracking.__main__ import main as tracking
-from harness.tracking.store import connect, experiment_id
+from harness.tracking.store import connect, experiment_id, sqlite_file, store_uri
 from harness.tracking.view import TAG, link
 
 ROOT = Path(__file__).parents[2]
@@ -232,3 +233,37 @@ def test_experiment_has_the_view(uri):
     assert json.loads(state.pop("state")) == state  # as MLflow reads it, and older versions did
     assert link("http://h", "7").startswith("http://h/#/experiments/7/runs?")
     assert link("http://h", "7").endswith("&viewStateShareKey=tables")
+
+
+@pytest.mark.parametrize("name", ["a%20b", "a?b=c", 'it\'s "q"', "a#b", "%", "größe 日本"])
+def test_a_store_may_be_in_a_folder_of_any_name(tmp_path, make_store, monkeypatch, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    make_store(folder / "runs")
+    monkeypatch.chdir(folder)
+    uri = store_uri()
+    assert sqlite_file(uri) == folder / "runs" / "mlflow.db"
+    assert store_uri(uri) == uri
+    client = connect(uri)
+    run = client.create_run(experiment_id(uri, name="some"))
+    client.log_metric(run.info.run_id, "one", 1)
+    # MLflow itself makes an empty folder by the escaped name.
+    assert all(path.is_relative_to(folder) for path in tmp_path.rglob("*") if path.is_file())
+    assert client.get_run(run.info.run_id).data.metrics == {"one": 1}
+
+
+@pytest.mark.parametrize("uri", ["", "  "])
+def test_an_empty_address_is_not_that_of_the_default_store(uri):
+    with pytest.raises(StoreError, match=r"^tracking.uri must be an address, got '.*': is MLFLOW"):
+        store_uri(uri)
+
+
+def test_a_taken_port_is_one_line(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert tracking(["ui", "--port", str(port)]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --port must be a free port of this machine, got {port} (")
+    assert tracking(["ui", "--port", "70000"]) == 1

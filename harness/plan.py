@@ -1,0 +1,216 @@
+"""The plan of a sweep: what would become of each job, found without doing any of the work.
+
+It opens no run, writes nothing and builds no network: what only the images or the network can tell
+is said to be unknown.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from dfkde.backbones.presence import WeightsError
+from harness.checks import check_images, check_jobs, check_settings
+from harness.config import Config, Job, TrackingConfig, name_differences
+from harness.provenance import code_digest, machine
+from harness.record import EXTRACTION
+from harness.system.terminal import shown
+from harness.tracking import JobKey, open_tracker, store_uri
+from harness.tracking.contents import COUNTS, SECONDS
+from harness.tracking.store import connect, ended_runs, errors_of, sqlite_file
+
+_CAN_RUN = ("run", "skipped")
+_ABSENT = "missing data"
+_WIDTH = 17  # of a status
+
+
+class Planned(NamedTuple):
+    """What would become of a job: `run`, `skipped`, or what is missing or wrong; and why."""
+
+    status: str
+    detail: str
+
+
+def plan(configs: Sequence[Config], *, local: bool = True) -> tuple[list[str], bool]:
+    """Say in lines what would become of each job, and whether all of them can run.
+
+    With `local=False` other machines do the jobs: whether they have the images and the weights
+    cannot be seen from here.
+    """
+    known = _Known(configs[0].tracking)
+    jobs = name_differences([config.job() for config in configs])
+    planned = [
+        _planned(config, job, known, local=local) for config, job in zip(configs, jobs, strict=True)
+    ]
+    lines, said = [], ""
+    for job, one in zip(jobs, planned, strict=True):
+        lines.append(f"{one.status:{_WIDTH}}{job}")
+        if one.detail not in ("", said):
+            lines.append(f"{'':{_WIDTH}}{one.detail}")
+        said = "" if one.status in _CAN_RUN else one.detail  # a reason is said once for all
+    total = ", ".join(f"{n} {status}" for status, n in Counter(p.status for p in planned).items())
+    time = f"; {_duration(known.seconds)} in all" if known.seconds else ""
+    problem = _problem(lambda: check_jobs(configs, local=local))
+    lines.append(f"{len(planned)} jobs: {total}{time}")
+    if problem is not None and problem.detail not in {one.detail for one in planned}:
+        lines.append(problem.detail)
+    return list(map(shown, lines)), all(one.status in _CAN_RUN for one in planned)
+
+
+def _planned(config: Config, job: Job, known: _Known, *, local: bool) -> Planned:
+    problem = known.problem(config, local=local)
+    if problem is not None:
+        return problem
+    if not local:
+        return Planned("run", "on a cluster: its images and weights cannot be seen from here")
+    from harness.data.listing import DataError
+
+    try:
+        return known.planned(config, job)
+    except DataError as error:
+        return Planned("broken data", str(error))
+
+
+def _problem(check: Callable[[], object]) -> Planned | None:
+    """Return what a check finds missing or wrong."""
+    from harness.data.listing import AbsentError
+
+    try:
+        check()
+    except WeightsError as error:
+        return Planned("missing weights", str(error))
+    except AbsentError as error:
+        return Planned(_ABSENT, str(error))
+    except ValueError as error:
+        return Planned("wrong setting", str(error))
+    return None
+
+
+class _Known:
+    """What caches and earlier runs tell of the jobs of a plan, in their order."""
+
+    def __init__(self, tracking: TrackingConfig) -> None:
+        self._tracking = tracking
+        self._runs = _earlier_runs(tracking)
+        self._to_extract: set[tuple[str, str]] = set()
+        self._problems: dict[str, Planned | None] = {}
+        self.seconds = 0.0
+
+    def problem(self, config: Config, *, local: bool) -> Planned | None:
+        """Return what is missing or wrong; each network is looked for once."""
+        shared = repr(replace(config, category=None))
+        if shared not in self._problems:
+            self._problems[shared] = _problem(lambda: check_settings([config], weights=local))
+        found = self._problems[shared] or _problem(lambda: check_images([config], local=local))
+        return Planned(found.status, "") if found and found.status == _ABSENT else found
+
+    def planned(self, config: Config, job: Job) -> Planned:
+        from harness.data.load import is_inspected, list_images
+        from harness.fitting import has_masks, split_of
+
+        root, listing = list_images(job.dataset, job.category, seed=job.seed)
+        n_images = len(listing.train) + len(listing.test)
+        if not is_inspected(root, listing, category=job.category):
+            return self._run(job, n_images, _at_most(n_images, "images are read"))
+        split = split_of(job)
+        spec = _spec(config)
+        if spec is None:
+            return self._run(job, n_images, _at_most(n_images, "network is built"))
+        from harness.experiment import identity
+
+        key = JobKey(
+            identity(job, spec, fingerprint=split.fingerprint), split.official, code_digest(job)
+        )
+        reason = None if config.force else self._finished(config, job, key)
+        if reason is not None:
+            return Planned("skipped", f"by {reason}; force=true runs it again")
+        from harness.features.feature_cache import MAPS, POOLED, Store
+
+        store = Store(Path(str(config.features.cache)), spec)
+        entries = {(spec.key, sample.digest) for sample in (*split.train, *split.test)}
+        kinds = (POOLED, MAPS) if has_masks(split) and job.localizer != "none" else (POOLED,)
+        missing = {
+            (key, digest)
+            for key, digest in entries - self._to_extract
+            if not all(store.has(digest, kind) for kind in kinds)
+        }
+        self._to_extract |= missing
+        return self._run(job, len(missing), f"{len(missing)} images to extract")
+
+    def _run(self, job: Job, n_images: int, detail: str) -> Planned:
+        seconds = _estimate(self._runs, job, n_images)
+        if seconds is None:
+            return Planned("run", f"{detail}; no earlier run tells the time")
+        self.seconds += seconds
+        return Planned("run", f"{detail}; {_duration(seconds)}")
+
+    def _finished(self, config: Config, job: Job, key: JobKey) -> str | None:
+        """Return the run for which the job is skipped; no store and no experiment is made."""
+        name, uri = f"{self._tracking.prefix}{job.dataset.name}", store_uri(self._tracking.uri)
+        if not self._runs or connect(uri).get_experiment_by_name(name) is None:
+            return None
+        outcome = open_tracker(self._tracking, config.features.cache).finished_run(job, key)
+        return None if outcome is None else outcome.reason
+
+
+def _spec(config: Config) -> Any:
+    """Return how features are extracted; None where only the network itself could tell."""
+    from harness.features.extractor import LazyExtractor
+    from harness.features.settings import input_shape
+    from harness.features.spec import extraction_spec
+
+    size, crop, features = config.image_size, config.center_crop, config.features
+    seed = config.seed if config.allow_random_weights else None
+    extractor = LazyExtractor(config.backbone, cache=features.cache, random_seed=seed)
+    if not extractor.is_known(input_shape(features, image_size=size, center_crop=crop)):
+        return None
+    return extraction_spec(extractor, image_size=size, settings=features, center_crop=crop)
+
+
+def _earlier_runs(tracking: TrackingConfig) -> list[Any]:
+    """Return the ended runs of a store, if there is one; raises `StoreError`."""
+    uri = store_uri(tracking.uri)
+    file = sqlite_file(uri)
+    if tracking.kind == "none" or (file is not None and not file.exists()):
+        return []
+    with errors_of(uri):
+        return list(ended_runs(connect(uri), file))
+
+
+def _estimate(runs: Sequence[Any], job: Job, n_images: int) -> float | None:
+    """Return the seconds of a job, by earlier ones of this machine and of its backbone."""
+    like = {"machine": json.dumps(machine()), "backbone": job.backbone.label}
+    rates, rests = [], []
+    for run in (run for run in runs if like.items() <= run.data.tags.items()):
+        seconds = {
+            name.removeprefix(SECONDS): float(value)
+            for name, value in run.data.metrics.items()
+            if name.startswith(SECONDS)
+        }
+        extraction = seconds.pop(EXTRACTION, None)
+        features = seconds.pop("features", 0.0)
+        n_run = sum(int(run.data.params.get(name, 0)) for name in COUNTS.values())
+        if extraction is not None and n_run:
+            rates.append(extraction / n_run)
+        rests.append(sum(seconds.values()) + (features if extraction is None else 0.0))
+    if not rests or (n_images and not rates):
+        return None
+    return median(rests) + (median(rates) * n_images if n_images else 0.0)
+
+
+def _at_most(count: int, when: str) -> str:
+    return f"unknown until the {when}: at most {count} images to extract"
+
+
+def _duration(seconds: float) -> str:
+    """Write seconds as people say them.
+
+    >>> _duration(42.3), _duration(5400)
+    ('about 42 s', 'about 90 min')
+    """
+    return f"about {max(seconds, 1):.0f} s" if seconds < 120 else f"about {seconds / 60:.0f} min"
