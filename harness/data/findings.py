@@ -111,7 +111,7 @@ def _mask_oddities(masks: Mapping[str, Inspection]) -> Iterator[str]:
         solid = sum(masks[name].solid_pixels for name in faint)
         yield (
             f"{_listed(faint, masks)} have faint grey values, as JPEG and resizing leave them; each"
-            f" above 0 counts, so that their defects are {defect / solid - 1:+.0%} larger than from"
+            f" above 0 counts, so that their defects are {defect / solid - 1:.0%} larger than from"
             " half of the largest value on, which moves AUPRO and pixel AUROC"
         )
 

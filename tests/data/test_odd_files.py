@@ -100,7 +100,7 @@ def test_jpeg_masks_are_told_with_how_much_larger_the_defects_become(tmp_path):
     defect, solid = np.sum(areas, axis=0)
     assert defect / solid > 1.15
     assert "4 of 4 (masks/spot/000.jpg, masks/spot/001.jpg, masks/spot/002.jpg, ...)" in found
-    assert f"so that their defects are {defect / solid - 1:+.0%} larger" in found
+    assert f"so that their defects are {defect / solid - 1:.0%} larger" in found
 
 
 @pytest.mark.parametrize("deep", [False, True])
