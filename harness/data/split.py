@@ -118,13 +118,15 @@ def random_stream(seed: int, name: str) -> np.random.Generator:
 
 def split_normals(listing: Listing, category: str, *, seed: int, share: float | None) -> Listing:
     """Move a seeded share of the normal images, rounded down to whole ones, into training."""
-    if share is None or not 0 < share < 1:
+    if share is None or not 0 < share <= 1:
         rule = "dataset.train_share, the share of the normal images that train,"
-        raise DataError(f"{rule} must lie between 0 and 1, got {share}")
+        raise DataError(f"{rule} must be above 0 and at most 1, got {share}")
     normal = sorted(image for image in listing.test if not image.anomalous)
     # 1e-9: 0.6 * 5 is 3 images, whatever the last bit of 0.6 says.
     count = int(share * len(normal) + 1e-9)
-    if not 0 < count < len(normal):
+    # Without anomalous images there is nothing to measure, and the normal ones may all train.
+    untested = share == 1 and len(normal) == len(listing.test)
+    if not 0 < count < len(normal) + untested:
         rule = f"trains {count} of {len(normal)} normal images; training and test need one each"
         raise DataError(f"{category}: dataset.train_share={share} {rule}")
     order = random_stream(seed, f"split/{category}").permutation(len(normal))
