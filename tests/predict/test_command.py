@@ -18,9 +18,9 @@ from PIL import Image
 
 from harness.config import ModelConfig
 from harness.fitting import fit
-from harness.predict import Prediction, Predictor, reason_of
+from harness.predict import Predictor, reason_of
 from harness.predict.__main__ import _NAMES, main
-from harness.predict.command import _open_to_write, _row, image_files
+from harness.predict.command import Row, _cells, _open_to_write, image_files
 from harness.predict.predictor import trained
 from tests.predict.conftest import BROKEN, TRUSTED, predict_command
 from tests.saved import rewrite, touching, with_class
@@ -54,7 +54,10 @@ def arguments(model, images, tmp_path):
 def test_scores_verdicts_and_a_row_for_the_broken_image(arguments, detector, images, tmp_path):
     ended = predict_command(*arguments)
     assert ended.returncode == 1
-    assert ended.stderr == ""  # no bar where there is no terminal
+    assert ended.stderr == (  # no bar where there is no terminal
+        "the threshold rests on 20 normal images: 1.8 to 21.6 % of other normal images may exceed"
+        " it (90 % interval)\n"
+    )
     found = {row["path"]: row for row in rows(tmp_path / "out")}
     assert list(found) == sorted([*NAMES, BROKEN])
     predictor = Predictor(detector)
@@ -64,7 +67,9 @@ def test_scores_verdicts_and_a_row_for_the_broken_image(arguments, detector, ima
         assert float(found[name]["score"]) == expected.score
         assert found[name]["verdict"] == ("normal", "anomalous")[int(expected.score > threshold)]
         assert found[name]["error"] == ""
-    assert found[BROKEN]["score"] == found[BROKEN]["verdict"] == ""
+        assert float(found[name]["percentile"]) == predictor.percentile(expected.score)
+        assert float(found[name]["threshold"]) == threshold
+    assert found[BROKEN]["percentile"] == found[BROKEN]["score"] == found[BROKEN]["verdict"] == ""
     assert found[BROKEN]["error"].startswith("cannot be decoded (")
     counts = [row["verdict"] for row in found.values()]
     assert f"{counts.count('anomalous')} anomalous, {counts.count('normal')} normal, 1 failed" in (
@@ -213,7 +218,7 @@ def test_on_a_terminal_there_is_a_progress_bar(arguments, monkeypatch):
 def test_without_faults_the_status_is_zero(arguments, images, tmp_path, capsys):
     (images / BROKEN).unlink()
     assert main([*arguments, "heatmaps=false", "quantile=0.5"]) == 0
-    assert "0.5 quantile of the training scores" in capsys.readouterr().out
+    assert "0.5 quantile of held-out scores" in capsys.readouterr().out
     assert not (tmp_path / "out" / "heatmaps").exists()
 
 
@@ -231,7 +236,7 @@ def test_a_lower_quantile_calls_more_images_anomalous(arguments, tmp_path):
         ("quantile=1.5", "quantile must be above 0 and at most 1, got 1.5"),
         ("quantile=high", "quantile must be a number, got 'high'"),
         ("heatmaps=yes", "heatmaps must be true or false, got 'yes'"),
-        ("images=nowhere", "images must be a folder, got 'nowhere'"),
+        ("images=nowhere", "images must be image files or folders, got 'nowhere'"),
         ("imgs=x", "'imgs=x' must be KEY=VALUE with a key of model, images, out"),
         ("model=no_such_run", "model: 'no_such_run' is neither a folder nor a run in sqlite"),
         ("device=tpu", "device must be one of auto, cpu, cuda, got 'tpu'"),
@@ -305,7 +310,7 @@ def test_help_names_every_key(capsys):
 def test_a_folder_without_images(arguments, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main([*arguments, f"images={tmp_path / 'empty'}"]) == 2
-    assert "images must be a folder with image files" in capsys.readouterr().err
+    assert "images must be folders with image files" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "folder"])
@@ -381,7 +386,11 @@ def test_out_itself_may_be_a_link(arguments, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "other")
     assert main(arguments) == 1
-    assert {path.name for path in (tmp_path / "other").iterdir()} == {"heatmaps", "predictions.csv"}
+    assert {path.name for path in (tmp_path / "other").iterdir()} == {
+        "heatmaps",
+        "predictions.csv",
+        "predictions.jsonl",
+    }
 
 
 @pytest.mark.parametrize("out", ["file", "file/below", "dangling"])
@@ -437,7 +446,7 @@ def test_a_folder_that_cannot_be_listed_has_a_row(arguments, images, tmp_path, m
     closed = images
     assert main(arguments) == 2
     assert capsys.readouterr().err == (
-        f"error: images must be a folder that can be listed, got '{images}'\n"
+        f"error: images must be folders that can be listed, got '{images}'\n"
     )
 
 
@@ -447,8 +456,8 @@ def test_a_folder_that_cannot_be_listed_has_a_row(arguments, images, tmp_path, m
 def test_hidden_files_are_no_images(images, tmp_path, name):
     (images / name).parent.mkdir(exist_ok=True)
     shutil.copy(images / "0.png", images / name)
-    found = image_files(images, without=tmp_path / "out")
-    assert [path.relative_to(images).as_posix() for path in found] == sorted([*NAMES, BROKEN])
+    found = image_files([images], without=tmp_path / "out")
+    assert [one.name.as_posix() for one in found] == sorted([*NAMES, BROKEN])
 
 
 DANGEROUS = {
@@ -481,7 +490,9 @@ def test_names_of_images_are_paths_and_no_formulas(arguments, images, tmp_path):
     for name, written in DANGEROUS.items():
         assert found[written]["score"] == found["0.png"]["score"]
         if "\udcff" in name:
-            assert found[written]["error"] == "its name is not valid UTF-8, and escaped here"
+            assert found[written]["error"] == (
+                "its name is not valid UTF-8, and escaped here; predictions.jsonl has its bytes"
+            )
         else:
             assert found[written]["error"] == ""
             assert (images / written).samefile(images / name)
@@ -495,7 +506,7 @@ def test_errors_of_images_are_words(arguments, images, tmp_path):
     assert error.startswith("cannot be decoded (")
     reason = reason_of(ValueError(f"{name}: =cmd\x1b[2J\n\u202ex"), name)
     assert reason == "=cmd\\x1b[2J \\u202ex"
-    assert _row(name, Prediction(error=reason), None)[3] == f"'{reason}"
+    assert _cells(Row(name, None, None, 1.0, None, reason))[-1] == f"'{reason}"
 
 
 def test_what_a_detector_says_is_shown(arguments, model, monkeypatch, capsys):

@@ -113,7 +113,8 @@ def check_equal(rows, predicted, names):
     assert len(rows) == len(names)
     for row, name in zip(rows, names, strict=True):
         expected = predicted[name]
-        assert row["score"] == (float(expected["score"]) if expected["score"] else None)
+        for column in ("score", "percentile", "threshold"):
+            assert row[column] == (float(expected[column]) if expected[column] else None)
         assert (row["verdict"] or "") == expected["verdict"]
         assert (row["error"] or "") == expected["error"]
 
@@ -240,7 +241,7 @@ def test_the_model_names_its_input_and_what_it_needs(run_id, uri):
         {"type": "binary", "name": "image", "required": True}
     ]
     assert [one["name"] for one in json.loads(written["signature"]["outputs"])] == [
-        "score", "threshold", "verdict", "error",
+        "score", "percentile", "threshold", "verdict", "error",
     ]  # fmt: skip
     needed = (folder / "requirements.txt").read_text()
     assert all(name in needed for name in ("torch==", "numpy==", "pillow=="))
