@@ -38,14 +38,14 @@ def main(arguments: list[str]) -> int:
     if arguments in (["--help"], ["-h"]):
         say(*USAGE.splitlines())
         return 0
-    handler = logging.StreamHandler()
-    handler.setFormatter(LineFormatter("%(message)s"))
-    logging.basicConfig(handlers=[handler])
     console = Console(stderr=True)
     bar = Progress(console=console, transient=True, disable=not console.is_terminal)
     try:
         settings = _settings(arguments)
         with interruptible(last=True), bar:
+            handler = logging.StreamHandler()  # while the bar is there, above it
+            handler.setFormatter(LineFormatter("%(message)s"))
+            logging.basicConfig(handlers=[handler])
             task = bar.add_task("scoring", total=None)
             tally = run(settings, watch=lambda n, total: bar.update(task, completed=n, total=total))
     except (ValueError, OSError) as error:
