@@ -83,7 +83,7 @@ def measure(fitted: Fitted, stages: Stages) -> Record:
     if n_extracted == len(split.train) + len(split.test):
         stages.seconds[EXTRACTION] = stages.seconds["features"]
     with stages("model"), one_blas_thread(), naming(split.test):
-        scores = fitted.model.anomaly_score(test)
+        scores = fitted.model.anomaly_score(test) if split.test else np.empty(0)
         threshold = threshold_of(fitted)
     with stages("image metrics"):
         labels = [sample.anomalous for sample in split.test]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from itertools import islice
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -200,6 +201,22 @@ def held_out_scores(fitted: Fitted) -> NDArray[np.float64]:
     for rest, held_out in folds(fitted):
         scores[held_out] = rest.model.anomaly_score(fitted.train[held_out])
     return scores
+
+
+def held_out_map_values(fitted: Fitted) -> list[float] | None:
+    """Return the median over the anomaly maps of held-out training images, then each map's maximum.
+
+    None without a localizer. Where no feature maps are cached, the images of the first fold alone
+    are mapped: each fold reads those of all images.
+    """
+    maps: list[NDArray] = []
+    for rest, held_out in islice(folds(fitted), None if fitted.job.features.maps else 1):
+        locate = rest.localizer
+        if locate is None:
+            return None
+        samples = [fitted.split.train[k] for k in held_out]
+        maps += map(locate.anomaly_map, fitted.reader.maps(samples))
+    return [float(np.median(maps)), *(float(np.max(one)) for one in maps)]
 
 
 def folds(fitted: Fitted) -> Iterator[tuple[Fitted, NDArray[np.intp]]]:

@@ -130,7 +130,11 @@ class Outcome:
     status: Status
     run_id: str | None = None  # the MLflow run that holds the record
     metrics: dict[str, float] = field(default_factory=dict)  # of a skipped job, its finished run's
-    reason: str | None = None  # why it failed, or which run made it needless, in one line
+    # Why it failed or has no metrics, or which run made it needless, in one line.
+    reason: str | None = None
+    # The settings by which `harness.predict` finds the model that was to be saved; empty where a
+    # skipped job's run kept none.
+    model: str | None = None
     seconds: float = 0.0  # wall time
     n_images: int = 0  # how many it read
     identity: str = ""  # empty where the job failed before that was known

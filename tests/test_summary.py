@@ -117,3 +117,44 @@ def test_notes_of_the_data_are_below_the_table_once_each():
     lines = summary([Outcome(f"job {k}", "finished", notes=notes) for k in range(3)]).split("\n")
     assert lines[-2:] == ["elpv/mono: one", "elpv/mono: two\\x1b[2J"]
     assert sum("elpv" in line for line in lines) == 2
+
+
+RUN = "0123456789abcdef" * 2
+
+
+@pytest.mark.parametrize(
+    ("outcome", "lines"),
+    [
+        (Outcome("a", "finished", RUN), [f"a: run {RUN}"]),
+        (
+            Outcome("a", "finished", RUN, reason="metrics are undefined (b)", model="model=1"),
+            [
+                "a: finished: metrics are undefined (b)",
+                f"a: run {RUN}",
+                "python -m harness.predict model=1 images=FOLDER",
+            ],
+        ),
+        (
+            Outcome("a", "skipped", RUN, reason="run 1", model=""),
+            [
+                "a: skipped (run 1); force=true runs it again and saves its model, which that run"
+                " did not"
+            ],
+        ),
+        (
+            Outcome("a", "skipped", RUN, reason="run 1", model="model=1"),
+            [
+                "a: skipped (run 1); force=true runs it again",
+                "python -m harness.predict model=1 images=FOLDER",
+            ],
+        ),
+        (
+            Outcome("a", "skipped", RUN, reason="run 1"),
+            ["a: skipped (run 1); force=true runs it again"],
+        ),
+    ],
+)
+def test_the_run_and_how_to_use_its_model(outcome, lines):
+    assert summary([outcome]).split("\n")[5:] == lines
+    command = f"python -m harness.predict model={RUN} images=FOLDER"
+    assert cell_len(command) <= 80

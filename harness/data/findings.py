@@ -25,10 +25,10 @@ def problems_of(
     anomalous = sum(image.anomalous for image in listing.test)
     if not listing.train:
         yield Problem(category, "has no training images")
-    if anomalous == len(listing.test):
+    if anomalous == len(listing.test) and (anomalous or listing.has_split):
         yield Problem(category, "has no normal test images")
-    if not anomalous:
-        yield Problem(category, "has no anomalous test images")
+    if not anomalous:  # a model can be fitted; in a layout with a test set, something is missing
+        yield Problem(category, "has no anomalous test images", fatal=listing.has_split)
     yield from _names_alike(seen)
     for image, other, of_train in _copies(listing, {name: seen[name].digest for name in seen}):
         rule = f"is a test image identical to the training image {shown(other)}"

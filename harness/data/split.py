@@ -162,16 +162,18 @@ def split_normals(
 
     Images of one digest go to one side together; those of unknown digest are each by themselves.
     """
-    if share is None or not 0 < share < 1:
+    if share is None or not 0 < share <= 1:
         rule = "dataset.train_share, the share of the normal images that train,"
-        raise DataError(f"{rule} must lie between 0 and 1, got {share}")
+        raise DataError(f"{rule} must be above 0 and at most 1, got {share}")
     normal = sorted(image for image in listing.test if not image.anomalous)
     # 1e-9: 0.6 * 5 is 3 images, whatever the last bit of 0.6 says.
     count = int(share * len(normal) + 1e-9)
     order = random_stream(seed, f"split/{category}").permutation(len(normal))
     keys = [digests.get(image.name, image.name) for image in normal]
     train = {normal[index] for index in draw_together(order, keys, count=count)}
-    if not 0 < len(train) < len(normal):
+    # Without anomalous images there is nothing to measure, and the normal ones may all train.
+    untested = share == 1 and len(normal) == len(listing.test)
+    if not 0 < len(train) < len(normal) + untested:
         rule = f"trains {len(train)} of {len(normal)} normal images; training and test need one"
         together = " each, and duplicates go together" if len({*keys}) < len(keys) else " each"
         raise DataError(f"{category}: dataset.train_share={share} {rule}{together}")

@@ -12,14 +12,23 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from harness.predict.command import CSV, Settings, run
+from harness.predict.command import CSV, JSON_LINES, Settings, run
 from harness.system.signals import interruptible
 from harness.system.terminal import LineFormatter, one_line, say
 
 USAGE = """\
-python -m harness.predict model=RUN_ID|FOLDER images=FOLDER [out=predictions] [quantile=0.95]
-                          [heatmaps=true] [engine=NAME] [device=cpu|cuda] [cache=FOLDER]
-                          [tracking.uri=URI] [trusted=MODULE:NAME,...]
+python -m harness.predict model=RUN_ID images=FOLDER [KEY=VALUE ...]
+  model=RUN_ID            or runs:/RUN_ID/model, or the folder of a saved model
+  images=FOLDER           or an image file; several: images=A images=B
+  out=predictions         where predictions.csv, predictions.jsonl, heatmaps/ and maps/ go
+  quantile=0.95           of held-out normal scores, the threshold
+  heatmaps=true           draw anomaly maps over the images
+  contours=false          outline what exceeds the maps of normal images
+  maps=false              write anomaly maps as arrays, .npy
+  engine=NAME device=cpu  in place of those of training
+  cache=cache             folder that keeps the translated network
+  tracking.uri=URI        where the run is; else MLFLOW_TRACKING_URI, else runs/mlflow.db
+  trusted=MODULE:NAME,... your own models and backbones, which are imported
 """
 _NAMES = {field.name.replace("_", "."): field.name for field in fields(Settings)}
 
@@ -29,14 +38,14 @@ def main(arguments: list[str]) -> int:
     if arguments in (["--help"], ["-h"]):
         say(*USAGE.splitlines())
         return 0
-    handler = logging.StreamHandler()
-    handler.setFormatter(LineFormatter("%(message)s"))
-    logging.basicConfig(handlers=[handler])
     console = Console(stderr=True)
     bar = Progress(console=console, transient=True, disable=not console.is_terminal)
     try:
         settings = _settings(arguments)
         with interruptible(last=True), bar:
+            handler = logging.StreamHandler()  # while the bar is there, above it
+            handler.setFormatter(LineFormatter("%(message)s"))
+            logging.basicConfig(handlers=[handler])
             task = bar.add_task("scoring", total=None)
             tally = run(settings, watch=lambda n, total: bar.update(task, completed=n, total=total))
     except (ValueError, OSError) as error:
@@ -44,10 +53,9 @@ def main(arguments: list[str]) -> int:
         say(f"error: {message}", error=True)
         return 2
     say(
-        f"{tally.n_anomalous} anomalous, {tally.n_normal} normal, {tally.n_failed} failed;"
-        f" threshold {tally.threshold!r}, the {settings.quantile:g} quantile of the training"
-        " scores",
-        str(settings.out / CSV),
+        f"{tally.n_anomalous} anomalous, {tally.n_normal} normal, {tally.n_failed} failed",
+        f"threshold {tally.threshold!r}, the {settings.quantile:g} quantile of held-out scores",
+        *(str(settings.out / name) for name in (CSV, JSON_LINES)),
     )
     return 1 if tally.n_failed else 0
 
@@ -60,7 +68,8 @@ def _settings(arguments: list[str]) -> Settings:
             raise ValueError(
                 f"'{argument}' must be KEY=VALUE with a key of {', '.join(_NAMES)}; see --help"
             )
-        values[_NAMES[key]] = _read(key, value)
+        read = _read(key, value)
+        values[_NAMES[key]] = (*values.get("images", ()), read) if key == "images" else read
     for key in ("model", "images"):
         if key not in values:
             raise ValueError(f"{key}= is missing; see --help")
@@ -74,6 +83,8 @@ def _read(key: str, value: str) -> object:
         "quantile": _number,
         "trusted": _names,
         "heatmaps": _flag,
+        "contours": _flag,
+        "maps": _flag,
     }
     return reads[key](key, value) if key in reads else value
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+import logging
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,20 +27,21 @@ from harness.features.settings import region
 from harness.predict import QUANTILE, Prediction, check_quantile, reason_of
 from harness.predict.model import MODEL_FILE, detector_of, fetch_model
 from harness.system.files import LONGEST_NAME, write_atomically
+from harness.system.secrets import server_address
 from harness.system.terminal import csv_line, is_formula, to_cell
 from harness.tracking import store_uri
 
 if TYPE_CHECKING:
     from harness.predict import Predictor
 
-CSV = "predictions.csv"
-HEATMAPS = "heatmaps"
-"""The folder of the heatmaps, in the one that the command writes to."""
+log = logging.getLogger(__name__)
 
-_COLUMNS = ("path", "score", "verdict", "error")
-_NOT_REGULAR = f"out must have a regular file {CSV}, no link, or none, got '{{}}'"
-# Of the hottest colour, which an anomaly map has at so many times what training images reach.
-_OPACITY, _HOTTEST = 0.6, 100.0
+CSV, JSON_LINES = "predictions.csv", "predictions.jsonl"
+"""The tables, in the folder that the command writes to."""
+HEATMAPS, MAPS = "heatmaps", "maps"
+"""The folders of the pictures and of the anomaly maps, beside the tables."""
+
+_NOT_REGULAR = "out must have a regular file {}, no link, or none, got '{}'"
 
 
 @dataclass(frozen=True)
@@ -45,21 +49,53 @@ class Settings:
     """The settings of the command."""
 
     model: str
-    """A run's id, or the folder of an MLflow model or of a trained detector."""
-    images: Path
+    """A run's id or `runs:/ID`, or the folder of an MLflow model or of a trained detector."""
+    images: tuple[Path, ...]
+    """Image files, and folders of them."""
     out: Path = Path("predictions")
     quantile: float = QUANTILE
-    """Of the training scores, the threshold."""
+    """Of the held-out training scores, the threshold; of their maps, that of contours."""
     heatmaps: bool = True
+    """Draw anomaly maps in colours."""
+    contours: bool = False
+    """Outline what exceeds the maps of normal images."""
+    maps: bool = False
+    """Write anomaly maps as arrays."""
     engine: str | None = None
     """In place of the one that the model was fitted with; `device` likewise."""
     device: str | None = None
     cache: str = "cache"
     """Folder of the feature cache."""
     tracking_uri: str | None = None
-    """Where the run is; by default the SQLite store of the working folder."""
+    """Where the run is; else as `MLFLOW_TRACKING_URI` says, else in the working folder's store."""
     trusted: tuple[str, ...] = ()
     """Classes and factories that the model may name beside this project's own."""
+
+    @property
+    def pictures(self) -> bool:
+        """Whether any picture is drawn."""
+        return self.heatmaps or self.contours
+
+
+class Listed(NamedTuple):
+    """A file to be scored."""
+
+    name: Path
+    """Its path relative to the folder that all images lie in."""
+    path: Path
+    fault: str | None = None
+    """Of a folder, why it cannot be listed."""
+
+
+class Row(NamedTuple):
+    """A row of the tables; the fields are the columns."""
+
+    path: Path
+    score: float | None
+    percentile: float | None
+    threshold: float
+    verdict: str | None
+    error: str | None
 
 
 @dataclass
@@ -79,75 +115,84 @@ class Tally:
 
 
 def run(settings: Settings, *, watch: Callable[[int, int], object]) -> Tally:
-    """Score a folder of images and write a CSV file and heatmaps.
+    """Score images, and write tables, heatmaps and anomaly maps.
 
     `watch` is called with the numbers of images done and of all images. A wrong setting, or a model
     that names untrusted code, is a ValueError before any image is read.
     """
     check_quantile(settings.quantile)
     _check_out(settings)
-    paths = image_files(settings.images, without=settings.out)
+    files = image_files(settings.images, without=settings.out)
     predictor = _predictor(settings)
+    settings = _checked(settings, predictor)
     tally = Tally(predictor.threshold(settings.quantile))
     settings.out.mkdir(parents=True, exist_ok=True)
-    watch(0, len(paths))
-    with _open_to_write(settings.out / CSV) as file:
-        file.write(csv_line(_COLUMNS))
-        predictions = _predictions(predictor, paths, settings)
-        for done, (path, prediction) in enumerate(predictions, start=1):
-            verdict = prediction.verdict(tally.threshold)
-            file.write(csv_line(_row(path.relative_to(settings.images), prediction, verdict)))
+    watch(0, len(files))
+    with (
+        _open_to_write(settings.out / CSV) as table,
+        _open_to_write(settings.out / JSON_LINES) as lines,
+    ):
+        table.write(csv_line(Row._fields))
+        predictions = _predictions(predictor, files, settings)
+        for done, (name, prediction) in enumerate(predictions, start=1):
+            verdict, score = prediction.verdict(tally.threshold), prediction.score
+            percentile = None if score is None else predictor.percentile(score)
+            row = Row(name, score, percentile, tally.threshold, verdict, prediction.error)
+            table.write(csv_line(_cells(row)))
+            lines.write(_json_line(row))
             tally.count(verdict)
-            watch(done, len(paths))
+            watch(done, len(files))
     return tally
 
 
-def image_files(folder: Path, *, without: Path) -> dict[Path, str | None]:
-    """List the image files of a folder and of the folders in it, sorted by path.
+def _checked(settings: Settings, predictor: Predictor) -> Settings:
+    """Say what a reader of the results must know of the model; without a localizer, draw none."""
+    detector, quantile = predictor.detector, settings.quantile
+    low, high = (100 * share for share in predictor.false_alarms(quantile))
+    if high > 200 * (1 - quantile):
+        log.warning(
+            "the threshold rests on %d normal images: %.1f to %.1f %% of other normal images may"
+            " exceed it (90 %% interval)",
+            *(len(detector.train_scores), low, high),
+        )
+    if detector.localizer is not None:
+        if settings.pictures and len(detector.inputs["map_values"]) == 2:
+            log.warning(
+                "colours and contours begin at one value: a model saved by an earlier version"
+                " keeps no more"
+            )
+        return settings
+    for name in ("contours", "maps"):
+        if getattr(settings, name):
+            raise ValueError(f"{name} must be false for a model with localizer=none, got true")
+    if settings.heatmaps:
+        log.warning("no heatmaps are drawn: the model has localizer=none")
+    return replace(settings, heatmaps=False)
+
+
+def image_files(images: Sequence[Path], *, without: Path) -> list[Listed]:
+    """List image files, and those of folders and of the folders in them, sorted by name.
 
     Links are followed. Whatever has an image's name is listed, be it a pipe or a dangling link:
-    reading it will fail. Hidden files are left out, and the heatmaps that an earlier command wrote
-    into the folder `without`. The value is None, or for a folder why it cannot be listed.
+    reading it will fail. So is what is given as a file, whatever its name. Hidden files in folders
+    are left out, and the heatmaps that an earlier command wrote into the folder `without`.
     """
-    if not folder.is_dir():
-        raise ValueError(f"images must be a folder, got '{folder}'")
     written = os.path.realpath(without / HEATMAPS)
-    found = dict(sorted(_listed(folder, written, within=())))
-    if folder in found:
-        raise ValueError(f"images must be a folder that can be listed, got '{folder}'")
-    if not found:
-        kinds = " ".join(sorted(IMAGE_SUFFIXES))
-        raise ValueError(f"images must be a folder with image files ({kinds}), got '{folder}'")
-    return found
-
-
-def overlay(
-    image: NDArray[np.uint8], anomaly_map: NDArray[np.float64], *, map_values: Sequence[float]
-) -> NDArray[np.uint8]:
-    """Draw an anomaly map (h, w) over its RGB image (H, W, 3).
-
-    Only the training images set the colours, by median and maximum of their maps, `map_values`:
-    what their maps reach is transparent, and the colour is full at a hundred times that. Between,
-    the scale is logarithmic, as a defect may exceed the training images a little or by orders of
-    magnitude.
-    """
-    from matplotlib import colormaps
-
-    from dfkde import render
-
-    heat = _heat(render(anomaly_map, size=image.shape[:2]), *map_values)
-    colour = colormaps["autumn_r"](heat)[..., :3] * 255
-    opacity = _OPACITY * np.sqrt(heat)[..., None]
-    return np.round(image * (1 - opacity) + colour * opacity).astype(np.uint8)
-
-
-def _heat(values: NDArray[np.float64], median: float, maximum: float) -> NDArray[np.float64]:
-    """Scale to [0, 1] the factor by which the training images' reach is exceeded."""
-    reach = maximum - median
-    if reach <= 0:  # all positions alike: whatever lies above is as hot as can be
-        return (values > maximum).astype(np.float64)
-    factor = np.maximum((values - median) / reach, 1)
-    return np.minimum(np.log(factor) / np.log(_HOTTEST), 1)
+    found: dict[Path, str | None] = {}
+    for place in images:
+        if not os.path.lexists(place):
+            raise ValueError(f"images must be image files or folders, got '{place}'")
+        listed = dict(_listed(place, written, within=())) if place.is_dir() else {place: None}
+        if place in listed and place.is_dir():
+            raise ValueError(f"images must be folders that can be listed, got '{place}'")
+        if not listed:
+            kinds = " ".join(sorted(IMAGE_SUFFIXES))
+            raise ValueError(f"images must be folders with image files ({kinds}), got '{place}'")
+        found |= listed
+    folders = [place if place.is_dir() else place.parent for place in images]
+    common = os.path.commonpath([os.path.abspath(folder) for folder in folders])
+    named = {Path(os.path.relpath(os.path.abspath(path), common)): path for path in found}
+    return [Listed(name, named[name], found[named[name]]) for name in sorted(named)]
 
 
 def _check_out(settings: Settings) -> None:
@@ -155,12 +200,13 @@ def _check_out(settings: Settings) -> None:
     out = settings.out
     if any(os.path.lexists(place) and not place.is_dir() for place in (out, *out.parents)):
         raise ValueError(f"out must be a folder, or a path where one can be made, got '{out}'")
-    table, drawn = out / CSV, out / HEATMAPS
-    if os.path.lexists(table) and not stat.S_ISREG(table.lstat().st_mode):
-        raise ValueError(_NOT_REGULAR.format(table))
-    is_own = drawn.is_dir() and not drawn.is_symlink()
-    if settings.heatmaps and os.path.lexists(drawn) and not is_own:
-        raise ValueError(f"out must have a folder {HEATMAPS} that is no link, or none, got '{out}'")
+    for name in (CSV, JSON_LINES):
+        if os.path.lexists(out / name) and not stat.S_ISREG((out / name).lstat().st_mode):
+            raise ValueError(_NOT_REGULAR.format(name, out / name))
+    for name, needed in ((HEATMAPS, settings.pictures), (MAPS, settings.maps)):
+        is_own = (out / name).is_dir() and not (out / name).is_symlink()
+        if needed and os.path.lexists(out / name) and not is_own:
+            raise ValueError(f"out must have a folder {name} that is no link, or none, got '{out}'")
 
 
 def _open_to_write(path: Path) -> TextIO:
@@ -169,7 +215,7 @@ def _open_to_write(path: Path) -> TextIO:
     descriptor = os.open(path, flags, mode=0o666)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise ValueError(_NOT_REGULAR.format(path))
+        raise ValueError(_NOT_REGULAR.format(path.name, path))
     os.ftruncate(descriptor, 0)
     return open(descriptor, "w", newline="", encoding="utf-8")
 
@@ -224,58 +270,71 @@ def _detector_folder(settings: Settings) -> Iterator[Path]:
         yield path
     else:
         with TemporaryDirectory() as place:
-            uri = store_uri(settings.tracking_uri)
+            uri = store_uri(settings.tracking_uri or server_address(""))
             yield fetch_model(settings.model, uri, folder=Path(place))
 
 
 def _predictions(
-    predictor: Predictor, paths: dict[Path, str | None], settings: Settings
+    predictor: Predictor, files: Sequence[Listed], settings: Settings
 ) -> Iterator[tuple[Path, Prediction]]:
-    images = [path for path, fault in paths.items() if fault is None]
-    found = predictor.predict(images, maps=settings.heatmaps)
-    for path, fault in paths.items():
-        prediction = next(found) if fault is None else Prediction(error=fault)
-        yield path, _drawn(predictor, path, prediction, settings=settings)
+    images = [one.path for one in files if one.fault is None]
+    found = predictor.predict(images, maps=settings.pictures or settings.maps)
+    for one in files:
+        prediction = next(found) if one.fault is None else Prediction(error=one.fault)
+        yield one.name, _written(predictor, one, prediction, settings=settings)
 
 
-def _drawn(
-    predictor: Predictor, path: Path, prediction: Prediction, *, settings: Settings
+def _written(
+    predictor: Predictor, one: Listed, prediction: Prediction, *, settings: Settings
 ) -> Prediction:
-    """Draw the heatmap of an image; one that cannot be drawn keeps its score, beside the error."""
-    if prediction.anomaly_map is None:
+    """Write map and heatmap of an image; where that fails it keeps its score, beside the error."""
+    anomaly_map = prediction.anomaly_map
+    if anomaly_map is None:
         return prediction
-    try:
-        target = _target(path.relative_to(settings.images), settings.out / HEATMAPS)
-        _draw(predictor, path, prediction.anomaly_map, target=target)
-    except (ValueError, OSError) as error:
-        return replace(prediction, error=f"no heatmap: {reason_of(error, path)}")
-    if target.name.startswith(path.name):
-        return prediction
-    return replace(prediction, error=f"its name is too long for its heatmap, {target.name}")
+    errors = []
+    writers: list[tuple[str, str, Callable[[], bytes]]] = []
+    if settings.maps:
+        writers.append((MAPS, ".npy", lambda: _array(anomaly_map)))
+    if settings.pictures:
+        draw = partial(_picture, predictor, one.path, anomaly_map, settings=settings)
+        writers.append((HEATMAPS, ".png", draw))
+    for folder, suffix, content in writers:
+        kind = folder.removesuffix("s")
+        try:
+            target = _target(one.name, settings.out / folder, suffix=suffix)
+            write_atomically(target, content())  # a link in its place is replaced
+        except (ValueError, OSError) as error:
+            errors.append(f"no {kind}: {reason_of(error, one.path)}")
+            continue
+        if not target.name.startswith(one.name.name):
+            errors.append(f"its name is too long for its {kind}, {target.name}")
+    return replace(prediction, error="; ".join(errors) or None)
 
 
-def _target(path: Path, folder: Path) -> Path:
-    """Return where an image's heatmap goes; no folder on the way may be a link."""
-    target = folder / path.with_name(_heatmap_name(path.name))
-    for place in (folder / part for part in path.parents):
+def _target(name: Path, folder: Path, *, suffix: str) -> Path:
+    """Return where what is written of an image goes; no folder on the way may be a link."""
+    target = folder / name.with_name(_file_name(name.name, suffix))
+    for place in (folder / part for part in name.parents):
         if place.is_symlink():
-            raise ValueError(f"a folder of heatmaps must be no link, got '{place}'")
+            raise ValueError(f"a folder of {folder.name} must be no link, got '{place}'")
     return target
 
 
-def _heatmap_name(name: str) -> str:
-    # The suffix stays in the name: a.png and a.jpg are two images.
-    whole, data = f"{name}.png", os.fsencode(name)
+def _file_name(name: str, suffix: str) -> str:
+    # The image's own suffix stays in the name: a.png and a.jpg are two images.
+    whole, data = f"{name}{suffix}", os.fsencode(name)
     if len(os.fsencode(whole)) <= LONGEST_NAME:
         return whole
     # No other image's, whose heatmap has the ending of an image before its own.
-    ending = f".{hashlib.sha256(data).hexdigest()[:16]}.png"
+    ending = f".{hashlib.sha256(data).hexdigest()[:16]}{suffix}"
     return data[: LONGEST_NAME - len(ending)].decode(errors="ignore") + ending
 
 
-def _draw(
-    predictor: Predictor, path: Path, anomaly_map: NDArray[np.float64], *, target: Path
-) -> None:
+def _picture(
+    predictor: Predictor, path: Path, anomaly_map: NDArray[np.float64], *, settings: Settings
+) -> bytes:
+    from harness.predict.drawing import overlay, with_contours
+
     image = read_image(path, decoding=predictor.reader.spec.decoding)
     inputs = predictor.detector.inputs
     # A crop's map covers no more than the crop.
@@ -283,21 +342,37 @@ def _draw(
         image.shape[:2], image_size=inputs["image_size"], center_crop=inputs["center_crop"]
     )
     drawn = image.copy()
-    drawn[seen] = overlay(image[seen], anomaly_map, map_values=inputs["map_values"])
+    if settings.heatmaps:
+        drawn[seen] = overlay(drawn[seen], anomaly_map, scale=predictor.map_scale)
+    if settings.contours:
+        threshold = predictor.map_threshold(settings.quantile)
+        drawn[seen] = with_contours(drawn[seen], anomaly_map, threshold=threshold)
     content = io.BytesIO()
     Image.fromarray(drawn).save(content, "PNG", compress_level=1)
-    write_atomically(target, content.getvalue())  # a link in its place is replaced
+    return content.getvalue()
 
 
-def _row(path: Path, prediction: Prediction, verdict: str | None) -> list[str]:
-    # repr() of a float64 reads back to the same bits.
-    score = "" if prediction.score is None else repr(prediction.score)
-    name, error = path.as_posix(), prediction.error or ""
+def _array(anomaly_map: NDArray[np.float64]) -> bytes:
+    content = io.BytesIO()
+    np.save(content, anomaly_map, allow_pickle=False)
+    return content.getvalue()
+
+
+def _cells(row: Row) -> list[str]:
+    name, error = row.path.as_posix(), row.error or ""
     try:
         name.encode()
     except UnicodeEncodeError:
-        error = "; ".join(filter(None, ["its name is not valid UTF-8, and escaped here", error]))
+        rule = f"its name is not valid UTF-8, and escaped here; {JSON_LINES} has its bytes"
+        error = "; ".join(filter(None, [rule, error]))
         name = name.encode(errors="backslashreplace").decode()
     # The same path for a program, and no formula for a spreadsheet.
     name = f"./{name}" if is_formula(name) else name
-    return [name, score, verdict or "", to_cell(error)]
+    # repr() of a float64 reads back to the same bits.
+    numbers = ["" if n is None else repr(n) for n in (row.score, row.percentile, row.threshold)]
+    return [name, *numbers, row.verdict or "", to_cell(error)]
+
+
+def _json_line(row: Row) -> str:
+    r"""Write a row as JSON in ASCII; a byte that is not UTF-8 is `\udcXX`, as in Python's paths."""
+    return json.dumps(row._asdict() | {"path": row.path.as_posix()}) + "\n"

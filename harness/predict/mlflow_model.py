@@ -6,7 +6,7 @@ caller's `model_config` takes precedence: `trusted`, `engine` and `device`, as `
 them.
 
 The model takes a table with the column `image`, the bytes of an image file in each row, and returns
-one with `score`, `threshold`, `verdict` and `error`.
+one with `score`, `percentile`, `threshold`, `verdict` and `error`.
 """
 
 from __future__ import annotations
@@ -51,9 +51,16 @@ class ImageScorer(PythonModel):
             for path, content in zip(paths, model_input["image"], strict=True):
                 path.write_bytes(content)
             predictions = list(self.predictor.predict(paths))
-        rows = [(p.score, threshold, p.verdict(threshold), p.error) for p in predictions]
+        scores = [one.score for one in predictions]
+        columns = {
+            "score": scores,
+            "percentile": [None if s is None else self.predictor.percentile(s) for s in scores],
+            "threshold": [threshold] * len(scores),
+            "verdict": [one.verdict(threshold) for one in predictions],
+            "error": [one.error for one in predictions],
+        }
         # As objects, for the missing score of a broken image would become NaN, which is no JSON.
-        return pd.DataFrame(rows, columns=["score", "threshold", "verdict", "error"], dtype=object)
+        return pd.DataFrame(columns, dtype=object)
 
 
 set_model(ImageScorer())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING
 from dfkde.trained import names_to_trust
 from harness.predict import QUANTILE
 from harness.provenance import versions
-from harness.tracking.store import StoreError, artifacts_of, connect_to_read
+from harness.system.secrets import server_address
+from harness.tracking.store import StoreError, artifacts_of, connect_to_read, errors_of, store_uri
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -37,21 +39,40 @@ def saving(fitted: Fitted) -> Callable[[Path], None]:
     return lambda folder: _write_model(folder, detector)
 
 
-def fetch_model(run_id: str, uri: str, *, folder: Path) -> Path:
-    """Download the trained detector of a run into a folder; a ValueError if the run has none."""
+def fetch_model(model: str, uri: str, *, folder: Path) -> Path:
+    """Download the trained detector of a run into a folder; a ValueError if the run has none.
+
+    `model` is the run's id, or an address of MLflow's as `runs:/ID/model`.
+    """
     from mlflow.exceptions import MlflowException
 
+    run_id, _, path = model.removeprefix("runs:/").partition("/")
     try:
         artifacts = artifacts_of(uri, connect_to_read(uri).get_run(run_id).info)
     except (MlflowException, StoreError) as error:
         raise ValueError(
-            f"model: {run_id!r} is neither a folder nor a run in {uri}: {error}"
+            f"model: {model!r} is neither a folder nor a run in {uri}: {error}"
         ) from error
-    if not artifacts.list_artifacts(MODEL):
+    path = path.strip("/") or MODEL
+    if not artifacts.list_artifacts(path):
+        kept = "none" if path == MODEL else f"no {path!r}"
         raise ValueError(
-            f"model: run {run_id} kept none; run its job with save_model=true force=true"
+            f"model: run {run_id} kept {kept}; run its job with save_model=true force=true"
         )
-    return detector_of(Path(artifacts.download_artifacts(MODEL, str(folder))))
+    return detector_of(Path(artifacts.download_artifacts(path, str(folder))))
+
+
+def predict_settings(run_id: str, uri: str) -> str:
+    """Return the settings by which `harness.predict` finds the model of a run; empty without one.
+
+    The address of the store is left out where it is the one that the command takes by default.
+    """
+    with errors_of(uri):
+        artifacts = artifacts_of(uri, connect_to_read(uri).get_run(run_id).info)
+        if not artifacts.list_artifacts(MODEL):
+            return ""
+    where = "" if uri == store_uri(server_address("")) else f" tracking.uri={shlex.quote(uri)}"
+    return f"model={run_id}{where}"
 
 
 def detector_of(model: Path) -> Path:
@@ -90,10 +111,11 @@ def _signature() -> ModelSignature:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
-    score, threshold = ColSpec("double", "score", required=False), ColSpec("double", "threshold")
+    numbers = [ColSpec("double", name, required=False) for name in ("score", "percentile")]
+    threshold = ColSpec("double", "threshold")
     text = [ColSpec("string", name, required=False) for name in ("verdict", "error")]
     return ModelSignature(
         inputs=Schema([ColSpec("binary", "image")]),
-        outputs=Schema([score, threshold, *text]),
+        outputs=Schema([*numbers, threshold, *text]),
         params=ParamSchema([ParamSpec("quantile", "double", QUANTILE)]),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import betaincinv
 
 from dfkde import Backbone, TrainedDetector
 from harness.config import BackboneConfig, FeaturesConfig
@@ -17,7 +19,7 @@ from harness.data.images import USUAL, Decoding
 from harness.features.extractor import LazyExtractor
 from harness.features.reader import FeatureReader, Features
 from harness.features.spec import NETWORK, library
-from harness.fitting import Fitted, folds, held_out_scores, quantile_score
+from harness.fitting import Fitted, held_out_map_values, held_out_scores, quantile_score
 from harness.predict import QUANTILE, Prediction, check_quantile, reason_of
 from harness.provenance import commit, versions
 from harness.system.threads import one_blas_thread, parallel_map
@@ -98,6 +100,53 @@ class Predictor:
         check_quantile(quantile)
         return quantile_score(self.detector.train_scores, quantile)
 
+    def percentile(self, score: float) -> float:
+        """Return the percentage of the held-out training scores that lie below a score.
+
+        It is at least 100 times `quantile` where the score lies above `threshold(quantile)`, and
+        nowhere else.
+        """
+        below = np.count_nonzero(self.detector.train_scores < score)
+        return 100 * int(below) / len(self.detector.train_scores)
+
+    def false_alarms(self, quantile: float = QUANTILE) -> tuple[float, float]:
+        """Return between which shares of normal images a threshold is exceeded: a 90 % interval.
+
+        Of images that are drawn as the training images were, the share above the k-th smallest of
+        n scores has the distribution Beta(n - k + 1, k): David and Nagaraja, Order Statistics
+        (2003), section 2.1.
+        """
+        scores = self.detector.train_scores
+        k = int(np.sum(scores <= self.threshold(quantile)))
+        low, high = betaincinv(len(scores) - k + 1, k, [0.05, 0.95]).tolist()
+        return low, high
+
+    def map_threshold(self, quantile: float = QUANTILE) -> float:
+        """Return the value that no position exceeds in the maps of that share of normal images.
+
+        The images are the held-out training images. A ValueError without a localizer.
+        """
+        check_quantile(quantile)
+        return quantile_score(np.array(self._map_values[1:]), quantile)
+
+    @property
+    def map_scale(self) -> tuple[float, float]:
+        """The values of an anomaly map at which the colours of a heatmap begin, and are full.
+
+        They begin where `map_threshold` is at its default, and are full at three times its
+        distance from the median of normal maps.
+        """
+        median, low = self._map_values[0], self.map_threshold()
+        return low, low + 2 * (low - median)
+
+    @property
+    def _map_values(self) -> Sequence[float]:
+        """The median of held-out maps, then their maxima; of older detectors, one for all maps."""
+        values: Sequence[float] | None = self.detector.inputs["map_values"]
+        if values is None:
+            raise ValueError("the model has no localizer, and so no anomaly maps")
+        return values
+
     def predict(self, paths: Iterable[Path], *, maps: bool = False) -> Iterator[Prediction]:
         """Score image files, each by itself: a score depends on no other image.
 
@@ -135,6 +184,8 @@ class Predictor:
             raise features
         # One row at a time: the last bits of a matrix product may depend on how many it has.
         score = float(self.detector.model.anomaly_score(features.pooled[None])[0])
+        if not math.isfinite(score):  # no JSON, and no percentile
+            raise ValueError(f"its score must be finite, got {score}")
         locate = self.detector.localizer
         if not maps or locate is None:
             return Prediction(score)
@@ -178,7 +229,7 @@ def trained(fitted: Fitted) -> TrainedDetector:
     job, spec = fitted.job, fitted.reader.spec
     with one_blas_thread():
         train_scores = held_out_scores(fitted)
-        map_values = _map_values(fitted)
+        map_values = held_out_map_values(fitted)
     backbone = Backbone(
         factory=job.backbone.factory,
         arguments=dict(job.backbone.arguments),
@@ -202,17 +253,6 @@ def trained(fitted: Fitted) -> TrainedDetector:
     if spec.decoding != USUAL:
         inputs["decoding"] = list(spec.decoding)
     return TrainedDetector(fitted.model, fitted.localizer, backbone, inputs, train_scores)
-
-
-def _map_values(fitted: Fitted) -> list[float] | None:
-    """Return median and maximum over the anomaly maps of a fold that was held out."""
-    rest, held_out = next(folds(fitted))
-    locate = rest.localizer
-    if locate is None:
-        return None
-    samples = [fitted.split.train[k] for k in held_out]
-    maps = [locate.anomaly_map(one) for one in fitted.reader.maps(samples)]
-    return [float(np.median(maps)), float(np.max(maps))]
 
 
 def _extractor(backbone: Backbone, cache: str | Path | None) -> LazyExtractor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from shutil import get_terminal_size
 from types import TracebackType
 
@@ -64,10 +65,9 @@ def summary(outcomes: Sequence[Outcome], width: int | None = None) -> str:
         table.add_row(*map(Text, row))
     text = io.StringIO()
     Console(file=text, width=_total(widths)).print(table)
-    reasons = [_explanation(outcome) for outcome in outcomes if outcome.reason]
     # Jobs on the same data have the same notes.
     notes = dict.fromkeys(shown(note) for outcome in outcomes for note in outcome.notes)
-    return "\n".join([text.getvalue().rstrip(), *reasons, *notes])
+    return "\n".join([text.getvalue().rstrip(), *chain(*map(_explanations, outcomes)), *notes])
 
 
 def _widths(columns: Mapping[str, Sequence[str]], width: int | None) -> dict[str, int]:
@@ -102,10 +102,17 @@ def _metrics() -> list[str]:
     return [METRICS[name].display for name in HEADLINE]
 
 
-def _explanation(outcome: Outcome) -> str:
+def _explanations(outcome: Outcome) -> Iterator[str]:
     if outcome.status == "skipped":
-        return shown(f"{outcome.job}: skipped ({outcome.reason}); force=true runs it again")
-    return shown(f"{outcome.job}: {outcome.status}: {outcome.reason}")
+        again = "force=true runs it again"
+        again += " and saves its model, which that run did not" if outcome.model == "" else ""
+        yield shown(f"{outcome.job}: skipped ({outcome.reason}); {again}")
+    elif outcome.reason:
+        yield shown(f"{outcome.job}: {outcome.status}: {outcome.reason}")
+    if outcome.status == "finished" and outcome.run_id is not None:
+        yield shown(f"{outcome.job}: run {outcome.run_id}")
+    if outcome.model:
+        yield shown(f"python -m harness.predict {outcome.model} images=FOLDER")
 
 
 def _row(outcome: Outcome) -> list[str]:

@@ -65,6 +65,8 @@ def run_job(
     started = time.perf_counter()
     steps = _Steps(job, tracker, Stages() if stages is None else stages)
     outcome = steps.outcome(force=force, save_model=save_model)
+    if save_model and outcome.status in ("finished", "skipped"):
+        outcome = _with_model(outcome, tracker)
     seconds = time.perf_counter() - started
     return replace(outcome, identity=steps.identity, seconds=seconds, notes=steps.notes)
 
@@ -118,7 +120,11 @@ class _Steps:
         except Exception as error:
             return self._failed(error)
         n_images = record.n_train + record.n_test_normal + record.n_test_anomalous
-        return Outcome(str(self.job), "finished", run.run_id, record.metrics, n_images=n_images)
+        why = record.undefined.get("image_auroc")
+        reason = None if why is None else f"metrics are undefined ({why})"
+        return Outcome(
+            str(self.job), "finished", run.run_id, record.metrics, reason, n_images=n_images
+        )
 
     def _failed(self, error: Exception) -> Outcome:
         log.info("%s failed", self.job, exc_info=error)
@@ -150,6 +156,16 @@ def _saving(fitted: Fitted) -> Callable[[Path], None]:
     from harness.predict.model import saving  # mlflow is imported for those who ask for it
 
     return saving(fitted)
+
+
+def _with_model(outcome: Outcome, tracker: Tracker) -> Outcome:
+    """Say how the model in an outcome's run is found; nothing while its store is away."""
+    if isinstance(tracker, MlflowTracker) and outcome.run_id is not None:
+        from harness.predict.model import predict_settings
+
+        with suppress(StoreError):
+            return replace(outcome, model=predict_settings(outcome.run_id, tracker.uri))
+    return outcome
 
 
 @contextmanager

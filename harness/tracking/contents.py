@@ -164,7 +164,9 @@ def record_files(job: Job, record: Record) -> dict[str, bytes]:
         SCORES: scores.encode(errors="surrogatepass"),
         JOB: yaml.dump(settings, Dumper=_DUMPER, allow_unicode=True).encode(),
     }
-    figures: dict[str, Callable[[], str]] = {"curves.svg": lambda: draw_curves(record)}
+    figures: dict[str, Callable[[], str]] = {}
+    if record.scores:
+        figures["curves.svg"] = lambda: draw_curves(record)
     if record.mistakes:
         figures["mistakes.svg"] = lambda: draw_mistakes(record.mistakes)
     for name, draw in figures.items():

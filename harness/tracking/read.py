@@ -82,8 +82,6 @@ def read_scores(run_id: str, uri: str | None = None) -> tuple[ImageScore, ...]:
         header, *rows = csv.reader(io.StringIO(text, newline=""))
         if tuple(header) != ImageScore._fields:
             raise ValueError(f"its columns must be {', '.join(ImageScore._fields)}")
-        if not rows:
-            raise ValueError("it holds none")
         kinds, cells = {"0": False, "1": True}, (map(from_cell, row) for row in rows)
         return tuple(ImageScore(i, d, kinds[a], finite(score)) for i, d, a, score in cells)
 

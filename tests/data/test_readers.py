@@ -231,6 +231,15 @@ def test_a_share_that_leaves_nothing(own, share):
         load_split(replace(own, train_share=share), "bottle", seed=42)
 
 
+@pytest.mark.parametrize(("share", "n_train"), [(0.6, 14), (1.0, 24)])
+def test_an_own_folder_of_normal_images_alone(own, share, n_train):
+    for name in ("abnormal", "masks"):
+        shutil.rmtree(Path(own.root) / "bottle" / name)
+    split = load_split(replace(own, train_share=share), "bottle", seed=42)
+    assert (len(split.train), len(split.test)) == (n_train, 24 - n_train)
+    assert not any(sample.anomalous for sample in split.train + split.test)
+
+
 def test_a_missing_dataset_says_where_it_could_be(monkeypatch, tmp_path):
     monkeypatch.delenv("DFKDE_DATA", raising=False)
     monkeypatch.chdir(tmp_path)

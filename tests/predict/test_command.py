@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import errno
+import json
 import logging
 import os
 import pty
@@ -18,9 +19,10 @@ from PIL import Image
 
 from harness.config import ModelConfig
 from harness.fitting import fit
-from harness.predict import Prediction, Predictor, reason_of
+from harness.predict import Predictor, reason_of
 from harness.predict.__main__ import _NAMES, main
-from harness.predict.command import _open_to_write, _row, image_files
+from harness.predict.command import Row, _cells, _open_to_write, image_files
+from harness.predict.drawing import with_contours
 from harness.predict.predictor import trained
 from tests.predict.conftest import BROKEN, TRUSTED, predict_command
 from tests.saved import rewrite, touching, with_class
@@ -54,7 +56,10 @@ def arguments(model, images, tmp_path):
 def test_scores_verdicts_and_a_row_for_the_broken_image(arguments, detector, images, tmp_path):
     ended = predict_command(*arguments)
     assert ended.returncode == 1
-    assert ended.stderr == ""  # no bar where there is no terminal
+    assert ended.stderr == (  # no bar where there is no terminal
+        "the threshold rests on 20 normal images: 1.8 to 21.6 % of other normal images may exceed"
+        " it (90 % interval)\n"
+    )
     found = {row["path"]: row for row in rows(tmp_path / "out")}
     assert list(found) == sorted([*NAMES, BROKEN])
     predictor = Predictor(detector)
@@ -64,12 +69,131 @@ def test_scores_verdicts_and_a_row_for_the_broken_image(arguments, detector, ima
         assert float(found[name]["score"]) == expected.score
         assert found[name]["verdict"] == ("normal", "anomalous")[int(expected.score > threshold)]
         assert found[name]["error"] == ""
-    assert found[BROKEN]["score"] == found[BROKEN]["verdict"] == ""
+        assert float(found[name]["percentile"]) == predictor.percentile(expected.score)
+        assert float(found[name]["threshold"]) == threshold
+    assert found[BROKEN]["percentile"] == found[BROKEN]["score"] == found[BROKEN]["verdict"] == ""
     assert found[BROKEN]["error"].startswith("cannot be decoded (")
     counts = [row["verdict"] for row in found.values()]
     assert f"{counts.count('anomalous')} anomalous, {counts.count('normal')} normal, 1 failed" in (
         ended.stdout
     )
+
+
+def json_rows(out):
+    """The rows of the JSON lines, by the bytes of their paths."""
+    lines = (out / "predictions.jsonl").read_text(encoding="ascii").splitlines()
+    found = [json.loads(line) for line in lines]
+    return {os.fsencode(row.pop("path")): row for row in found}
+
+
+def test_json_lines_are_the_table(arguments, images, tmp_path):
+    """Whatever the bytes of a name: they come back from JSON as they are."""
+    names = [*DANGEROUS, os.fsdecode(b"a\\udcff.png"), os.fsdecode(b"b\xe4\xff/\xf0.png")]
+    for name in names:
+        (images / name).parent.mkdir(exist_ok=True)
+        shutil.copy(images / "0.png", images / name)
+    assert main([*arguments, "heatmaps=false"]) == 1
+    found = json_rows(tmp_path / "out")
+    assert set(found) == {os.fsencode(name) for name in [*NAMES, BROKEN, *names]}
+    by_path = {row["path"]: row for row in rows(tmp_path / "out")}
+    for name in [*NAMES, BROKEN]:
+        row, cells = found[name.encode()], by_path[name]
+        assert list(row) == ["score", "percentile", "threshold", "verdict", "error"]
+        for column in ("score", "percentile", "threshold"):
+            assert repr(row[column]) == (cells[column] or "None")
+        for column in ("verdict", "error"):
+            assert (row[column] or "") == cells[column]
+    assert all(found[os.fsencode(name)]["error"] is None for name in names)
+
+
+def without(arguments, key):
+    return [one for one in arguments if not one.startswith(f"{key}=")]
+
+
+def test_one_file_whatever_its_name(arguments, images, tmp_path):
+    (images / "0.png").rename(images / "part")
+    given = [*without(arguments, "images"), f"images={images / 'part'}"]
+    assert main(given) == 0
+    [row] = rows(tmp_path / "out")
+    assert row["path"] == "part"
+    assert row["score"]
+    assert (tmp_path / "out/heatmaps/part.png").is_file()
+
+
+def test_several_folders_and_files(arguments, images, tmp_path):
+    """Names are relative to the folder that all lie in; an image given twice counts once."""
+    shutil.copytree(images, tmp_path / "other")
+    given = [images / "below", tmp_path / "other" / "below", images / "0.png", images / "below"]
+    places = [f"images={place}" for place in given]
+    assert main([*without(arguments, "images"), *places]) == 0
+    expected = ["images/0.png", "images/below/3.png", "other/below/3.png"]
+    assert [row["path"] for row in rows(tmp_path / "out")] == expected
+    assert all((tmp_path / f"out/heatmaps/{name}.png").is_file() for name in expected)
+
+
+def test_maps_are_arrays_of_the_predictor(arguments, detector, images, tmp_path):
+    assert main([*arguments, "maps=true", "heatmaps=false"]) == 1
+    [expected] = Predictor(detector).predict([images / "below/3.png"], maps=True)
+    found = np.load(tmp_path / "out/maps/below/3.png.npy", allow_pickle=False)
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, expected.anomaly_map)
+    assert not (tmp_path / "out/heatmaps").exists()
+
+
+def test_contours_alone_leave_the_rest_of_the_image(arguments, detector, images, tmp_path):
+    assert main([*arguments, "contours=true", "heatmaps=false", "quantile=0.5"]) == 1
+    predictor = Predictor(detector)
+    for name in NAMES:
+        [one] = predictor.predict([images / name], maps=True)
+        with Image.open(images / name) as image:
+            before = np.asarray(image.convert("RGB"))
+        threshold = predictor.map_threshold(0.5)
+        expected = with_contours(before, one.anomaly_map, threshold=threshold)
+        with Image.open(tmp_path / "out" / "heatmaps" / f"{name}.png") as drawn:
+            np.testing.assert_array_equal(np.asarray(drawn), expected)
+
+
+def test_a_model_without_localizer_says_so(small_job, arguments, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])  # as in a process of its own
+    trained(fit(replace(small_job, localizer="none"))).save(tmp_path / "none")
+    given = [*arguments, f"model={tmp_path / 'none'}"]
+    for key in ("maps", "contours"):
+        assert main([*given, f"{key}=true"]) == 2
+        rule = f"{key} must be false for a model with localizer=none, got true"
+        assert rule in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+    assert main(given) == 1
+    assert "no heatmaps are drawn: the model has localizer=none\n" in capsys.readouterr().err
+    assert not (tmp_path / "out/heatmaps").exists()
+
+
+def test_a_model_of_an_earlier_version(arguments, model, detector, images, tmp_path, caplog):
+    """Of its maps it has a median and one maximum, where colours begin."""
+    assert main(arguments) == 1
+    expected = rows(tmp_path / "out")
+
+    def change(state, arrays):
+        state["inputs"]["map_values"] = [1.0, 2.0]
+
+    rewrite(model, change)
+    caplog.clear()
+    assert main(arguments) == 1
+    assert rows(tmp_path / "out") == expected
+    assert caplog.text.count("colours and contours begin at one value") == 1
+    older = replace(detector, inputs=detector.inputs | {"map_values": [1.0, 2.0]})
+    assert Predictor(older).map_scale == (2.0, 4.0)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_the_umask_says_who_reads_what_is_written(arguments, images, tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        main([*arguments, "maps=true"])
+    finally:
+        os.umask(before)
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(written) == 2 + 2 * len(NAMES)
+    assert {path.stat().st_mode & 0o777 for path in written} == {mode}
 
 
 def test_an_image_that_cannot_be_drawn_keeps_its_score(arguments, images, tmp_path):
@@ -190,6 +314,7 @@ def test_the_heatmap_of_a_crop_leaves_the_rest_of_the_image_alone(
 def test_on_a_terminal_there_is_a_progress_bar(arguments, monkeypatch):
     """The command's standard error is one end of a pseudo-terminal, the test reads the other."""
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(logging.root, "handlers", [])
     ours, theirs = pty.openpty()
     shown = []
 
@@ -206,6 +331,7 @@ def test_on_a_terminal_there_is_a_progress_bar(arguments, monkeypatch):
     reader.join()
     os.close(ours)
     text = b"".join(shown).decode()
+    assert "the threshold rests on" in text
     assert "scoring" in text
     assert "100%" in text
 
@@ -213,7 +339,7 @@ def test_on_a_terminal_there_is_a_progress_bar(arguments, monkeypatch):
 def test_without_faults_the_status_is_zero(arguments, images, tmp_path, capsys):
     (images / BROKEN).unlink()
     assert main([*arguments, "heatmaps=false", "quantile=0.5"]) == 0
-    assert "0.5 quantile of the training scores" in capsys.readouterr().out
+    assert "0.5 quantile of held-out scores" in capsys.readouterr().out
     assert not (tmp_path / "out" / "heatmaps").exists()
 
 
@@ -231,7 +357,7 @@ def test_a_lower_quantile_calls_more_images_anomalous(arguments, tmp_path):
         ("quantile=1.5", "quantile must be above 0 and at most 1, got 1.5"),
         ("quantile=high", "quantile must be a number, got 'high'"),
         ("heatmaps=yes", "heatmaps must be true or false, got 'yes'"),
-        ("images=nowhere", "images must be a folder, got 'nowhere'"),
+        ("images=nowhere", "images must be image files or folders, got 'nowhere'"),
         ("imgs=x", "'imgs=x' must be KEY=VALUE with a key of model, images, out"),
         ("model=no_such_run", "model: 'no_such_run' is neither a folder nor a run in sqlite"),
         ("device=tpu", "device must be one of auto, cpu, cuda, got 'tpu'"),
@@ -267,7 +393,7 @@ def test_a_command_as_backbone_is_not_run(arguments, model, tmp_path):
 def test_class_and_backbone_are_named_at_once(small_job, arguments, given, tmp_path, capsys):
     own = ModelConfig("centroid", CENTROID)
     trained(fit(replace(small_job, model=own))).save(tmp_path / "own")
-    usual = [one for one in arguments if not one.startswith("trusted=")]
+    usual = without(arguments, "trusted")
     assert main([*usual, f"model={tmp_path / 'own'}", *given]) == 2
     assert f"allow it by trusted={CENTROID},{TRUSTED} on the" in capsys.readouterr().err
 
@@ -292,7 +418,7 @@ def test_trust_in_a_class_does_not_reach_another(arguments, model, capsys):
 
 @pytest.mark.parametrize("key", ["model", "images"])
 def test_what_must_be_given(arguments, key, capsys):
-    assert main([one for one in arguments if not one.startswith(f"{key}=")]) == 2
+    assert main(without(arguments, key)) == 2
     assert capsys.readouterr().err == f"error: {key}= is missing; see --help\n"
 
 
@@ -305,7 +431,7 @@ def test_help_names_every_key(capsys):
 def test_a_folder_without_images(arguments, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main([*arguments, f"images={tmp_path / 'empty'}"]) == 2
-    assert "images must be a folder with image files" in capsys.readouterr().err
+    assert "images must be folders with image files" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "folder"])
@@ -381,7 +507,11 @@ def test_out_itself_may_be_a_link(arguments, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "other")
     assert main(arguments) == 1
-    assert {path.name for path in (tmp_path / "other").iterdir()} == {"heatmaps", "predictions.csv"}
+    assert {path.name for path in (tmp_path / "other").iterdir()} == {
+        "heatmaps",
+        "predictions.csv",
+        "predictions.jsonl",
+    }
 
 
 @pytest.mark.parametrize("out", ["file", "file/below", "dangling"])
@@ -437,7 +567,7 @@ def test_a_folder_that_cannot_be_listed_has_a_row(arguments, images, tmp_path, m
     closed = images
     assert main(arguments) == 2
     assert capsys.readouterr().err == (
-        f"error: images must be a folder that can be listed, got '{images}'\n"
+        f"error: images must be folders that can be listed, got '{images}'\n"
     )
 
 
@@ -447,8 +577,8 @@ def test_a_folder_that_cannot_be_listed_has_a_row(arguments, images, tmp_path, m
 def test_hidden_files_are_no_images(images, tmp_path, name):
     (images / name).parent.mkdir(exist_ok=True)
     shutil.copy(images / "0.png", images / name)
-    found = image_files(images, without=tmp_path / "out")
-    assert [path.relative_to(images).as_posix() for path in found] == sorted([*NAMES, BROKEN])
+    found = image_files([images], without=tmp_path / "out")
+    assert [one.name.as_posix() for one in found] == sorted([*NAMES, BROKEN])
 
 
 DANGEROUS = {
@@ -481,7 +611,9 @@ def test_names_of_images_are_paths_and_no_formulas(arguments, images, tmp_path):
     for name, written in DANGEROUS.items():
         assert found[written]["score"] == found["0.png"]["score"]
         if "\udcff" in name:
-            assert found[written]["error"] == "its name is not valid UTF-8, and escaped here"
+            assert found[written]["error"] == (
+                "its name is not valid UTF-8, and escaped here; predictions.jsonl has its bytes"
+            )
         else:
             assert found[written]["error"] == ""
             assert (images / written).samefile(images / name)
@@ -495,7 +627,7 @@ def test_errors_of_images_are_words(arguments, images, tmp_path):
     assert error.startswith("cannot be decoded (")
     reason = reason_of(ValueError(f"{name}: =cmd\x1b[2J\n\u202ex"), name)
     assert reason == "=cmd\\x1b[2J \\u202ex"
-    assert _row(name, Prediction(error=reason), None)[3] == f"'{reason}"
+    assert _cells(Row(name, None, None, 1.0, None, reason))[-1] == f"'{reason}"
 
 
 def test_what_a_detector_says_is_shown(arguments, model, monkeypatch, capsys):

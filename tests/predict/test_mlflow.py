@@ -24,6 +24,7 @@ import yaml
 from dfkde.registry import TrustError
 from harness.config import BackboneConfig, ModelConfig, TrackingConfig
 from harness.predict.__main__ import main
+from harness.predict.model import predict_settings
 from harness.sweep.task import run_job
 from harness.tracking import open_tracker
 from harness.tracking.store import connect
@@ -113,7 +114,8 @@ def check_equal(rows, predicted, names):
     assert len(rows) == len(names)
     for row, name in zip(rows, names, strict=True):
         expected = predicted[name]
-        assert row["score"] == (float(expected["score"]) if expected["score"] else None)
+        for column in ("score", "percentile", "threshold"):
+            assert row[column] == (float(expected[column]) if expected[column] else None)
         assert (row["verdict"] or "") == expected["verdict"]
         assert (row["error"] or "") == expected["error"]
 
@@ -240,7 +242,7 @@ def test_the_model_names_its_input_and_what_it_needs(run_id, uri):
         {"type": "binary", "name": "image", "required": True}
     ]
     assert [one["name"] for one in json.loads(written["signature"]["outputs"])] == [
-        "score", "threshold", "verdict", "error",
+        "score", "percentile", "threshold", "verdict", "error",
     ]  # fmt: skip
     needed = (folder / "requirements.txt").read_text()
     assert all(name in needed for name in ("torch==", "numpy==", "pillow=="))
@@ -255,6 +257,26 @@ def test_a_run_without_model_differs_from_no_run(small_job, uri, images, tmp_pat
     assert "kept none; run its job with save_model=true force=true" in capsys.readouterr().err
     assert main([f"model={'0' * 32}", *arguments]) == 2
     assert f"'{'0' * 32}' is neither a folder nor a run in {uri}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["{}", "runs:/{}", "runs:/{}/model"])
+def test_mlflows_own_variable_and_addresses(run_id, uri, images, tmp_path, model):
+    """Where no `tracking.uri` is given."""
+    arguments = [f"model={model.format(run_id)}", f"images={images / '0.png'}"]
+    rest = [f"out={tmp_path / 'out'}", f"trusted={TRUSTED}", "heatmaps=false"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        patch.chdir(tmp_path)
+        assert main([*arguments, *rest]) == 0
+        assert predict_settings(run_id, uri) == f"model={run_id}"
+        patch.delenv("MLFLOW_TRACKING_URI")
+        assert predict_settings(run_id, uri) == f"model={run_id} tracking.uri={uri}"
+
+
+def test_another_artifact_of_a_run_is_no_model(run_id, uri, images, tmp_path, capsys):
+    rest = [f"tracking.uri={uri}", f"images={images}", f"out={tmp_path / 'out'}"]
+    assert main([f"model=runs:/{run_id}/other", *rest]) == 2
+    assert f"run {run_id} kept no 'other'; run its job with" in capsys.readouterr().err
 
 
 def test_without_tracking_no_model_can_be_kept(small_job):

@@ -9,18 +9,19 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
-from scipy.stats import gaussian_kde
+from scipy.ndimage import binary_erosion
+from scipy.stats import gaussian_kde, percentileofscore
 from sklearn.decomposition import PCA
 from sklearn.model_selection import KFold
 
-from dfkde import TrainedDetector
+from dfkde import DFKDE, TrainedDetector, localizer, render
 from dfkde.registry import TrustError
 from harness.config import ModelConfig
 from harness.data.load import dataset_settings
 from harness.experiment import measure
 from harness.fitting import fit
 from harness.predict import QUANTILE, Prediction, Predictor
-from harness.predict.command import overlay
+from harness.predict.drawing import overlay, with_contours
 from harness.predict.predictor import REQUIRED, trained
 from harness.record import Stages
 from tests.data.cases import twelve_bits
@@ -197,17 +198,17 @@ def test_the_code_in_models_that_are_saved_finds_what_it_imports(module):
     assert found == [Predictor, QUANTILE]
 
 
-def test_overlay_leaves_alone_what_training_images_reach():
+def test_overlay_leaves_alone_what_normal_images_reach():
     image = np.full((64, 64, 3), 90, dtype=np.uint8)
-    drawn = overlay(image, np.full((8, 8), 5.0), map_values=[1.0, 5.0])
+    drawn = overlay(image, np.full((8, 8), 5.0), scale=(5.0, 13.0))
     np.testing.assert_array_equal(drawn, image)
 
 
 def test_overlay_is_hotter_the_further_a_map_exceeds_them():
     image = np.zeros((64, 64, 3), dtype=np.uint8)
     positions = np.zeros((8, 8))
-    positions[:, :4], positions[:, 4:] = 12.0, 500.0
-    drawn = overlay(image, positions, map_values=[1.0, 5.0]).astype(int)
+    positions[:, :4], positions[:, 4:] = 7.0, 500.0
+    drawn = overlay(image, positions, scale=(5.0, 13.0)).astype(int)
     # Red of the reddest colour, at 60 % opacity; towards yellow where it is less.
     assert drawn[32, 63].tolist() == [153, 0, 0]
     assert 0 < drawn[32, 0, 0] < 153
@@ -216,9 +217,9 @@ def test_overlay_is_hotter_the_further_a_map_exceeds_them():
 
 def test_overlay_where_all_training_positions_are_alike():
     image = np.zeros((16, 16, 3), dtype=np.uint8)
-    same = overlay(image, np.zeros((4, 4)), map_values=[0.0, 0.0])
+    same = overlay(image, np.zeros((4, 4)), scale=(0.0, 0.0))
     np.testing.assert_array_equal(same, image)
-    assert overlay(image, np.ones((4, 4)), map_values=[0.0, 0.0]).max() == 153
+    assert overlay(image, np.ones((4, 4)), scale=(0.0, 0.0)).max() == 153
 
 
 def test_images_are_decoded_as_in_training(small_job, tmp_path):
@@ -239,3 +240,57 @@ def test_images_are_decoded_as_in_training(small_job, tmp_path):
 
 def test_a_detector_of_usual_images_is_saved_as_before(detector):
     assert "decoding" not in detector.inputs
+
+
+def test_contours_are_where_the_map_crosses_the_threshold():
+    image = np.full((64, 64, 3), 90, dtype=np.uint8)
+    positions = np.zeros((8, 8))
+    positions[2:6, 2:6] = 10.0
+    drawn = with_contours(image, positions, threshold=5.0)
+    changed = (drawn != image).any(axis=2)
+    above = render(positions, size=(64, 64)) > 5.0
+    inner = binary_erosion(above, border_value=1)
+    np.testing.assert_array_equal(changed, above & ~inner)
+    assert (image == 90).all()
+
+
+def test_map_values_are_of_models_that_did_not_see_the_image(small_job):
+    """The maxima of occlusion maps by models of nine tenths, in the order of the folds."""
+    fitted = fit(small_job)
+    maps = []
+    for rest, held_out in KFold(10, shuffle=True, random_state=42).split(fitted.train):
+        model = DFKDE(4).fit(fitted.train[rest])
+        feature_maps = list(fitted.reader.maps(fitted.split.train))
+        locate = localizer("occlusion").fit(
+            model, fitted.train[rest], [feature_maps[k] for k in rest]
+        )
+        maps += [locate.anomaly_map(feature_maps[k]) for k in held_out]
+    expected = [np.median(maps), *(one.max() for one in maps)]
+    predictor = Predictor(trained(fitted))
+    np.testing.assert_allclose(predictor.detector.inputs["map_values"], expected, rtol=1e-9)
+    assert predictor.map_threshold(0.95) == sorted(predictor.detector.inputs["map_values"][1:])[18]
+    low, high = predictor.map_scale
+    assert low == predictor.map_threshold()
+    np.testing.assert_allclose((high - expected[0]) / (low - expected[0]), 3)
+
+
+def test_percentiles_agree_with_thresholds(detector):
+    """At quantile q, the percentile of an image is at least 100 q where it is called anomalous."""
+    predictor = Predictor(detector)
+    scores = np.sort(detector.train_scores)
+    for score in [*scores, *np.nextafter(scores, np.inf), -1e9, 1e9]:
+        percentile = predictor.percentile(score)
+        assert percentile == percentileofscore(detector.train_scores, score, kind="strict")
+        for quantile in (0.05, 0.5, 0.95, 1):
+            above = score > predictor.threshold(quantile)
+            assert above == (percentile >= 100 * quantile)
+
+
+@pytest.mark.parametrize(("n", "quantile"), [(20, 0.95), (209, 0.95), (209, 0.99), (20, 1)])
+def test_false_alarms_are_those_of_repeated_draws(detector, n, quantile):
+    """Uniform scores: the share above a threshold is one minus the threshold."""
+    rng = np.random.default_rng(0)
+    drawn = rng.random((20_000, n))
+    shares = 1 - np.quantile(drawn, quantile, axis=1, method="inverted_cdf")
+    found = Predictor(replace(detector, train_scores=drawn[0])).false_alarms(quantile)
+    np.testing.assert_allclose(found, np.quantile(shares, [0.05, 0.95]), atol=0.003)

@@ -184,7 +184,6 @@ HEADER = "image,defect_type,anomalous,score\n"
     "content",
     [
         "",
-        HEADER,
         "image,score\na,1\n",
         f"{HEADER}a",
         f"{HEADER}a,b,1,x",

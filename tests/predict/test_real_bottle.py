@@ -1,0 +1,54 @@
+"""On real bottles a defect stands out of its surroundings, by a scale of normal images alone."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from dfkde import render
+from harness.config import BackboneConfig, FeaturesConfig, ModelConfig
+from harness.data import load_split, read_mask
+from harness.fitting import fit
+from harness.predict import Predictor
+from harness.predict.predictor import trained
+from tests.conftest import tiny_job
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SIDE = 225
+
+
+def hot_share(predictor, sample):
+    """The share of the pixels outside the mask that lie in the upper half of the scale."""
+    [found] = predictor.predict([sample.path], maps=True)
+    low, high = predictor.map_scale
+    hot = render(found.anomaly_map, size=(SIDE, SIDE)) > (low + high) / 2
+    gt_mask = read_mask(sample.mask_path, sample.mask_digest).astype(np.float32)
+    outside = cv2.resize(gt_mask, (SIDE, SIDE), interpolation=cv2.INTER_AREA) == 0
+    return hot[outside].mean(), hot[~outside].mean()
+
+
+@pytest.fixture(scope="module")
+def real_job(real_images, tmp_path_factory):
+    backbone = yaml.safe_load((ROOT / "conf/backbone/efficientnet_lite0.yaml").read_text())
+    cache = tmp_path_factory.mktemp("cache")
+    job = tiny_job(real_images / "mvtec_ad_256", cache)
+    return replace(
+        job,
+        backbone=BackboneConfig(**backbone),
+        model=ModelConfig("dfkde", "dfkde.density:DFKDE"),
+        features=FeaturesConfig(cache=str(cache)),
+        image_size=256,
+        n_train=60,
+    )
+
+
+def test_less_than_a_tenth_of_the_surroundings_is_in_the_upper_half(real_job):
+    split = load_split(real_job.dataset, "bottle", seed=42)
+    few = [sample for sample in split.test if sample.anomalous][::5]
+    predictor = Predictor(trained(fit(real_job)))
+    outside, inside = zip(*(hot_share(predictor, sample) for sample in few), strict=True)
+    assert np.median(outside) < 0.1
+    assert np.median(inside) > 0.5  # and the defects are
