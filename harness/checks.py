@@ -42,7 +42,9 @@ def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
     for config in configs:
         _check_names(config)
         _check_numbers(config)
-        check_localizer(config.localizer)
+        job = config.job()
+        check_localizer(job.localizer)
+        _ = job.map_layers
     if weights:
         memory = memory_limit()
         for config in configs:
@@ -56,6 +58,7 @@ def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
             config.backbone,
             cache=config.features.cache,
             random_seed=config.seed if config.allow_random_weights else None,
+            maps_of=config.job().map_layers,
         )
         extractor.check(_shape(config) if weights else None)
 
@@ -133,7 +136,7 @@ def _check_memory(config: Config, memory: float) -> None:
             f" got {config.image_size}"
         )
     side = config.pixel_resolution
-    if side is not None and config.localizer != "none" and _PIXEL * side**2 > memory:
+    if side is not None and config.job().localizer != "none" and _PIXEL * side**2 > memory:
         raise ValueError(
             "pixel_resolution must be such that an anomaly map fits into memory:"
             f" {_gb(_PIXEL * side**2)} are needed at least, and there are {_gb(memory)}; got {side}"
@@ -160,7 +163,7 @@ def _activations(backbone: BackboneConfig) -> int:
 
 def _network(config: Config) -> str:
     size = (config.image_size, config.center_crop, config.allow_random_weights)
-    return f"{config.backbone} {config.features} {size}"
+    return f"{config.backbone} {config.features} {size} {config.job().map_layers}"
 
 
 def _shape(config: Config) -> tuple[int, int, int, int]:

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.checks import check_settings
 from harness.compose import Composer
-from harness.config import Config, conf_dir, name_differences
+from harness.config import Config, conf_dir, name_differences, share_extraction
 from harness.record import Outcome
 from harness.sweep.multirun import SharedSettings, check_sweep, environment
 from harness.sweep.progress import Progress, failures, leave_if_busy, summary
@@ -108,7 +108,7 @@ class HarnessLauncher(Launcher):
         """Run the jobs, which the sweeper has composed, and return what became of each."""
         with _in_one_line(ValueError):
             check_settings(configs, weights=self.is_local)
-        jobs = name_differences([config.job() for config in configs])
+        jobs = share_extraction(name_differences([config.job() for config in configs]))
         tasks = [
             Task(job, c.tracking, self._folder / str(number), c.force, c.save_model)
             for number, (job, c) in enumerate(zip(jobs, configs, strict=True), initial_job_idx)
