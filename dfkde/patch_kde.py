@@ -115,10 +115,8 @@ class PatchKDE(MapDetector):
         """Return how many components are kept, by the eigenvalues in decreasing order."""
         if not isinstance(self.n_components, float):
             return int(self.n_components)
-        if values[0] <= 0:
-            raise ValueError("the training images' maps must vary, got equal patches alone")
-        explained = np.cumsum(values) / values.sum()
-        return int(np.searchsorted(explained, self.n_components) + 1)
+        enough = np.searchsorted(np.cumsum(values), self.n_components * values.sum())
+        return min(int(enough) + 1, len(values))
 
     def _score(self, layers: Layers) -> Scored:
         centred = self._projected(layers) - self.position_means_

@@ -53,7 +53,9 @@ class Fitted:
         unfitted = localizer(self.job.localizer)
         if unfitted is None:
             return None
-        return unfitted.fit(self.model, self.train, _Maps(self.reader, self.split.train))
+        return unfitted.fit(
+            self.model, np.asarray(self.train), _Maps(self.reader, self.split.train)
+        )
 
     @property
     def spec(self) -> ExtractionSpec:
@@ -177,7 +179,7 @@ def features_of(
 def score(model: AnomalyDetector | MapDetector, features: Features) -> Scores:
     """Score images; a model on maps gives their anomaly maps as well."""
     if not isinstance(model, MapDetector):
-        return Scores(model.anomaly_score(features), [])
+        return Scores(model.anomaly_score(np.asarray(features)), [])
     found = parallel_map(
         lambda one: model.score(one[1], row=one[0]), enumerate(features), available()
     )

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from dfkde import Backbone, TrainedDetector
+from dfkde import Backbone, MapDetector, TrainedDetector
 from harness.config import BackboneConfig, FeaturesConfig
 from harness.features.extractor import LazyExtractor
 from harness.features.reader import FeatureReader, Features
 from harness.features.spec import NETWORK, library
-from harness.fitting import Fitted, folds, held_out_scores, quantile_score
+from harness.fitting import Fitted, folds, held_out_scores, quantile_score, score
 from harness.predict import QUANTILE, Prediction, check_quantile, reason_of
 from harness.provenance import commit, versions
 from harness.system.threads import one_blas_thread, parallel_map
@@ -75,6 +75,7 @@ class Predictor:
                 resize=inputs["resize"],
             ),
             center_crop=inputs["center_crop"],
+            map_layers=detector.backbone.maps_of,
         )
         self._check_network()
         self._warn_of_changes()
@@ -131,6 +132,9 @@ class Predictor:
     def _predict(self, features: Features | ValueError | OSError, *, maps: bool) -> Prediction:
         if not isinstance(features, Features):
             raise features
+        if isinstance(self.detector.model, MapDetector):
+            found = self.detector.model.score(features.layer_maps)
+            return Prediction(found.score, found.anomaly_map if maps else None)
         # One row at a time: the last bits of a matrix product may depend on how many it has.
         score = float(self.detector.model.anomaly_score(features.pooled[None])[0])
         locate = self.detector.localizer
@@ -151,7 +155,9 @@ class Predictor:
         if not {*map(library, NETWORK)} <= {*inputs["versions"]}:
             log.warning("not checked what the network computes: other libraries record it")
             return
-        found = self._extractor.digests(tuple(inputs["shape"])).network
+        layers = sorted(backbone.maps_of)
+        extractor = self._extractor.with_maps(layers) if layers else self._extractor
+        found = extractor.digests(tuple(inputs["shape"])).network
         if found != inputs["network_digest"]:
             raise ValueError(
                 f"the backbone {backbone.factory} must compute what it did in training, network"
@@ -173,7 +179,7 @@ def trained(fitted: Fitted) -> TrainedDetector:
 
     Its `inputs` say how images are read, every `auto` resolved, and where the detector comes from.
     """
-    job, spec = fitted.job, fitted.reader.spec
+    job, spec = fitted.job, fitted.spec
     with one_blas_thread():
         train_scores = held_out_scores(fitted)
         map_values = _map_values(fitted)
@@ -186,6 +192,7 @@ def trained(fitted: Fitted) -> TrainedDetector:
         std=list(spec.std),
         digest=spec.weights_digest,
         seed=job.seed if job.backbone.random else None,
+        maps_of=list(job.map_layers),
     )
     inputs = {name: getattr(spec, name) for name in _READING} | {
         "versions": list(spec.versions),
@@ -203,6 +210,9 @@ def trained(fitted: Fitted) -> TrainedDetector:
 def _map_values(fitted: Fitted) -> list[float] | None:
     """Return median and maximum over the anomaly maps of a fold that was held out."""
     rest, held_out = next(folds(fitted))
+    if isinstance(rest.model, MapDetector):
+        maps = score(rest.model, fitted.train[held_out]).maps
+        return [float(np.median(maps)), float(np.max(maps))]
     locate = rest.localizer
     if locate is None:
         return None
