@@ -143,29 +143,30 @@ class PatchCore(MapDetector):
 def greedy_coreset(points: NDArray[np.float32], size: int, *, first: int) -> NDArray[np.intp]:
     """Choose points (n, d) one by one, each the farthest from those chosen; return their indices.
 
-    Exact: a point is compared with a new one only where the triangle inequality leaves it open
-    whether that is nearer, which is about so where the new one lies within twice its distance from
-    the one that is nearest so far.
+    Exact up to the rounding of the squared distances: by the triangle inequality, a new point is
+    no nearer than the nearest so far to what lies less than half as far from that as the two are
+    apart; only the other points are compared with it.
     """
-    chosen = np.empty(size, dtype=np.intp)
-    distance = np.full(len(points), np.inf, dtype=points.dtype)
-    owner = np.zeros(len(points), dtype=np.intp)
-    # Rounding must not exclude a point: it may be off by a few units of the last place.
-    slack = 1 + 1e-4
+    points = points - points.mean(axis=0)
+    norms = np.einsum("ij,ij->i", points, points)
+    rounding = 1e-5 * norms.max()
+    chosen, owner = np.empty(size, dtype=np.intp), np.zeros(len(points), dtype=np.intp)
+    centres = np.empty((size, points.shape[1]), dtype=points.dtype)
+    squared = np.full(len(points), np.inf, dtype=points.dtype)
     new = first
     for k in range(size):
-        chosen[k] = new
-        apart = _distances(points[chosen[:k]], points[new])
-        near = np.flatnonzero(apart[owner] < 2 * slack * distance) if k else slice(None)
-        to_new = _distances(points[near], points[new])
-        nearer = to_new < distance[near]
-        places = np.flatnonzero(nearer) if isinstance(near, slice) else near[nearer]
-        distance[places], owner[places] = to_new[nearer], k
-        distance[new] = -1.0  # chosen once
-        new = int(distance.argmax())
+        chosen[k], centres[k] = new, points[new]
+        apart = norms[chosen[:k]] + norms[new] - 2 * (centres[:k] @ points[new])
+        near = (
+            np.flatnonzero(apart[owner] < 4 * squared + rounding) if k else np.arange(len(points))
+        )
+        # A copy of most points would take longer than to compare all.
+        products = points[near] @ points[new] if 8 * len(near) < len(points) else None
+        if products is None:
+            products = (points @ points[new])[near]
+        to_new = norms[near] + norms[new] - 2 * products
+        nearer = to_new < squared[near]
+        squared[near[nearer]], owner[near[nearer]] = to_new[nearer], k
+        squared[new] = -np.inf  # chosen once
+        new = int(squared.argmax())
     return chosen
-
-
-def _distances(points: NDArray[np.float32], point: NDArray[np.float32]) -> NDArray[np.float32]:
-    difference = points - point
-    return np.sqrt(np.einsum("ij,ij->i", difference, difference))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO, TypeVar
 
 from harness.compose import Composed, ComposeError, Sweep, sweeps_of
-from harness.config import BackboneConfig
+from harness.config import BackboneConfig, Config
 from harness.system.files import DamagedError, open_regular
 from harness.system.terminal import from_cell, one_line
 
@@ -204,7 +204,7 @@ def read_table(conf: Path, name: str) -> Table:
 
 def _table(name: str, sweep: Sweep, where: str) -> Table:
     jobs = [job.config for job in sweep.jobs]
-    first = asdict(jobs[0])
+    first = _resolved(jobs[0])
     found = {str(job.category) for job in jobs}
     axis, configs = _axis(sweep, where)
     return Table(
@@ -218,6 +218,14 @@ def _table(name: str, sweep: Sweep, where: str) -> Table:
     )
 
 
+def _resolved(config: Config) -> dict[str, Any]:
+    """Return a configuration as its runs record it: the localizer and layers of its model."""
+    values = asdict(config)
+    layers = config.model.layers.get(config.backbone.name, [])
+    model = values["model"] | {"layers": layers}
+    return values | {"localizer": config.job().localizer, "model": model}
+
+
 def _axis(sweep: Sweep, where: str) -> tuple[str, dict[str, dict[str, Any]]]:
     """Return what is swept beside category and seed, and the configuration of each value."""
     axes = [key for key in sweep.swept if key not in ("category", "seed")]
@@ -229,7 +237,7 @@ def _axis(sweep: Sweep, where: str) -> tuple[str, dict[str, dict[str, Any]]]:
     jobs = [job.config for job in sweep.jobs]
     if len({job.dataset.name for job in jobs}) > 1:
         raise ReportError(f"{where} sweeps {axis} ({', '.join(values)}); a table shows one dataset")
-    each = [asdict(j) for j in jobs if (j.category, j.seed) == (first.category, first.seed)]
+    each = [_resolved(j) for j in jobs if (j.category, j.seed) == (first.category, first.seed)]
     shown = [[name_of(axis, one)] if axis in GROUPS else one for one in each]
     if any(one in shown[:place] for place, one in enumerate(shown)):
         raise ReportError(

@@ -146,7 +146,8 @@ class Seen:
     """What runs have in common, and where they differ otherwise than by the table's axes.
 
     Data may differ between categories only, weights between backbones (random ones between seeds,
-    too), a model's settings between models, and other settings nowhere, unless they are an axis.
+    too), a model's settings between models, the localizer between models on pooled features and on
+    maps, and other settings nowhere, unless they are an axis.
     """
 
     def __init__(self, runs: Sequence[Facets], axes: Sequence[str], *, timed: bool = False) -> None:
@@ -200,6 +201,8 @@ def _group(name: str, run: Facets, axes: Sequence[str] = ()) -> tuple[str, ...]:
 def _determinants(name: str, axes: Sequence[str], run: Facets) -> tuple[str, ...]:
     if name == "identity":
         return (*CORE, *axes)
+    if name == "localizer":  # a model on maps makes its own, and has none
+        return ("model.layers",)
     if name in DATA:
         return ("dataset", "category", *(axis for axis in axes if axis in DATA))
     if name == "weights_digest":
