@@ -216,7 +216,7 @@ def _determinants(name: str, axes: Sequence[str], run: Facets) -> tuple[str, ...
 
 
 def _of(group: tuple[str, ...]) -> str:
-    return f" of {'/'.join(group[:2])}" if group else ""
+    return f" of {'/'.join(group[:2])}" if any(group) else ""
 
 
 def _listed(name: str, values: Sequence[str | None]) -> str:
