@@ -11,7 +11,7 @@ from dfkde.maps import ImageMaps, Layers, MapDetector, Scored
 
 # Images whose outer products are added at once: one pass over the covariances for all of them.
 _BATCH = 16
-# Positions whose covariances are inverted at once.
+# Positions that are computed at once.
 _POSITIONS = 256
 # Pixels of the image for each position of the first layer, in ResNets and EfficientNets.
 _STRIDE = 4
@@ -101,14 +101,9 @@ class PaDiM(MapDetector):
             if place + 1 < batch.shape[1] and number < len(maps):
                 continue
             new = batch[:, : place + 1]
-            mean = new.mean(axis=1)
-            centred = new - mean[:, None]
-            shift = mean - self.mean_
-            scatter += centred.transpose(0, 2, 1) @ centred
-            weight = n * (place + 1) / number
-            if weight:
-                scatter += weight * shift[:, :, None] * shift[:, None, :]
-            self.mean_ += shift * ((place + 1) / number)
+            for start in range(0, h * w, _POSITIONS):
+                block = slice(start, start + _POSITIONS)
+                _add(new[block], self.mean_[block], scatter[block], n_before=n)
             n = number
         scatter /= n - 1
         return scatter
@@ -134,3 +129,14 @@ class PaDiM(MapDetector):
             found.append(drawn[:, rows[:, None], columns].reshape(len(drawn), h * w))
             first += len(one)
         return np.concatenate(found).T.astype(np.float64)
+
+
+def _add(new: Array, mean: Array, scatter: Array, *, n_before: int) -> None:
+    """Add new images (h * w, n, d) to means and scatters of so many others, in place."""
+    n = new.shape[1]
+    own = new.mean(axis=1)
+    shift = own - mean
+    between = shift * np.sqrt(n_before * n / (n_before + n))
+    rows = np.concatenate([new - own[:, None], between[:, None]], axis=1)
+    scatter += rows.transpose(0, 2, 1) @ rows
+    mean += shift * (n / (n_before + n))

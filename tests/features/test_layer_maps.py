@@ -15,6 +15,7 @@ from tests import tiny
 from tests.features.images import write_image
 
 LAYERS = ("features.0", "features")
+SLOW = pytest.mark.slow
 TINY = BackboneConfig(
     name="tiny", factory="tests.tiny:build", layers=["features"], mean=[0.5] * 3, std=[0.25] * 3
 )
@@ -51,27 +52,38 @@ def test_each_layer_has_its_own_map(samples, tmp_path):
     assert [one.shape for one in turned] == [(24, 8, 8), (16, 16, 16)]
 
 
-@pytest.mark.parametrize("engine", ["torch", "onnxruntime", "openvino"])
-def test_the_pass_of_more_layers_changes_no_bit(samples, tmp_path, engine):
+LITE = BackboneConfig(
+    name="lite",
+    factory="dfkde.backbones.efficientnet_lite:efficientnet_lite",
+    arguments={"variant": 0},
+    layers=["bn2"],
+    mean=None,
+    std=None,
+)
+
+
+@pytest.mark.parametrize(
+    ("engine", "backbone", "every"),
+    [
+        ("torch", TINY, ("features", "features.0")),
+        ("onnxruntime", TINY, ("features", "features.0")),
+        pytest.param("openvino", TINY, ("features", "features.0"), marks=SLOW),
+        pytest.param("torch", LITE, ("blocks.1", "blocks.2", "blocks.4"), marks=SLOW),
+        pytest.param("onnxruntime", LITE, ("blocks.1", "blocks.2", "blocks.4"), marks=SLOW),
+        pytest.param("openvino", LITE, ("blocks.1", "blocks.2", "blocks.4"), marks=SLOW),
+    ],
+)
+def test_the_pass_of_more_layers_changes_no_bit(samples, engine, backbone, every):
     """So one section of the cache may hold what different passes wrote."""
     pytest.importorskip(engine)
-    lite = BackboneConfig(
-        name="lite",
-        factory="dfkde.backbones.efficientnet_lite:efficientnet_lite",
-        arguments={"variant": 0},
-        layers=["bn2"],
-        mean=None,
-        std=None,
+    none, some, whole = (
+        open_reader(None, layers, backbone, engine, maps=False).compute([samples[0].path])[0]
+        for layers in ((), every[1:2], every)
     )
-    own, some, every = (), ("blocks.2",), ("blocks.1", "blocks.2", "blocks.4")
-    found = []
-    for layers in (own, some, every):
-        reader = open_reader(None, layers, lite, engine=engine, maps=False)
-        found.append(reader.compute([samples[0].path])[0])
-    for one in found[1:]:
-        np.testing.assert_array_equal(one.pooled, found[0].pooled)
-        np.testing.assert_array_equal(one.feature_map, found[0].feature_map)
-    np.testing.assert_array_equal(found[1].layer_maps[0], found[2].layer_maps[1])
+    for one in (some, whole):
+        np.testing.assert_array_equal(one.pooled, none.pooled)
+        np.testing.assert_array_equal(one.feature_map, none.feature_map)
+    np.testing.assert_array_equal(some.layer_maps[0], whole.layer_maps[1])
 
 
 def test_one_pass_writes_all_that_a_sweep_needs(samples, tmp_path):
