@@ -2,7 +2,8 @@
 
 Run: `python -m benchmarks.map_models [--images FOLDER] [--device cuda]`. Each model has a process
 of its own, which extracts the maps, fits the model on the first images and scores the others, so
-that the ratios are of one process. Scoring takes the threads of a job: one for each core.
+that the ratios are of one process. Scoring takes the threads of a job: one for each core. Beside the
+seconds that pass stand those of the processor, which other work on the machine does not lengthen.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from harness.fitting import build_model, features_of, reader_of, score
 from harness.system.threads import one_blas_thread
 
 MODELS = ("patch_kde", "padim", "patchcore")
-COLUMNS = ("extraction s", "fit s", "scoring s", "fit and scoring / extraction", "ms per image")
+STAGES = ("extraction", "fit", "scoring")
 
 
 def main() -> None:
@@ -35,7 +36,9 @@ def main() -> None:
         if options.images is None:
             options.images = Path(folder) / "images"
             write_pictures(options.images, options.n)
-        table(["model", *COLUMNS, "peak GB"], (_line(options, name) for name in options.models))
+        print("Seconds, in brackets of the processor; fit and scoring as a ratio to extraction.\n")
+        columns = ["model", *STAGES, "ratio", "peak GB"]
+        table(columns, (_line(options, name) for name in options.models))
 
 
 def parsed(arguments: Sequence[str] | None = None) -> Any:
@@ -55,14 +58,15 @@ def parsed(arguments: Sequence[str] | None = None) -> Any:
 def _line(options: Any, name: str) -> tuple[str, ...]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        extraction, fit, scoring, peak = pool.submit(measure, options, name).result()
-    ms = 1000 * (fit + scoring) / options.n
-    numbers = (extraction, fit, scoring, (fit + scoring) / extraction, ms)
-    return (name, *(f"{number:.2f}" for number in numbers), f"{peak / 1e9:.2f}")
+        stages, peak = pool.submit(measure, options, name).result()
+    seconds = [f"{passed:.1f} ({processor:.1f})" for passed, processor in stages]
+    extraction, fit, scoring = stages
+    ratios = [(fit[k] + scoring[k]) / extraction[k] for k in (0, 1)]
+    return (name, *seconds, f"{ratios[0]:.2f} ({ratios[1]:.2f})", f"{peak / 1e9:.2f}")
 
 
-def measure(options: Any, name: str) -> tuple[float, float, float, float]:
-    """Return the seconds of extraction, fit and scoring of one model, and the peak in bytes."""
+def measure(options: Any, name: str) -> tuple[list[tuple[float, float]], float]:
+    """Return the seconds and processor seconds of each stage of a model, and the peak in bytes."""
     job = job_of(options, name)
     samples = samples_in(options.images)[: options.n]
     train, test = samples[: options.n_train], samples[options.n_train :]
@@ -70,11 +74,13 @@ def measure(options: Any, name: str) -> tuple[float, float, float, float]:
         job.features.cache = cache
         reader = reader_of(job)
         reader.prepare()
-        extraction = _seconds(lambda: features_of(job, reader, samples, maps=False))
         model = build_model(job.model)
-        fit = _seconds(lambda: model.fit(features_of(job, reader, train, maps=False)))
-        scoring = _seconds(lambda: score(model, features_of(job, reader, test, maps=False)))
-    return extraction, fit, scoring, status_bytes("VmHWM")
+        stages = [
+            _timed(lambda: features_of(job, reader, samples, maps=False)),
+            _timed(lambda: model.fit(features_of(job, reader, train, maps=False))),
+            _timed(lambda: score(model, features_of(job, reader, test, maps=False))),
+        ]
+    return stages, status_bytes("VmHWM")
 
 
 def job_of(options: Any, name: str) -> Job:
@@ -100,10 +106,10 @@ def _read(group: str, name: str) -> dict[str, Any]:
     return settings
 
 
-def _seconds(task: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def _timed(task: Callable[[], object]) -> tuple[float, float]:
+    started = time.perf_counter(), time.process_time()
     task()
-    return time.perf_counter() - started
+    return time.perf_counter() - started[0], time.process_time() - started[1]
 
 
 if __name__ == "__main__":
