@@ -11,7 +11,7 @@ import torch
 from torchvision.models import resnet18
 
 from benchmarks import decoding, map_models, scaling
-from benchmarks.measure import write_pictures
+from benchmarks.measure import extractor_of, write_pictures
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -30,6 +30,10 @@ def test_it_explains_itself(name, monkeypatch, capsys):
         import_module(f"benchmarks.{name}").main()
     assert ended.value.code == 0
     assert "usage: " in capsys.readouterr().out
+
+
+def test_the_network_without_weights_is_allowed():
+    extractor_of(None).check(None)
 
 
 def test_decoding_runs(monkeypatch, capsys):
