@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from benchmarks.extraction import settings_of
-from benchmarks.measure import machine, table
+from benchmarks.measure import extractor_of, machine, table
 from dfkde import DFKDE, localizer, render
 from harness.config import DatasetConfig, FeaturesConfig
 from harness.data import Split, load_split, read_mask
