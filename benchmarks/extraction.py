@@ -21,8 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import (
     Alone,
-    backbone,
     extract_again,
+    extractor_of,
     has_bf16,
     in_threads,
     machine,
@@ -88,7 +88,7 @@ def forward(options: Any, folder: Path) -> None:
     for setting in settings_of(options.device, options.only):
         tasks[" ".join(setting)] = Alone(engine_task, options, setting, folder)
     seconds = medians(tasks, rounds=options.rounds)
-    flops = flops_per_image(LazyExtractor(backbone(options.factory)))
+    flops = flops_per_image(extractor_of(options.factory))
     done = 2 * 2048**3 * n_multiplications(options.device)
     ceiling = done / seconds.pop("matrix multiply") / flops
     rates = {name: n_images(options.device) / value for name, value in seconds.items()}
@@ -133,7 +133,7 @@ def multiply_task(options: Any) -> Callable[[], None]:
 def eager_task(options: Any) -> Callable[[], None]:
     """Run the module as it is on batches in memory."""
     torch.set_num_threads(cores())
-    module = LazyExtractor(backbone(options.factory)).module.to(options.device)
+    module = extractor_of(options.factory).module.to(options.device)
     batch = torch.ones(BATCH, 3, SIZE, SIZE)
 
     def run() -> None:
@@ -146,7 +146,7 @@ def eager_task(options: Any) -> Callable[[], None]:
 
 def engine_task(options: Any, setting: Setting, folder: Path) -> Callable[[], object]:
     """Run an engine from as many threads as there are cores."""
-    extractor = LazyExtractor(backbone(options.factory))
+    extractor = extractor_of(options.factory)
     spec = open_reader(extractor, setting, options.device, folder).spec
     engine = build_engine(extractor, spec, cache=folder, workers=cores())
     images = np.ones((spec.batch, 3, SIZE, SIZE), dtype=np.float32)
@@ -212,7 +212,7 @@ class EagerLoop:
     def __init__(self, options: Any) -> None:
         torch.set_num_threads(cores())
         self.samples, self.device = images_of(options), options.device
-        self.module = LazyExtractor(backbone(options.factory)).module.to(self.device)
+        self.module = extractor_of(options.factory).module.to(self.device)
 
     def __call__(self) -> None:
         """Compute all images."""
@@ -234,7 +234,7 @@ class Category:
 
     def __init__(self, options: Any, setting: Setting, cache: Path) -> None:
         self.samples, self.cache = images_of(options), cache
-        self.extractor = LazyExtractor(backbone(options.factory))
+        self.extractor = extractor_of(options.factory)
         _ = self.extractor.module  # the loop above has it ready, too
         self.open = partial(open_reader, self.extractor, setting, options.device)
         self.reader = self.open(cache)

@@ -19,6 +19,7 @@ from PIL import Image
 
 from harness.config import BackboneConfig
 from harness.data import NORMAL, Sample
+from harness.features.extractor import LazyExtractor
 from harness.features.reader import FeatureReader
 from harness.system.threads import cores
 
@@ -178,6 +179,11 @@ def backbone(factory: str | None) -> BackboneConfig:
         mean=[0.485, 0.456, 0.406],
         std=[0.229, 0.224, 0.225],
     )
+
+
+def extractor_of(factory: str | None) -> LazyExtractor:
+    """Return the extractor of `backbone`."""
+    return LazyExtractor(backbone(factory), random_seed=0)
 
 
 def extract_again(reader: FeatureReader, samples: Sequence[Sample], cache: Path) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from benchmarks.extraction import settings_of
-from benchmarks.measure import backbone, machine, table
+from benchmarks.measure import extractor_of, machine, table
 from dfkde import DFKDE, localizer, render
 from harness.config import DatasetConfig, FeaturesConfig
 from harness.data import Split, load_split, read_mask
@@ -45,7 +45,7 @@ def main() -> None:
     options = parser.parse_args()
     dataset = DatasetConfig("mvtec", "MVTec AD", "mvtec", [options.category], options.root)
     split = load_split(dataset, options.category, seed=42)
-    extractor = LazyExtractor(backbone(options.factory))
+    extractor = extractor_of(options.factory)
     print(f"{machine()}; {options.category}\n")
     with tempfile.TemporaryDirectory() as cache:
         compare_settings(extractor, split, Path(cache))

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from benchmarks.measure import (
     Alone,
-    backbone,
     extract_again,
+    extractor_of,
     machine,
     medians,
     samples_in,
@@ -31,7 +31,6 @@ from benchmarks.measure import (
 )
 from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
 from harness.experiment import evaluate
-from harness.features.extractor import LazyExtractor
 from harness.features.reader import FeatureReader
 from harness.system.threads import cores
 
@@ -84,7 +83,7 @@ def again_task(images: Path, cache: Path, workers: int, part: tuple[int, int]) -
     first, step = part
     samples = samples_in(images)[first::step]
     settings = FeaturesConfig(device="cpu", workers=workers)
-    extractor = LazyExtractor(backbone(None))
+    extractor = extractor_of(None)
     reader = FeatureReader(extractor, image_size=256, cache=cache, settings=settings)
     reader.prepare()
     return partial(extract_again, reader, samples, cache)

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from dfkde.density import DFKDE, DFKDEResidual
     from dfkde.extractor import FeatureExtractor
     from dfkde.localizers import Localizer, localizer, render
+    from dfkde.maps import MapDetector
+    from dfkde.padim import PaDiM
+    from dfkde.patch_kde import PatchKDE
+    from dfkde.patchcore import PatchCore
     from dfkde.trained import Backbone, TrainedDetector
 
 __all__ = [
@@ -26,7 +30,11 @@ __all__ = [
     "FeatureExtractor",
     "Gaussian",
     "Localizer",
+    "MapDetector",
     "NonFiniteError",
+    "PaDiM",
+    "PatchCore",
+    "PatchKDE",
     "TrainedDetector",
     "load_backbone",
     "localizer",
@@ -40,6 +48,10 @@ _MODULES = {
     "dfkde.density": ["DFKDE", "DFKDEResidual"],
     "dfkde.extractor": ["FeatureExtractor"],
     "dfkde.localizers": ["Localizer", "localizer", "render"],
+    "dfkde.maps": ["MapDetector"],
+    "dfkde.padim": ["PaDiM"],
+    "dfkde.patch_kde": ["PatchKDE"],
+    "dfkde.patchcore": ["PatchCore"],
     "dfkde.trained": ["Backbone", "TrainedDetector"],
 }
 

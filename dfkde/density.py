@@ -235,7 +235,7 @@ class PCA(BaseEstimator):
         rank = int((singular_values > relative + _rounding(X) * np.sqrt(X.size)).sum())
         if rank < k:
             raise self._rank_error(rank, X)
-        self.components_ = _with_fixed_signs(components)
+        self.components_ = with_fixed_signs(components)
         self.variances_ = singular_values**2 / (n - 1)
         return self
 
@@ -284,7 +284,7 @@ def leading_components_of_scatter(scatter: Array, k: int) -> Array:
     """
     d = len(scatter)
     _, vectors = linalg.eigh(scatter, lower=False, subset_by_index=[d - k, d - 1])
-    return _with_fixed_signs(vectors[:, ::-1].T)
+    return with_fixed_signs(vectors[:, ::-1].T)
 
 
 def _svd(X: Array, mean: Array, k: int) -> tuple[Array, Array]:
@@ -351,7 +351,7 @@ def _projected(X: Array, mean: Array, axes: Array) -> Array:
     return np.concatenate([centred @ axes for centred in _centred(X, mean)])
 
 
-def _with_fixed_signs(components: Array) -> Array:
+def with_fixed_signs(components: Array) -> Array:
     """Make the entry of largest magnitude of each row positive, in a new C-contiguous array."""
     largest = np.abs(components).argmax(axis=1)
     signs = np.sign(components[np.arange(len(components)), largest])

@@ -33,6 +33,8 @@ class FeatureExtractor(nn.Module):
     mean, std : sequence of float, optional
         Per-channel normalisation of RGB in [0, 1]. By default the backbone's own, from its
         attribute `pretrained_cfg`, which the networks of timm have.
+    maps_of : sequence of str
+        Further modules, by name: the output of each is returned by itself, as it is.
 
     Raises
     ------
@@ -59,22 +61,24 @@ class FeatureExtractor(nn.Module):
         *,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        maps_of: Sequence[str] = (),
     ):
         super().__init__()
         self.module = module.eval().requires_grad_(False)
         self.layers = _known_layers(module, layers)
+        self.maps_of = _known_layers(module, maps_of) if maps_of else ()
         self.mean = _channels(module, "mean", mean)
         self.std = _channels(module, "std", std)
         self.register_buffer("_mean", torch.tensor(self.mean).view(1, 3, 1, 1))
         self.register_buffer("_std", torch.tensor(self.std).view(1, 3, 1, 1))
         self._outputs: dict[str, object] = {}
         self._program: tuple[tuple[int, ...], ExportedProgram] | None = None
-        for layer in self.layers:
+        for layer in dict.fromkeys((*self.layers, *self.maps_of)):
             part = module if layer == OUTPUT else module.get_submodule(layer)
             part.register_forward_hook(self._keep(layer))
         self.eval()
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Extract the features of a batch.
 
         Parameters
@@ -88,6 +92,8 @@ class FeatureExtractor(nn.Module):
             The mean of the feature maps over their positions; D is the layers' channels in sum.
         feature_maps : tensor of shape (n, D, h, w)
             The layers' outputs at the coarsest resolution, concatenated in the order of `layers`.
+        *maps : tensors of shape (n, channels, h, w)
+            The outputs of the layers in `maps_of`, each of its own shape.
 
         Raises
         ------
@@ -96,10 +102,13 @@ class FeatureExtractor(nn.Module):
         """
         self.module((images - self._mean) / self._std)
         size = (images.shape[2], images.shape[3])
-        maps = [self._feature_map(layer, size) for layer in self.layers]
+        outputs = dict(self._outputs)
+        self._outputs.clear()
+        maps = [self._feature_map(layer, outputs, size) for layer in self.layers]
+        own = [self._feature_map(layer, outputs, size) for layer in self.maps_of]
         h, w = min((one.shape[2:] for one in maps), key=math.prod)
         feature_maps = torch.cat([_pooled_to(one, (h, w)) for one in maps], dim=1)
-        return feature_maps.mean(dim=(2, 3)), feature_maps
+        return feature_maps.mean(dim=(2, 3)), feature_maps, *own
 
     def program(self, shape: tuple[int, ...]) -> ExportedProgram:
         """Return the extractor as a graph for batches of this shape (n, 3, H, W).
@@ -138,11 +147,11 @@ class FeatureExtractor(nn.Module):
 
         return hook
 
-    def _feature_map(self, layer: str, size: tuple[int, int]) -> Tensor:
+    def _feature_map(self, layer: str, outputs: dict[str, object], size: tuple[int, int]) -> Tensor:
         """Return a layer's output for images of this size in the form (n, channels, h, w)."""
-        if layer not in self._outputs:
+        if layer not in outputs:
             raise ValueError(f"layers must be modules that the backbone runs, got {layer!r}")
-        output = self._outputs.pop(layer)
+        output = outputs[layer]
         if isinstance(output, Tensor) and output.ndim == 3:
             output = _unfolded(output, getattr(self.module, "num_prefix_tokens", 0))
         if not isinstance(output, Tensor) or output.ndim != 4:

@@ -81,11 +81,11 @@ def render(anomaly_map: Array, *, size: tuple[int, int], sigma: float = 4.0) -> 
     if (anomaly_map == anomaly_map[0, 0]).all():
         return np.full(size, anomaly_map[0, 0], dtype=np.float64)
     # Both steps are linear and separable, so that the whole is one small matrix for each axis.
-    return _operator(h, height, sigma) @ anomaly_map @ _operator(w, width, sigma).T
+    return axis_operator(h, height, sigma) @ anomaly_map @ axis_operator(w, width, sigma).T
 
 
 @lru_cache(maxsize=32)
-def _operator(n: int, size: int, sigma: float) -> Array:
+def axis_operator(n: int, size: int, sigma: float) -> Array:
     """Return the matrix (size, n) that upsamples and smooths one axis."""
     centres = (np.arange(size) + 0.5) * n / size - 0.5
     upsample = np.stack([np.interp(centres, np.arange(n), row) for row in np.eye(n)], axis=1)
@@ -200,10 +200,9 @@ class PatchDensity(Localizer):
         """Score each position by the negative log density of its own feature."""
         _check_map(feature_map, (len(self.mean_), *self.grid_.tolist()), name="feature_map")
         centred = self._projected(feature_map) - self.position_means_
-        whitened = np.einsum("pij,pj->pi", self.whitening_, centred)
-        squared = ((self.points_ - whitened[:, None]) ** 2).sum(axis=2)
-        log_density = logsumexp(-squared / 2, axis=1) + self.log_norm_
-        return -np.asarray(log_density).reshape(feature_map.shape[1:])
+        norms = squared_norms(self.points_)
+        log_density = log_densities(centred, self.whitening_, self.points_, norms) + self.log_norm_
+        return -log_density.reshape(feature_map.shape[1:])
 
     def _projected(self, feature_map: FeatureMap) -> Array:
         return (_positions(feature_map) - self.mean_) @ self.components_.T
@@ -221,33 +220,73 @@ class PatchDensity(Localizer):
         return leading_components_of_scatter(scatter, k)
 
     def _fit_densities(self, projected: Array) -> None:
-        n, _, k = projected.shape
-        self.position_means_ = projected.mean(axis=0)
-        centred = (projected - self.position_means_).transpose(1, 0, 2)
-        own = centred.transpose(0, 2, 1) @ centred / (n - 1)
-        self._check_rank(own.mean(axis=0), projected)
-        covariance = own + self.shrinkage * (own.mean(axis=0) - own)
+        self.points_ = np.ascontiguousarray(projected.transpose(1, 0, 2))
+        fitted = fit_densities(self.points_, self.shrinkage, n_features=len(self.mean_))
+        self.position_means_, self.whitening_, self.log_norm_ = fitted
+
+
+def fit_densities(
+    points: Array, shrinkage: float, *, n_features: int
+) -> tuple[Array, Array, Array]:
+    """Fit a Gaussian kernel density at each position to points (h * w, n, k), and whiten them.
+
+    The points are overwritten, for they are large. Returned are, for each position, the mean
+    (h * w, k), what whitens (h * w, k, k), and the logarithm (h * w,) of the kernels' constant.
+    """
+    n_positions, n, k = points.shape
+    largest = max(points.max(), -points.min())
+    means, own = np.empty((n_positions, k)), np.empty((n_positions, k, k))
+    for place, here in enumerate(points):
+        means[place] = here.mean(axis=0)
+        here -= means[place]
+        own[place] = here.T @ here / (n - 1)
+    mean = own.mean(axis=0)
+    _check_rank(mean, points.shape, largest, n_features=n_features)
+    log_norm = np.empty(n_positions)
+    for place, here in enumerate(points):
+        covariance = own[place] + shrinkage * (mean - own[place])
         cholesky = np.linalg.cholesky(covariance) * n ** (-1 / (k + 4))
-        self.whitening_ = np.linalg.inv(cholesky)
-        self.points_ = np.ascontiguousarray(centred @ self.whitening_.transpose(0, 2, 1))
-        log_det = 2 * np.log(np.diagonal(cholesky, axis1=1, axis2=2)).sum(axis=1)
-        self.log_norm_ = -np.log(n) - (k * np.log(2 * np.pi) + log_det) / 2
+        own[place] = np.linalg.inv(cholesky)
+        here[:] = here @ own[place].T
+        log_det = 2 * np.log(np.diagonal(cholesky)).sum()
+        log_norm[place] = -np.log(n) - (k * np.log(2 * np.pi) + log_det) / 2
+    return means, own, log_norm
 
-    def _check_rank(self, covariance: Array, projected: Array) -> None:
-        """Refuse a singular mean covariance (k, k) of the projected features (n, h * w, k).
 
-        All covariances hold a share of it, and so have its rank at least.
-        """
-        n, n_positions, k = projected.shape
-        eps = np.finfo(np.float64).eps
-        values = np.linalg.eigvalsh(covariance)
-        rounding = (n * eps * np.abs(projected).max()) ** 2
-        rank = int((values > n_positions * n * eps * values[-1] + rounding).sum())
-        if rank < k:
-            raise ValueError(
-                f"n_components={k} needs feature maps that vary between the images in as many"
-                f" directions, got {rank} (n_samples={n}, n_features={len(self.mean_)})"
-            )
+def squared_norms(points: Array) -> Array:
+    """Return the squared lengths (h * w, n) of points (h * w, n, k)."""
+    return np.asarray(np.einsum("pij,pij->pi", points, points))
+
+
+def log_densities(centred: Array, whitening: Array, points: Array, norms: Array) -> Array:
+    """Return the log density (h * w,) of features less their means (h * w, k), but its constant.
+
+    `norms` are the points' `squared_norms`.
+    """
+    whitened = np.matmul(whitening, centred[:, :, None])
+    squared = squared_norms(whitened.transpose(0, 2, 1)) + norms
+    squared -= 2 * np.matmul(points, whitened)[:, :, 0]
+    return np.asarray(logsumexp(-squared / 2, axis=1))
+
+
+def _check_rank(
+    covariance: Array, shape: tuple[int, ...], largest: float, *, n_features: int
+) -> None:
+    """Refuse a singular mean covariance (k, k) of points of shape (h * w, n, k).
+
+    All covariances hold a share of it, and so have its rank at least. `largest` is the largest
+    magnitude of the points.
+    """
+    n_positions, n, k = shape
+    eps = np.finfo(np.float64).eps
+    values = np.linalg.eigvalsh(covariance)
+    rounding = (n * eps * largest) ** 2
+    rank = int((values > n_positions * n * eps * values[-1] + rounding).sum())
+    if rank < k:
+        raise ValueError(
+            f"n_components={k} needs feature maps that vary between the images in as many"
+            f" directions, got {rank} (n_samples={n}, n_features={n_features})"
+        )
 
 
 class Uniform(Localizer):

@@ -31,6 +31,9 @@ ESTIMATORS = frozenset(
         "dfkde.localizers:Occlusion",
         "dfkde.localizers:PatchDensity",
         "dfkde.localizers:Uniform",
+        "dfkde.padim:PaDiM",
+        "dfkde.patch_kde:PatchKDE",
+        "dfkde.patchcore:PatchCore",
     }
 )
 """All estimators of this project, by the module that defines them."""

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dfkde.base import AnomalyDetector, Array
     from dfkde.extractor import FeatureExtractor
     from dfkde.localizers import Localizer
+    from dfkde.maps import MapDetector
 
 _FORMAT = 2
 _WITHOUT_CHECKSUM = 1
@@ -55,6 +56,8 @@ class Backbone:
         `FeatureExtractor.digest` of the network that the detector was trained with.
     seed : int, optional
         Of random weights, as `load_backbone` takes it.
+    maps_of : list of str
+        For a model on maps, the layers whose maps it scores, in its order.
     """
 
     factory: str
@@ -65,6 +68,7 @@ class Backbone:
     std: list[float]
     digest: str
     seed: int | None = None
+    maps_of: list[str] = field(default_factory=list)
 
     @classmethod
     def load(cls, folder: Path, *, trusted: Sequence[str] = ()) -> Self:
@@ -102,8 +106,10 @@ class Backbone:
         except WeightsError as error:  # the detector takes no other backbone
             raise error.without_others() from None
 
-    def extractor(self) -> FeatureExtractor:
+    def extractor(self, maps_of: Sequence[str] = ()) -> FeatureExtractor:
         """Build the feature extractor; the factory is imported, for `load` has checked it.
+
+        `maps_of` is as `FeatureExtractor` takes it.
 
         Raises
         ------
@@ -120,7 +126,9 @@ class Backbone:
             )
         except WeightsError as error:
             raise error.without_others() from error
-        extractor = FeatureExtractor(module, self.layers, mean=self.mean, std=self.std)
+        extractor = FeatureExtractor(
+            module, self.layers, mean=self.mean, std=self.std, maps_of=maps_of
+        )
         self.check_digest(extractor.digest)
         return extractor
 
@@ -139,8 +147,8 @@ class TrainedDetector:
 
     Attributes
     ----------
-    model : AnomalyDetector
-        Fitted on pooled features.
+    model : AnomalyDetector or MapDetector
+        Fitted on pooled features, or on the maps of the backbone's `maps_of`.
     localizer : Localizer, optional
         Fitted with that model; None for no anomaly maps.
     backbone : Backbone
@@ -151,7 +159,7 @@ class TrainedDetector:
         Anomaly scores of the training images, for a threshold that uses no test image.
     """
 
-    model: AnomalyDetector
+    model: AnomalyDetector | MapDetector
     localizer: Localizer | None
     backbone: Backbone
     inputs: dict[str, Any]

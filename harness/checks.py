@@ -82,6 +82,7 @@ def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
             config.backbone,
             cache=config.features.cache,
             random_seed=config.seed if config.allow_random_weights else None,
+            maps_of=config.job().map_layers,
         )
         extractor.check(_shape(config) if weights else None)
 
@@ -141,7 +142,9 @@ def _check_choices(config: Config) -> None:
     from harness.data.load import check_dataset
     from harness.features.inputs import RESIZES
 
-    check_localizer(config.localizer)
+    job = config.job()
+    check_localizer(job.localizer)
+    _ = job.map_layers  # raises where the model has none for the backbone
     check_dataset(config.dataset, str(config.category))
     if config.features.resize not in RESIZES:
         rule, got = f"features.resize must be one of {', '.join(RESIZES)}", config.features.resize
@@ -261,7 +264,7 @@ def _check_memory(config: Config, memory: float) -> None:
             f" got {config.image_size}"
         )
     side = config.pixel_resolution
-    if side is not None and config.localizer != "none" and _PIXEL * side**2 > memory:
+    if side is not None and config.job().localizer != "none" and _PIXEL * side**2 > memory:
         raise ValueError(
             "pixel_resolution must be such that an anomaly map fits into memory:"
             f" {_gb(_PIXEL * side**2)} are needed at least, and there are {_gb(memory)}; got {side}"
@@ -288,7 +291,7 @@ def _activations(backbone: BackboneConfig) -> int:
 
 def _network(config: Config) -> str:
     size = (config.image_size, config.center_crop, config.allow_random_weights)
-    return f"{config.backbone} {config.features} {size}"
+    return f"{config.backbone} {config.features} {size} {config.job().map_layers}"
 
 
 def _shape(config: Config) -> tuple[int, int, int, int]:

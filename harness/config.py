@@ -20,7 +20,7 @@ from dfkde.backbones.presence import is_random
 _MANDATORY: Any = "???"
 
 # What the name of a job says already, or holds in part.
-_NAMED = ("category", "seed", "swept", "dataset.name", "dataset.categories")
+_NAMED = ("category", "seed", "dataset.name", "dataset.categories")
 
 
 @dataclass
@@ -123,21 +123,25 @@ class BackboneConfig:
 
 @dataclass
 class ModelConfig:
-    """The density model on the pooled features (`conf/model/*.yaml`).
+    """The model, on pooled features or on the maps of layers (`conf/model/*.yaml`).
 
     Attributes
     ----------
     name : str
         The model, as written in tables and run names.
     factory : str
-        `module:class`, an estimator with `fit`, `score_samples` and `anomaly_score`.
+        `module:class`, a `dfkde.AnomalyDetector` or a `dfkde.MapDetector`.
     params : dict
         Keyword arguments of the class.
+    layers : dict of list of str
+        For a model that scores the maps of layers instead of pooled features: which, by the name
+        of the backbone. Such a model makes its own anomaly maps.
     """
 
     name: str = _MANDATORY
     factory: str = _MANDATORY
     params: dict[str, Any] = field(default_factory=dict)
+    layers: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -207,7 +211,9 @@ class Job:
     """One cell of a table: every setting that determines its numbers.
 
     The settings are explained in `conf/config.yaml`. `swept` is none of them: it says what
-    distinguishes the job from others of its sweep, as `name_differences` finds it.
+    distinguishes the job from others of its sweep, as `name_differences` finds it. Nor are
+    `pass_layers` and `pass_pooled`, which say what the sweep needs of an image, as
+    `share_extraction` finds it: one forward pass gives all of it.
     """
 
     dataset: DatasetConfig
@@ -225,6 +231,33 @@ class Job:
     threshold_quantile: float | None = None
     allow_random_weights: bool = False
     swept: str = field(default="", compare=False)
+    pass_layers: tuple[str, ...] = field(default=(), compare=False)
+    pass_pooled: bool = field(default=False, compare=False)
+
+    @property
+    def map_layers(self) -> tuple[str, ...]:
+        """The layers whose maps the model scores; none for a model on pooled features.
+
+        Raises
+        ------
+        ValueError
+            If the model names none for the backbone, or there is a localizer for its own maps.
+        """
+        if not self.model.layers:
+            return ()
+        if self.localizer != "none":
+            raise ValueError(
+                f"localizer must be null for {self.model.name}, which makes its own anomaly maps,"
+                f" got {self.localizer!r}"
+            )
+        layers = self.model.layers.get(self.backbone.name)
+        if not layers:
+            raise ValueError(
+                f"model.layers of {self.model.name} must name the layers of the backbone"
+                f" {self.backbone.name!r} (model.layers.{self.backbone.name}=[...]);"
+                f" it has those of {', '.join(self.model.layers)}"
+            )
+        return tuple(layers)
 
     def protocol(self) -> dict[str, object]:
         """Return what determines the numbers beside data, weights, model and seed.
@@ -269,6 +302,10 @@ class Job:
         )
 
 
+OF_THE_SWEEP = ("swept", "pass_layers", "pass_pooled")
+"""What a job holds beside its settings."""
+
+
 @dataclass
 class Config:
     """The whole configuration, as composed from `conf/`: a job and how to run it."""
@@ -282,7 +319,7 @@ class Config:
     seed: int = 42
     image_size: int = 256
     center_crop: int | None = None
-    localizer: str = "occlusion"
+    localizer: str | None = None
     n_train: int | None = None
     train_contamination: float = 0.0
     pixel_resolution: int | None = None
@@ -294,9 +331,11 @@ class Config:
     plan: bool = False
 
     def job(self) -> Job:
-        """Return the job alone."""
-        names = (field.name for field in fields(Job) if field.name != "swept")
-        return Job(**{name: getattr(self, name) for name in names})
+        """Return the job alone; a localizer of null is the one of the model's kind."""
+        names = (field.name for field in fields(Job) if field.name not in OF_THE_SWEEP)
+        job = Job(**{name: getattr(self, name) for name in names})
+        own = "none" if self.model.layers else "occlusion"
+        return replace(job, localizer=own) if self.localizer is None else job
 
 
 def conf_dir() -> Path:
@@ -334,12 +373,29 @@ def name_differences(jobs: Sequence[Job]) -> list[Job]:
     return [replace(job, swept=" · ".join(own)) for job, own in zip(jobs, apart, strict=True)]
 
 
+def share_extraction(jobs: Sequence[Job]) -> list[Job]:
+    """Return the jobs of a sweep with what all of them need of an image, by backbone."""
+    layers: dict[str, set[str]] = {}
+    for job in jobs:
+        layers.setdefault(str(job.backbone), set()).update(job.map_layers)
+    pooled = {str(job.backbone) for job in jobs if not job.map_layers}
+    return [
+        replace(
+            job,
+            pass_layers=tuple(sorted(layers[str(job.backbone)])),
+            pass_pooled=str(job.backbone) in pooled,
+        )
+        for job in jobs
+    ]
+
+
 def _scopes(job: Job) -> dict[str, str]:
     """Return among which jobs the settings of a group are compared."""
     return {
         "dataset": f"dataset {job.dataset.name}",
         "model": f"model {job.model.name}",
         "backbone": f"backbone {job.backbone.label}",
+        "localizer": "models on maps" if job.model.layers else "models on pooled features",
     }
 
 
@@ -347,7 +403,10 @@ def _settings(job: Job) -> Iterator[tuple[str, str, str]]:
     """Yield scope, key and value of each setting that the job's name does not say."""
     scopes = _scopes(job)
     for key, value in _flat(asdict(job), ""):
-        if key not in _NAMED and (key, value) != ("model.params.random_state", str(job.seed)):
+        if key not in (*_NAMED, *OF_THE_SWEEP) and (key, value) != (
+            "model.params.random_state",
+            str(job.seed),
+        ):
             yield scopes.get(key.partition(".")[0], ""), key, value
 
 

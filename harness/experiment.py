@@ -17,11 +17,14 @@ from harness.fitting import (
     Fitted,
     anomaly_maps,
     build_model,
+    features_of,
     fit,
     has_masks,
     naming,
     pixel_results,
     reader_of,
+    score,
+    spec_of,
     split_of,
     threshold_of,
 )
@@ -75,21 +78,21 @@ def evaluate(
 
 def measure(fitted: Fitted, stages: Stages) -> Record:
     """Score the test images with a fitted model and measure the scores."""
-    job, split, spec = fitted.job, fitted.split, fitted.reader.spec
+    job, split, spec = fitted.job, fitted.split, fitted.spec
     before = fitted.reader.n_extracted
     with stages("features"):
-        test = fitted.reader.pooled(split.test, maps=has_masks(split))
+        test = features_of(job, fitted.reader, split.test, maps=has_masks(split))
     n_extracted = fitted.n_extracted + fitted.reader.n_extracted - before
     if n_extracted == len(split.train) + len(split.test):
         stages.seconds[EXTRACTION] = stages.seconds["features"]
     with stages("model"), one_blas_thread(), naming(split.test):
-        scores = fitted.model.anomaly_score(test) if split.test else np.empty(0)
+        scores, maps = score(fitted.model, test) if split.test else (np.empty(0), [])
         threshold = threshold_of(fitted)
     with stages("image metrics"):
         labels = [sample.anomalous for sample in split.test]
         image = image_metrics(labels, scores, threshold=threshold)
     with stages("anomaly maps"):
-        maps = anomaly_maps(fitted) if has_masks(split) else []
+        maps = maps or (anomaly_maps(fitted) if has_masks(split) else [])
     with stages("pixel metrics"):
         pixel = pixel_results(fitted, maps)
     image_scores = [
@@ -125,7 +128,7 @@ def measure(fitted: Fitted, stages: Stages) -> Record:
 def identify(job: Job, split: Split | None = None) -> str:
     """Return the identity of a job from its data and its backbone, without running it."""
     split = split_of(job) if split is None else split
-    return identity(job, reader_of(job).spec, fingerprint=split.fingerprint)
+    return identity(job, spec_of(job, reader_of(job)), fingerprint=split.fingerprint)
 
 
 def identity(job: Job, spec: ExtractionSpec, *, fingerprint: str) -> str:
@@ -170,7 +173,9 @@ def _values(job: Job, spec: ExtractionSpec) -> dict[str, object]:
         "backbone.mean": _numbers(spec.mean),
         "backbone.std": _numbers(spec.std),
     }
-    return job.protocol() | features | {f"model.{name}": value for name, value in params.items()}
+    layers = {"model.layers": ",".join(job.map_layers)} if job.map_layers else {}
+    model = layers | {f"model.{name}": value for name, value in params.items()}
+    return job.protocol() | features | model
 
 
 def _numbers(values: Iterable[float]) -> str:

@@ -11,18 +11,19 @@ from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import KFold
 
-from dfkde import AnomalyDetector, Localizer, NonFiniteError, localizer, render
+from dfkde import AnomalyDetector, Localizer, MapDetector, NonFiniteError, localizer, render
 from dfkde.registry import module_of_file
 from harness.config import Job, ModelConfig
 from harness.data import DataError, Sample, Split, decoding_of, load_split, read_mask
 from harness.features.reader import FeatureReader, feature_reader
 from harness.features.settings import region
+from harness.features.spec import ExtractionSpec
 from harness.metrics import METRICS, MetricValues, evaluation_size, pixel_metrics, resize_mask
 from harness.metrics.counting import Pair
 from harness.record import Stages
@@ -43,9 +44,9 @@ class Fitted:
     job: Job
     split: Split
     reader: FeatureReader
-    model: AnomalyDetector
-    train: NDArray[np.float32]
-    """Pooled features of the training images, shape (n, D), that the model is fitted on."""
+    model: AnomalyDetector | MapDetector
+    train: Features
+    """Of the training images, what the model is fitted on."""
     n_extracted: int
     """Number of these images that went through the backbone; the others came from the cache."""
 
@@ -55,7 +56,14 @@ class Fitted:
         unfitted = localizer(self.job.localizer)
         if unfitted is None:
             return None
-        return unfitted.fit(self.model, self.train, _Maps(self.reader, self.split.train))
+        return unfitted.fit(
+            self.model, np.asarray(self.train), _Maps(self.reader, self.split.train)
+        )
+
+    @property
+    def spec(self) -> ExtractionSpec:
+        """What determines the features besides the images."""
+        return spec_of(self.job, self.reader)
 
 
 def fit(job: Job, stages: Stages | None = None, *, split: Split | None = None) -> Fitted:
@@ -87,9 +95,10 @@ def fit(job: Job, stages: Stages | None = None, *, split: Split | None = None) -
         split = split_of(job) if split is None else split
         reader, model = reader_of(job), build_model(job.model)
         localizer(job.localizer)  # a name that does not exist fails before any work
+        check_kind(job, model)
     before = reader.n_extracted
     with stages("features"):
-        train = reader.pooled(split.train, maps=has_masks(split))
+        train = features_of(job, reader, split.train, maps=has_masks(split))
     with stages("model"), one_blas_thread(), naming(split.train):
         model.fit(train)
     n_extracted = reader.n_extracted - before
@@ -124,6 +133,18 @@ def _resolved(factory: str) -> Any:
     return resolve_name(factory)
 
 
+def check_kind(job: Job, model: object) -> None:
+    """Refuse a model on maps without layers, and layers for a model on pooled features."""
+    on_maps = isinstance(model, MapDetector)
+    if on_maps != bool(job.map_layers):
+        rule = "name layers by backbone" if on_maps else "be empty"
+        kind = "the maps of layers" if on_maps else "pooled features"
+        raise ValueError(
+            f"model.layers must {rule} for {job.model.factory}, which scores {kind},"
+            f" got {job.model.layers}"
+        )
+
+
 def split_of(job: Job) -> Split:
     """Return the images of a job."""
     return load_split(
@@ -144,7 +165,38 @@ def reader_of(job: Job) -> FeatureReader:
         center_crop=job.center_crop,
         random_seed=job.seed if job.allow_random_weights else None,
         decoding=decoding_of(job.dataset),
+        map_layers=job.pass_layers or tuple(sorted(job.map_layers)),
     )
+
+
+def spec_of(job: Job, reader: FeatureReader) -> ExtractionSpec:
+    """Return what determines the features of a job besides the images."""
+    return reader.spec_with(tuple(sorted(job.map_layers)))
+
+
+def features_of(
+    job: Job, reader: FeatureReader, samples: Sequence[Sample], *, maps: bool
+) -> Features:
+    """Return what the model of a job scores: pooled features, or maps that are read one by one.
+
+    `maps` is whether anomaly maps will be measured.
+    """
+    layers = job.map_layers
+    if not layers:
+        return reader.pooled(samples, maps=maps)
+    reader.keep_layer_maps(samples, layers, maps=maps and job.pass_pooled)
+    return LayerMaps(reader, samples, layers)
+
+
+def score(model: AnomalyDetector | MapDetector, features: Features) -> Scores:
+    """Score images; a model on maps gives their anomaly maps as well."""
+    if not isinstance(model, MapDetector):
+        return Scores(model.anomaly_score(np.asarray(features)), [])
+    found = parallel_map(
+        lambda one: model.score(one[1], row=one[0]), enumerate(features), available()
+    )
+    scores, maps = zip(*found, strict=True)
+    return Scores(np.array(scores), list(maps))
 
 
 def has_masks(split: Split) -> bool:
@@ -199,7 +251,7 @@ def held_out_scores(fitted: Fitted) -> NDArray[np.float64]:
     """
     scores = np.empty(len(fitted.train))
     for rest, held_out in folds(fitted):
-        scores[held_out] = rest.model.anomaly_score(fitted.train[held_out])
+        scores[held_out] = score(rest.model, fitted.train[held_out]).of_images
     return scores
 
 
@@ -211,6 +263,9 @@ def held_out_map_values(fitted: Fitted) -> list[float] | None:
     """
     maps: list[NDArray] = []
     for rest, held_out in islice(folds(fitted), None if fitted.job.features.maps else 1):
+        if isinstance(rest.model, MapDetector):
+            maps += score(rest.model, fitted.train[held_out]).maps
+            continue
         locate = rest.localizer
         if locate is None:
             return None
@@ -260,9 +315,12 @@ def check_holding_out(job: Job, n_train: int, *, setting: str) -> None:
 def anomaly_maps(fitted: Fitted) -> list[NDArray]:
     """Map the anomaly score over each test image, shape (h, w) of the feature map.
 
-    In the order of the test images; empty with localizer=none.
+    In the order of the test images; empty with localizer=none and a model on pooled features.
     """
     with one_blas_thread():
+        if isinstance(fitted.model, MapDetector):
+            test = LayerMaps(fitted.reader, fitted.split.test, fitted.job.map_layers)
+            return score(fitted.model, test).maps
         locate = fitted.localizer
         if locate is None:
             return []
@@ -278,7 +336,7 @@ def pixel_results(fitted: Fitted, maps: Sequence[NDArray]) -> MetricValues:
     job, test = fitted.job, fitted.split.test
     if not has_masks(fitted.split):
         return _undefined(f"{job.dataset.name}/{job.category} has no ground truth masks")
-    if fitted.localizer is None:
+    if not maps:
         return _undefined("localizer=none makes no anomaly maps")
 
     # Each pass of the metrics renders the small maps again, so that they are never held at full
@@ -302,6 +360,35 @@ def gt_mask_of(sample: Sample, job: Job) -> NDArray[np.bool_]:
     else:
         gt_mask = read_mask(sample.mask_path, sample.mask_digest, sample.decoding)
     return gt_mask[region(gt_mask.shape, image_size=job.image_size, center_crop=job.center_crop)]
+
+
+class LayerMaps:
+    """The maps of some layers for samples, one sample at a time and as often as asked for."""
+
+    def __init__(
+        self, reader: FeatureReader, samples: Sequence[Sample], layers: tuple[str, ...]
+    ) -> None:
+        self.reader, self.samples, self.layers = reader, samples, layers
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[tuple[NDArray[np.float32], ...]]:
+        return self.reader.layer_maps(self.samples, self.layers)
+
+    def __getitem__(self, places: NDArray[np.intp]) -> LayerMaps:
+        return LayerMaps(self.reader, [self.samples[k] for k in places], self.layers)
+
+
+Features = NDArray[np.float32] | LayerMaps
+"""Of images: pooled (n, D), or the maps of layers."""
+
+
+class Scores(NamedTuple):
+    """Anomaly scores (n,) of images, and the anomaly maps of a model that makes its own."""
+
+    of_images: NDArray[np.float64]
+    maps: list[NDArray]
 
 
 class _Maps:

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.checks import check_jobs
 from harness.compose import Composer
-from harness.config import Config, conf_dir, name_differences
+from harness.config import Config, conf_dir, name_differences, share_extraction
 from harness.plan import plan
 from harness.record import Outcome
 from harness.sweep.multirun import SharedSettings, check_sweep, environment
@@ -119,7 +119,7 @@ class HarnessLauncher(Launcher):
         self, configs: Sequence[Config], initial_job_idx: int
     ) -> Sequence[Outcome]:
         """Run the jobs, which the sweeper has composed, and return what became of each."""
-        jobs = name_differences([config.job() for config in configs])
+        jobs = share_extraction(name_differences([config.job() for config in configs]))
         tasks = [
             Task(job, c.tracking, self._folder / str(number), c.force, c.save_model)
             for number, (job, c) in enumerate(zip(jobs, configs, strict=True), initial_job_idx)

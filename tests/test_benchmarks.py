@@ -10,7 +10,8 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from benchmarks import decoding, scaling
+from benchmarks import decoding, map_models, scaling
+from benchmarks.measure import extractor_of, write_pictures
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -31,11 +32,25 @@ def test_it_explains_itself(name, monkeypatch, capsys):
     assert "usage: " in capsys.readouterr().out
 
 
+def test_the_network_without_weights_is_allowed():
+    extractor_of(None).check(None)
+
+
 def test_decoding_runs(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["decoding", "--size", "40", "--n", "1"])
     decoding.main()
     said = capsys.readouterr().out
     assert all(f"| {name} |" in said for name in ("PNG", "JPG", "BMP"))
+
+
+@pytest.mark.parametrize("name", map_models.MODELS)
+def test_each_model_on_maps_is_measured(name, tmp_path):
+    write_pictures(tmp_path, 6, size=40)
+    arguments = ["--images", str(tmp_path), "--n-train", "4", "--n", "6", "--image-size", "64"]
+    stages, peak = map_models.measure(map_models.parsed(arguments), name)
+    assert len(stages) == len(map_models.STAGES)
+    assert min(map(min, stages)) > 0
+    assert peak > 1e6
 
 
 def test_scaling_measures_a_whole_job_cold_and_warm(tmp_path, capsys):

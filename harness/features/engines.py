@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,17 +30,20 @@ class Engine(Protocol):
     images, so that it does not depend on which images were computed together.
     """
 
-    def __call__(self, images: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
+    def __call__(self, images: NDArray[np.float32]) -> Sequence[NDArray]:
         """Compute pooled (batch, D) and maps (batch, D, h, w) of RGB in [0, 1], (batch, 3, H, W).
 
-        All are float32.
+        The maps of further layers follow, if the extractor returns any. All are float32.
         """
 
 
 def build_engine(
     extractor: LazyExtractor, spec: ExtractionSpec, *, cache: Path, workers: int
 ) -> Engine:
-    """Build the engine that a spec names, for calls from so many threads."""
+    """Build the engine that a spec names, for calls from so many threads.
+
+    The spec's network is that of the extractor, with the maps of all layers that it returns.
+    """
     if spec.engine == "torch":
         from harness.features.torch_engine import TorchEngine
 
@@ -94,10 +98,10 @@ class OnnxRuntimeEngine:
         self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
 
-    def __call__(self, images: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
+    def __call__(self, images: NDArray[np.float32]) -> Sequence[NDArray]:
         """Compute a batch, as `Engine` says."""
-        pooled, feature_maps = self._session.run(None, {self._input: images})
-        return pooled, feature_maps
+        found: Sequence[NDArray] = self._session.run(None, {self._input: images})
+        return found
 
 
 class OpenVinoEngine:
@@ -124,12 +128,12 @@ class OpenVinoEngine:
         # two threads make it at once; so make it here.
         self(np.zeros(self._compiled.input(0).shape, dtype=np.float32))
 
-    def __call__(self, images: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
+    def __call__(self, images: NDArray[np.float32]) -> Sequence[NDArray]:
         """Compute a batch, as `Engine` says."""
         if not hasattr(self._requests, "own"):
             self._requests.own = self._compiled.create_infer_request()
         result = self._requests.own.infer([images])
-        return result[0].copy(), result[1].copy()
+        return [result[k].copy() for k in range(len(self._compiled.outputs))]
 
 
 def _check_precision(core: Any, precision: str) -> None:

@@ -61,7 +61,7 @@ class LazyExtractor:
     `cache` is the feature cache, which keeps the network's digests too, so that a later process
     with all features in it needs no torch. `random_seed` draws random weights, where the backbone
     has no others; None refuses them. `build` builds the extractor in place of the settings, which
-    describe it.
+    describe it; it is called with `maps_of`, the further layers whose maps are returned as well.
     """
 
     def __init__(
@@ -70,14 +70,27 @@ class LazyExtractor:
         *,
         cache: str | None = None,
         random_seed: int | None = None,
-        build: Callable[[], FeatureExtractor] | None = None,
+        build: Callable[[Sequence[str]], FeatureExtractor] | None = None,
+        maps_of: Sequence[str] = (),
     ) -> None:
         self.backbone = backbone
         self.outdated = False
-        self._cache = DigestCache(backbone, cache)
+        self._folder = cache
+        self._maps_of = tuple(maps_of)
+        self._cache = DigestCache(backbone, cache, self._maps_of)
         self._random_seed = random_seed
-        self._build = build or self._from_settings
+        self._build = build
         self._cached: dict[Shape, Digests] = {}
+
+    def with_maps(self, layers: Sequence[str]) -> LazyExtractor:
+        """Return the extractor of the same network that returns the maps of more layers."""
+        return LazyExtractor(
+            self.backbone,
+            cache=self._folder,
+            random_seed=self._random_seed,
+            build=self._build,
+            maps_of=layers,
+        )
 
     @property
     def layers(self) -> Sequence[str]:
@@ -141,7 +154,8 @@ class LazyExtractor:
         all. The shape is None where another machine computes, and needs the weights.
         """
         settings = self.backbone
-        check_layers(settings.factory, settings.layers, arguments=settings.arguments)
+        layers = [*settings.layers, *self._maps_of]
+        check_layers(settings.factory, layers, arguments=settings.arguments)
         self._check_random()
         if shape is not None and self._cache.find(shape) is None:
             check_weights(settings.factory, arguments=settings.arguments, weights=settings.weights)
@@ -149,7 +163,7 @@ class LazyExtractor:
     @cached_property
     def module(self) -> FeatureExtractor:
         """The extractor itself; the first access imports torch and reads the weights."""
-        return self._build()
+        return self._from_settings() if self._build is None else self._build(self._maps_of)
 
     def _from_settings(self) -> FeatureExtractor:
         settings = self.backbone
@@ -164,7 +178,11 @@ class LazyExtractor:
             seed=self._random_seed if settings.random else None,
         )
         return FeatureExtractor(
-            network, list(settings.layers), mean=settings.mean, std=settings.std
+            network,
+            list(settings.layers),
+            mean=settings.mean,
+            std=settings.std,
+            maps_of=self._maps_of,
         )
 
     def _check_random(self) -> None:
@@ -203,8 +221,11 @@ class DigestCache:
     Nor is anything of a backbone whose code or weights may change without a trace.
     """
 
-    def __init__(self, backbone: BackboneConfig, folder: str | None) -> None:
+    def __init__(
+        self, backbone: BackboneConfig, folder: str | None, maps_of: Sequence[str] = ()
+    ) -> None:
         self._backbone = backbone
+        self._maps_of = maps_of
         self._folder = Path(folder) if folder is not None and _is_pinned(backbone) else None
         # As they were when they were looked for: a file may change while the network is built.
         self._stamps: dict[Shape, str] = {}
@@ -260,7 +281,7 @@ class DigestCache:
 
     def _path(self, folder: Path, shape: Shape) -> Path:
         if shape not in self._stamps:
-            self._stamps[shape] = _stamp(self._backbone, shape)
+            self._stamps[shape] = _stamp(self._backbone, shape, self._maps_of)
         return folder / "backbones" / f"{self._stamps[shape]}.json"
 
 
@@ -269,7 +290,7 @@ def _is_pinned(backbone: BackboneConfig) -> bool:
     return backbone.factory.startswith(_OURS) and (from_package or backbone.weights is not None)
 
 
-def _stamp(backbone: BackboneConfig, shape: Shape) -> str:
+def _stamp(backbone: BackboneConfig, shape: Shape, maps_of: Sequence[str]) -> str:
     """Return a digest over everything that a change of the network would leave a trace in."""
     sources = [*_SOURCES, backbone.factory.partition(":")[0]]
     files = [spec.origin for spec in map(find_spec, sources) if spec and spec.origin]
@@ -279,7 +300,7 @@ def _stamp(backbone: BackboneConfig, shape: Shape) -> str:
     network = [backbone.factory, backbone.arguments, backbone.weights, list(backbone.layers)]
     normalisation = [backbone.mean, backbone.std]
     states = [[file, *_state(file)] for file in files]
-    parts = [network, normalisation, list(shape), states, _versions()]
+    parts = [network, normalisation, list(shape), list(maps_of), states, _versions()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +40,6 @@ MAPS = "maps"
 DESCRIPTION = "recipe.json"
 """The file of a section that says what its entries are; of the name that older caches have."""
 
-_NDIM = {POOLED: 1, MAPS: 3}
-
 _UNWRITABLE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP),
@@ -49,6 +48,11 @@ _UNWRITABLE = {
 folder of ours. A full disk is another matter: it ends the job."""
 
 _Content = TypeVar("_Content")
+
+
+def maps_of(layer: str) -> str:
+    """Return the kind of entry that holds the maps of one layer: `blocks.2.maps`."""
+    return f"{quote(layer, safe='')}.{MAPS}"
 
 
 class Store:
@@ -73,8 +77,9 @@ class Store:
         return place is not None and os.path.isfile(place)
 
     def read(self, digest: str, kind: str) -> NDArray[np.float32] | None:
-        """Read an image's feature, (D,) if `POOLED`, (D, h, w) if `MAPS`; as `read_bytes`."""
-        return self._read(f"{digest}.{kind}", partial(array_from_bytes, ndim=_NDIM[kind]))
+        """Read an image's feature, (D,) if `POOLED`, else a map (D, h, w); as `read_bytes`."""
+        ndim = 1 if kind == POOLED else 3
+        return self._read(f"{digest}.{kind}", partial(array_from_bytes, ndim=ndim))
 
     def write(self, digest: str, kind: str, array: NDArray[np.float32]) -> None:
         """Write an image's feature, of a shape that `read` returns."""

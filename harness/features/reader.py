@@ -10,7 +10,7 @@ import weakref
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -24,9 +24,9 @@ from harness.data.images import USUAL, Decoding
 from harness.features.engines import Engine, build_engine
 from harness.features.eviction import prune
 from harness.features.extractor import LazyExtractor
-from harness.features.feature_cache import MAPS, POOLED, Store
+from harness.features.feature_cache import MAPS, POOLED, Store, maps_of
 from harness.features.settings import check_numbers
-from harness.features.spec import extraction_spec
+from harness.features.spec import ExtractionSpec, extraction_spec
 from harness.system.threads import available, parallel_map
 
 _DEFAULTS = FeaturesConfig()
@@ -37,10 +37,15 @@ log = logging.getLogger(__name__)
 
 
 class Features(NamedTuple):
-    """The features of one image: pooled (D,), and the feature map (D, h, w), in float32."""
+    """The features of one image, in float32.
+
+    Pooled (D,), the feature map (D, h, w), and the maps (channels, h, w) of the further layers that
+    the reader was made for.
+    """
 
     pooled: NDArray[np.float32]
     feature_map: NDArray[np.float32]
+    layer_maps: tuple[NDArray[np.float32], ...] = ()
 
 
 @dataclass
@@ -71,11 +76,15 @@ class FeatureReader:
         for the whole image.
     decoding : Decoding
         How image files are decoded.
+    map_layers : sequence of str
+        Further layers of the network: the same forward pass gives their maps too, which are kept
+        in the cache as `features.maps` says.
 
     Attributes
     ----------
     spec : ExtractionSpec
-        What determines the features besides the images, every `auto` resolved.
+        What determines the pooled features besides the images, every `auto` resolved. The layers'
+        maps are kept in its section of the cache, for the pass that writes them changes no bit.
     n_extracted : int
         Number of images that went through the backbone so far.
     outdated : bool
@@ -96,6 +105,7 @@ class FeatureReader:
         settings: FeaturesConfig = _DEFAULTS,
         center_crop: int | None = None,
         decoding: Decoding = USUAL,
+        map_layers: Sequence[str] = (),
     ) -> None:
         check_numbers(workers=settings.workers, cache_limit_gb=settings.cache_limit_gb)
         self.spec = extraction_spec(
@@ -107,6 +117,8 @@ class FeatureReader:
         )
         self.n_extracted = 0
         self._extractor = extractor
+        self._whole = extractor.with_maps(map_layers) if map_layers else extractor
+        self._map_layers = tuple(map_layers)
         self._settings = settings
         self._has_grown = False
         if cache is None:
@@ -161,17 +173,33 @@ class FeatureReader:
         DataError
             If an image cannot be decoded, or is not the one that was listed any more.
         """
-        if not self._settings.maps:
-            yield from self._fresh_maps(samples)
-            return
-        self._cache_maps([s for s in _distinct(samples) if not self._store.has(s.digest, MAPS)])
-        try:
-            # Several at once: their checksums take longer than reading them.
-            cached = parallel_map(self._cached_map, samples, self.workers)
-            for sample, feature_map in zip(samples, cached, strict=True):
-                yield self._lost_map(sample) if feature_map is None else feature_map
-        finally:
+        yield from (one for (one,) in self._maps(samples, (MAPS,)))
+
+    def layer_maps(
+        self, samples: Sequence[Sample], layers: Sequence[str]
+    ) -> Iterator[tuple[NDArray[np.float32], ...]]:
+        """Yield the maps (channels, h, w) of some of `map_layers` for each sample, as `maps`."""
+        return self._maps(samples, tuple(map(maps_of, layers)))
+
+    def keep_layer_maps(
+        self, samples: Sequence[Sample], layers: Sequence[str], *, maps: bool
+    ) -> None:
+        """Extract what the cache lacks of what `layer_maps` yields, as far as it keeps maps.
+
+        `maps` is as `pooled` takes it.
+        """
+        if self._settings.maps:
+            kinds = tuple(map(maps_of, layers))
+            self._cache_maps(samples, (*kinds, MAPS) if maps else kinds)
             self._evict()
+
+    def spec_with(self, layers: Sequence[str]) -> ExtractionSpec:
+        """Return the spec of features that the maps of these layers, if any, belong to."""
+        if not layers:
+            return self.spec
+        mine = tuple(layers) == self._map_layers
+        whole = self._whole if mine else self._extractor.with_maps(layers)
+        return replace(self.spec, network_digest=whole.digests(self.spec.shape).network)
 
     def compute(
         self, paths: Sequence[Path], digests: Sequence[str | None] | None = None
@@ -198,7 +226,8 @@ class FeatureReader:
                 images[k] = self.spec.read(path, digest)
             except (ValueError, OSError) as error:
                 errors[k] = error
-        features = map(Features, *self._engine(images))
+        found = zip(*self._engine(images), strict=True)
+        features = [Features(one[0], one[1], tuple(one[2:])) for one in found]
         return [errors.get(k, one) for k, (_, one) in enumerate(zip(paths, features, strict=False))]
 
     def prepare(self) -> None:
@@ -212,7 +241,7 @@ class FeatureReader:
     @property
     def outdated(self) -> bool:
         """Whether the network turned out to be another one than the spec says."""
-        return self._extractor.outdated
+        return self._extractor.outdated or self._whole.outdated
 
     @property
     def workers(self) -> int:
@@ -221,7 +250,8 @@ class FeatureReader:
 
     @cached_property
     def _engine(self) -> Engine:
-        return build_engine(self._extractor, self.spec, cache=self._cache, workers=self.workers)
+        spec = self.spec_with(self._map_layers)
+        return build_engine(self._whole, spec, cache=self._cache, workers=self.workers)
 
     def _gather(self, samples: Sequence[Sample], *, maps: bool) -> NDArray[np.float32]:
         """Copy rows into one array as they come: kept, each would hold its batch in memory."""
@@ -249,28 +279,66 @@ class FeatureReader:
                 yield sample.digest, pooled
         yield from self._extract(missing, maps=maps)
 
-    def _cache_maps(self, samples: list[Sample]) -> None:
-        for _ in self._extract(samples, maps=True):
+    def _maps(
+        self, samples: Sequence[Sample], kinds: tuple[str, ...]
+    ) -> Iterator[tuple[NDArray[np.float32], ...]]:
+        """Yield the maps of some kinds for each sample, one sample at a time."""
+        if not self._settings.maps:
+            yield from self._fresh_maps(samples, kinds)
+            return
+        self._cache_maps(samples, kinds)
+        try:
+            # Several at once: their checksums take longer than reading them.
+            cached = parallel_map(partial(self._cached, kinds=kinds), samples, self.workers)
+            for sample, found in zip(samples, cached, strict=True):
+                yield self._lost(sample, kinds) if found is None else found
+        finally:
+            self._evict()
+
+    def _cache_maps(self, samples: Sequence[Sample], kinds: tuple[str, ...]) -> None:
+        missing = [sample for sample in _distinct(samples) if not self._has(sample, kinds)]
+        for _ in self._extract(missing, maps=MAPS in kinds):
             pass
 
-    def _cached_map(self, sample: Sample) -> NDArray[np.float32] | None:
-        return self._store.read(sample.digest, MAPS)
+    def _has(self, sample: Sample, kinds: Iterable[str]) -> bool:
+        return all(self._store.has(sample.digest, kind) for kind in kinds)
 
-    def _lost_map(self, sample: Sample) -> NDArray[np.float32]:
-        """Make a map that is damaged, or was evicted meanwhile."""
-        self._cache_maps([sample])
-        feature_map = self._cached_map(sample)
+    def _cached(
+        self, sample: Sample, kinds: tuple[str, ...]
+    ) -> tuple[NDArray[np.float32], ...] | None:
+        found = [self._store.read(sample.digest, kind) for kind in kinds]
+        whole = tuple(one for one in found if one is not None)
+        return whole if len(whole) == len(kinds) else None
+
+    def _lost(self, sample: Sample, kinds: tuple[str, ...]) -> tuple[NDArray[np.float32], ...]:
+        """Make maps of which one is damaged, or was evicted meanwhile."""
+        self._cache_maps([sample], kinds)
+        found = self._cached(sample, kinds)
         # Another process's eviction may take it as soon as it is written.
-        return next(self._fresh_maps([sample])) if feature_map is None else feature_map
+        return next(self._fresh_maps([sample], kinds)) if found is None else found
 
-    def _fresh_maps(self, samples: Sequence[Sample]) -> Iterator[NDArray[np.float32]]:
-        """Compute the feature maps without the cache."""
+    def _fresh_maps(
+        self, samples: Sequence[Sample], kinds: tuple[str, ...]
+    ) -> Iterator[tuple[NDArray[np.float32], ...]]:
+        """Compute the maps without the cache."""
         self.prepare()
         parts = _batches(samples, self.spec.batch)
         for batch in parallel_map(self._compute_all, parts, self.workers):
             for features in batch:
                 self.n_extracted += 1
-                yield features.feature_map
+                maps = self._named_maps(features)
+                yield tuple(maps[kind] for kind in kinds)
+
+    def _named_maps(self, features: Features) -> dict[str, NDArray[np.float32]]:
+        """Return all maps of an image by kind."""
+        layers = map(maps_of, self._map_layers)
+        own = dict(zip(layers, features.layer_maps, strict=True))
+        return {MAPS: features.feature_map} | own
+
+    def _kept_kinds(self, *, maps: bool) -> list[str]:
+        """List the kinds of maps that an extraction writes; `maps` is as `pooled` takes it."""
+        layers = self._map_layers if self._settings.maps else ()
+        return [MAPS] * maps + [*map(maps_of, layers)]
 
     def _extract(
         self, samples: list[Sample], *, maps: bool
@@ -304,8 +372,9 @@ class FeatureReader:
                 else:
                     todo.append(sample)
             for sample, features in zip(todo, self._compute_all(todo), strict=True):
-                if maps:
-                    self._store.write(sample.digest, MAPS, features.feature_map)
+                found = self._named_maps(features)
+                for kind in self._kept_kinds(maps=maps):
+                    self._store.write(sample.digest, kind, found[kind])
                 self._store.write(sample.digest, POOLED, features.pooled)
                 result.pooled[sample.digest] = features.pooled
             result.n_computed = len(todo)
@@ -313,7 +382,7 @@ class FeatureReader:
 
     def _finished(self, sample: Sample, *, maps: bool) -> NDArray[np.float32] | None:
         """Return what another process may have stored since we looked."""
-        if maps and not self._store.has(sample.digest, MAPS):
+        if not self._has(sample, self._kept_kinds(maps=maps)):
             return None
         return self._store.read(sample.digest, POOLED)
 
@@ -369,6 +438,7 @@ def feature_reader(
     center_crop: int | None = None,
     random_seed: int | None = None,
     decoding: Decoding = USUAL,
+    map_layers: Sequence[str] = (),
 ) -> FeatureReader:
     """Return the reader of these settings; the same one for equal settings.
 
@@ -377,7 +447,7 @@ def feature_reader(
     `LazyExtractor` takes it.
     """
     seed = random_seed if backbone.random else None
-    key = repr((backbone, features, image_size, center_crop, seed, decoding))
+    key = repr((backbone, features, image_size, center_crop, seed, decoding, map_layers))
     if key not in _readers or _readers[key].outdated:
         _readers.clear()
         _readers[key] = FeatureReader(
@@ -387,6 +457,7 @@ def feature_reader(
             settings=features,
             center_crop=center_crop,
             decoding=decoding,
+            map_layers=map_layers,
         )
     return _readers[key]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -81,13 +82,12 @@ class TorchEngine:
             threading.Lock() if self._device.type == "cuda" else nullcontext()
         )
 
-    def __call__(self, images: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
+    def __call__(self, images: NDArray[np.float32]) -> Sequence[NDArray]:
         """Compute a batch, as `Engine` says."""
         _compute_alone()
         batch = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
         with self._turn, torch.inference_mode(), self._exactly():
-            pooled, feature_maps = self._graph(batch.to(self._device))
-            return pooled.float().cpu().numpy(), feature_maps.float().cpu().numpy()
+            return [one.float().cpu().numpy() for one in self._graph(batch.to(self._device))]
 
     def _exactly(self) -> AbstractContextManager:
         if self._autocast:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.special import betaincinv
 
-from dfkde import Backbone, TrainedDetector
+from dfkde import Backbone, MapDetector, TrainedDetector
 from harness.config import BackboneConfig, FeaturesConfig
 from harness.data.images import USUAL, Decoding
 from harness.features.extractor import LazyExtractor
@@ -79,6 +79,7 @@ class Predictor:
             ),
             center_crop=inputs["center_crop"],
             decoding=Decoding(*inputs.get("decoding", USUAL)),
+            map_layers=detector.backbone.maps_of,
         )
         self._check_network()
         self._warn_of_changes()
@@ -182,6 +183,9 @@ class Predictor:
     def _predict(self, features: Features | ValueError | OSError, *, maps: bool) -> Prediction:
         if not isinstance(features, Features):
             raise features
+        if isinstance(self.detector.model, MapDetector):
+            found = self.detector.model.score(features.layer_maps)
+            return Prediction(found.score, found.anomaly_map if maps else None)
         # One row at a time: the last bits of a matrix product may depend on how many it has.
         score = float(self.detector.model.anomaly_score(features.pooled[None])[0])
         if not math.isfinite(score):  # no JSON, and no percentile
@@ -204,7 +208,9 @@ class Predictor:
         if not {*map(library, NETWORK)} <= {*inputs["versions"]}:
             log.warning("not checked what the network computes: other libraries record it")
             return
-        found = self._extractor.digests(tuple(inputs["shape"])).network
+        layers = sorted(backbone.maps_of)
+        extractor = self._extractor.with_maps(layers) if layers else self._extractor
+        found = extractor.digests(tuple(inputs["shape"])).network
         if found != inputs["network_digest"]:
             raise ValueError(
                 f"the backbone {backbone.factory} must compute what it did in training, network"
@@ -226,7 +232,7 @@ def trained(fitted: Fitted) -> TrainedDetector:
 
     Its `inputs` say how images are read, every `auto` resolved, and where the detector comes from.
     """
-    job, spec = fitted.job, fitted.reader.spec
+    job, spec = fitted.job, fitted.spec
     with one_blas_thread():
         train_scores = held_out_scores(fitted)
         map_values = held_out_map_values(fitted)
@@ -239,6 +245,7 @@ def trained(fitted: Fitted) -> TrainedDetector:
         std=list(spec.std),
         digest=spec.weights_digest,
         seed=job.seed if job.backbone.random else None,
+        maps_of=list(job.map_layers),
     )
     inputs = {name: getattr(spec, name) for name in _READING} | {
         "versions": list(spec.versions),

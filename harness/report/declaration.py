@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO, TypeVar
 
 from harness.compose import Composed, ComposeError, Sweep, sweeps_of
-from harness.config import BackboneConfig
+from harness.config import BackboneConfig, Config
 from harness.system.files import DamagedError, open_regular
 from harness.system.terminal import from_cell, one_line
 
@@ -204,7 +204,7 @@ def read_table(conf: Path, name: str) -> Table:
 
 def _table(name: str, sweep: Sweep, where: str) -> Table:
     jobs = [job.config for job in sweep.jobs]
-    first, found = asdict(jobs[0])["dataset"], {str(job.category) for job in jobs}
+    first, found = _resolved(jobs[0]), {str(job.category) for job in jobs}
     axis, configs = _axis(sweep, where)
     return Table(
         name=name,
@@ -217,6 +217,14 @@ def _table(name: str, sweep: Sweep, where: str) -> Table:
     )
 
 
+def _resolved(config: Config) -> dict[str, Any]:
+    """Return a configuration as its runs record it: the localizer and layers of its model."""
+    values = asdict(config)
+    layers = config.model.layers.get(config.backbone.name, [])
+    model = values["model"] | {"layers": layers}
+    return values | {"localizer": config.job().localizer, "model": model}
+
+
 def _axis(sweep: Sweep, where: str) -> tuple[str, dict[str, dict[str, Any]]]:
     """Return what is swept beside category and seed, and the configuration of each value."""
     axes = [key for key in sweep.swept if key not in ("category", "seed")]
@@ -227,7 +235,7 @@ def _axis(sweep: Sweep, where: str) -> tuple[str, dict[str, dict[str, Any]]]:
     swept, first = f"{where} sweeps {axis} ({', '.join(values)})", jobs[0]
     if len({job.dataset.name for job in jobs}) > 1:
         raise ReportError(f"{swept}; a table shows one dataset")
-    each = [asdict(j) for j in jobs if (j.category, j.seed) == (first.category, first.seed)]
+    each = [_resolved(j) for j in jobs if (j.category, j.seed) == (first.category, first.seed)]
     shown = [[name_of(axis, one)] if axis in GROUPS else one for one in each]
     if any(one in shown[:place] for place, one in enumerate(shown)):
         raise ReportError(f"{swept}; its values must give different runs")

@@ -149,7 +149,8 @@ def in_common(
     """Return what all runs have in common; refuse those that differ otherwise than by the axes.
 
     Data may differ between categories only, weights between backbones (random ones between seeds,
-    too), a model's settings between models, and other settings nowhere, unless they are an axis.
+    too), a model's settings between models, the localizer between models on pooled features and on
+    maps, and other settings nowhere, unless they are an axis.
     """
     free = {*axes, *(name for name in _FREE if not (timed and name == MACHINE))}
     common: dict[str, str] = {}
@@ -160,7 +161,7 @@ def in_common(
             groups.setdefault(_group(name, run, axes), set()).add(run.get(name))
         for group, values in groups.items():
             if len(values) > 1:
-                of = f" of {'/'.join(group[:2])}" if group else ""
+                of = f" of {'/'.join(group[:2])}" if any(group) else ""
                 differing.setdefault(name, []).append(f"{name} ({_listed(name, values)}){of}")
         first, *others = set[str | None]().union(*groups.values())
         if first is not None and not others:
@@ -184,6 +185,8 @@ def _group(name: str, run: Facets, axes: Sequence[str] = ()) -> tuple[str, ...]:
 def _determinants(name: str, axes: Sequence[str], run: Facets) -> tuple[str, ...]:
     if name == "identity":
         return (*CORE, *axes)
+    if name == "localizer":  # a model on maps makes its own, and has none
+        return ("model.layers",)
     if name in DATA:
         return ("dataset", "category", *(axis for axis in axes if axis in DATA))
     if name == "weights_digest":

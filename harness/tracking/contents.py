@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from harness.config import Job, without_seed
+from harness.config import OF_THE_SWEEP, Job, without_seed
 from harness.provenance import CHANGED, code_changed, commit, machine, versions
 from harness.record import SCHEMA_VERSION, ImageScore, Record
 from harness.system.secrets import masked
@@ -159,7 +159,8 @@ def record_files(job: Job, record: Record) -> dict[str, bytes]:
     ]
     scores = "".join(map(csv_line, [ImageScore._fields, *rows]))
     settings = asdict(job)
-    del settings["swept"]  # which depends on the other jobs of the sweep
+    for name in OF_THE_SWEEP:  # which depends on the other jobs
+        del settings[name]
     files = {
         SCORES: scores.encode(errors="surrogatepass"),
         JOB: yaml.dump(settings, Dumper=_DUMPER, allow_unicode=True).encode(),

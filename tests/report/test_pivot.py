@@ -161,6 +161,18 @@ def test_what_differs_otherwise_than_by_an_axis_is_never_mixed(
     assert f"choose with {name}=VALUE" in message or f" {name}=VALUE" in message
 
 
+def test_a_model_on_maps_stands_beside_one_with_a_localizer() -> None:
+    """It makes its own maps; but two localizers of pooled features are two settings."""
+    own = {"localizer": "none", "settings": {"model.layers": "a,b"}}
+    runs = [made("a"), made("b", draw=2, model="padim", model_factory="dfkde:PaDiM", **own)]
+    assert grid(runs)[1] == ("bolt", auroc(1), auroc(2))
+    assert grid(runs, "rows=model,localizer", "columns=metric", "metric=image_auroc")[1:] == [
+        ("dfkde · occlusion", auroc(1)),
+        ("padim · none", auroc(2)),
+    ]
+    assert "localizer (none, occlusion):" in refusal([*runs, made("c", localizer="none")])
+
+
 def test_one_choice_or_one_axis_resolves_it() -> None:
     runs = [made("a", n_train="20"), made("b", draw=2, n_train="160"), made("c", draw=5)]
     assert "n_train (" in refusal(runs)

@@ -206,6 +206,22 @@ def test_a_swept_localizer_shows_what_it_changes(checkout: Path) -> None:
     assert "`. Pixel AUROC." in " | ".join(caption)
 
 
+def test_an_experiment_may_sweep_models_on_pooled_features_and_on_maps(checkout: Path) -> None:
+    path = checkout / "conf" / "model" / "on_maps.yaml"
+    layers = {"tiny": ["a", "b"]}
+    path.write_text(yaml.safe_dump({"name": "on_maps", "factory": "d:M", "layers": layers}))
+    declare(checkout, model="dfkde,on_maps", localizer="null", category="bolt", marker=True)
+    settings = SETTINGS | {"localizer": "none", "model.layers": "a,b"}
+    del settings["model.n_components"]
+    own = record("bolt", 2, model="on_maps", model_factory="d:M", settings=settings)
+    other = record("bolt", 3, model="on_maps", model_factory="d:M", settings=settings | {
+        "model.layers": "a"})  # fmt: skip
+    later = {"started": "2025-01-03T00:00:00Z"}
+    publish(checkout, [run("a", record("bolt", 1)), run("b", own), run("c", other, **later)],
+            only=["new"])  # fmt: skip
+    assert shown(checkout)[2] == ["bolt", f"{auroc(1):.3f}", f"{auroc(2):.3f}"]
+
+
 def test_a_run_that_does_not_tell_what_is_swept_stays_out(checkout: Path) -> None:
     declare(checkout, n_train="4,8", category="bolt", marker=True)
     settings = {key: value for key, value in SETTINGS.items() if key != "n_train"}
