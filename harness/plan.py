@@ -118,22 +118,24 @@ class _Known:
         if not is_inspected(root, listing, category=job.category):
             return self._run(job, n_images, _at_most(n_images, "images are read"))
         split = split_of(job)
-        spec = _spec(config)
-        if spec is None:
+        specs = _specs(config, job)
+        if specs is None:
             return self._run(job, n_images, _at_most(n_images, "network is built"))
         from harness.experiment import identity
 
+        spec, whole = specs
         key = JobKey(
-            identity(job, spec, fingerprint=split.fingerprint), split.official, code_digest(job)
+            identity(job, whole, fingerprint=split.fingerprint), split.official, code_digest(job)
         )
         reason = None if config.force else self._finished(config, job, key)
         if reason is not None:
             return Planned("skipped", f"by {reason}; force=true runs it again")
-        from harness.features.feature_cache import MAPS, POOLED, Store
+        from harness.features.feature_cache import MAPS, POOLED, Store, maps_of
 
         store = Store(Path(str(config.features.cache)), spec)
         entries = {(spec.key, sample.digest) for sample in (*split.train, *split.test)}
-        kinds = (POOLED, MAPS) if has_masks(split) and job.localizer != "none" else (POOLED,)
+        pooled = (POOLED, MAPS) if has_masks(split) and job.localizer != "none" else (POOLED,)
+        kinds = tuple(map(maps_of, job.map_layers)) or pooled
         missing = {
             (key, digest)
             for key, digest in entries - self._to_extract
@@ -158,8 +160,12 @@ class _Known:
         return None if outcome is None else outcome.reason
 
 
-def _spec(config: Config) -> Any:
-    """Return how features are extracted; None where only the network itself could tell."""
+def _specs(config: Config, job: Job) -> tuple[Any, Any] | None:
+    """Return how features are extracted and kept, and on what the job's numbers depend.
+
+    None where only the network itself could tell.
+    """
+    from harness.data import decoding_of
     from harness.features.extractor import LazyExtractor
     from harness.features.settings import input_shape
     from harness.features.spec import extraction_spec
@@ -167,9 +173,18 @@ def _spec(config: Config) -> Any:
     size, crop, features = config.image_size, config.center_crop, config.features
     seed = config.seed if config.allow_random_weights else None
     extractor = LazyExtractor(config.backbone, cache=features.cache, random_seed=seed)
-    if not extractor.is_known(input_shape(features, image_size=size, center_crop=crop)):
+    whole = extractor.with_maps(tuple(sorted(job.map_layers))) if job.map_layers else extractor
+    shape = input_shape(features, image_size=size, center_crop=crop)
+    if not (extractor.is_known(shape) and whole.is_known(shape)):
         return None
-    return extraction_spec(extractor, image_size=size, settings=features, center_crop=crop)
+    spec = extraction_spec(
+        extractor,
+        image_size=size,
+        settings=features,
+        center_crop=crop,
+        decoding=decoding_of(job.dataset),
+    )
+    return spec, replace(spec, network_digest=whole.digests(shape).network)
 
 
 def _earlier_runs(tracking: TrackingConfig) -> list[Any]:
