@@ -150,7 +150,7 @@ def _updated(
 
 
 def _misfit(table: Table, row: Row) -> str:
-    return mismatch(table, row) or built_otherwise(table, row)
+    return mismatch(table, row) or built_otherwise(table, row, cell_of(table, row).value)
 
 
 def _changed(table: Table, before: Iterable[Row], after: Iterable[Row]) -> Iterator[str]:

@@ -85,9 +85,11 @@ def select(
     rows = {cell_of(table, row): row for row in published}
     found: dict[Cell, list[StoredRun]] = {}
     refused: dict[str, list[StoredRun]] = {}
-    fitting = [run for run in runs if run.record.settings and not mismatch(table, run.record)]
-    for run in sorted(fitting, key=preference, reverse=True):
-        reason, cell = built_otherwise(table, run.record), cell_of(table, run.record)
+    fits = ((run, *_fit(table, run.record)) for run in runs if run.record.settings)
+    fitting = [(run, value) for run, value, wrong in fits if not wrong]
+    for run, value in sorted(fitting, key=lambda one: preference(one[0]), reverse=True):
+        reason = built_otherwise(table, run.record, value)
+        cell = Cell(run.record.category, run.record.seed, value)
         if run.status == FINISHED and not run.record.official:
             reason = "its data are not the published dataset (official is false)"
         if reason:
@@ -172,12 +174,12 @@ def _value(text: str) -> Any:
         return text
 
 
-def built_otherwise(table: Table, of: Record) -> str:
+def built_otherwise(table: Table, of: Record, value: str) -> str:
     """Say what built a model or backbone, whatever it is named, where it is not what is declared.
 
     Rows of schema 2 do not record it.
     """
-    config = table.configs[cell_of(table, of).value]
+    config = table.configs[value]
     for group, factory in (("backbone", of.backbone_factory), ("model", of.model_factory)):
         if factory and factory != config[group]["factory"]:
             return (
