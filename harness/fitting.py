@@ -258,20 +258,27 @@ def held_out_scores(fitted: Fitted) -> NDArray[np.float64]:
 def held_out_map_values(fitted: Fitted) -> list[float] | None:
     """Return the median over the anomaly maps of held-out training images, then each map's maximum.
 
-    None without a localizer. Where no feature maps are cached, the images of the first fold alone
-    are mapped: each fold reads those of all images.
+    None without anomaly maps. Drawing smooths the fine maps of a model on layers, so of these the
+    maxima are those of the maps as drawn. Where no feature maps are cached, the images of the first
+    fold alone are mapped: each fold reads those of all images.
     """
     maps: list[NDArray] = []
+    maxima: list[float] = []
+    size = fitted.spec.shape[-2:]
     for rest, held_out in islice(folds(fitted), None if fitted.job.features.maps else 1):
         if isinstance(rest.model, MapDetector):
-            maps += score(rest.model, fitted.train[held_out]).maps
+            found = score(rest.model, fitted.train[held_out]).maps
+            maps += found
+            maxima += [float(render(one, size=size).max()) for one in found]
             continue
         locate = rest.localizer
         if locate is None:
             return None
         samples = [fitted.split.train[k] for k in held_out]
-        maps += map(locate.anomaly_map, fitted.reader.maps(samples))
-    return [float(np.median(maps)), *(float(np.max(one)) for one in maps)]
+        found = [locate.anomaly_map(one) for one in fitted.reader.maps(samples)]
+        maps += found
+        maxima += [float(one.max()) for one in found]
+    return [float(np.median(maps)), *maxima]
 
 
 def folds(fitted: Fitted) -> Iterator[tuple[Fitted, NDArray[np.intp]]]:
