@@ -270,7 +270,7 @@ def _detector_folder(settings: Settings) -> Iterator[Path]:
         yield path
     else:
         with TemporaryDirectory() as place:
-            uri = store_uri(settings.tracking_uri or server_address(""))
+            uri = store_uri(settings.tracking_uri or server_address())
             yield fetch_model(settings.model, uri, folder=Path(place))
 
 

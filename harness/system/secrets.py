@@ -50,9 +50,10 @@ def check_address(uri: str) -> str:
     return address
 
 
-def server_address(default: str) -> str:
+def server_address(default: str | None = None) -> str | None:
     """Return the address in `MLFLOW_TRACKING_URI` without secrets; the default if it is not set."""
-    return without_secrets(os.environ.get(VARIABLE, default))
+    address = os.environ.get(VARIABLE, default)
+    return None if address is None else without_secrets(address)
 
 
 def check_argument(argument: str) -> None:
