@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dfkde.backbones.presence import WeightsError
 from harness.checks import check_images, check_jobs, check_settings
@@ -23,6 +23,9 @@ from harness.system.terminal import shown
 from harness.tracking import JobKey, open_tracker, store_uri
 from harness.tracking.contents import COUNTS, SECONDS
 from harness.tracking.store import connect, ended_runs, errors_of, sqlite_file
+
+if TYPE_CHECKING:
+    from harness.data.listing import Listing
 
 _CAN_RUN = ("run", "skipped")
 _ABSENT = "missing data"
@@ -56,7 +59,7 @@ def plan(configs: Sequence[Config], *, local: bool = True) -> tuple[list[str], b
     total = ", ".join(f"{n} {status}" for status, n in Counter(p.status for p in planned).items())
     time = f"; {_duration(known.seconds)} in all" if known.seconds else ""
     problem = _problem(lambda: check_jobs(configs, local=local))
-    lines.append(f"{len(planned)} jobs: {total}{time}")
+    lines.append(f"{len(planned)} job{'s' * (len(planned) > 1)}: {total}{time}")
     if problem is not None and problem.detail not in {one.detail for one in planned}:
         lines.append(problem.detail)
     return list(map(shown, lines)), all(one.status in _CAN_RUN for one in planned)
@@ -114,13 +117,12 @@ class _Known:
         from harness.fitting import has_masks, split_of
 
         root, listing = list_images(job.dataset, job.category, seed=job.seed)
-        n_images = len(listing.train) + len(listing.test)
         if not is_inspected(root, listing, category=job.category):
-            return self._run(job, n_images, _at_most(n_images, "images are read"))
+            return self._unknown(config, job, root, listing, until="images are read")
         split = split_of(job)
         specs = _specs(config, job)
         if specs is None:
-            return self._run(job, n_images, _at_most(n_images, "network is built"))
+            return self._unknown(config, job, root, listing, until="network is built")
         from harness.experiment import identity
 
         spec, whole = specs
@@ -143,6 +145,19 @@ class _Known:
         }
         self._to_extract |= missing
         return self._run(job, len(missing), f"{len(missing)} images to extract")
+
+    def _unknown(
+        self, config: Config, job: Job, root: Path, listing: Listing, *, until: str
+    ) -> Planned:
+        """Plan all images that no job before extracts with the same network, as at most needed."""
+        seed = config.seed if config.allow_random_weights else None
+        features = config.backbone, config.image_size, config.center_crop, config.features, seed
+        images = {(repr(features), f"{root}/{one.name}") for one in (*listing.train, *listing.test)}
+        n_images = len(images - self._to_extract)
+        self._to_extract |= images
+        return self._run(
+            job, n_images, f"unknown until the {until}: at most {n_images} images to extract"
+        )
 
     def _run(self, job: Job, n_images: int, detail: str) -> Planned:
         seconds = _estimate(self._runs, job, n_images)
@@ -216,10 +231,6 @@ def _estimate(runs: Sequence[Any], job: Job, n_images: int) -> float | None:
     if not rests or (n_images and not rates):
         return None
     return median(rests) + (median(rates) * n_images if n_images else 0.0)
-
-
-def _at_most(count: int, when: str) -> str:
-    return f"unknown until the {when}: at most {count} images to extract"
 
 
 def _duration(seconds: float) -> str:

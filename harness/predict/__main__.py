@@ -15,6 +15,7 @@ from rich.progress import Progress
 from harness.predict.command import CSV, JSON_LINES, Settings, run
 from harness.system.signals import interruptible
 from harness.system.terminal import LineFormatter, one_line, say
+from harness.tracking.store import StoreError
 
 USAGE = """\
 python -m harness.predict model=RUN_ID images=FOLDER [KEY=VALUE ...]
@@ -48,8 +49,8 @@ def main(arguments: list[str]) -> int:
             logging.basicConfig(handlers=[handler])
             task = bar.add_task("scoring", total=None)
             tally = run(settings, watch=lambda n, total: bar.update(task, completed=n, total=total))
-    except (ValueError, OSError) as error:
-        message = str(error) if isinstance(error, ValueError) else one_line(error)
+    except (ValueError, OSError, StoreError) as error:
+        message = one_line(error) if isinstance(error, OSError) else str(error)
         say(f"error: {message}", error=True)
         return 2
     say(

@@ -375,6 +375,13 @@ def test_mistakes_end_before_any_image(arguments, mistake, message, tmp_path, ca
     assert not (tmp_path / "out").exists()
 
 
+def test_a_mistake_in_the_store_is_one_line(images, capsys):
+    assert main([f"images={images}", "model=no_such_run", "tracking.uri=http://u:p@host"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: tracking.uri must hold no password, got http://")
+    assert said.count("\n") == 1
+
+
 def test_a_command_as_backbone_is_not_run(arguments, model, tmp_path):
     rewrite(model, touching(tmp_path / "marker"))
     ended = predict_command(*arguments)

@@ -48,7 +48,7 @@ def test_a_plan_writes_nothing_and_builds_no_network(empty_folder, monkeypatch):
     # Another test may have read the images.
     unknown = r" {17}unknown until the (images are read|network is built): at most 32 images to"
     assert re.match(f"{unknown} extract; no earlier run tells the time$", detail)
-    assert total == "1 jobs: 1 run"
+    assert total == "1 job: 1 run"
     assert files() == []
 
 
@@ -72,6 +72,7 @@ def test_a_plan_knows_what_is_finished_and_what_is_extracted(folder, client):
     assert details[1].startswith(f"by run {run.info.run_id}, commit ")
     assert details[3].startswith("unknown until the images are read: at most ")
     assert re.fullmatch(r"0 images to extract; about \d+ (s|min)", details[5])
+    assert details[7].startswith("unknown until the images are read: at most 0 images")
     assert re.fullmatch(r"4 jobs: 1 skipped, 3 run; about \d+ (s|min) in all", details[-1])
     assert files() == before
     # Once the images have been read, how many are missing is known; the second job shares them.
