@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from itertools import islice
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
@@ -243,35 +242,40 @@ def quantile_score(train_scores: NDArray[np.float64], quantile: float) -> float:
     return float(np.quantile(train_scores, quantile, method="inverted_cdf"))
 
 
+class HeldOut(NamedTuple):
+    """What models that were not fitted on it give each training image."""
+
+    scores: NDArray[np.float64]
+    """Of the training images, in their order."""
+    map_values: list[float] | None
+    """The median over the anomaly maps, then the maximum of each; None without maps."""
+
+
 def held_out_scores(fitted: Fitted) -> NDArray[np.float64]:
     """Score each training image, in their order, by a model that was not fitted on it.
 
     A model gives the images it was fitted on far lower scores than any other normal image: to
     their nearest training image, for instance, they have no distance at all.
     """
-    scores = np.empty(len(fitted.train))
-    for rest, held_out in folds(fitted):
-        scores[held_out] = score(rest.model, fitted.train[held_out]).of_images
-    return scores
+    return held_out(fitted, maps=False).scores
 
 
-def held_out_map_values(fitted: Fitted) -> list[float] | None:
-    """Return the median over the anomaly maps of held-out training images, then each map's maximum.
+def held_out(fitted: Fitted, *, maps: bool = True) -> HeldOut:
+    """Score the training images as `held_out_scores` does, and map them by the same models.
 
-    None without a localizer. Where no feature maps are cached, the images of the first fold alone
-    are mapped: each fold reads those of all images.
+    Where no feature maps are cached, a localizer maps the images of the first fold alone: each fold
+    reads those of all images.
     """
-    maps: list[NDArray] = []
-    for rest, held_out in islice(folds(fitted), None if fitted.job.features.maps else 1):
-        if isinstance(rest.model, MapDetector):
-            maps += score(rest.model, fitted.train[held_out]).maps
-            continue
-        locate = rest.localizer
-        if locate is None:
-            return None
-        samples = [fitted.split.train[k] for k in held_out]
-        maps += map(locate.anomaly_map, fitted.reader.maps(samples))
-    return [float(np.median(maps)), *(float(np.max(one)) for one in maps)]
+    scores, found = np.empty(len(fitted.train)), list[NDArray]()
+    for fold, (rest, places) in enumerate(folds(fitted)):
+        scores[places], own = score(rest.model, fitted.train[places])
+        found += own
+        if maps and (fitted.job.features.maps or fold == 0) and (locate := rest.localizer):
+            samples = [fitted.split.train[k] for k in places]
+            found += map(locate.anomaly_map, fitted.reader.maps(samples))
+    if not found:
+        return HeldOut(scores, None)
+    return HeldOut(scores, [float(np.median(found)), *(float(np.max(one)) for one in found)])
 
 
 def folds(fitted: Fitted) -> Iterator[tuple[Fitted, NDArray[np.intp]]]:

@@ -155,8 +155,9 @@ def _checked(settings: Settings, predictor: Predictor) -> Settings:
             " exceed it (90 %% interval)",
             *(len(detector.train_scores), low, high),
         )
-    if detector.localizer is not None:
-        if settings.pictures and len(detector.inputs["map_values"]) == 2:
+    map_values = detector.inputs["map_values"]
+    if map_values is not None:
+        if settings.pictures and len(map_values) == 2:
             log.warning(
                 "colours and contours begin at one value: a model saved by an earlier version"
                 " keeps no more"
@@ -270,7 +271,7 @@ def _detector_folder(settings: Settings) -> Iterator[Path]:
         yield path
     else:
         with TemporaryDirectory() as place:
-            uri = store_uri(settings.tracking_uri or server_address())
+            uri = store_uri(settings.tracking_uri or server_address(store_uri()))
             yield fetch_model(settings.model, uri, folder=Path(place))
 
 

@@ -50,10 +50,9 @@ def check_address(uri: str) -> str:
     return address
 
 
-def server_address(default: str | None = None) -> str | None:
+def server_address(default: str) -> str:
     """Return the address in `MLFLOW_TRACKING_URI` without secrets; the default if it is not set."""
-    address = os.environ.get(VARIABLE, default)
-    return None if address is None else without_secrets(address)
+    return without_secrets(os.environ.get(VARIABLE, default))
 
 
 def check_argument(argument: str) -> None:
