@@ -49,7 +49,7 @@ class MapDetector(BaseEstimator, ABC):
 
     @property
     def min_samples(self) -> int:
-        """Smallest number of images that `fit` takes."""
+        """Smallest number of images that `fit` takes; wrong parameters are a ValueError."""
         return 1
 
     def fit(self, maps: ImageMaps) -> Self:

@@ -67,17 +67,20 @@ class PaDiM(MapDetector):
     @property
     def min_samples(self) -> int:
         """Smallest number of images that `fit` takes: of one, there is no covariance."""
+        check_integer("n_features", self.n_features, minimum=1)
+        if not 0 < self.regularisation < np.inf:
+            raise ValueError(f"regularisation must be above 0, got {self.regularisation!r}")
+        if not 0 <= self.sigma < np.inf:
+            raise ValueError(f"sigma must be at least 0, got {self.sigma!r}")
         return 2
 
     def _fit(self, maps: ImageMaps) -> None:
-        d = check_integer("n_features", self.n_features, minimum=1)
+        d = self.n_features
         if d > self._n_channels:
             raise ValueError(
                 f"n_features must be at most the channels of all layers, {self._n_channels},"
                 f" got {d}"
             )
-        if not self.regularisation > 0:
-            raise ValueError(f"regularisation must be above 0, got {self.regularisation!r}")
         random = check_random_state(self.random_state)
         self.channels_ = np.sort(random.choice(self._n_channels, d, replace=False))
         self.whitening_ = self._covariances(maps)

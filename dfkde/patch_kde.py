@@ -63,10 +63,26 @@ class PatchKDE(MapDetector):
     @property
     def min_samples(self) -> int:
         """Smallest number of images that `fit` takes: of one, there is no covariance."""
+        check_neighbourhood(self.neighbourhood)
+        if not 0 < self.shrinkage <= 1:
+            raise ValueError(f"shrinkage must lie in (0, 1], got {self.shrinkage!r}")
+        if not 0 <= self.sigma < np.inf:
+            raise ValueError(f"sigma must be at least 0, got {self.sigma!r}")
+        if not isinstance(self.n_components, float):
+            check_integer("n_components", self.n_components, minimum=1)
+        elif not 0 < self.n_components < 1:
+            raise ValueError(
+                "n_components must be an integer of at least 1 or a share of the variance in"
+                f" (0, 1), got {self.n_components!r}"
+            )
         return 2
 
     def _fit(self, maps: ImageMaps) -> None:
-        self._check_parameters()
+        if self.n_components > self._n_channels:
+            raise ValueError(
+                f"n_components must be at most the channels of all layers, {self._n_channels},"
+                f" got {self.n_components}"
+            )
         self._fit_components(maps)
         h, w = self._grid
         self.points_ = np.empty((h * w, len(maps), len(self.components_)))
@@ -75,24 +91,6 @@ class PatchKDE(MapDetector):
         fitted = fit_densities(self.points_, self.shrinkage, n_features=len(self.mean_))
         self.position_means_, self.whitening_, self.log_norm_ = fitted
         self.norms_ = squared_norms(self.points_)
-
-    def _check_parameters(self) -> None:
-        check_neighbourhood(self.neighbourhood)
-        if not 0 < self.shrinkage <= 1:
-            raise ValueError(f"shrinkage must lie in (0, 1], got {self.shrinkage!r}")
-        if not 0 <= self.sigma < np.inf:
-            raise ValueError(f"sigma must be at least 0, got {self.sigma!r}")
-        if isinstance(self.n_components, float):
-            if not 0 < self.n_components < 1:
-                raise ValueError(
-                    "n_components must be an integer of at least 1 or a share of the variance in"
-                    f" (0, 1), got {self.n_components!r}"
-                )
-        elif check_integer("n_components", self.n_components, minimum=1) > self._n_channels:
-            raise ValueError(
-                f"n_components must be at most the channels of all layers, {self._n_channels},"
-                f" got {self.n_components}"
-            )
 
     def _fit_components(self, maps: ImageMaps) -> None:
         """Add up mean and scatter of all patches, image by image, and decompose the scatter."""

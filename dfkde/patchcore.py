@@ -72,8 +72,19 @@ class PatchCore(MapDetector):
         self.max_patches = max_patches
         self.random_state = random_state
 
+    @property
+    def min_samples(self) -> int:
+        """Smallest number of images that `fit` takes."""
+        if not 0 < self.coreset_ratio <= 1:
+            raise ValueError(f"coreset_ratio must lie in (0, 1], got {self.coreset_ratio!r}")
+        check_integer("n_neighbors", self.n_neighbors, minimum=2)
+        check_integer("n_projected", self.n_projected, minimum=1)
+        check_neighbourhood(self.neighbourhood)
+        if self.max_patches is not None:
+            check_integer("max_patches", self.max_patches, minimum=1)
+        return 1
+
     def _fit(self, maps: ImageMaps) -> None:
-        self._check_parameters()
         random = check_random_state(self.random_state)
         h, w = self._grid
         n_all = len(maps) * h * w
@@ -94,15 +105,6 @@ class PatchCore(MapDetector):
             projected = projection.fit_transform(features).astype(np.float32)
         chosen = greedy_coreset(projected, size, first=int(random.randint(len(features))))
         self.bank_ = features[chosen].astype(np.float64)
-
-    def _check_parameters(self) -> None:
-        if not 0 < self.coreset_ratio <= 1:
-            raise ValueError(f"coreset_ratio must lie in (0, 1], got {self.coreset_ratio!r}")
-        check_integer("n_neighbors", self.n_neighbors, minimum=2)
-        check_integer("n_projected", self.n_projected, minimum=1)
-        check_neighbourhood(self.neighbourhood)
-        if self.max_patches is not None:
-            check_integer("max_patches", self.max_patches, minimum=1)
 
     def _gathered(self, maps: ImageMaps, drawn: NDArray[np.intp]) -> NDArray[np.float32]:
         """Return the drawn patches of all training images."""

@@ -220,12 +220,15 @@ def _check_model(config: Config, n_images: int | None) -> None:
     n_fitted = n_images if n_train is None else n_train
     model, extra = config.model, config.save_model or config.threshold_quantile is not None
     params = {name: value for name, value in model.params.items() if name != "random_state"}
-    if model.factory in ESTIMATORS and params in _USUAL and (n_fitted or _ENOUGH) >= _ENOUGH:
+    usual = model.factory in ESTIMATORS and params in _USUAL and not model.layers
+    if usual and (n_fitted or _ENOUGH) >= _ENOUGH:
         return
     code_digest(config.job())  # of what the job runs, before any of it is imported
-    from harness.fitting import build_model, check_holding_out
+    from harness.fitting import build_model, check_holding_out, check_kind
 
-    least = getattr(build_model(model), "min_samples", 1)
+    built = build_model(model)
+    check_kind(config.job(), built)
+    least = getattr(built, "min_samples", 1)
     if n_fitted is None:
         return
     share = config.train_contamination  # what it adds is fitted too

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from itertools import islice
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
@@ -243,42 +242,47 @@ def quantile_score(train_scores: NDArray[np.float64], quantile: float) -> float:
     return float(np.quantile(train_scores, quantile, method="inverted_cdf"))
 
 
+class HeldOut(NamedTuple):
+    """What models that were not fitted on it give each training image."""
+
+    scores: NDArray[np.float64]
+    """Of the training images, in their order."""
+    map_values: list[float] | None
+    """The median over the anomaly maps, then the maximum of each; None without maps.
+
+    Drawing smooths the fine maps of a model on layers, so their maxima are of the maps as drawn.
+    """
+
+
 def held_out_scores(fitted: Fitted) -> NDArray[np.float64]:
     """Score each training image, in their order, by a model that was not fitted on it.
 
     A model gives the images it was fitted on far lower scores than any other normal image: to
     their nearest training image, for instance, they have no distance at all.
     """
-    scores = np.empty(len(fitted.train))
-    for rest, held_out in folds(fitted):
-        scores[held_out] = score(rest.model, fitted.train[held_out]).of_images
-    return scores
+    return held_out(fitted, maps=False).scores
 
 
-def held_out_map_values(fitted: Fitted) -> list[float] | None:
-    """Return the median over the anomaly maps of held-out training images, then each map's maximum.
+def held_out(fitted: Fitted, *, maps: bool = True) -> HeldOut:
+    """Score the training images as `held_out_scores` does, and map them by the same models.
 
-    None without anomaly maps. Drawing smooths the fine maps of a model on layers, so of these the
-    maxima are those of the maps as drawn. Where no feature maps are cached, the images of the first
-    fold alone are mapped: each fold reads those of all images.
+    Where no feature maps are cached, a localizer maps the images of the first fold alone: each fold
+    reads those of all images.
     """
-    maps: list[NDArray] = []
+    scores, found = np.empty(len(fitted.train)), list[NDArray]()
     maxima: list[float] = []
-    size = fitted.spec.shape[-2:]
-    for rest, held_out in islice(folds(fitted), None if fitted.job.features.maps else 1):
-        if isinstance(rest.model, MapDetector):
-            found = score(rest.model, fitted.train[held_out]).maps
-            maps += found
-            maxima += [float(render(one, size=size).max()) for one in found]
-            continue
-        locate = rest.localizer
-        if locate is None:
-            return None
-        samples = [fitted.split.train[k] for k in held_out]
-        found = [locate.anomaly_map(one) for one in fitted.reader.maps(samples)]
-        maps += found
-        maxima += [float(one.max()) for one in found]
-    return [float(np.median(maps)), *maxima]
+    for fold, (rest, places) in enumerate(folds(fitted)):
+        scores[places], own = score(rest.model, fitted.train[places])
+        found += own
+        maxima += [float(render(one, size=fitted.spec.shape[-2:]).max()) for one in own]
+        if maps and (fitted.job.features.maps or fold == 0) and (locate := rest.localizer):
+            samples = [fitted.split.train[k] for k in places]
+            located = [locate.anomaly_map(one) for one in fitted.reader.maps(samples)]
+            found += located
+            maxima += [float(np.max(one)) for one in located]
+    if not found:
+        return HeldOut(scores, None)
+    return HeldOut(scores, [float(np.median(found)), *maxima])
 
 
 def folds(fitted: Fitted) -> Iterator[tuple[Fitted, NDArray[np.intp]]]:

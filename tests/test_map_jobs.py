@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 import harness.run  # noqa: F401 - registers the schema
 from dfkde import PaDiM, TrainedDetector, render
-from harness.checks import check_settings
+from harness.checks import check_jobs, check_settings
 from harness.config import ModelConfig, conf_dir, name_differences, share_extraction
 from harness.experiment import evaluate, identify, settings
 from harness.fitting import anomaly_maps, features_of, fit, folds, held_out_scores, reader_of
@@ -170,6 +170,23 @@ def test_what_cannot_be_is_refused_before_any_work(command, message):
     command = f"category=bottle model=padim backbone=efficientnet_lite0 {command}"
     with pytest.raises(ValueError, match=re.escape(message)) as raised:
         check_settings([config_of(command)])
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("model=patchcore model.params.n_neighbors=1", "n_neighbors must be an integer of at"),
+        ("model=padim model.params.regularisation=inf", "regularisation must be above 0, got inf"),
+        ("model=padim model.params.sigma=-1", "sigma must be at least 0, got -1"),
+        ("model=patch_kde model.params.n_components=1.5", "n_components must be an integer of at"),
+        ("+model.layers.efficientnet_lite0=[blocks.2]", "model.layers must be empty for dfkde."),
+    ],
+)
+def test_a_wrong_parameter_is_refused_before_a_sweep(command, message):
+    command = f"category=bottle backbone=efficientnet_lite0 {command}"
+    with pytest.raises(ValueError, match=re.escape(message)) as raised:
+        check_jobs([config_of(command)], local=False)
     assert "\n" not in str(raised.value)
 
 

@@ -146,7 +146,7 @@ def run(settings: Settings, *, watch: Callable[[int, int], object]) -> Tally:
 
 
 def _checked(settings: Settings, predictor: Predictor) -> Settings:
-    """Say what a reader of the results must know of the model; without anomaly maps, draw none."""
+    """Say what a reader of the results must know of the model; without a localizer, draw none."""
     detector, quantile = predictor.detector, settings.quantile
     low, high = (100 * share for share in predictor.false_alarms(quantile))
     if high > 200 * (1 - quantile):
@@ -155,9 +155,9 @@ def _checked(settings: Settings, predictor: Predictor) -> Settings:
             " exceed it (90 %% interval)",
             *(len(detector.train_scores), low, high),
         )
-    values = detector.inputs["map_values"]
-    if values is not None:
-        if settings.pictures and len(values) == 2:
+    map_values = detector.inputs["map_values"]
+    if map_values is not None:
+        if settings.pictures and len(map_values) == 2:
             log.warning(
                 "colours and contours begin at one value: a model saved by an earlier version"
                 " keeps no more"
@@ -271,7 +271,7 @@ def _detector_folder(settings: Settings) -> Iterator[Path]:
         yield path
     else:
         with TemporaryDirectory() as place:
-            uri = store_uri(settings.tracking_uri or server_address("") or None)
+            uri = store_uri(settings.tracking_uri or server_address(store_uri()))
             yield fetch_model(settings.model, uri, folder=Path(place))
 
 

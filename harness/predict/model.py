@@ -71,9 +71,8 @@ def predict_settings(run_id: str, uri: str) -> str:
         artifacts = artifacts_of(uri, connect_to_read(uri).get_run(run_id).info)
         if not artifacts.list_artifacts(MODEL):
             return ""
-    where = (
-        "" if uri == store_uri(server_address("") or None) else f" tracking.uri={shlex.quote(uri)}"
-    )
+    usual = store_uri(server_address(store_uri()))
+    where = "" if uri == usual else f" tracking.uri={shlex.quote(uri)}"
     return f"model={run_id}{where}"
 
 

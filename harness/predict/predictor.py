@@ -19,7 +19,7 @@ from harness.data.images import USUAL, Decoding
 from harness.features.extractor import LazyExtractor
 from harness.features.reader import FeatureReader, Features
 from harness.features.spec import NETWORK, library
-from harness.fitting import Fitted, held_out_map_values, held_out_scores, quantile_score
+from harness.fitting import Fitted, held_out, quantile_score
 from harness.predict import QUANTILE, Prediction, check_quantile, reason_of
 from harness.provenance import commit, versions
 from harness.system.threads import one_blas_thread, parallel_map
@@ -183,17 +183,18 @@ class Predictor:
     def _predict(self, features: Features | ValueError | OSError, *, maps: bool) -> Prediction:
         if not isinstance(features, Features):
             raise features
-        if isinstance(self.detector.model, MapDetector):
-            found = self.detector.model.score(features.layer_maps)
-            return Prediction(found.score, found.anomaly_map if maps else None)
-        # One row at a time: the last bits of a matrix product may depend on how many it has.
-        score = float(self.detector.model.anomaly_score(features.pooled[None])[0])
+        model, locate = self.detector.model, self.detector.localizer
+        anomaly_map = None
+        if isinstance(model, MapDetector):
+            score, anomaly_map = model.score(features.layer_maps)
+        else:
+            # One row at a time: the last bits of a matrix product may depend on how many it has.
+            score = float(model.anomaly_score(features.pooled[None])[0])
         if not math.isfinite(score):  # no JSON, and no percentile
             raise ValueError(f"its score must be finite, got {score}")
-        locate = self.detector.localizer
-        if not maps or locate is None:
-            return Prediction(score)
-        return Prediction(score, locate.anomaly_map(features.feature_map))
+        if maps and locate is not None:
+            anomaly_map = locate.anomaly_map(features.feature_map)
+        return Prediction(score, anomaly_map if maps else None)
 
     def _check_network(self) -> None:
         """Refuse another network than that of training.
@@ -234,8 +235,7 @@ def trained(fitted: Fitted) -> TrainedDetector:
     """
     job, spec = fitted.job, fitted.spec
     with one_blas_thread():
-        train_scores = held_out_scores(fitted)
-        map_values = held_out_map_values(fitted)
+        train_scores, map_values = held_out(fitted)
     backbone = Backbone(
         factory=job.backbone.factory,
         arguments=dict(job.backbone.arguments),

@@ -204,7 +204,7 @@ def read_table(conf: Path, name: str) -> Table:
 
 def _table(name: str, sweep: Sweep, where: str) -> Table:
     jobs = [job.config for job in sweep.jobs]
-    first, found = _resolved(jobs[0]), {str(job.category) for job in jobs}
+    first, found = asdict(jobs[0].dataset), {str(job.category) for job in jobs}
     axis, configs = _axis(sweep, where)
     return Table(
         name=name,

@@ -146,5 +146,5 @@ def test_import_is_cheap():
 def test_unknown_name_is_an_attribute_error():
     import dfkde
 
-    with pytest.raises(AttributeError, match="has no attribute 'PaDiM'"):
-        _ = dfkde.PaDiM
+    with pytest.raises(AttributeError, match="has no attribute 'Patches'"):
+        _ = dfkde.Patches

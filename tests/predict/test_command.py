@@ -12,13 +12,15 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dfkde import PaDiM
 from harness.config import ModelConfig
-from harness.fitting import fit
+from harness.fitting import FOLDS, fit
 from harness.predict import Predictor, reason_of
 from harness.predict.__main__ import _NAMES, main
 from harness.predict.command import Row, _cells, _open_to_write, image_files
@@ -165,6 +167,22 @@ def test_a_model_without_localizer_says_so(small_job, arguments, tmp_path, capsy
     assert main(given) == 1
     assert "no heatmaps are drawn: the model has localizer=none\n" in capsys.readouterr().err
     assert not (tmp_path / "out/heatmaps").exists()
+
+
+def test_a_model_that_makes_its_own_maps_draws_them(small_job, arguments, images, tmp_path):
+    """Each fold is fitted once, for scores and maps together."""
+    own = ModelConfig("padim", "dfkde.padim:PaDiM", {"n_features": 4}, {"tiny": ["features"]})
+    fitted = fit(replace(small_job, model=own, localizer="none"))
+    with patch.object(PaDiM, "fit", autospec=True, side_effect=PaDiM.fit) as fits:
+        detector = trained(fitted)
+    assert fits.call_count == FOLDS
+    detector.save(tmp_path / "own")
+    given = [*arguments, f"model={tmp_path / 'own'}", "contours=true", "maps=true"]
+    assert main(given) == 1
+    [expected] = Predictor(detector).predict([images / "0.png"], maps=True)
+    found = np.load(tmp_path / "out/maps/0.png.npy", allow_pickle=False)
+    np.testing.assert_array_equal(found, expected.anomaly_map)
+    assert all((tmp_path / f"out/heatmaps/{name}.png").is_file() for name in NAMES)
 
 
 def test_a_model_of_an_earlier_version(arguments, model, detector, images, tmp_path, caplog):

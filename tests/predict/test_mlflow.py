@@ -301,7 +301,7 @@ def test_without_tracking_no_model_can_be_kept(small_job):
 def test_too_few_images_to_hold_out_are_refused_before_the_fit(
     small_job, uri, monkeypatch, model, n_train, message
 ):
-    monkeypatch.setattr("harness.fitting.fit", None)
+    monkeypatch.setattr("harness.experiment.fit", None)
     job = replace(small_job, model=ModelConfig(*model), n_train=n_train)
     outcome = run_job(job, open_tracker(TrackingConfig(uri=uri), None), save_model=True)
     assert outcome.status == "failed"

@@ -41,3 +41,28 @@ def test_all_runs_are_of_the_published_data_and_of_the_same_weights() -> None:
     by_category = {(run["category"], run["data_fingerprint"]) for run in RUNS}
     assert len(by_category) == len({run["category"] for run in RUNS})
     assert "not official" not in PAGE
+
+
+def test_the_published_numbers_are_those_of_results() -> None:
+    read = (DOCS.parent / "results" / "published.csv").read_text(encoding="utf-8").splitlines()
+    kept = (DOCS.parent / "results" / "published_sources.csv").read_text(encoding="utf-8")
+    labels = {row["source"]: row["label"] for row in csv.DictReader(kept.splitlines())}
+    rows = [row for row in csv.DictReader(read) if row["metric"] == "image_auroc"]
+    values = {
+        (labels[row["source"]], row["category"]): row["value"]
+        for row in rows
+        if row["dataset"] == "mvtec"
+    }
+    ours = {
+        (run["model"], run["category"]): f"{float(run['Image AUROC']):.3f}"
+        for run in RUNS
+        if run["dataset"] == "mvtec" and run["localizer"] == "none"
+    }
+    (_, *categories), _, *body = lines("Beside published numbers")
+    for name, *cells in body:
+        for category, cell in zip(categories, cells, strict=True):
+            if name.startswith("`"):
+                assert cell == ours[name.split("`")[1], category]
+            else:
+                assert cell == values[name, category]
+    assert len(body) > 4

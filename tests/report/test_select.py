@@ -233,11 +233,11 @@ def test_a_table_may_show_some_categories(tmp_path: Path) -> None:
             "hydra: {sweeper: {params: {category: nut}}}",
             r"new.yaml: category='nut' is not in dataset parts. Choose from: bolt",
         ),
-        ("defaults: [override /backbone: huge]", "new.yaml: .*'backbone/huge'"),
+        ("defaults: [override /backbone: huge]", "new.yaml: backbone must be one of .*'huge'"),
         ("image_sise: 64", "new.yaml: .*Key 'image_sise' not in 'Config'"),
         ("image_size: big", "new.yaml: .*Value 'big' of type 'str' could not be converted"),
         ("image_size: [", "new.yaml: while parsing"),
-        ("defaults: [override /model: null]", "new.yaml: .*[Mm]issing"),
+        ("defaults: [override /model: null]", "new.yaml: model must be given"),
     ],
 )
 def test_a_wrong_declaration_is_named(tmp_path: Path, experiment: str, problem: str) -> None:

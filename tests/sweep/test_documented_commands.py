@@ -42,7 +42,8 @@ def commands():
             block = re.sub(r"<<END\n.*?\nEND\n", "\n", block, flags=re.DOTALL)
             for line in block.replace("\\\n", " ").splitlines():
                 yield page.name, line.strip()
-        text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        # The cases are run on their own folders, by tests/data/test_documented_cases.py.
+        text = re.sub(r"```.*?```|<!-- cases -->.*<!-- /cases -->", "", text, flags=re.DOTALL)
         for line in re.findall(r"`(python -m [\w.]+ [^`]*)`", text):
             yield page.name, " ".join(line.replace("\\|", "|").split())
 
