@@ -198,7 +198,7 @@ def _earlier_runs(tracking: TrackingConfig) -> list[Any]:
 
 
 def _estimate(runs: Sequence[Any], job: Job, n_images: int) -> float | None:
-    """Return the seconds of a job, by earlier ones of this machine and of its backbone."""
+    """Return the seconds of a job, by earlier ones of this machine, its backbone and its model."""
     like = {"machine": json.dumps(machine()), "backbone": job.backbone.label}
     rates, rests = [], []
     for run in (run for run in runs if like.items() <= run.data.tags.items()):
@@ -212,7 +212,8 @@ def _estimate(runs: Sequence[Any], job: Job, n_images: int) -> float | None:
         n_run = sum(int(run.data.params.get(name, 0)) for name in COUNTS.values())
         if extraction is not None and n_run:
             rates.append(extraction / n_run)
-        rests.append(sum(seconds.values()) + (features if extraction is None else 0.0))
+        if run.info.status == "FINISHED" and run.data.tags["model"] == job.model.name:
+            rests.append(sum(seconds.values()) + (features if extraction is None else 0.0))
     if not rests or (n_images and not rates):
         return None
     return median(rests) + (median(rates) * n_images if n_images else 0.0)

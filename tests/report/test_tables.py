@@ -62,7 +62,7 @@ REFUSED = [
     ({"model": "dfkde,alias"}, "new.yaml sweeps model (dfkde, alias); its values must"),
     ({"model": "dfkde,other", "backbone": "tiny,wide"}, "new.yaml sweeps backbone, model; a table"),
     ({"image_size": "1,2", "n_train": "3,4"}, "new.yaml sweeps image_size, n_train; a table shows"),
-    ({"seed": "one,two"}, "new.yaml: Error merging override seed=one Value 'one' of type 'str'"),
+    ({"seed": "one,two"}, "new.yaml: seed must be an integer, got 'one'"),
     (
         {"seed": "interval(0,1)"},
         "new.yaml: seed=interval(0,1) must be a list of values, or a",
