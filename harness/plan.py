@@ -212,7 +212,7 @@ def _estimate(runs: Sequence[Any], job: Job, n_images: int) -> float | None:
         n_run = sum(int(run.data.params.get(name, 0)) for name in COUNTS.values())
         if extraction is not None and n_run:
             rates.append(extraction / n_run)
-        if run.info.status == "FINISHED" and run.data.tags["model"] == job.model.name:
+        if run.info.status == "FINISHED" and run.data.tags.get("model") == job.model.name:
             rests.append(sum(seconds.values()) + (features if extraction is None else 0.0))
     if not rests or (n_images and not rates):
         return None
