@@ -15,9 +15,10 @@ from dfkde import PaDiM, TrainedDetector, render
 from harness.checks import check_jobs, check_settings
 from harness.config import ModelConfig, all_stages, conf_dir, name_differences, share_extraction
 from harness.experiment import evaluate, identify, settings
-from harness.fitting import anomaly_maps, features_of, fit, held_out_scores, reader_of
+from harness.fitting import anomaly_maps, features_of, fit, folds, held_out_scores, reader_of
 from harness.metrics import pixel_auroc
 from harness.predict import Predictor
+from harness.predict.__main__ import main
 from harness.predict.predictor import trained
 
 LAYERS = ["features.0", "features"]
@@ -89,9 +90,19 @@ def test_a_prediction_is_the_score_of_the_evaluation(map_job, tmp_path):
     detector.save(tmp_path / "detector")
     loaded = TrainedDetector.load(tmp_path / "detector", trusted=["tests.tiny:build"])
     assert loaded.backbone.maps_of == LAYERS
-    assert loaded.inputs["map_values"][0] < loaded.inputs["map_values"][1]
+    rest, held_out = next(folds(fitted))
+    first = next(iter(fitted.reader.layer_maps([fitted.split.train[held_out[0]]], LAYERS)))
+    drawn = render(rest.model.score(first).anomaly_map, size=(map_job.image_size,) * 2)
+    median, *maxima = loaded.inputs["map_values"]
+    assert median < min(maxima)
+    assert len(maxima) == 20
+    assert maxima[0] == pytest.approx(drawn.max(), rel=1e-9)
     record = evaluate(map_job)
     paths = [sample.path for sample in fitted.split.test]
+    out = tmp_path / "out"
+    command = [f"model={tmp_path / 'detector'}", f"images={paths[0]}", f"out={out}"]
+    assert main([*command, "trusted=tests.tiny:build", "contours=true", "maps=true"]) == 0
+    assert len(list(out.rglob("heatmaps/*.png"))) == len(list(out.rglob("maps/*.npy"))) == 1
     found = list(Predictor(loaded, cache=tmp_path / "own").predict(paths, maps=True))
     assert [one.score for one in found] == [one.score for one in record.scores]
     for one, expected in zip(found, anomaly_maps(fitted), strict=True):

@@ -35,6 +35,14 @@ _NEEDED = ("name", "title", "reader", "categories")
 _SHOWN = 3
 SEED = 42  # the default
 _LIST = "exclude.txt"
+# Settings that only these readers read.
+_OF_READERS = {
+    "train_share": ("folder", "elpv"),
+    "normal_dir": ("folder",),
+    "abnormal_dir": ("folder",),
+    "mask_dir": ("folder",),
+    "mask_ending": ("folder", "tree"),
+}
 _PLAIN = re.compile(r"[\w./*?@%+:|-]+")  # needs no quotes in a list
 
 log = logging.getLogger(__name__)
@@ -255,6 +263,12 @@ def check_dataset(dataset: DatasetConfig, category: str) -> None:
     if dataset.max_pixels is not None and dataset.max_pixels < 1:
         rule = "dataset.max_pixels must be null or at least 1"
         raise DataError(f"{rule}, got {dataset.max_pixels}")
+    for name, readers in _OF_READERS.items():
+        usual, value = getattr(DatasetConfig, name), getattr(dataset, name)
+        if dataset.reader not in readers and value != usual:
+            rule = f"dataset.{name} must be left out unless dataset.reader is"
+            given = f"got {value!r} for {dataset.reader}"
+            raise DataError(f"{rule} {' or '.join(readers)}, {given}")
     if not 8 <= dataset.bits <= 16:
         raise DataError(f"dataset.bits must be from 8 to 16, got {dataset.bits}")
 

@@ -146,7 +146,7 @@ def run(settings: Settings, *, watch: Callable[[int, int], object]) -> Tally:
 
 
 def _checked(settings: Settings, predictor: Predictor) -> Settings:
-    """Say what a reader of the results must know of the model; without a localizer, draw none."""
+    """Say what a reader of the results must know of the model; without anomaly maps, draw none."""
     detector, quantile = predictor.detector, settings.quantile
     low, high = (100 * share for share in predictor.false_alarms(quantile))
     if high > 200 * (1 - quantile):

@@ -71,7 +71,8 @@ def _close(options: argparse.Namespace) -> int:
     tracker = open_tracker(TrackingConfig(uri=uri), options.cache)
     assert isinstance(tracker, MlflowTracker)  # noqa: S101 - by default
     states = tracker.close(options.ids)
-    say(*(f"{run_id} {state}" for run_id, state in states.items()))
+    lines = [f"{run_id} {state}" for run_id, state in states.items()]
+    say(*(lines or ["no run is open"]))
     left = [run_id for run_id in options.ids if not states.get(run_id, "").startswith("closed")]
     for run_id in left:
         say(f"error: {run_id} must be the id of an open run whose process has ended", error=True)

@@ -297,6 +297,13 @@ def test_an_unknown_reader_lists_the_choices(copy):
         load_split(replace(copy("mvtec"), reader="coco"), "bottle", seed=42)
 
 
+@pytest.mark.parametrize(("key", "value"), [("mask_ending", "_GT"), ("train_share", 0.5)])
+def test_a_setting_that_the_reader_would_ignore_is_refused(copy, key, value):
+    rule = f"dataset.{key} must be left out unless dataset.reader is folder or .* for mvtec"
+    with pytest.raises(DataError, match=rule):
+        load_split(replace(copy("mvtec"), **{key: value}), "bottle", seed=42)
+
+
 def test_broken_elpv_labels_name_the_line(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "labels.csv").write_text("images/a.png 0.0 mono\nimages/b.png none mono\n")

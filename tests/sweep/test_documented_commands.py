@@ -135,7 +135,7 @@ def test_a_documented_command_about_data_has_these_keys(module, arguments, tmp_p
 
 @pytest.mark.parametrize(("module", "arguments"), of_module("harness.predict"))
 def test_a_documented_prediction_has_these_keys(module, arguments):
-    assert _settings(arguments).images == Path("FOLDER")
+    assert _settings(arguments).images == (Path("FOLDER"),)
 
 
 def test_a_documented_benchmark_takes_its_argument(monkeypatch):
