@@ -7,8 +7,9 @@ frozen, for omegaconf does not compose into frozen classes; nothing writes to th
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
@@ -19,6 +20,7 @@ from dfkde.backbones.presence import is_random
 # omegaconf.MISSING, for a setting that has no default; this module needs no omegaconf.
 _MANDATORY: Any = "???"
 
+_STAGE = re.compile(r"layer\d+|(blocks|stages|features)(\.\d+)?")
 # What the name of a job says already, or holds in part.
 _NAMED = ("category", "seed", "dataset.name", "dataset.categories")
 
@@ -374,19 +376,34 @@ def name_differences(jobs: Sequence[Job]) -> list[Job]:
 
 
 def share_extraction(jobs: Sequence[Job]) -> list[Job]:
-    """Return the jobs of a sweep with what all of them need of an image, by backbone."""
+    """Return the jobs of a sweep with what all of them need of an image, by backbone.
+
+    A job whose layers are not all stages has a pass of its own.
+    """
+    sharing = [job for job in jobs if all_stages(job.map_layers)]
     layers: dict[str, set[str]] = {}
-    for job in jobs:
+    for job in sharing:
         layers.setdefault(str(job.backbone), set()).update(job.map_layers)
-    pooled = {str(job.backbone) for job in jobs if not job.map_layers}
+    pooled = {str(job.backbone) for job in sharing if not job.map_layers}
     return [
         replace(
             job,
             pass_layers=tuple(sorted(layers[str(job.backbone)])),
             pass_pooled=str(job.backbone) in pooled,
         )
+        if all_stages(job.map_layers)
+        else job
         for job in jobs
     ]
+
+
+def all_stages(layers: Iterable[str]) -> bool:
+    """Return whether layers are stages of a network, by the names that libraries give them.
+
+    What a stage returns exists in any case. To return what is inside of a block, an engine cannot
+    fuse some operations, which changes the last bits of all that follows.
+    """
+    return all(_STAGE.fullmatch(layer) for layer in layers)
 
 
 def _scopes(job: Job) -> dict[str, str]:

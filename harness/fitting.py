@@ -248,10 +248,7 @@ class HeldOut(NamedTuple):
     scores: NDArray[np.float64]
     """Of the training images, in their order."""
     map_values: list[float] | None
-    """The median over the anomaly maps, then the maximum of each; None without maps.
-
-    Drawing smooths the fine maps of a model on layers, so their maxima are of the maps as drawn.
-    """
+    """The median over the anomaly maps, then the maximum of each; None without maps."""
 
 
 def held_out_scores(fitted: Fitted) -> NDArray[np.float64]:
@@ -266,23 +263,23 @@ def held_out_scores(fitted: Fitted) -> NDArray[np.float64]:
 def held_out(fitted: Fitted, *, maps: bool = True) -> HeldOut:
     """Score the training images as `held_out_scores` does, and map them by the same models.
 
-    Where no feature maps are cached, a localizer maps the images of the first fold alone: each fold
-    reads those of all images.
+    Drawing smooths the fine maps of a model on layers, so of these the maxima are those of the maps
+    as drawn. Where no feature maps are cached, a localizer maps the images of the first fold alone:
+    each fold reads those of all images.
     """
-    scores, found = np.empty(len(fitted.train)), list[NDArray]()
-    maxima: list[float] = []
+    scores, found, maxima = np.empty(len(fitted.train)), list[NDArray](), list[float]()
+    size = fitted.spec.shape[-2:]
     for fold, (rest, places) in enumerate(folds(fitted)):
         scores[places], own = score(rest.model, fitted.train[places])
         found += own
-        maxima += [float(render(one, size=fitted.spec.shape[-2:]).max()) for one in own]
+        if maps:
+            maxima += [float(render(one, size=size).max()) for one in own]
         if maps and (fitted.job.features.maps or fold == 0) and (locate := rest.localizer):
             samples = [fitted.split.train[k] for k in places]
-            located = [locate.anomaly_map(one) for one in fitted.reader.maps(samples)]
-            found += located
-            maxima += [float(np.max(one)) for one in located]
-    if not found:
-        return HeldOut(scores, None)
-    return HeldOut(scores, [float(np.median(found)), *maxima])
+            own = [locate.anomaly_map(one) for one in fitted.reader.maps(samples)]
+            found += own
+            maxima += [float(one.max()) for one in own]
+    return HeldOut(scores, [float(np.median(found)), *maxima] if maxima else None)
 
 
 def folds(fitted: Fitted) -> Iterator[tuple[Fitted, NDArray[np.intp]]]:

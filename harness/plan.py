@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dfkde.backbones.presence import WeightsError
 from harness.checks import check_images, check_jobs, check_settings
-from harness.config import Config, Job, TrackingConfig, name_differences
+from harness.config import Config, Job, TrackingConfig, all_stages, name_differences
 from harness.provenance import code_digest, machine
 from harness.record import EXTRACTION
 from harness.system.terminal import shown
@@ -134,7 +134,8 @@ class _Known:
             return Planned("skipped", f"by {reason}; force=true runs it again")
         from harness.features.feature_cache import MAPS, POOLED, Store, maps_of
 
-        store = Store(Path(str(config.features.cache)), spec)
+        shared = all_stages(job.map_layers)
+        store = Store(Path(str(config.features.cache)), spec if shared else whole)
         entries = {(spec.key, sample.digest) for sample in (*split.train, *split.test)}
         pooled = (POOLED, MAPS) if has_masks(split) and job.localizer != "none" else (POOLED,)
         kinds = tuple(map(maps_of, job.map_layers)) or pooled
@@ -213,7 +214,7 @@ def _earlier_runs(tracking: TrackingConfig) -> list[Any]:
 
 
 def _estimate(runs: Sequence[Any], job: Job, n_images: int) -> float | None:
-    """Return the seconds of a job, by earlier ones of this machine and of its backbone."""
+    """Return the seconds of a job, by earlier ones of this machine, its backbone and its model."""
     like = {"machine": json.dumps(machine()), "backbone": job.backbone.label}
     rates, rests = [], []
     for run in (run for run in runs if like.items() <= run.data.tags.items()):
@@ -227,7 +228,8 @@ def _estimate(runs: Sequence[Any], job: Job, n_images: int) -> float | None:
         n_run = sum(int(run.data.params.get(name, 0)) for name in COUNTS.values())
         if extraction is not None and n_run:
             rates.append(extraction / n_run)
-        rests.append(sum(seconds.values()) + (features if extraction is None else 0.0))
+        if run.info.status == "FINISHED" and run.data.tags.get("model") == job.model.name:
+            rests.append(sum(seconds.values()) + (features if extraction is None else 0.0))
     if not rests or (n_images and not rates):
         return None
     return median(rests) + (median(rates) * n_images if n_images else 0.0)

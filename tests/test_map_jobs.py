@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 import harness.run  # noqa: F401 - registers the schema
 from dfkde import PaDiM, TrainedDetector, render
 from harness.checks import check_jobs, check_settings
-from harness.config import ModelConfig, conf_dir, name_differences, share_extraction
+from harness.config import ModelConfig, all_stages, conf_dir, name_differences, share_extraction
 from harness.experiment import evaluate, identify, settings
 from harness.fitting import anomaly_maps, features_of, fit, folds, held_out_scores, reader_of
 from harness.metrics import pixel_auroc
@@ -213,3 +213,14 @@ def test_a_stored_job_has_no_trace_of_its_sweep(map_job):
     assert files[0] == files[1]
     assert b"pass_" not in files[0]
     assert asdict(map_job) != asdict(shared)
+
+
+def test_layers_that_are_no_stages_have_a_pass_and_a_section_of_their_own(map_job):
+    """An engine cannot fuse what it must return: the pooled features differ in their last bits."""
+    inner = replace(map_job, model=replace(PADIM, layers={"tiny": ["features.0.conv"]}))
+    pooled = replace(map_job, model=replace(PADIM, layers={}), localizer="occlusion")
+    shared = share_extraction([map_job, inner, pooled])
+    assert [job.pass_layers for job in shared] == [tuple(sorted(LAYERS)), (), tuple(sorted(LAYERS))]
+    assert [all_stages(job.map_layers) for job in shared] == [True, False, True]
+    assert not all_stages(["layer1", "blocks.2.0.conv_pwl"])
+    assert all_stages(["layer1", "blocks.2", "stages.3", "features"])

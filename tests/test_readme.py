@@ -28,8 +28,9 @@ def test_a_model_of_ones_own_is_one_class_and_one_file(
     (tmp_path / "tiny.py").write_text((ROOT / "tests" / "tiny.py").read_text())
     model = tmp_path / "conf" / "model" / "centroid.yaml"
     model.parent.mkdir(parents=True)
-    text = USAGE.replace("\n", " ")
-    named = re.search(r"centroid.yaml` with `(name: .*?)` and `(factory: .*?)`", text)
+    named = re.search(
+        r"centroid.yaml` with `(name: .*?)` and `(factory: .*?)`", USAGE.replace("\n", " ")
+    )
     model.write_text("\n".join(named.groups()))
     command = [
         *("--config-dir", str(tmp_path / "conf"), "-m"),

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.config import BackboneConfig, FeaturesConfig
+from harness.config import BackboneConfig, FeaturesConfig, all_stages
 from harness.data import Sample
 from harness.data.images import USUAL, Decoding
 from harness.features.engines import Engine, build_engine
@@ -83,8 +83,9 @@ class FeatureReader:
     Attributes
     ----------
     spec : ExtractionSpec
-        What determines the pooled features besides the images, every `auto` resolved. The layers'
-        maps are kept in its section of the cache, for the pass that writes them changes no bit.
+        What determines the pooled features besides the images, every `auto` resolved. The maps of
+        stages are kept in its section of the cache, for the pass that writes them changes no bit;
+        those of other layers, and what their pass pools, have a section of their own.
     n_extracted : int
         Number of images that went through the backbone so far.
     outdated : bool
@@ -125,7 +126,8 @@ class FeatureReader:
             cache = tempfile.mkdtemp(prefix="features-")
             weakref.finalize(self, shutil.rmtree, cache, ignore_errors=True)
         self._cache = Path(cache)
-        self._store = Store(self._cache, self.spec)
+        shared = all_stages(map_layers)
+        self._store = Store(self._cache, self.spec if shared else self.spec_with(map_layers))
         self._recent = RecentFeatures(_RECENT)
 
     def pooled(self, samples: Sequence[Sample], *, maps: bool = True) -> NDArray[np.float32]:

@@ -204,12 +204,12 @@ def read_table(conf: Path, name: str) -> Table:
 
 def _table(name: str, sweep: Sweep, where: str) -> Table:
     jobs = [job.config for job in sweep.jobs]
-    first, found = asdict(jobs[0].dataset), {str(job.category) for job in jobs}
+    dataset, found = jobs[0].dataset, {str(job.category) for job in jobs}
     axis, configs = _axis(sweep, where)
     return Table(
         name=name,
-        title=first["title"],
-        categories=tuple(one for one in first["categories"] if one in found),
+        title=dataset.title,
+        categories=tuple(one for one in dataset.categories if one in found),
         seeds=tuple(dict.fromkeys(job.seed for job in jobs)),
         axis=axis.replace("model.params.", "model."),
         configs=configs,

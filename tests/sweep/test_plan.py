@@ -75,6 +75,9 @@ def test_a_plan_knows_what_is_finished_and_what_is_extracted(folder, client):
     assert details[7].startswith("unknown until the images are read: at most 0 images")
     assert re.fullmatch(r"4 jobs: 1 skipped, 3 run; about \d+ (s|min) in all", details[-1])
     assert files() == before
+    unfitted = [one for one in command if not one.startswith("model.")]
+    other = in_process(*unfitted, "category=01", "model=knn", PLAN, settings=())
+    assert "0 images to extract; no earlier run tells the time" in other.out
     # Once the images have been read, how many are missing is known; the second job shares them.
     assert in_process(*command, "category=02", "seed=7", settings=()).status == 0
     shutil.rmtree(folder / "cache" / next(p.parent.parent.name for p in Path().rglob("*.pooled")))
