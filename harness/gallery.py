@@ -137,6 +137,15 @@ def _save(pixels: NDArray[np.uint8], path: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw the pictures of all tables that are asked for; return 1 if a category has none."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _draw_tables(options)
+    except (ReportError, StoreError, OSError) as error:
+        say(f"error: {error}", error=True)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m harness.gallery",
         description="Draw the pictures of the tables' runs, for `python -m harness.report html`.",
@@ -148,12 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--output", type=Path, default=Path("runs/gallery"), help="(default: %(default)s)")
     trusted = "models and backbones, as module:name, that a run may use beside this project's own"
     add("--trusted", nargs="+", default=[], metavar="NAME", help=trusted)
-    options = parser.parse_args(arguments)
-    try:
-        return _draw_tables(options)
-    except (ReportError, StoreError, OSError) as error:
-        say(f"error: {error}", error=True)
-        return 1
+    return parser
 
 
 def _draw_tables(options: argparse.Namespace) -> int:

@@ -97,6 +97,7 @@ def complete(datasets, tmp_path_factory):
         (root / "conf" / path).with_suffix(".yaml").write_text(content)
     for category in ("gear", "spring"):
         shutil.copytree(root / "mvtec" / "screw", root / "mine" / category)
+    shutil.copytree(root / "mvtec" / "bottle" / "train" / "good", root / "mine" / "normal")
     return root
 
 
