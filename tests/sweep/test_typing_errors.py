@@ -9,7 +9,7 @@ import pytest
 
 from tests.sweep.conftest import SETTINGS, as_process, in_process
 
-DATASETS = "dataset must be one of btad, elpv, folder, mvtec, visa, got"
+DATASETS = "dataset must be one of btad, elpv, folder, loco, mvtec, tree, visa, visa_pytorch, got"
 GIVEN = {
     "dataset": "dataset=btad",
     "category": "category=01",
