@@ -268,11 +268,11 @@ def held_out(fitted: Fitted, *, maps: bool = True) -> HeldOut:
     each fold reads those of all images.
     """
     scores, found, maxima = np.empty(len(fitted.train)), list[NDArray](), list[float]()
-    size = fitted.spec.shape[-2:]
     for fold, (rest, places) in enumerate(folds(fitted)):
         scores[places], own = score(rest.model, fitted.train[places])
-        found += own
-        if maps:
+        if maps and own:
+            found += own
+            size = fitted.spec.shape[-2:]
             maxima += [float(render(one, size=size).max()) for one in own]
         if maps and (fitted.job.features.maps or fold == 0) and (locate := rest.localizer):
             samples = [fitted.split.train[k] for k in places]

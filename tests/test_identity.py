@@ -30,7 +30,7 @@ def test_identity_depends_on_what_determines_the_numbers_and_on_nothing_else(job
         replace(job, localizer="none"),
         replace(job, n_train=20),
         replace(job, train_contamination=0.1),
-        replace(job, dataset=replace(job.dataset, train_share=0.5)),
+        replace(job, dataset=replace(job.dataset, bits=12)),
         replace(job, pixel_resolution=32),
         replace(job, threshold_quantile=0.9),
         replace(job, model=replace(job.model, params={"n_components": 5})),

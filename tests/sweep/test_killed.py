@@ -323,6 +323,9 @@ def test_a_job_holds_its_lock_until_its_run_is_closed(client, monkeypatch):
     def interrupted(*_, **__):
         raise Interrupted(signal.SIGTERM)
 
+    def broken(*_, **__):
+        raise ValueError("cannot be fitted")
+
     def look(method):
         def wrapped(self, run, *arguments, **keywords):
             method(self, run, *arguments, **keywords)
@@ -333,7 +336,9 @@ def test_a_job_holds_its_lock_until_its_run_is_closed(client, monkeypatch):
     for name in ("finish", "fail", "kill"):
         monkeypatch.setattr(MlflowTracker, name, look(getattr(MlflowTracker, name)))
     assert in_process(*ONE).status == 0
-    assert in_process(*ONE, "seed=7", "model.params={n_components: 999}").status == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("harness.experiment.evaluate", broken)
+        assert in_process(*ONE, "seed=7").status == 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harness.experiment.evaluate", interrupted)
         assert in_process(*ONE, "seed=8").status == 143

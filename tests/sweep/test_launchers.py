@@ -81,8 +81,8 @@ def test_launcher_that_cannot_be_is_reported_in_one_line(client, monkeypatch, la
 def test_launcher_that_there_is_none_of_is_reported_with_the_choices(client):
     ended = in_process(*TWO, "hydra/launcher=submitit_local")
     assert ended.status == 1
-    assert "Could not find 'hydra/launcher/submitit_local'" in ended.err
-    assert "submitit_slurm" in ended.err
+    assert "hydra/launcher must be one of basic, in_process, joblib, submitit_slurm" in ended.err
+    assert "got 'submitit_local'" in ended.err
     assert "Traceback" not in ended.err
 
 
