@@ -124,11 +124,14 @@ def build_model(config: ModelConfig) -> Any:
     return factory(**config.params)
 
 
-@cache
+# As for an imported module: a process runs the code that it has read first.
+_module_of = cache(module_of_file)
+
+
 def _resolved(factory: str) -> Any:
     source, _, name = factory.rpartition(":")
     if source.endswith(".py"):
-        return getattr(module_of_file(Path(source)), name)
+        return getattr(_module_of(Path(source)), name)
     return resolve_name(factory)
 
 
