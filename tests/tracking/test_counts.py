@@ -1,4 +1,4 @@
-"""How many images were left out, and how many are duplicates, stands in the run."""
+"""The numbers of images left out and of duplicates are recorded in the run."""
 
 from __future__ import annotations
 
