@@ -42,7 +42,8 @@ def main(overrides: list[str]) -> None:
             sys.setprofile(None)
             threading.setprofile(None)  # type: ignore[arg-type]
     folders = [f"{ROOT / package}/" for package in PACKAGES]
-    own = {f: names for f, names in called.items() if any(map(f.startswith, folders))}
+    modules = {file: names for file, names in called.items() if file.endswith(".py")}
+    own = {f: names for f, names in modules.items() if any(map(f.startswith, folders))}
     for file in sorted(own):
         print(f"{len(own[file]):>4}  {Path(file).relative_to(ROOT)}")
     print(f"{len(own)} files with a function that is called")

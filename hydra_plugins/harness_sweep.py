@@ -21,7 +21,6 @@ from omegaconf import DictConfig, OmegaConf
 from harness.checks import check_jobs
 from harness.compose import Composer
 from harness.config import Config, conf_dir, name_differences, share_extraction
-from harness.plan import plan
 from harness.record import Outcome
 from harness.sweep.multirun import SharedSettings, check_sweep, environment
 from harness.sweep.progress import Progress, failures, leave_if_busy, summary
@@ -86,6 +85,8 @@ class HarnessSweeper(Sweeper):
         return outcomes
 
     def _plan(self, configs: Sequence[Config]) -> Sequence[Outcome]:
+        from harness.plan import plan  # few commands need it
+
         with _in_one_line(StoreError):
             lines, can_run = plan(configs, local=self.launcher.is_local)
         say(*lines)
