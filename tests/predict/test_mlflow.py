@@ -154,6 +154,18 @@ def test_a_model_of_ones_own_is_loaded_by_mlflow(own_run, uri, images, tmp_path)
     check_equal(model.predict(table).to_dict("records"), predicted, names)
 
 
+def test_a_model_on_maps_is_loaded_by_mlflow(kept_job, uri, images, tmp_path):
+    layers = {"tiny": ["features.0", "features"]}
+    padim = ModelConfig("padim", "dfkde.padim:PaDiM", {"n_features": 8}, layers)
+    run_id = run_and_keep(replace(kept_job, model=padim, localizer="none"), uri)
+    predicted = scores_of_command(run_id, uri=uri, images=images, out=tmp_path / "out")
+    names = list(predicted)
+    table = pd.DataFrame({"image": [(images / name).read_bytes() for name in names]})
+    mlflow.set_tracking_uri(uri)
+    model = mlflow.pyfunc.load_model(f"runs:/{run_id}/model")
+    check_equal(model.predict(table).to_dict("records"), predicted, names)
+
+
 def test_the_callers_settings_go_before_those_of_the_folder(own_run, uri):
     mlflow.set_tracking_uri(uri)
     with pytest.raises(TrustError, match=f"asks for '{TRUSTED}', no"):
