@@ -139,10 +139,11 @@ class _Known:
         entries = {(spec.key, sample.digest) for sample in (*split.train, *split.test)}
         pooled = (POOLED, MAPS) if has_masks(split) and job.localizer != "none" else (POOLED,)
         kinds = tuple(map(maps_of, job.map_layers)) or pooled
+        kept = config.features.maps or kinds == (POOLED,)  # other maps are computed each time
         missing = {
             (key, digest)
             for key, digest in entries - self._to_extract
-            if not all(store.has(digest, kind) for kind in kinds)
+            if not (kept and all(store.has(digest, kind) for kind in kinds))
         }
         self._to_extract |= missing
         return self._run(job, len(missing), f"{len(missing)} images to extract")

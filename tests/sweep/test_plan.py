@@ -78,6 +78,10 @@ def test_a_plan_knows_what_is_finished_and_what_is_extracted(folder, client):
     unfitted = [one for one in command if not one.startswith("model.")]
     other = in_process(*unfitted, "category=01", "model=knn", PLAN, settings=())
     assert "0 images to extract; no earlier run tells the time" in other.out
+    mapped = [*(one for one in command if one != "localizer=none"), "category=01", "seed=1", PLAN]
+    assert " 0 images to extract" in in_process(*mapped, settings=()).out
+    recomputed = in_process(*mapped, "features.maps=false", settings=()).out
+    assert re.search(r" [1-9]\d* images to extract", recomputed)
     # Once the images have been read, how many are missing is known; the second job shares them.
     assert in_process(*command, "category=02", "seed=7", settings=()).status == 0
     shutil.rmtree(folder / "cache" / next(p.parent.parent.name for p in Path().rglob("*.pooled")))
