@@ -24,7 +24,7 @@ from harness.features.reader import FeatureReader, feature_reader
 from harness.features.settings import region
 from harness.features.spec import ExtractionSpec
 from harness.metrics import METRICS, MetricValues, evaluation_size, pixel_metrics, resize_mask
-from harness.metrics.counting import Pair
+from harness.metrics.ranks import Pair
 from harness.record import Stages
 from harness.system.terminal import nearest
 from harness.system.threads import available, one_blas_thread, parallel_map

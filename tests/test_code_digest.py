@@ -87,7 +87,7 @@ def edit(path, change):
         "harness/experiment.py",
         "harness/features/inputs.py",
         "harness/fitting.py",
-        "harness/metrics/counting.py",
+        "harness/metrics/ranks.py",
         "harness/metrics/pixel.py",
         "harness/system/threads.py",
     ],
@@ -393,7 +393,7 @@ def test_a_process_runs_what_it_has_read_and_notices_an_edit(job, tmp_path, monk
 def test_a_worker_holds_the_shared_code_before_it_has_a_job(job, project):
     forget()
     provenance.read_shared_code()
-    edit(project / "harness/metrics/counting.py", lambda text: text + "\nadded = 1\n")
+    edit(project / "harness/metrics/ranks.py", lambda text: text + "\nadded = 1\n")
     assert provenance.code_changed(job)
 
 
@@ -423,7 +423,7 @@ def test_nothing_that_computes_is_forgotten(job, name):
     walk = provenance._Walk({})
     walk.digest(job.model.factory, job.backbone.factory)
     modules = {module_name(file) for file, function in ran if is_code(file, function)}
-    assert {"harness.fitting", "harness.metrics.counting", "dfkde.base", "tests.tiny"} <= modules
+    assert {"harness.fitting", "harness.metrics.ranks", "dfkde.base", "tests.tiny"} <= modules
     assert modules <= walk.modules.keys()
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from harness.features import __main__ as cache_module
 from harness.features.__main__ import main
-from harness.features.eviction import Section
+from harness.features.feature_cache import Section
 from harness.record import Outcome
 from harness.sweep.progress import Progress, summary
 from harness.sweep.task import log_file

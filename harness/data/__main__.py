@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from harness.config import DatasetConfig
-from harness.data.exclusion import patterns_of, write_list
 from harness.data.fetch import fetch
-from harness.data.listing import DataError
+from harness.data.listing import DataError, patterns_of, write_list
 from harness.data.load import SEED, Survey, dataset_settings, verify
 from harness.data.official import ARCHIVES
 from harness.data.readers import expected_root

@@ -9,12 +9,11 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
 from harness.config import DatasetConfig, conf_dir
-from harness.data.exclusion import is_of_file, list_category
-from harness.data.findings import notes_of, pixel_problems, problems_of
 from harness.data.images import MOST_PIXELS, USUAL, Decoding
 from harness.data.inspection import (
     Inspection,
@@ -22,13 +21,25 @@ from harness.data.inspection import (
     fingerprint,
     inspect_image,
     inspect_mask,
+    notes_of,
+    pixel_problems,
+    problems_of,
     read_stamped,
 )
-from harness.data.listing import DataError, ImageFile, Listing, Problem
+from harness.data.listing import (
+    DataError,
+    ImageFile,
+    Listing,
+    Problem,
+    is_of_file,
+    matching,
+    patterns_of,
+    with_partners,
+)
 from harness.data.official import PUBLISHED, changed_files, differences
 from harness.data.readers import READERS, dataset_root
 from harness.data.split import Sample, Split, contaminate, few_shot, split_normals
-from harness.system.terminal import alike, nearest
+from harness.system.terminal import alike, nearest, shown
 from harness.system.threads import available
 
 _NEEDED = ("name", "title", "reader", "categories")
@@ -105,6 +116,38 @@ def dataset_settings(name: str, *, root: str | None = None) -> DatasetConfig:
 def decoding_of(dataset: DatasetConfig) -> Decoding:
     """Return how the files of a dataset are decoded."""
     return Decoding(dataset.max_pixels or MOST_PIXELS, dataset.bits)
+
+
+class Kept(NamedTuple):
+    """What stays of a category, and what is left out of it on purpose."""
+
+    listing: Listing
+    left_out: frozenset[str]
+    n_images: int  # of these files
+    notes: tuple[str, ...]
+
+
+def list_category(root: Path, category: str, dataset: DatasetConfig) -> Kept:
+    """List a category without the files of `dataset.exclude`."""
+    read, patterns = READERS[dataset.reader], patterns_of(dataset)
+    listing = read(root, category, dataset, frozenset())
+    if not patterns:
+        return Kept(listing, frozenset(), 0, ())
+    images = (*listing.train, *listing.test)
+    named = {name for image in images for name in (image.name, image.mask) if name}
+    named |= {problem.file for problem in listing.problems}
+    matched, idle = matching(named, patterns)
+    left_out = with_partners(matched, images)
+    n_images = sum(image.name in left_out for image in images)
+    notes = []
+    if left_out:
+        files = f"{len(left_out)} files in all"
+        notes.append(f"images left out by dataset.exclude: {n_images}, {files}")
+    others = {*dataset.categories} - {category}
+    if idle := [pattern for pattern in idle if pattern.partition("/")[0] not in others]:
+        listed = ", ".join(map(shown, idle[:_SHOWN])) + (", ..." if len(idle) > _SHOWN else "")
+        notes.append(f"patterns of dataset.exclude that match nothing: {len(idle)} ({listed})")
+    return Kept(read(root, category, dataset, left_out), left_out, n_images, tuple(notes))
 
 
 def load_split(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import FeaturesConfig
-from harness.features.eviction import Section, damaged, prune, sections
+from harness.features.feature_cache import Section, damaged, prune, sections
 from harness.system.terminal import say, shown
 
 _COLUMNS = "{:12}  {:12}  {:>9}  {:34}  {:>7}  {:>7}  {:>9}  {}"

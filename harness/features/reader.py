@@ -22,9 +22,8 @@ from harness.config import BackboneConfig, FeaturesConfig, all_stages
 from harness.data import Sample
 from harness.data.images import USUAL, Decoding
 from harness.features.engines import Engine, build_engine
-from harness.features.eviction import prune
 from harness.features.extractor import LazyExtractor
-from harness.features.feature_cache import MAPS, POOLED, Store, maps_of
+from harness.features.feature_cache import MAPS, POOLED, Store, maps_of, prune
 from harness.features.settings import check_numbers
 from harness.features.spec import ExtractionSpec, extraction_spec
 from harness.system.threads import available, parallel_map

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.metrics import ranks as _ranks
-from harness.metrics.counting import Map, Mask, Pair, count_pixels
-from harness.metrics.ranks import Ranks
+from harness.metrics.ranks import Map, Mask, Pair, Ranks, count_pixels
 from harness.metrics.registry import F1Max, MetricValues, UndefinedMetricError
 
 

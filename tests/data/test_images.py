@@ -676,7 +676,7 @@ SEEDS = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     data=st.sampled_from(SEEDS),
     where=st.floats(0, 1, exclude_max=True),

@@ -38,7 +38,7 @@ def test_files_are_read_in_as_many_threads_as_the_process_may_use(copy, monkeypa
             asked.append(workers)
             super().__init__(workers)
 
-    for module in ("load", "findings"):
+    for module in ("load", "inspection"):
         monkeypatch.setattr(f"harness.data.{module}.ThreadPoolExecutor", Pool)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     verify(copy("mvtec"), "bottle", seed=42)

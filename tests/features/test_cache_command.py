@@ -8,8 +8,7 @@ import pytest
 
 from harness.features import reader as reader_module
 from harness.features.__main__ import main
-from harness.features.eviction import damaged, prune, sections
-from harness.features.feature_cache import Store, lock
+from harness.features.feature_cache import Store, damaged, lock, prune, sections
 from harness.features.reader import FeatureReader
 from harness.features.spec import graph_spec
 from tests.features.images import PLAIN, PlainEngine

@@ -322,7 +322,6 @@ HOUSEKEEPING = {
     "harness.features.reader",
     "harness.features.spec",
     "harness.features.feature_cache",
-    "harness.features.eviction",
     "harness.system.locks",
     "harness.system.threads",
 }

@@ -12,14 +12,16 @@ import pytest
 
 from harness.features import reader as reader_module
 from harness.features.__main__ import main
-from harness.features.eviction import damaged, prune, sections
 from harness.features.feature_cache import (
     POOLED,
     Store,
     array_from_bytes,
     array_to_bytes,
+    damaged,
     entry_key,
     lock,
+    prune,
+    sections,
 )
 from harness.features.reader import FeatureReader
 from harness.features.spec import graph_spec

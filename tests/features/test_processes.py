@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.features import reader as reader_module
-from harness.features.eviction import damaged
-from harness.features.feature_cache import lock
+from harness.features.feature_cache import damaged, lock
 from harness.features.reader import FeatureReader
 from tests.features.images import PLAIN, PlainEngine
 from tests.features.slow_process import SETTINGS, SIZE

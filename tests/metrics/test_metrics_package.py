@@ -13,7 +13,7 @@ from scipy import ndimage
 
 import harness.metrics
 from harness.metrics import HEADLINE, METRICS, evaluation_size, resize_mask
-from harness.metrics.counting import label_regions
+from harness.metrics.ranks import label_regions
 
 
 def test_every_metric_is_a_function_of_that_name():
