@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
 
 from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
 from harness.data import load_split
@@ -16,6 +17,10 @@ from harness.data.synthetic import write_synthetic
 from harness.tracking.store import connect
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# A busy machine fails no test.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -7,15 +7,13 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import closing
 
 from harness.config import FeaturesConfig, TrackingConfig
 from harness.system.secrets import with_secrets
 from harness.system.terminal import say
 from harness.tracking import MlflowTracker, StoreError, open_tracker, store_uri
 from harness.tracking.outbox import stores
-from harness.tracking.store import connect_to_read
-from harness.tracking.view import link
+from harness.tracking.store import connect_to_read, link
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,15 +78,12 @@ def _close(options: argparse.Namespace) -> int:
 
 
 def _check_free(port: int) -> None:
-    with closing(socket.socket()) as probe:
-        # As the server does: connections that have just ended do not count.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError) as error:
-            why = getattr(error, "strerror", None) or error
-            rule = f"--port must be a free port of this machine, got {port} ({why})"
-            raise StoreError(f"{rule}: another one is chosen with `make ui PORT=5001`") from None
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        rule = f"--port must be a free port of this machine, got {port} ({why})"
+        raise StoreError(f"{rule}: another one is chosen with `make ui PORT=5001`") from None
 
 
 def _ui(options: argparse.Namespace) -> int:

@@ -158,9 +158,8 @@ def record_files(job: Job, record: Record) -> dict[str, bytes]:
         for s in record.scores
     ]
     scores = "".join(map(csv_line, [ImageScore._fields, *rows]))
-    settings = asdict(job)
-    for name in OF_THE_SWEEP:  # which depends on the other jobs
-        del settings[name]
+    # What depends on the other jobs of a sweep is not this one's.
+    settings = {name: value for name, value in asdict(job).items() if name not in OF_THE_SWEEP}
     files = {
         SCORES: scores.encode(errors="surrogatepass"),
         JOB: yaml.dump(settings, Dumper=_DUMPER, allow_unicode=True).encode(),

@@ -62,10 +62,9 @@ class Outbox:
     def __init__(self, uri: str) -> None:
         file, name = store.sqlite_file(uri), _name()
         self._server = None if file else uri
-        self._beside = file.parent if file else Path("runs").resolve()
         # What waits for one store is never sent to another.
         digest = sha256(uri.encode()).hexdigest()[:16]
-        self.folder = self._beside / name if file else self._beside / name / digest
+        self.folder = file.parent / name if file else Path("runs").resolve() / name / digest
 
     def open(self) -> None:
         """Make the folder if need be; raise `OSError` unless this user alone may enter it."""
@@ -101,11 +100,6 @@ class Outbox:
     def __iter__(self) -> Iterator[Path]:
         """Yield the folder of each entry, the oldest first."""
         yield from sorted(path for path in self._all() if _WHOLE.fullmatch(path.name))
-
-    def of_earlier_version(self) -> Path | None:
-        """Return the folder in which an earlier version left results, if it is not empty."""
-        old = self._beside / ("spool" if self._server is None else "spool_of_servers")
-        return old if old.is_dir() and any(old.iterdir()) else None
 
     def find(self, identity: str) -> Iterator[Entry]:
         """Yield the entries of finished jobs of that identity, the newest first."""
@@ -151,8 +145,8 @@ def stores() -> list[str]:
     if own.is_dir():
         _check_own(own)
     uris = [store.store_uri(), *([store.store_uri(server)] if server else [])]
-    for path in sorted(own.glob(f"*/{_ADDRESS}")):
-        uris.append(read_regular(path).decode(errors="replace"))
+    servers = sorted(own.glob(f"*/{_ADDRESS}"))
+    uris += [read_regular(path).decode(errors="replace") for path in servers]
     return list(dict.fromkeys(uris))
 
 

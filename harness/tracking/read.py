@@ -27,7 +27,6 @@ from harness.system.terminal import from_cell, one_line, shown
 from harness.tracking import contents, store
 
 _FAULTS = (ValueError, TypeError, LookupError, RecursionError, OSError, yaml.YAMLError, csv.Error)
-_LONGEST = 40
 _MANY = 100  # runs that are counted: more take time to read
 
 log = logging.getLogger(__name__)
@@ -63,11 +62,8 @@ def outdated(uri: str | None = None) -> str | None:
         return None
     number = f"more than {_MANY}" if len(found) > _MANY else str(len(found))
     schemas = ", ".join(sorted({run.data.tags[contents.SCHEMA] for run in found}))
-    path = store.sqlite_file(uri)
-    if path is not None and path.is_relative_to(Path.cwd()):
-        path = path.relative_to(Path.cwd())
     return (
-        f"{path or uri} holds {number} runs of schema {schemas}; this version reads schema"
+        f"{uri} holds {number} runs of schema {schemas}; this version reads schema"
         f" {SCHEMA_VERSION}, whose identities differ: their jobs run again, and no table shows them"
     )
 
@@ -109,10 +105,8 @@ def read_job(run_id: str, uri: str | None = None, *, trusted: Sequence[str] = ()
     """
     with _artifact(run_id, contents.JOB, uri) as data:
         job = _job(yaml.safe_load(data.decode()))
-        factories, source = (
-            [job.model.factory, job.backbone.factory],
-            f"{contents.JOB} of run {run_id}",
-        )
+        factories = [job.model.factory, job.backbone.factory]
+        source = f"{contents.JOB} of run {run_id}"
         check_trusted(factories, trusted, source=source, option="--trusted ")
         return job
 
@@ -209,10 +203,8 @@ def _parsed(run: Any, what: str, text: str | None, parse: Callable[[str], Any]) 
     try:
         return parse(text)
     except (ValueError, OverflowError, RecursionError, OSError) as error:
-        why = one_line(error)
-        raise ValueError(
-            f"run {run.info.run_id} has a {what} that cannot be read ({why})"
-        ) from error
+        what = f"run {run.info.run_id} has a {what} that cannot be read"
+        raise ValueError(f"{what} ({one_line(error)})") from error
 
 
 def _time(milliseconds: str) -> str:
@@ -222,5 +214,5 @@ def _time(milliseconds: str) -> str:
 def _texts(text: str) -> dict[str, str]:
     values = json.loads(text)
     if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
-        raise ValueError(f"must be a JSON object of texts, got {text[:_LONGEST]!r}")
+        raise ValueError(f"must be a JSON object of texts, got {text[:40]!r}")
     return values

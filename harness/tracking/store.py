@@ -1,7 +1,8 @@
-"""Where runs are kept: the store's address, its client and its experiments."""
+"""Where runs are kept: the store's address, its client, experiments and their view in the UI."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -14,11 +15,11 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
+from harness.metrics.registry import HEADLINE
 from harness.system.locks import hold
 from harness.system.secrets import VARIABLE, check_address, with_secrets
 from harness.system.signals import ending
 from harness.system.terminal import one_line
-from harness.tracking.view import TAG, view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,6 +49,16 @@ _SQLITE = "sqlite:///"
 _WAIT = 60  # seconds for another process that writes to an SQLite store
 _PATIENCE = 300.0  # seconds for other processes that make the store or open it
 PAGE = 1000  # experiments or runs that MLflow is asked for at once
+
+_KEY = "tables"
+_NAME = "Metrics of the tables"
+TAG = f"mlflow.sharedViewState.{_KEY}"
+"""The experiment's tag under which the UI finds the view."""
+
+# The UI's own columns, named as it names them: check box, name and time come first in any case.
+_FIRST = {"1": 70, "attributes.`Run Name`": 120, "runDateAndNestInfo": 135}
+_SHOWN = {"display": True, "deleted": False, "isGenerated": False, "isReordered": True}
+_CHART = {"metricSectionId": _KEY, "runsCountToCompare": 20} | _SHOWN
 
 
 class StoreError(RuntimeError):
@@ -252,8 +263,7 @@ def _rows(path: Path) -> Iterator[SimpleNamespace]:
     with closing(sqlite3.connect(path, timeout=_WAIT, isolation_level=None)) as store:
         store.execute("BEGIN")  # all tables as they are at one moment
         runs = store.execute(_RUNS).fetchall()
-        values: dict[str, dict[str, dict[str, Any]]]
-        values = {run_id: {kind: {} for kind in _VALUES} for run_id, *_ in runs}
+        values: dict[str, Any] = {run_id: {kind: {} for kind in _VALUES} for run_id, *_ in runs}
         for kind, query in _VALUES.items():
             for run_id, key, value in store.execute(query):
                 if run_id in values:
@@ -261,3 +271,48 @@ def _rows(path: Path) -> Iterator[SimpleNamespace]:
     for run_id, status, start_time in runs:
         info = SimpleNamespace(run_id=run_id, status=status, start_time=start_time)
         yield SimpleNamespace(info=info, data=SimpleNamespace(**values[run_id]))
+
+
+def view() -> str:
+    """Return the view as the UI reads it: the cell's names, four metrics, sorted by category.
+
+    Since MLflow 3.15 a view is an object of `name`, `createdAt` (milliseconds) and `state`, a text;
+    the menu *Views* lists those alone. Before, it was the state itself, of which the UI takes the
+    keys that it knows. This is both, in fewer than the 5,000 characters that a tag may then have.
+    """
+    tags = {"category": 90, "model": 115, "backbone": 130, "seed": 58}
+    widths = {f"tags.`{name}`": width for name, width in tags.items()}
+    widths |= {f"metrics.`{name}`": 105 for name in HEADLINE}
+    widths |= {"tags.`swept`": 150, "tags.`official`": 75}
+    widths |= {"attributes.`Dataset`": 250, "tags.`job`": 90}
+    state = {
+        "selectedColumns": list(widths),
+        "columnOrder": [*_FIRST, *widths],
+        "columnWidths": _FIRST | widths,
+        "orderByKey": "tags.`category`",
+        "orderByAsc": True,
+        "searchFilter": "",
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "runsHiddenMode": "FIRST_10_RUNS",
+        "compareRunSections": [{"uuid": _KEY, "name": _NAME} | _SHOWN],
+        "compareRunCharts": [
+            {"type": "BAR", "metricKey": name, "dataAccessKey": name, "uuid": name} | _CHART
+            for name in HEADLINE
+        ],
+        "isAccordionReordered": True,
+    }
+    return _text({"name": _NAME, "createdAt": 0, "state": _text(state)} | state)
+
+
+def link(server: str, experiment: str) -> str:
+    """Return where the UI shows an experiment in that view."""
+    # Without the first, the UI's menu is that for language models.
+    choice = f"workflowType=machine_learning&viewStateShareKey={_KEY}"
+    return f"{server}/#/experiments/{experiment}/runs?{choice}"
+
+
+def _text(value: dict[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"))

@@ -156,18 +156,13 @@ class MlflowTracker(Tracker):
                     _close_dead(self.uri, run)
 
     def waiting(self) -> list[str]:
-        where = self.outbox.folder
         try:
-            folders, old = list(self.outbox), self.outbox.of_earlier_version()
+            folders = list(self.outbox)
         except OSError as error:
             return [one_line(error)]
-        lines = [why for path, why in self._refused.items() if path in folders]
-        if folders:
-            wait = f"{len(folders)} results wait in {where} for {self.uri}"
-            lines.insert(0, f"{wait}; {_PUSH} sends them")
-        if old is not None:
-            lines.append(f"{old} holds results of an earlier version: move them into {where}")
-        return lines
+        wait = f"{len(folders)} results wait in {self.outbox.folder} for {self.uri}"
+        refused = [why for path, why in self._refused.items() if path in folders]
+        return [f"{wait}; {_PUSH} sends them", *refused] if folders else []
 
     def outdated(self) -> str | None:
         return cast("str | None", self._try(lambda: read.outdated(self.uri)))
@@ -196,9 +191,8 @@ class MlflowTracker(Tracker):
             try:
                 folder = self.outbox.add(entry, files, attach=attach)
             except OSError as error:
-                rule = "the same command does the job again"
-                where = self.outbox.folder
-                raise OSError(f"{where} cannot hold the result ({error}): {rule}") from error
+                what = f"{self.outbox.folder} cannot hold the result ({error})"
+                raise OSError(f"{what}: the same command does the job again") from error
             run.closed = True
         # A signal may interrupt this; the next command sends what is in the outbox.
         run.run_id = self._try(lambda: push(folder, self.uri)) or run.run_id
@@ -287,9 +281,7 @@ def open_tracker(config: TrackingConfig, cache: str | None) -> Tracker:
         raise store.StoreError(f"tracking.kind must be one of mlflow, none; got {config.kind!r}")
     uri = store.store_uri(config.uri)
     file = store.sqlite_file(uri)
-    folder = None if cache is None else Path(cache).resolve()
-    if file is not None:
-        folder = file.parent
+    folder = file.parent if file else Path(cache).resolve() if cache is not None else None
     return _mlflow_tracker(uri, None if folder is None else folder / "locks", config.prefix)
 
 

@@ -63,7 +63,7 @@ def test_log_density_equals_scipy(n, d, k):
     np.testing.assert_array_equal(model.anomaly_score(test), -model.score_samples(test))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     n=st.integers(20, 60),
     d=st.integers(1, 80),

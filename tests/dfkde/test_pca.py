@@ -63,7 +63,7 @@ def test_svd_is_taken_where_the_gram_matrix_would_be_inexact(monkeypatch):
     assert taken == [(8, 8), (80, 200)]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     shape=st.sampled_from([(80, 200), (200, 80), (60, 60)]),
     smallest=st.floats(-4, 0).map(lambda power: 10**power),
@@ -86,7 +86,7 @@ def test_scores_equal_those_of_the_full_svd(shape, smallest, ratio, decay, far, 
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     n=st.integers(3, 300),
     d=st.integers(1, 40),
@@ -101,7 +101,7 @@ def test_equal_rows_do_not_vary(n, d, value, seed):
             DFKDE(1).fit(np.tile(row, (n, 1)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rank=st.integers(1, 5), offset=st.floats(-1e4, 1e4), seed=st.integers(0, 2**32 - 1))
 def test_the_rank_is_found_however_far_from_the_origin(rank, offset, seed):
     rng = np.random.default_rng(seed)

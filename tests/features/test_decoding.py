@@ -166,7 +166,7 @@ def test_a_broken_or_odd_png_is_what_read_image_makes_of_it(tmp_path, name):
     check_equal_outcomes(tmp_path / "broken.png")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_damage_of_any_kind_is_what_read_image_makes_of_it(tmp_path_factory, data):
     """Bits flipped, an end cut off; and pixels damaged within a chunk that is sound itself."""

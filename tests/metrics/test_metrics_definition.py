@@ -11,7 +11,6 @@ from hypothesis.extra import numpy as st_numpy
 from scipy import ndimage
 
 from harness.metrics import (
-    counting,
     image_auroc,
     image_average_precision,
     image_f1_max,
@@ -91,7 +90,7 @@ def images(draw):
     return gt_masks, maps
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     images(),
     st.floats(0.01, 1.0),
@@ -103,7 +102,7 @@ def test_pixel_metrics_are_the_definition(pictures, limit, threads, tiny):
     gt_masks, maps = pictures
     names = [str(index) for index in range(len(maps))]
     with (
-        mock.patch.object(counting, "CHUNK_PIXELS", tiny),
+        mock.patch.object(ranks, "CHUNK_PIXELS", tiny),
         mock.patch.object(ranks, "_BLOCK", 1 + tiny // 3),
         mock.patch.object(ranks, "_STEPS", tiny % 4),
     ):
@@ -124,7 +123,7 @@ def test_pixel_metrics_are_the_definition(pictures, limit, threads, tiny):
     assert values == pytest.approx({k: float(v) for k, v in expected.items()}, abs=1e-12, rel=0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.tuples(

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -86,7 +86,7 @@ def test_a_category_may_have_any_name(conf: Path, more: dict) -> None:
     assert [job.config.dataset.root for job in sweep.jobs] == roots
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15)
 @given(st.lists(TEXTS, min_size=1, max_size=12, unique=True))
 def test_names_come_back_from_the_overrides_of_their_jobs(conf: Path, names: list[str]) -> None:
     sweep = of_names(conf, names)

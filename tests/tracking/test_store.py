@@ -20,8 +20,7 @@ from harness.report.__main__ import main as report
 from harness.system.locks import hold
 from harness.tracking import StoreError, outdated, read_job, read_runs, read_scores
 from harness.tracking.__main__ import main as tracking
-from harness.tracking.store import connect, experiment_id, sqlite_file, store_uri
-from harness.tracking.view import TAG, link
+from harness.tracking.store import TAG, connect, experiment_id, link, sqlite_file, store_uri
 
 ROOT = Path(__file__).parents[2]
 RULE = "tracking.uri must name a store that exists, got sqlite:///"

@@ -372,22 +372,6 @@ def test_result_for_a_store_that_was_made_again_is_sent_once(tracker, uri, job, 
     assert tracker.waiting() == []
 
 
-def test_results_of_an_earlier_version_are_named(tracker, uri, job, record, down):
-    tracker.finish(tracker.start(job, KEY), record)
-    [folder] = waiting(tracker)
-    old = tracker.outbox.folder.with_name("spool")
-    old.mkdir()
-    folder.rename(old / folder.name)
-    where = tracker.outbox.folder
-    line = f"{old} holds results of an earlier version: move them into {where}"
-    assert tracker.waiting() == [line]
-    (old / folder.name).rename(folder)
-    old.rmdir()
-    down.undo()
-    tracker.recover()
-    assert tracker.waiting() == []
-
-
 @pytest.mark.parametrize("name", [PID, HOST, IDENTITY, LOCKS, "commit", "dirty"])
 def test_a_run_that_lost_a_tag_stops_nothing(tracker, uri, job, record, name):
     tracker.finish(tracker.start(job, KEY), record)
