@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -18,14 +18,8 @@ Layers = Sequence[np.ndarray[Any, Any]]
 """Of one image: a map (channels, h, w) of each layer."""
 
 
-class ImageMaps(Protocol):
+class ImageMaps(Sized, Iterable[Layers], Protocol):
     """The maps of images, one image at a time, as often as they are asked for."""
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-
-    def __iter__(self) -> Iterator[Layers]:
-        """Yield the maps of each image."""
 
 
 class Scored(NamedTuple):
@@ -120,10 +114,6 @@ class MapDetector(BaseEstimator, ABC):
         """Return the score (n,) of each image, as `score` gives it."""
         return np.array([self.score(one, row=row).score for row, one in enumerate(maps)])
 
-    def anomaly_maps(self, maps: ImageMaps) -> list[Array]:
-        """Return the anomaly map (h, w) of each image, as `score` gives it."""
-        return [self.score(one, row=row).anomaly_map for row, one in enumerate(maps)]
-
     @abstractmethod
     def _fit(self, maps: ImageMaps) -> None:
         """Learn from validated maps."""
@@ -143,11 +133,11 @@ class MapDetector(BaseEstimator, ABC):
         return int(self.shapes_[:, 0].sum())
 
     def _check(self, layers: Layers, row: int) -> None:
-        shapes = [one.shape for one in layers]
-        if shapes != list(map(tuple, self.shapes_.tolist())):
+        shapes, expected = [one.shape for one in layers], list(map(tuple, self.shapes_.tolist()))
+        if shapes != expected:
             raise ValueError(
                 "maps must be of the shapes (channels, h, w) of the first training image,"
-                f" {list(map(tuple, self.shapes_.tolist()))}, got {shapes} in image {row}"
+                f" {expected}, got {shapes} in image {row}"
             )
         for one in layers:
             if not np.isfinite([one.min(), one.max()]).all():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 from sklearn.utils import check_random_state
 
@@ -97,41 +99,31 @@ class PaDiM(MapDetector):
         h, w = self._grid
         d, n = self.n_features, 0
         self.mean_, scatter = np.zeros((h * w, d)), np.zeros((h * w, d, d))
-        batch = np.empty((h * w, min(_BATCH, len(maps)), d))
-        for number, layers in enumerate(maps, start=1):
-            place = (number - 1) % _BATCH
-            batch[:, place] = self._embedded(layers)
-            if place + 1 < batch.shape[1] and number < len(maps):
-                continue
-            new = batch[:, : place + 1]
+        embedded = map(self._embedded, maps)
+        while batch := list(islice(embedded, _BATCH)):
+            new = np.stack(batch, axis=1)
             for start in range(0, h * w, _POSITIONS):
                 block = slice(start, start + _POSITIONS)
                 _add(new[block], self.mean_[block], scatter[block], n_before=n)
-            n = number
+            n += len(batch)
         scatter /= n - 1
         return scatter
 
     def _score(self, layers: Layers) -> Scored:
         centred = self._embedded(layers) - self.mean_
-        whitened = (self.whitening_ @ centred[:, :, None])[:, :, 0]
-        distance = np.sqrt(np.einsum("ij,ij->i", whitened, whitened))
         h, w = self._grid
-        anomaly_map = distance.reshape(h, w)
+        anomaly_map = np.linalg.norm(self.whitening_ @ centred[:, :, None], axis=1).reshape(h, w)
         size = h * _STRIDE, w * _STRIDE
         return Scored(float(render(anomaly_map, size=size, sigma=self.sigma).max()), anomaly_map)
 
     def _embedded(self, layers: Layers) -> Array:
         """Return the drawn channels (h * w, d) at each position, of coarser layers repeated."""
         h, w = self._grid
-        first, found = 0, []
+        found = []
         for one in layers:
-            inside = (self.channels_ >= first) & (self.channels_ < first + len(one))
-            drawn = one[self.channels_[inside] - first]
-            rows = np.arange(h) * one.shape[1] // h
-            columns = np.arange(w) * one.shape[2] // w
-            found.append(drawn[:, rows[:, None], columns].reshape(len(drawn), h * w))
-            first += len(one)
-        return np.concatenate(found).T.astype(np.float64)
+            rows, columns = np.arange(h) * one.shape[1] // h, np.arange(w) * one.shape[2] // w
+            found.append(one[:, rows[:, None], columns])
+        return np.concatenate(found)[self.channels_].reshape(-1, h * w).T.astype(np.float64)
 
 
 def _add(new: Array, mean: Array, scatter: Array, *, n_before: int) -> None:

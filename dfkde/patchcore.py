@@ -9,24 +9,20 @@ from sklearn.random_projection import GaussianRandomProjection
 from sklearn.utils import check_random_state
 
 from dfkde.base import Array, check_integer
-from dfkde.maps import (
-    ImageMaps,
-    Layers,
-    MapDetector,
-    Scored,
-    check_neighbourhood,
-    patches,
-)
+from dfkde.maps import ImageMaps, Layers, MapDetector, Scored, check_neighbourhood, patches
 
 # Rows of distances to the whole coreset that are held at once.
 _BLOCK = 128
+# Of features, or of what they are projected to: their squares are compared in float32.
+_LARGEST = 1e16
 
 
 class PatchCore(MapDetector):
     """The distance of each patch to the nearest of a coreset of all training patches.
 
     `fit` holds the patches of all training images once, in float32, unless `max_patches` draws
-    some of them.
+    some of them. So a distance is exact to about 1e-7 of the features themselves: features that lie
+    far from zero and close together lose digits.
 
     Parameters
     ----------
@@ -82,24 +78,27 @@ class PatchCore(MapDetector):
         check_neighbourhood(self.neighbourhood)
         if self.max_patches is not None:
             check_integer("max_patches", self.max_patches, minimum=1)
+            self._size(self.max_patches)
         return 1
+
+    def _size(self, n_patches: int) -> int:
+        """Return the size of the coreset of so many patches."""
+        size = int(n_patches * self.coreset_ratio)
+        if size < self.n_neighbors:
+            raise ValueError(
+                f"n_neighbors must be at most the size of the coreset, {size} of {n_patches}"
+                f" patches, got {self.n_neighbors}"
+            )
+        return size
 
     def _fit(self, maps: ImageMaps) -> None:
         random = check_random_state(self.random_state)
         h, w = self._grid
-        n_all = len(maps) * h * w
-        most = n_all if self.max_patches is None else min(self.max_patches, n_all)
-        drawn = np.arange(n_all)
-        if most < n_all:
-            drawn = np.sort(random.choice(n_all, most, replace=False))
-        features = self._gathered(maps, drawn)
-        size = int(len(features) * self.coreset_ratio)
-        if size < self.n_neighbors:
-            raise ValueError(
-                f"n_neighbors must be at most the size of the coreset, {size} of {len(features)}"
-                f" patches, got {self.n_neighbors}"
-            )
-        projected = features
+        drawn = np.arange(len(maps) * h * w)
+        if self.max_patches is not None and self.max_patches < len(drawn):
+            drawn = np.sort(random.choice(len(drawn), self.max_patches, replace=False))
+        size = self._size(len(drawn))
+        projected = features = self._gathered(maps, drawn)
         if self.n_projected < features.shape[1]:
             projection = GaussianRandomProjection(self.n_projected, random_state=random)
             projected = projection.fit_transform(features).astype(np.float32)
@@ -130,7 +129,7 @@ class PatchCore(MapDetector):
         near = np.argpartition(around, self.n_neighbors - 1)[: self.n_neighbors]
         distances = np.linalg.norm(feature - self.bank_[near], axis=1)
         own = np.linalg.norm(feature - self.bank_[nearest])
-        return float(-np.expm1(own - logsumexp(distances)))
+        return float(-np.expm1(-logsumexp(distances - own)))
 
     def _nearest(self, features: Array) -> NDArray[np.intp]:
         """Return the index of the nearest patch of the coreset for each feature, blockwise."""
@@ -149,6 +148,9 @@ def greedy_coreset(points: NDArray[np.float32], size: int, *, first: int) -> NDA
     no nearer than the nearest so far to what lies less than half as far from that as the two are
     apart; only the other points are compared with it.
     """
+    largest = max(points.max(), -points.min())
+    if not largest < _LARGEST:
+        raise ValueError(f"features must be below {_LARGEST:g} for a coreset, got {largest:g}")
     points = points - points.mean(axis=0)
     norms = np.einsum("ij,ij->i", points, points)
     rounding = 1e-5 * norms.max()
@@ -163,9 +165,8 @@ def greedy_coreset(points: NDArray[np.float32], size: int, *, first: int) -> NDA
             np.flatnonzero(apart[owner] < 4 * squared + rounding) if k else np.arange(len(points))
         )
         # A copy of most points would take longer than to compare all.
-        products = points[near] @ points[new] if 8 * len(near) < len(points) else None
-        if products is None:
-            products = (points @ points[new])[near]
+        few = 8 * len(near) < len(points)
+        products = points[near] @ points[new] if few else (points @ points[new])[near]
         to_new = norms[near] + norms[new] - 2 * products
         nearer = to_new < squared[near]
         squared[near[nearer]], owner[near[nearer]] = to_new[nearer], k

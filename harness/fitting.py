@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
@@ -55,9 +55,8 @@ class Fitted:
         unfitted = localizer(self.job.localizer)
         if unfitted is None:
             return None
-        return unfitted.fit(
-            self.model, np.asarray(self.train), _Maps(self.reader, self.split.train)
-        )
+        maps = Maps(self.reader.maps, self.split.train)
+        return unfitted.fit(self.model, np.asarray(self.train), maps)
 
     @property
     def spec(self) -> ExtractionSpec:
@@ -187,7 +186,7 @@ def features_of(
     if not layers:
         return reader.pooled(samples, maps=maps)
     reader.keep_layer_maps(samples, layers, maps=maps and job.pass_pooled)
-    return LayerMaps(reader, samples, layers)
+    return Maps(partial(reader.layer_maps, layers=layers), samples)
 
 
 def score(model: AnomalyDetector | MapDetector, features: Features) -> Scores:
@@ -330,7 +329,9 @@ def anomaly_maps(fitted: Fitted) -> list[NDArray]:
     """
     with one_blas_thread():
         if isinstance(fitted.model, MapDetector):
-            test = LayerMaps(fitted.reader, fitted.split.test, fitted.job.map_layers)
+            test = features_of(
+                fitted.job, fitted.reader, fitted.split.test, maps=has_masks(fitted.split)
+            )
             return score(fitted.model, test).maps
         locate = fitted.localizer
         if locate is None:
@@ -373,25 +374,24 @@ def gt_mask_of(sample: Sample, job: Job) -> NDArray[np.bool_]:
     return gt_mask[region(gt_mask.shape, image_size=job.image_size, center_crop=job.center_crop)]
 
 
-class LayerMaps:
-    """The maps of some layers for samples, one sample at a time and as often as asked for."""
+@dataclass(frozen=True)
+class Maps:
+    """What a reader yields for samples, one sample at a time and as often as asked for."""
 
-    def __init__(
-        self, reader: FeatureReader, samples: Sequence[Sample], layers: tuple[str, ...]
-    ) -> None:
-        self.reader, self.samples, self.layers = reader, samples, layers
+    read: Callable[[Sequence[Sample]], Iterator[Any]]
+    samples: Sequence[Sample]
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __iter__(self) -> Iterator[tuple[NDArray[np.float32], ...]]:
-        return self.reader.layer_maps(self.samples, self.layers)
+    def __iter__(self) -> Iterator[Any]:
+        return self.read(self.samples)
 
-    def __getitem__(self, places: NDArray[np.intp]) -> LayerMaps:
-        return LayerMaps(self.reader, [self.samples[k] for k in places], self.layers)
+    def __getitem__(self, places: NDArray[np.intp]) -> Maps:
+        return Maps(self.read, [self.samples[k] for k in places])
 
 
-Features = NDArray[np.float32] | LayerMaps
+Features = NDArray[np.float32] | Maps
 """Of images: pooled (n, D), or the maps of layers."""
 
 
@@ -400,16 +400,6 @@ class Scores(NamedTuple):
 
     of_images: NDArray[np.float64]
     maps: list[NDArray]
-
-
-class _Maps:
-    """The feature maps of samples, one at a time and as often as they are asked for."""
-
-    def __init__(self, reader: FeatureReader, samples: Sequence[Sample]) -> None:
-        self.reader, self.samples = reader, samples
-
-    def __iter__(self) -> Iterator[NDArray]:
-        return self.reader.maps(self.samples)
 
 
 def _pair(sample: Sample, anomaly_map: NDArray, *, job: Job) -> Pair:

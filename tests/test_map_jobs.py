@@ -44,8 +44,9 @@ def test_the_record_is_that_of_the_model_on_the_maps(map_job):
     )
     model = PaDiM(8).fit(train)
     assert [one.score for one in record.scores] == model.anomaly_score(test).tolist()
-    maps = [render(one, size=(64, 64)) for one in model.anomaly_maps(test)]
-    for found, expected in zip(anomaly_maps(fitted), model.anomaly_maps(test), strict=True):
+    own = [model.score(one).anomaly_map for one in test]
+    maps = [render(one, size=(64, 64)) for one in own]
+    for found, expected in zip(anomaly_maps(fitted), own, strict=True):
         np.testing.assert_array_equal(found, expected)
     resized = replace(map_job, pixel_resolution=64)
     from harness.fitting import gt_mask_of
@@ -177,6 +178,7 @@ def test_what_cannot_be_is_refused_before_any_work(command, message):
     ("command", "message"),
     [
         ("model=patchcore model.params.n_neighbors=1", "n_neighbors must be an integer of at"),
+        ("model=patchcore model.params.max_patches=80", "n_neighbors must be at most the size of"),
         ("model=padim model.params.regularisation=inf", "regularisation must be above 0, got inf"),
         ("model=padim model.params.sigma=-1", "sigma must be at least 0, got -1"),
         ("model=patch_kde model.params.n_components=1.5", "n_components must be an integer of at"),

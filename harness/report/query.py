@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 from statistics import stdev
 
 import yaml
@@ -205,7 +205,8 @@ def _pivot(
         marks[1] = dict.fromkeys(marks[1], "")
     rows, columns = (
         {
-            line: " · ".join(map(_words, keys, line, [side == 1] * len(keys))) + marks[side][line]
+            line: (" · ".join(filter(None, map(_words, keys, line, repeat(side == 1)))) or "none")
+            + marks[side][line]
             for line in sorted(marks[side], key=_order(query, keys, declared))
         }
         for side, keys in enumerate((query.rows, query.columns))
@@ -250,6 +251,8 @@ def _order(
 
 
 def _words(key: str, value: str, keyed: bool) -> str:
+    if (key, value) == ("localizer", "none") and not keyed:  # as of models on maps
+        return ""
     written = layout.display(value) if key == METRIC else facets.in_words(key, value)
     return (
         f"{key} = {written}" if keyed and key not in (*CORE[:4], METRIC, DEFECT_TYPE) else written

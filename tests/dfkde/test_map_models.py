@@ -139,6 +139,22 @@ def test_patchcore_is_the_distance_to_the_coreset_and_equation_7(n_neighbors):
         assert found.score == pytest.approx(weight * distances[top, nearest], rel=1e-5)
 
 
+@pytest.mark.parametrize("side", [1e-9, 1.0, 1e15])
+def test_patchcore_weighs_equal_distances_alike(side):
+    """The image is as far from each of the four patches, whatever the unit of the features."""
+    four = (side * np.eye(4, dtype=np.float32).reshape(4, 2, 2),)
+    model = PatchCore(1.0, n_neighbors=4, neighbourhood=1).fit([four])
+    found = model.score((np.zeros((4, 2, 2), dtype=np.float32),))
+    np.testing.assert_allclose(found.anomaly_map, np.full((2, 2), side), rtol=1e-6)
+    assert found.score == pytest.approx(0.75 * side, rel=1e-6)
+
+
+def test_patchcore_refuses_features_whose_squares_are_too_large():
+    far = [tuple(one * np.float32(1e19) for one in layers) for layers in TRAIN]
+    with pytest.raises(ValueError, match=r"features must be below 1e\+16 for a coreset, got .*e\+"):
+        PatchCore(0.1).fit(far)
+
+
 def test_patchcore_projects_before_it_chooses():
     plain, projected = (PatchCore(0.1, n_projected=k).fit(TRAIN).bank_ for k in (7, 2))
     assert plain.shape == projected.shape
@@ -191,9 +207,9 @@ def test_patch_kde_keeps_the_fewest_components_of_a_share(share):
 def test_the_contract_of_a_model_on_maps(model):
     fitted = clone(model).fit(TRAIN)
     before = [[one.copy() for one in layers] for layers in TRAIN + TEST]
-    scores, maps = fitted.anomaly_score(TEST), fitted.anomaly_maps(TEST)
+    scores = fitted.anomaly_score(TEST)
     assert scores.dtype == np.float64
-    assert [one.shape for one in maps] == [(6, 8)] * 3
+    assert [fitted.score(one).anomaly_map.shape for one in TEST] == [(6, 8)] * 3
     again = clone(model).fit(TRAIN)
     np.testing.assert_array_equal(again.anomaly_score(TEST), scores)
     for layers, kept in zip(TRAIN + TEST, before, strict=True):
@@ -237,6 +253,7 @@ def test_what_a_model_on_maps_refuses(model):
         (PatchCore(0.01), "n_neighbors must be at most the size of the coreset, 5 of 576 patches"),
         (PatchCore(neighbourhood=2), "neighbourhood must be an odd integer of at least 1, got 2"),
         (PatchCore(max_patches=0), "max_patches must be an integer of at least 1, got 0"),
+        (PatchCore(max_patches=80), "size of the coreset, 8 of 80 patches, got 9"),
         (PatchKDE(8), "n_components must be at most the channels of all layers, 7, got 8"),
         (PatchKDE(1.5), r"a share of the variance in \(0, 1\), got 1.5"),
         (PatchKDE(shrinkage=0), r"shrinkage must lie in \(0, 1\], got 0"),

@@ -154,10 +154,14 @@ def test_a_model_of_ones_own_is_loaded_by_mlflow(own_run, uri, images, tmp_path)
     check_equal(model.predict(table).to_dict("records"), predicted, names)
 
 
+def run_on_maps(job, uri, name, factory, params):
+    """Keep a model on the maps of two layers."""
+    model = ModelConfig(name, factory, params, {"tiny": ["features.0", "features"]})
+    return run_and_keep(replace(job, model=model, localizer="none"), uri)
+
+
 def test_a_model_on_maps_is_loaded_by_mlflow(kept_job, uri, images, tmp_path):
-    layers = {"tiny": ["features.0", "features"]}
-    padim = ModelConfig("padim", "dfkde.padim:PaDiM", {"n_features": 8}, layers)
-    run_id = run_and_keep(replace(kept_job, model=padim, localizer="none"), uri)
+    run_id = run_on_maps(kept_job, uri, "padim", "dfkde.padim:PaDiM", {"n_features": 8})
     predicted = scores_of_command(run_id, uri=uri, images=images, out=tmp_path / "out")
     names = list(predicted)
     table = pd.DataFrame({"image": [(images / name).read_bytes() for name in names]})
@@ -217,6 +221,15 @@ def test_a_model_of_ones_own_is_served(own_run, uri, split, tmp_path):
     expected = mlflow.pyfunc.load_model(f"runs:/{own_run}/model").predict(table)
     with served(own_run, uri, log=tmp_path / "serve.log") as address:
         assert [row["score"] for row in post(address, paths)] == list(expected["score"])
+
+
+@pytest.mark.slow
+def test_a_model_on_maps_is_served(kept_job, uri, images, tmp_path):
+    run_id = run_on_maps(kept_job, uri, "patch_kde", "dfkde.patch_kde:PatchKDE", {})
+    predicted = scores_of_command(run_id, uri=uri, images=images, out=tmp_path / "out")
+    names = list(predicted)
+    with served(run_id, uri, log=tmp_path / "serve.log") as address:
+        check_equal(post(address, [images / name for name in names]), predicted, names)
 
 
 @pytest.mark.slow
