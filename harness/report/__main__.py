@@ -11,8 +11,8 @@ from harness.record import StoredRun
 from harness.report.declaration import ReportError, Table, read_table, read_tables, reading
 from harness.report.publish import check, publish
 from harness.report.readme import PAGES
+from harness.report.results import TableResults, read_or_empty, read_published, read_results
 from harness.report.selection import Read
-from harness.report.stored import TableResults, read_or_empty, read_results
 from harness.system.files import write_atomically
 from harness.system.terminal import say
 
@@ -142,8 +142,7 @@ def _publish(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from harness.report.paired import compare, rank
-    from harness.report.published import compare_published, other_methods, read_published
+    from harness.report.compare import compare, compare_published, other_methods, rank
 
     if options.tables == ["published"]:
         tables, held = _every_table(options.root)
@@ -163,9 +162,8 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _latex(options: argparse.Namespace) -> int:
-    from harness.report.caption import caption
     from harness.report.formats import latex
-    from harness.report.layout import grid_of
+    from harness.report.layout import caption, grid_of
 
     for name in options.tables:
         table, results = held_table(options.root, name)
@@ -174,7 +172,7 @@ def _latex(options: argparse.Namespace) -> int:
 
 
 def _html(options: argparse.Namespace) -> int:
-    from harness.report.html import build_page
+    from harness.report.formats import build_page
 
     tables, held = _every_table(options.root)
     page = build_page(tables, held, pictures=options.pictures)

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, TypeVar
 
-from harness.compose import Composed, ComposeError, Sweep, sweeps_of
+from harness.compose import ComposeError, Sweep, sweeps_of
 from harness.config import BackboneConfig, Config
 from harness.system.files import DamagedError, open_regular
 from harness.system.terminal import from_cell, one_line
@@ -91,7 +91,6 @@ class Table:
     axis: str
     # The configuration of each value of it, nested as in `conf/`, with the first category and seed.
     configs: dict[str, dict[str, Any]]
-    jobs: tuple[Composed, ...]
 
     @property
     def command(self) -> str:
@@ -213,7 +212,6 @@ def _table(name: str, sweep: Sweep, where: str) -> Table:
         seeds=tuple(dict.fromkeys(job.seed for job in jobs)),
         axis=axis.replace("model.params.", "model."),
         configs=configs,
-        jobs=sweep.jobs,
     )
 
 

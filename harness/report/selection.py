@@ -11,7 +11,7 @@ import yaml
 
 from harness.record import Record, StoredRun
 from harness.report.declaration import Cell, ReportError, Table, expected
-from harness.report.rows import FINISHED, Row, difference, first_difference
+from harness.report.results import FINISHED, Row, difference, first_difference
 
 _ARGUMENT = "backbone.arguments."
 # Null takes the network's own, which come with the run's weights.
@@ -85,11 +85,10 @@ def select(
     rows = {cell_of(table, row): row for row in published}
     found: dict[Cell, list[StoredRun]] = {}
     refused: dict[str, list[StoredRun]] = {}
-    fits = ((run, *_fit(table, run.record)) for run in runs if run.record.settings)
-    fitting = [(run, value) for run, value, wrong in fits if not wrong]
-    for run, value in sorted(fitting, key=lambda one: preference(one[0]), reverse=True):
-        reason = built_otherwise(table, run.record, value)
-        cell = Cell(run.record.category, run.record.seed, value)
+    fits = ((run, *fit(table, run.record)) for run in runs if run.record.settings)
+    fitting = [(run, cell) for run, cell, wrong in fits if not wrong]
+    for run, cell in sorted(fitting, key=lambda one: preference(one[0]), reverse=True):
+        reason = built_otherwise(table, run.record, cell.value)
         if run.status == FINISHED and not run.record.official:
             reason = "its data are not the published dataset (official is false)"
         if reason:
@@ -119,25 +118,25 @@ def select(
     return Selection(chosen, tuple(notes))
 
 
-def mismatch(table: Table, of: Record) -> str:
-    """Say in what a run or a row is not as the table declares; empty where it fits."""
-    return _fit(table, of)[1]
-
-
 def cell_of(table: Table, of: Record) -> Cell:
     """Name the cell of what fits the table."""
-    return Cell(of.category, of.seed, _fit(table, of)[0])
+    return fit(table, of)[0]
 
 
-def _fit(table: Table, of: Record) -> tuple[str, str]:
-    """Return the swept value that a run or a row is of, or in what it is not as declared."""
+def fit(table: Table, of: Record) -> tuple[Cell, str]:
+    """Return the cell of a run or a row, and in what it is not as declared, if in anything."""
+    nowhere = Cell(of.category, of.seed, "")
     if of.seed not in table.seeds or of.category not in table.categories:
-        return "", f"category={of.category} with seed={of.seed} is not declared"
+        return nowhere, f"category={of.category} with seed={of.seed} is not declared"
     wrong = {value: _wrong(table, value, of) for value in table.configs}
     fitting = [value for value, problem in wrong.items() if not problem]
     if len(fitting) > 1:
-        return "", f"it does not record {table.axis}"
-    return (fitting[0], "") if fitting else ("", next(iter(wrong.values())))
+        return nowhere, f"it does not record {table.axis}"
+    return (
+        (nowhere._replace(value=fitting[0]), "")
+        if fitting
+        else (nowhere, next(iter(wrong.values())))
+    )
 
 
 def _wrong(table: Table, value: str, of: Record) -> str:

@@ -20,8 +20,7 @@ from harness.record import Record, StoredRun
 from harness.report.__main__ import main
 from harness.report.declaration import ReportError
 from harness.report.publish import check, publish
-from harness.report.rows import public
-from harness.report.stored import read_results
+from harness.report.results import public, read_results
 from harness.tracking import StoreError
 from tests.report.synthetic import complete, failed, maskless, record, run, sweep
 
