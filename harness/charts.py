@@ -68,9 +68,8 @@ def draw_curves(record: Record) -> str:
 
 
 def _value(record: Record, name: str) -> str:
-    if name not in record.metrics:
-        return ""
-    return f": {METRICS[name].display} {record.metrics[name]:.3f}"
+    of = record.metrics
+    return f": {METRICS[name].display} {of[name]:.3f}" if name in of else ""
 
 
 def roc_chart(title: str, scores: Sequence[ImageScore]) -> Chart:
@@ -78,8 +77,8 @@ def roc_chart(title: str, scores: Sequence[ImageScore]) -> Chart:
     from sklearn.metrics import roc_curve
 
     fpr, tpr, _ = roc_curve([i.anomalous for i in scores], [i.score for i in scores])
-    names = ("false positive rate", "true positive rate")
-    return _unit_chart(f"ROC curve of {title}", names, (fpr, tpr), chance=(0, 1))
+    names, points = ("false positive rate", "true positive rate"), np.column_stack((fpr, tpr))
+    return Chart(f"ROC curve of {title}", _shapes().unit(names, points, (0, 1)), 340)
 
 
 def precision_recall_chart(title: str, scores: Sequence[ImageScore]) -> Chart:
@@ -90,15 +89,9 @@ def precision_recall_chart(title: str, scores: Sequence[ImageScore]) -> Chart:
     precision, recall, _ = precision_recall_curve(
         labels, [image.score for image in scores], drop_intermediate=True
     )
-    share, title = fmean(labels), f"Precision-recall curve of {title}"
-    return _unit_chart(title, ("recall", "precision"), (recall, precision), chance=(share, share))
-
-
-def _unit_chart(
-    title: str, names: tuple[str, str], curve: tuple[NDArray, NDArray], *, chance: tuple[float, ...]
-) -> Chart:
-    points = np.stack(curve, axis=1).tolist()
-    return Chart(title, _shapes().unit(names, points, chance), 340)
+    points, chance = np.column_stack((recall, precision)), (fmean(labels),) * 2
+    body = _shapes().unit(("recall", "precision"), points, chance)
+    return Chart(f"Precision-recall curve of {title}", body, 340)
 
 
 class Bend(NamedTuple):
@@ -151,27 +144,21 @@ def histogram(title: str, scores: Sequence[ImageScore]) -> Chart:
         (anomalous, defect_type, np.histogram(values, _BINS, (low, high))[0].tolist())
         for (anomalous, defect_type), values in groups.items()
     ]
-    ticks = [
-        (round(12 + 336 * (bend.forward(tick) - low) / (high - low), 1), f"{tick:g}")
-        for tick in bent_ticks(bend, low, high)
-    ]
-    bottom = 4 + 50 * len(rows)
-    body = _shapes().histogram(rows, ticks, bottom)
-    return Chart(f"Anomaly scores of {title} by defect type", body, bottom + 38)
+    ticks = {tick: bend.forward(tick) for tick in bent_ticks(bend, low, high)}
+    places = {tick: (bent - low) / (high - low) for tick, bent in ticks.items()}
+    body = _shapes().histogram(rows, places)
+    return Chart(f"Anomaly scores of {title} by defect type", body, 42 + 50 * len(rows))
 
 
 def draw_mistakes(mistakes: Sequence[Mistake]) -> str:
     """Draw each image, its anomaly map laid over it, and what is wrong with its score."""
     panels = []
     for mistake in mistakes:
-        picture, map_ = _picture(mistake), mistake.anomaly_map
-        drawn = (
-            []
-            if map_ is None
-            else [_embedded(picture.convert("L"), "jpeg"), _embedded(coloured(map_), "png")]
-        )
+        drawn = [(picture := _picture(mistake), "jpeg")]
+        if mistake.anomaly_map is not None:
+            drawn += [(picture.convert("L"), "jpeg"), (coloured(mistake.anomaly_map), "png")]
         title = f"{mistake.image.image}, score {mistake.image.score:.4g}"
-        panels.append((title, mistake.note, mistake.covers, [_embedded(picture, "jpeg"), *drawn]))
+        panels.append((title, mistake.note, mistake.covers, [_embedded(*one) for one in drawn]))
     return str(_shapes().mistakes(panels, _SIDE))
 
 
