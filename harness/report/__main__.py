@@ -105,12 +105,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(root: Path) -> int:
-    difference = check(root)
-    if not difference:
-        return 0
-    _print(difference)
-    say(f"{' or '.join(PAGES)} and results/ disagree; to mend it: {MEND}", error=True)
-    return 1
+    if difference := check(root):
+        _print(difference)
+        say(f"{' or '.join(PAGES)} and results/ disagree; to mend it: {MEND}", error=True)
+    return int(bool(difference))
 
 
 def _store(options: argparse.Namespace) -> tuple[list[StoredRun], Read]:

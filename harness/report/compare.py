@@ -9,24 +9,11 @@ import numpy as np
 
 from harness.metrics.registry import METRICS
 from harness.record import ImageScore
-from harness.report import bootstrap
+from harness.report import bootstrap, layout
 from harness.report.bootstrap import Resampled
 from harness.report.declaration import INTERVAL_METRIC, RESAMPLES, ReportError, Table
 from harness.report.formats import markdown
-from harness.report.layout import (
-    ABSENT,
-    INTERVAL,
-    Grid,
-    best_bold,
-    code,
-    display,
-    grid_of_pivot,
-    limits,
-    number,
-    pivot_of,
-    signed,
-    text,
-)
+from harness.report.layout import ABSENT, Grid, code, display, number, text
 from harness.report.results import AVERAGE, METHOD, Source, TableResults, backed_scores
 
 Held = tuple[Table, TableResults]
@@ -120,7 +107,7 @@ def _sections(table: Table, results: TableResults, sources: Sequence[Source]) ->
 
 def _beside(table: Table, results: TableResults, sources: Sequence[Source], *, metric: str) -> Grid:
     """Write our numbers with their intervals, theirs, and the differences; the best in bold."""
-    ours = grid_of_pivot(pivot_of(table, results.rows, [metric]))
+    ours = layout.grid_of_pivot(layout.pivot_of(table, results.rows, [metric]))
     of: dict[str, tuple[float | None, float | None, float | None]] = {
         row.category: (row.metrics.get(metric), row.low.get(metric), row.high.get(metric))
         for row in results.rows
@@ -133,13 +120,13 @@ def _beside(table: Table, results: TableResults, sources: Sequence[Source], *, m
         value, low, high = of.get(category, (None, None, None))
         theirs = _theirs(table, sources, category, metric)
         numbers = [None if item == ABSENT else float(item) for item in theirs]
-        first, *others = best_bold([value, *numbers], [written, *theirs])
-        line = [category, first, limits(low, high)]
+        first, *others = layout.best_bold([value, *numbers], [written, *theirs])
+        line = [category, first, layout.limits(low, high)]
         for cell, other in zip(others, numbers, strict=True):
-            line += [cell, ABSENT if value is None or other is None else signed(value - other)]
+            line += [cell, ABSENT if value is None or other is None else f"{value - other:+.3f}"]
         lines.append(tuple(line))
     header = [title for source in sources for title in (source.label, "difference")]
-    return Grid(("Category", "Ours", INTERVAL, *header), tuple(lines[:-1]), lines[-1])
+    return Grid(("Category", "Ours", layout.INTERVAL, *header), tuple(lines[:-1]), lines[-1])
 
 
 def _theirs(table: Table, sources: Sequence[Source], category: str, metric: str) -> list[str]:
@@ -265,7 +252,9 @@ def rank(held: Sequence[Held]) -> str:
             what = f"{table.name} has no {INTERVAL_METRIC} of {', '.join(lacking)}"
             raise ReportError(f"ranks need every category: {what}")
         values[:, column] = [found[category] for category in categories]
-    body = [(c, *_written(line.tolist())) for c, line in zip(categories, values, strict=True)]
+    body = [
+        (c, *layout.best_bold(line.tolist())) for c, line in zip(categories, values, strict=True)
+    ]
     ranks, statistic, p = friedman(values)
     last = ("Mean rank", *(f"{mean:.2f}" for mean in ranks))
     caption = (
@@ -288,12 +277,9 @@ def friedman(values: bootstrap.Floats) -> tuple[list[float], float, float]:
 
 def _cells(pair: Pair) -> tuple[str, ...]:
     span = bootstrap.interval(pair.difference)
-    ends = " to ".join(signed(end) for end in span) if span else ABSENT
-    return (*_written([pair.first.value, pair.second.value]), signed(pair.difference.value), ends)
-
-
-def _written(values: Sequence[float]) -> list[str]:
-    return best_bold(values, list(map(number, values)))
+    ends = " to ".join(f"{end:+.3f}" for end in span) if span else ABSENT
+    values = layout.best_bold([pair.first.value, pair.second.value])
+    return (*values, f"{pair.difference.value:+.3f}", ends)
 
 
 def _p(value: float) -> str:

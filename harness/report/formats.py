@@ -14,21 +14,10 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from harness.record import ImageScore
+from harness.report import layout
 from harness.report.declaration import INTERVAL_METRIC, ReportError, Table, read_csv
 from harness.report.facets import machine_words
-from harness.report.layout import (
-    TIMES,
-    Grid,
-    caption,
-    code,
-    days,
-    display,
-    grid_of,
-    number,
-    of_type,
-    text,
-    timed,
-)
+from harness.report.layout import Grid, code, display, number, text
 from harness.report.results import Row, TableResults, backed_scores
 from harness.system.files import read_regular
 from harness.system.terminal import in_markup, shown, templates
@@ -123,7 +112,7 @@ TEMPLATES.filters["inline"] = inline
 
 INDEX = "index.csv"
 COLUMNS = ("kind", "image", "defect_type", "score", "note", "picture", "map", "mask")
-_MORE = ("image_average_precision", *TIMES)
+_MORE = ("image_average_precision", *layout.TIMES)
 # Of the gallery's own folder: what an index names is laid into the page.
 _FILE = re.compile(r"\w+\.(webp|png)", re.ASCII)
 _KINDS = {"picture": "image", "map": "anomaly map", "mask": "ground truth mask"}
@@ -153,7 +142,7 @@ def build_page(
     """Build the whole report, with the galleries of a folder: `TABLE/CATEGORY/index.csv`."""
     shown = [name for name in tables if any(row.finished for row in held[name].rows)]
     rows = [row for name in shown for row in held[name].rows if row.finished]
-    when = f", {days(row.started for row in rows)}" if rows else ""
+    when = f", {layout.days(row.started for row in rows)}" if rows else ""
     return TEMPLATES.get_template("page.html").render(
         summary=f"Deep feature kernel density estimation: {len(rows)} finished runs{when}.",
         sections=[_section(tables[name], held[name], pictures / name) for name in shown],
@@ -177,12 +166,12 @@ def _section(table: Table, results: TableResults, pictures: Path) -> dict[str, A
     from harness.charts import histogram, roc_chart
 
     rows = [row for row in results.rows if row.finished]
-    grid, text = grid_of(table, results, more=_MORE), caption(table, results.rows)
+    grid, text = layout.grid_of(table, results, more=_MORE), layout.caption(table, results.rows)
     section = {"name": table.name, "title": _title(table)}
     if not table.headline:
         return section | {"table": (grid, text)}
     machines = [machine_words(results.environments[row.environment]["machine"]) for row in rows]
-    text = " ".join([text, *timed(TIMES, dict.fromkeys(map(code, machines)))])
+    text = " ".join([text, *layout.timed(layout.TIMES, dict.fromkeys(map(code, machines)))])
     scores = backed_scores(table.name, results)
     each = [
         {
@@ -202,7 +191,7 @@ def _types(scores: Sequence[ImageScore]) -> tuple[Grid, str] | None:
     kinds = [image.defect_type for image in scores if image.anomalous]
     title, body = display(INTERVAL_METRIC), []
     for kind in dict.fromkeys(kinds):
-        value = of_type(scores, INTERVAL_METRIC, defect_type=kind)
+        value = layout.of_type(scores, INTERVAL_METRIC, defect_type=kind)
         written = number(value) if isinstance(value, float) else value
         body.append((kind, str(kinds.count(kind)), written))
     caption = f"{title} of the normal test images against those of one defect type."

@@ -146,16 +146,13 @@ def number(value: float) -> str:
     return f"{value:.3f}"
 
 
-def signed(value: float) -> str:
-    """Print a difference with its sign."""
-    return f"{value:+.3f}"
-
-
-def best_bold(values: Sequence[float | None], written: Sequence[str]) -> list[str]:
+def best_bold(values: Sequence[float | None], written: Sequence[str] = ()) -> list[str]:
     """Mark those in bold whose number is printed as the highest is, unless all are."""
     printed = ["" if value is None else number(value) for value in values]
     best = max(printed) if len({*printed} - {""}) > 1 else None
-    return [f"**{w}**" if p == best else w for p, w in zip(printed, written, strict=True)]
+    return [
+        f"**{w}**" if p == best else w for p, w in zip(printed, written or printed, strict=True)
+    ]
 
 
 def limits(low: float | None, high: float | None) -> str:
@@ -229,16 +226,12 @@ def grid_of(table: Table, results: TableResults, *, more: Sequence[str] = ()) ->
     if not table.headline:
         return grid_of_pivot(pivot_of(table, results.rows))
     grid = grid_of_pivot(pivot_of(table, results.rows, (*shown_metrics(results.rows), *more)))
-    main, finished = INTERVAL_METRIC, {row.category: row for row in results.rows if row.finished}
-    # Of calling every test image anomalous: what any Image F1 must beat.
-    f1 = {
-        category: 2 * row.n_test_anomalous / (2 * row.n_test_anomalous + row.n_test_normal)
-        for category, row in finished.items()
-    }
-    beside = {
-        category: (limits(row.low.get(main), row.high.get(main)), number(f1[category]))
-        for category, row in finished.items()
-    }
+    main, f1, beside = INTERVAL_METRIC, dict[str, float](), dict[str, tuple[str, str]]()
+    for row in filter(lambda row: row.finished, results.rows):
+        # Of calling every test image anomalous: what any Image F1 must beat.
+        trivial = 2 * row.n_test_anomalous / (2 * row.n_test_anomalous + row.n_test_normal)
+        span = limits(row.low.get(main), row.high.get(main))
+        f1[row.category], beside[row.category] = trivial, (span, number(trivial))
     whole = all(category in f1 for category in table.categories)
     last = number(fmean(f1[category] for category in table.categories)) if whole else ABSENT
     of_average = limits(*results.averages[main][1:]) if main in results.averages else ABSENT

@@ -62,10 +62,9 @@ def publish(
 ) -> tuple[list[str], list[str]]:
     """Write `results/`, and what stands at the markers of the pages: every file, or none.
 
-    A table without a marker is kept in `results/` alone. Given `only` some tables, the others stay
-    as they are; `drop` returns whether a published row is not kept. Returned are notes for the
-    terminal, and why tables could not be made, which stay as they are. An `OSError` means that
-    nothing has been changed.
+    Given `only` some tables, the others stay as they are; `drop` returns whether a published row is
+    not kept. Returned are notes for the terminal, and why tables could not be made, which stay as
+    they are. An `OSError` means that nothing has been changed.
     """
     plan = _planned(root, list(runs), only, drop, read)
     files = plan.files(root / "results")
@@ -186,7 +185,7 @@ def _results_of(table: Table, runs: Mapping[Cell, StoredRun], held: TableResults
         own = {} if limits is None else {INTERVAL_METRIC: limits}
         environments[key], known[cell] = environment, row_of(run, environment=key, limits=own)
     rows = tuple(known[cell] for cell in table.cells() if cell in known)
-    averages = _averages_of(table, rows)
+    averages = averages_of(table, rows)
     if not runs and averages == {m: Average(a.value) for m, a in held.averages.items()}:
         averages = held.averages
     elif INTERVAL_METRIC in averages:
@@ -200,7 +199,7 @@ def _results_of(table: Table, runs: Mapping[Cell, StoredRun], held: TableResults
     )
 
 
-def _averages_of(table: Table, rows: Iterable[Row]) -> dict[str, Average]:
+def averages_of(table: Table, rows: Iterable[Row]) -> dict[str, Average]:
     """Average the complete columns of a table with one job per category, without intervals."""
     found: dict[str, list[float]] = {}
     for row in rows if table.headline else ():

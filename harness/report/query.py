@@ -94,22 +94,17 @@ def search(arguments: Sequence[str], runs: Iterable[StoredRun], *, read: Read) -
         raise ReportError(f"no finished run has all of {' '.join(arguments)}")
     asked = [facets_of(run) for those in places.values() for run in those]
     common = facets.in_common(asked, query.axes, timed=query.timed)
-    notes: list[str] = []
-
-    def refuse(run: StoredRun, why: str) -> None:
-        notes.append(f"run {run.run_id} of {run.record.category} is refused, {why}")
-
-    shown = tuple(proven(places, read, refuse).values())
+    picked, refused = proven(places, read)
+    notes = [f"run {r.run_id} of {r.record.category} is refused, {why}" for r, why in refused]
+    shown = tuple(picked.values())
     if not shown:
         raise ReportError("nothing is left to show")
-    several = sum(len(those) > 1 for those in places.values())
-    if several:
+    if several := sum(len(those) > 1 for those in places.values()):
         notes.append(
             f"{several} of {len(places)} cells have several finished runs, the newest is shown"
         )
     failed = query.places([r for r in newest if r.status != FINISHED and r.record.settings])
-    lost = [run for place, those in failed.items() if place not in places for run in those]
-    if lost:
+    if lost := [run for place, those in failed.items() if place not in places for run in those]:
         notes.append(f"{len(lost)} failed runs are not shown; the newest: {lost[0].error}")
     cells, unofficial = _cells(query, shown)
     seeds = sorted({tuple(sorted(by_seed)) for by_seed in cells.values()})

@@ -33,11 +33,7 @@ _MARKER = re.compile(rf"^<!-- (?:({_KIND}): (.+)|/({_KIND})) -->$", re.MULTILINE
 
 
 class Marker(NamedTuple):
-    """A place of a page that the results fill.
-
-    The kind is `table` for a declared table with its caption, `results` for the overview of a
-    dataset, and `status`, whose name is `all`, for how far each dataset is.
-    """
+    """A place of a page that the results fill; `docs/tables.md` describes the kinds."""
 
     kind: str
     name: str
@@ -167,8 +163,7 @@ def overviews(
     shown = [tables[name] for name in marked if name in tables and tables[name].headline]
     datasets = {table.choice("dataset") for table in tables.values()} - stale
     wanted = [marker for marker in found if marker.kind == "results" and marker.name in datasets]
-    published = wanted and (results / "published.csv").exists()
-    sources = read_published(results) if published else []
+    sources = read_published(results) if wanted and (results / "published.csv").exists() else []
     made = {
         m: overview(m.name, [t for t in shown if t.choice("dataset") == m.name], held, sources)
         for m in wanted

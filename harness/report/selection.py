@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 import yaml
@@ -27,6 +28,8 @@ Read = Callable[[StoredRun], Record]
 """Reads the record that a finished run has kept, its scores among it.
 
 It raises `ValueError` where there is none."""
+as_read: Read = attrgetter("record")
+"""Of a run that was read with its scores."""
 
 
 class Selection(NamedTuple):
@@ -36,32 +39,27 @@ class Selection(NamedTuple):
     notes: tuple[str, ...]
 
 
-def as_read(run: StoredRun) -> Record:
-    """Return the record of a run that was read with its scores."""
-    return run.record
-
-
 def preference(of: StoredRun | Row) -> tuple[bool, str, str]:
     """Sort what is shown rather behind: finished jobs, then the newest."""
     return (of.status == FINISHED, of.started, of.run_id)
 
 
 def proven(
-    runs: Mapping[Place, Sequence[StoredRun]], read: Read, refuse: Callable[[StoredRun, str], None]
-) -> dict[Place, StoredRun]:
+    runs: Mapping[Place, Sequence[StoredRun]], read: Read
+) -> tuple[dict[Place, StoredRun], list[tuple[StoredRun, str]]]:
     """Pick of each place the first run that failed, or whose scores give its metrics.
 
-    A finished run comes with its scores; `refuse` is called with those that they contradict.
+    A finished run comes with its scores; returned are also those that they contradict, and how.
     """
-    picked = {}
+    picked, refused = {}, []
     for place, candidates in runs.items():
         for run in candidates:
             try:
                 picked[place] = with_scores(run, read) if run.status == FINISHED else run
                 break
             except ValueError as error:
-                refuse(run, str(error))
-    return picked
+                refused.append((run, str(error)))
+    return picked, refused
 
 
 def with_scores(run: StoredRun, read: Read) -> StoredRun:
@@ -102,7 +100,8 @@ def select(
         for cell in table.cells()
         if cell in found
     }
-    chosen = proven(shown, read, lambda run, why: notes.append(_refused(table, why, [run])))
+    chosen, contradicted = proven(shown, read)
+    notes += [_refused(table, why, [run]) for run, why in contradicted]
     for cell, run in chosen.items():
         finished = sum(one.status == FINISHED for one in found[cell])
         if finished > 1:
@@ -112,8 +111,8 @@ def select(
             )
     hidden = [run for cell in found if cell not in {*chosen, *rows} for run in found[cell]]
     if failed := [run for run in hidden if run.status != FINISHED]:
-        newest = max(failed, key=preference)
-        notes.append(f"{len(failed)} failed runs of {table.name} not shown: {newest.error}")
+        error = max(failed, key=preference).error
+        notes.append(f"{len(failed)} failed runs of {table.name} not shown: {error}")
     _check_weights(table, chosen, rows)
     return Selection(chosen, tuple(notes))
 
@@ -130,13 +129,9 @@ def fit(table: Table, of: Record) -> tuple[Cell, str]:
         return nowhere, f"category={of.category} with seed={of.seed} is not declared"
     wrong = {value: _wrong(table, value, of) for value in table.configs}
     fitting = [value for value, problem in wrong.items() if not problem]
-    if len(fitting) > 1:
-        return nowhere, f"it does not record {table.axis}"
-    return (
-        (nowhere._replace(value=fitting[0]), "")
-        if fitting
-        else (nowhere, next(iter(wrong.values())))
-    )
+    if len(fitting) == 1:
+        return nowhere._replace(value=fitting[0]), ""
+    return nowhere, f"it does not record {table.axis}" if fitting else next(iter(wrong.values()))
 
 
 def _wrong(table: Table, value: str, of: Record) -> str:
