@@ -30,7 +30,7 @@ from benchmarks.measure import machine, table
 from harness.data.synthetic import Plan, write_synthetic
 from harness.record import EXTRACTION
 from harness.report.declaration import read_tables
-from harness.report.rows import read_rows
+from harness.report.results import read_rows
 from harness.tracking import read_runs
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -27,14 +27,11 @@ if TYPE_CHECKING:
 
 WIDTH = 360
 _BINS = 36
-_BAR = 26
 _HEAD = 52
 """Above the charts of a run: the names of the run and of each chart."""
 # As images are read; Pillow knows formats that start other programs.
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _SIDE = 160
-_GAP = 8
-_CAPTION = 46
 # Three points of a scale from dark to light, which no hue is needed to read.
 _COLOURS = np.array([(13, 8, 135), (204, 71, 120), (240, 249, 33)], dtype=np.float64)
 
@@ -71,9 +68,8 @@ def draw_curves(record: Record) -> str:
 
 
 def _value(record: Record, name: str) -> str:
-    if name not in record.metrics:
-        return ""
-    return f": {METRICS[name].display} {record.metrics[name]:.3f}"
+    of = record.metrics
+    return f": {METRICS[name].display} {of[name]:.3f}" if name in of else ""
 
 
 def roc_chart(title: str, scores: Sequence[ImageScore]) -> Chart:
@@ -81,8 +77,8 @@ def roc_chart(title: str, scores: Sequence[ImageScore]) -> Chart:
     from sklearn.metrics import roc_curve
 
     fpr, tpr, _ = roc_curve([i.anomalous for i in scores], [i.score for i in scores])
-    names = ("false positive rate", "true positive rate")
-    return _unit_chart(f"ROC curve of {title}", names, (fpr, tpr), chance=(0, 1))
+    names, points = ("false positive rate", "true positive rate"), np.column_stack((fpr, tpr))
+    return Chart(f"ROC curve of {title}", _shapes().unit(names, points, (0, 1)), 340)
 
 
 def precision_recall_chart(title: str, scores: Sequence[ImageScore]) -> Chart:
@@ -93,18 +89,9 @@ def precision_recall_chart(title: str, scores: Sequence[ImageScore]) -> Chart:
     precision, recall, _ = precision_recall_curve(
         labels, [image.score for image in scores], drop_intermediate=True
     )
-    share, title = fmean(labels), f"Precision-recall curve of {title}"
-    return _unit_chart(title, ("recall", "precision"), (recall, precision), chance=(share, share))
-
-
-def _unit_chart(
-    title: str, names: tuple[str, str], curve: tuple[NDArray, NDArray], *, chance: tuple[float, ...]
-) -> Chart:
-    points = " ".join(
-        f"{40 + 290 * x:.1f},{300 - 290 * y:.1f}" for x, y in zip(*curve, strict=True)
-    )
-    ends = [f"{300 - 290 * share:.1f}" for share in chance]
-    return Chart(title, _shapes().unit(names, points, ends), 340)
+    points, chance = np.column_stack((recall, precision)), (fmean(labels),) * 2
+    body = _shapes().unit(("recall", "precision"), points, chance)
+    return Chart(f"Precision-recall curve of {title}", body, 340)
 
 
 class Bend(NamedTuple):
@@ -152,56 +139,27 @@ def histogram(title: str, scores: Sequence[ImageScore]) -> Chart:
         kind = image.anomalous, image.defect_type
         groups.setdefault(kind, []).append(bend.forward(image.score))
     low, high = min(map(min, groups.values())), max(map(max, groups.values()))
-    high, width = high if high > low else low + 1, 336 / _BINS
-    rows = []
-    for (anomalous, defect_type), values in groups.items():
-        counts, _ = np.histogram(values, _BINS, (low, high))
-        bars = [
-            {
-                "x": 12 + width * place,
-                "width": width - 1,
-                "height": _BAR * count / counts.max(),
-                "words": f"{count} of {len(values)}",
-            }
-            for place, count in enumerate(counts)
-            if count
-        ]
-        style, name = "anomalous" if anomalous else "normal", f"{defect_type} ({len(values)})"
-        rows.append({"style": style, "name": name, "bars": bars})
-    ticks = [
-        (round(12 + 336 * (bend.forward(tick) - low) / (high - low), 1), f"{tick:g}")
-        for tick in bent_ticks(bend, low, high)
+    high = high if high > low else low + 1
+    rows = [
+        (anomalous, defect_type, np.histogram(values, _BINS, (low, high))[0].tolist())
+        for (anomalous, defect_type), values in groups.items()
     ]
-    bottom = 4 + 50 * len(rows)
-    body = _shapes().histogram(rows, ticks, bottom)
-    return Chart(f"Anomaly scores of {title} by defect type", body, bottom + 38)
+    ticks = {tick: bend.forward(tick) for tick in bent_ticks(bend, low, high)}
+    places = {tick: (bent - low) / (high - low) for tick, bent in ticks.items()}
+    body = _shapes().histogram(rows, places)
+    return Chart(f"Anomaly scores of {title} by defect type", body, 42 + 50 * len(rows))
 
 
 def draw_mistakes(mistakes: Sequence[Mistake]) -> str:
     """Draw each image, its anomaly map laid over it, and what is wrong with its score."""
-    column, row = 2 * _SIDE + 2 * _GAP, _SIDE + _CAPTION
-    panels = [
-        _panel(mistake, number % 3 * column + _GAP, number // 3 * row)
-        for number, mistake in enumerate(mistakes)
-    ]
-    width = min(3, len(mistakes)) * column + _GAP
-    return str(_shapes().mistakes(panels, width, -(-len(mistakes) // 3) * row + _GAP))
-
-
-def _panel(mistake: Mistake, left: int, top: int) -> dict[str, Any]:
-    picture, below = _picture(mistake), top + _CAPTION - _GAP
-    images = [_embedded(picture, "jpeg", left, below)]
-    if mistake.anomaly_map is not None:
-        side = _SIDE * mistake.covers
-        edge = (_SIDE - side) / 2
-        images += [
-            _embedded(picture.convert("L"), "jpeg", left + _SIDE, below),
-            _embedded(
-                _coloured(mistake.anomaly_map), "png", left + _SIDE + edge, below + edge, side
-            ),
-        ]
-    title = f"{mistake.image.image}, score {mistake.image.score:.4g}"
-    return {"left": left, "top": top, "title": title, "note": mistake.note, "images": images}
+    panels = []
+    for mistake in mistakes:
+        drawn = [(picture := _picture(mistake), "jpeg")]
+        if mistake.anomaly_map is not None:
+            drawn += [(picture.convert("L"), "jpeg"), (coloured(mistake.anomaly_map), "png")]
+        title = f"{mistake.image.image}, score {mistake.image.score:.4g}"
+        panels.append((title, mistake.note, mistake.covers, [_embedded(*one) for one in drawn]))
+    return str(_shapes().mistakes(panels, _SIDE))
 
 
 def _picture(mistake: Mistake) -> Image.Image:
@@ -215,7 +173,8 @@ def _picture(mistake: Mistake) -> Image.Image:
     return upright.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2)
 
 
-def _coloured(anomaly_map: NDArray) -> Image.Image:
+def coloured(anomaly_map: NDArray) -> Image.Image:
+    """Write an anomaly map in colours, from its own least to its own largest value."""
     from PIL import Image
 
     low, high = float(anomaly_map.min()), float(anomaly_map.max())
@@ -224,11 +183,7 @@ def _coloured(anomaly_map: NDArray) -> Image.Image:
     return Image.fromarray(np.stack(channels, axis=-1).round().astype(np.uint8))
 
 
-def _embedded(
-    picture: Image.Image, kind: str, x: float, y: float, side: float = _SIDE
-) -> dict[str, Any]:
-    """Place a photograph, or a map as PNG, which lets the image below be seen."""
+def _embedded(picture: Image.Image, kind: str) -> str:
     data = BytesIO()
     picture.save(data, kind, quality=80)
-    href = f"data:image/{kind};base64,{b64encode(data.getvalue()).decode()}"
-    return {"href": href, "x": x, "y": y, "side": side, "opacity": 1 if kind == "jpeg" else 0.6}
+    return f"data:image/{kind};base64,{b64encode(data.getvalue()).decode()}"

@@ -13,11 +13,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from dfkde import render
+from harness.charts import coloured
 from harness.config import Job
 from harness.data import Sample, read_image, read_mask
 from harness.experiment import EACH, wrong_side
@@ -26,23 +27,13 @@ from harness.fitting import Fitted, anomaly_maps, fit, gt_mask_of
 from harness.metrics import pixel_auroc
 from harness.record import ImageScore
 from harness.report.declaration import ReportError, read_tables
-from harness.report.html import COLUMNS, INDEX
-from harness.report.rows import to_csv
-from harness.report.stored import backed_scores, read_or_empty
+from harness.report.formats import COLUMNS, INDEX
+from harness.report.results import backed_scores, read_or_empty, to_csv
 from harness.system.terminal import say
 from harness.tracking import StoreError, read_job
 
 SIZE = 160
 """Side of a picture, in pixels."""
-
-
-class Shown(NamedTuple):
-    """A test image chosen for the gallery: why, and what else is to be said."""
-
-    kind: str  # as `harness.report.html` has a title for it
-    sample: Sample
-    score: float
-    note: str
 
 
 class Maps(NamedTuple):
@@ -61,13 +52,12 @@ def draw_gallery(job: Job, scores: Sequence[ImageScore], folder: Path) -> int:
     fitted = fit(job)
     maps = _maps(fitted)
     samples = {sample.name: sample for sample in fitted.split.test}
-    shown = [Shown(kind, samples[i.image], i.score, note) for kind, i, note in wrong_side(scores)]
-    shown += _localisations(scores, samples, maps=maps)
+    shown = [*wrong_side(scores), *_localisations(scores, maps.auroc)]
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [COLUMNS]
-    for number, (kind, sample, score, note) in enumerate(shown):
-        names = _write(sample, maps, folder / f"{number:02}")
-        lines.append((kind, sample.name, sample.defect_type, repr(score), note, *names))
+    lines: list[Sequence[str]] = [COLUMNS]
+    for number, (kind, (name, defect_type, _, score), note) in enumerate(shown):
+        files = _write(samples[name], maps, folder / f"{number:02}")
+        lines.append((kind, name, defect_type, repr(score), note, *files))
     index = folder / INDEX
     index.write_text(to_csv(lines), encoding="utf-8", errors="surrogatepass", newline="\n")
     return len(shown)
@@ -87,52 +77,37 @@ def _maps(fitted: Fitted) -> Maps:
 
 
 def _localisations(
-    scores: Sequence[ImageScore], samples: dict[str, Sample], *, maps: Maps
-) -> Iterator[Shown]:
-    """Choose the anomalous images with the highest and lowest pixel AUROC of their own."""
-    score = {image.image: image.score for image in scores}
-    ordered = sorted(maps.auroc, key=lambda name: -maps.auroc[name])
+    scores: Sequence[ImageScore], auroc: dict[str, float]
+) -> Iterator[tuple[str, ImageScore, str]]:
+    """Yield the anomalous images with the highest and lowest pixel AUROC, as `wrong_side` does."""
+    masked = [image for image in scores if image.image in auroc]
+    ordered = sorted(masked, key=lambda image: -auroc[image.image])
     each = min(EACH, len(ordered) // 2)
-    for kind, names in (("best_map", ordered[:each]), ("worst_map", ordered[::-1][:each])):
-        for name in names:
-            note = f"pixel AUROC {maps.auroc[name]:.3f}"
-            yield Shown(kind, samples[name], score[name], note)
+    for kind, images in (("best_map", ordered[:each]), ("worst_map", ordered[::-1][:each])):
+        for image in images:
+            yield kind, image, f"pixel AUROC {auroc[image.image]:.3f}"
 
 
-def _write(sample: Sample, maps: Maps, stem: Path) -> tuple[str, str, str]:
-    """Write the pictures of one image; return their names, empty for what there is not."""
+def _write(sample: Sample, maps: Maps, stem: Path) -> Iterator[str]:
+    """Write the pictures of one image; yield their names, empty for what there is not."""
+    small = ((SIZE, SIZE), Image.Resampling.BOX)
     image = read_image(sample.path, sample.digest, sample.decoding)
-    picture = np.asarray(cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA), np.uint8)
-    names = [_save(picture, Path(f"{stem}_picture.webp")), "", ""]
+    picture = Image.fromarray(image).resize(*small)
+    drawn = gt_mask = None
     if sample.name in maps.of:
-        drawn = picture.copy()
-        drawn[maps.seen] = _overlay(picture[maps.seen], maps.of[sample.name])
-        names[1] = _save(drawn, Path(f"{stem}_map.webp"))
+        colours, (rows, columns) = coloured(maps.of[sample.name]), maps.seen
+        seen = (columns.start, rows.start, columns.stop, rows.stop)
+        drawn, grey = picture.copy(), picture.crop(seen).convert("L").convert("RGB")
+        drawn.paste(Image.blend(grey, colours, 0.65), seen)
     if sample.mask_path is not None:
-        gt_mask = read_mask(sample.mask_path, sample.mask_digest, sample.decoding)
-        small = cv2.resize(gt_mask.astype(np.float32), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
-        grey = np.repeat((small > 0)[:, :, None], 3, axis=2).astype(np.uint8) * 255
-        names[2] = _save(grey, Path(f"{stem}_mask.png"))
-    return names[0], names[1], names[2]
-
-
-def _overlay(picture: NDArray[np.uint8], anomaly_map: NDArray) -> NDArray[np.uint8]:
-    """Lay a map in colours over its grey image, from its own least to its own largest value."""
-    low, high = anomaly_map.min(), anomaly_map.max()
-    share = (anomaly_map - low) / (high - low) if high > low else np.zeros_like(anomaly_map)
-    colours = cv2.applyColorMap((share * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[:, :, ::-1]
-    grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    blended = cv2.addWeighted(grey, 0.35, np.ascontiguousarray(colours), 0.65, 0)
-    return np.asarray(blended, np.uint8)
-
-
-def _save(pixels: NDArray[np.uint8], path: Path) -> str:
-    quality = [cv2.IMWRITE_WEBP_QUALITY, 75] if path.suffix == ".webp" else []
-    encoded, data = cv2.imencode(path.suffix, np.ascontiguousarray(pixels[:, :, ::-1]), quality)
-    if not encoded:
-        raise OSError(f"{path}: the picture could not be encoded")
-    path.write_bytes(data.tobytes())
-    return path.name
+        whole = read_mask(sample.mask_path, sample.mask_digest, sample.decoding)
+        share = Image.fromarray(whole.astype(np.float32)).resize(*small)
+        gt_mask = Image.fromarray(np.asarray(share) > 0)
+    for ending, made in (("picture.webp", picture), ("map.webp", drawn), ("mask.png", gt_mask)):
+        path = Path(f"{stem}_{ending}")
+        if made is not None:
+            made.save(path, quality=75)
+        yield path.name if made is not None else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -26,8 +26,7 @@ import pandas as pd
 from IPython.display import HTML, display
 
 from harness.charts import histogram, roc_chart
-from harness.report.bootstrap import images_of, interval, p_value, resample
-from harness.report.paired import difference_of
+from harness.report.bootstrap import difference_of, images_of, interval, p_value, resample
 from harness.tracking.read import read_runs, read_scores
 
 # %% [markdown]

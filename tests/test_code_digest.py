@@ -115,7 +115,7 @@ def test_a_sign_counts(job, project):
         "harness/gallery.py",
         "harness/metrics/__init__.py",
         "harness/predict/predictor.py",
-        "harness/report/rows.py",
+        "harness/report/results.py",
         "harness/run.py",
         "harness/tracking/tracker.py",
         "harness/sweep/task.py",

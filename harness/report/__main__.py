@@ -11,8 +11,8 @@ from harness.record import StoredRun
 from harness.report.declaration import ReportError, Table, read_table, read_tables, reading
 from harness.report.publish import check, publish
 from harness.report.readme import PAGES
+from harness.report.results import TableResults, read_or_empty, read_published, read_results
 from harness.report.selection import Read
-from harness.report.stored import TableResults, read_or_empty, read_results
 from harness.system.files import write_atomically
 from harness.system.terminal import say
 
@@ -105,12 +105,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(root: Path) -> int:
-    difference = check(root)
-    if not difference:
-        return 0
-    _print(difference)
-    say(f"{' or '.join(PAGES)} and results/ disagree; to mend it: {MEND}", error=True)
-    return 1
+    if difference := check(root):
+        _print(difference)
+        say(f"{' or '.join(PAGES)} and results/ disagree; to mend it: {MEND}", error=True)
+    return int(bool(difference))
 
 
 def _store(options: argparse.Namespace) -> tuple[list[StoredRun], Read]:
@@ -142,8 +140,7 @@ def _publish(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from harness.report.paired import compare, rank
-    from harness.report.published import compare_published, other_methods, read_published
+    from harness.report.compare import compare, compare_published, other_methods, rank
 
     if options.tables == ["published"]:
         tables, held = _every_table(options.root)
@@ -163,9 +160,8 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _latex(options: argparse.Namespace) -> int:
-    from harness.report.caption import caption
     from harness.report.formats import latex
-    from harness.report.layout import grid_of
+    from harness.report.layout import caption, grid_of
 
     for name in options.tables:
         table, results = held_table(options.root, name)
@@ -174,7 +170,7 @@ def _latex(options: argparse.Namespace) -> int:
 
 
 def _html(options: argparse.Namespace) -> int:
-    from harness.report.html import build_page
+    from harness.report.formats import build_page
 
     tables, held = _every_table(options.root)
     page = build_page(tables, held, pictures=options.pictures)

@@ -120,6 +120,12 @@ def mean_of(cells: Sequence[Resampled]) -> Resampled:
     return Resampled(value, resamples, left_out)
 
 
+def difference_of(one: Resampled, other: Resampled) -> Resampled:
+    """Return how much higher the second is, of two metrics of the same resampled images."""
+    left_out = tuple(b - a for a, b in zip(one.left_out, other.left_out, strict=True))
+    return Resampled(other.value - one.value, other.resamples - one.resamples, left_out)
+
+
 def interval(of: Resampled, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
     """Compute the BCa interval of a metric; None where no resample differs from any other.
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, TypeVar
 
-from harness.compose import Composed, ComposeError, Sweep, sweeps_of
+from harness.compose import ComposeError, Sweep, sweeps_of
 from harness.config import BackboneConfig, Config
 from harness.system.files import DamagedError, open_regular
 from harness.system.terminal import from_cell, one_line
@@ -23,10 +23,8 @@ RESAMPLES = 10_000
 """Bootstrap resamples of every interval."""
 
 INTERVAL_METRIC = "image_auroc"
-"""The one metric with intervals. Pixel metrics are no function of per-image scores. The best F1
-over thresholds is one, but it is chosen on the images that are resampled: on simulated scores the
-bootstrap's 95 % interval of it held the truth in as few as 80 % of test sets
-(`benchmarks/intervals.py`)."""
+"""The one metric with intervals: pixel metrics are no function of per-image scores, and the best F1
+is chosen on the images that are resampled (`benchmarks/intervals.py`)."""
 
 
 class ReportError(ValueError):
@@ -91,7 +89,6 @@ class Table:
     axis: str
     # The configuration of each value of it, nested as in `conf/`, with the first category and seed.
     configs: dict[str, dict[str, Any]]
-    jobs: tuple[Composed, ...]
 
     @property
     def command(self) -> str:
@@ -174,7 +171,10 @@ def read_tables(conf: Path, names: Iterable[str] = ()) -> Tables:
     """Read the declared tables of a `conf/` folder, all or those named; there must be one."""
     paths = {path.stem: path for path in sorted(conf.glob("experiment/*.yaml"))}
     if not paths:
-        raise ReportError(f"no experiment in {conf / 'experiment'}: run this in a checkout's root")
+        raise ReportError(
+            f"no experiment in {conf / 'experiment'}: run this in a checkout's root; for a page of"
+            " your own runs, `python -m harness.report show format=html > PAGE` works anywhere"
+        )
     for name in names:
         if name not in paths:
             raise ReportError(f"no table {name!r}; there are {', '.join(paths)}")
@@ -213,7 +213,6 @@ def _table(name: str, sweep: Sweep, where: str) -> Table:
         seeds=tuple(dict.fromkeys(job.seed for job in jobs)),
         axis=axis.replace("model.params.", "model."),
         configs=configs,
-        jobs=sweep.jobs,
     )
 
 

@@ -126,21 +126,23 @@ def check_choices(choices: Iterable[Choice], runs: Sequence[Facets]) -> None:
                 raise ReportError(f"no finished run has {name}={value}; there are {listed}")
 
 
-def chosen(runs: Mapping[str, Facets], choices: Iterable[Choice]) -> dict[str, Facets]:
+def chosen(
+    runs: Sequence[tuple[StoredRun, Facets]], choices: Iterable[Choice]
+) -> Sequence[tuple[StoredRun, Facets]]:
     """Return the runs that are asked for.
 
     One that has no such setting is among them if its kind has none: `model.n_components=16` leaves
     the runs of `knn` alone.
     """
-    kept = dict(runs)
     for choice in choices:
-        having = {_group(choice.name, run) for run in kept.values() if choice.name in run}
-        for key, run in list(kept.items()):
-            given = run.get(choice.name)
-            asked = _group(choice.name, run) not in having if given is None else choice.has(given)
-            if not asked:
-                del kept[key]
-    return kept
+        name = choice.name
+        having = {_group(name, of) for _, of in runs if name in of}
+        runs = [
+            (run, of)
+            for run, of in runs
+            if (choice.has(of[name]) if name in of else _group(name, of) not in having)
+        ]
+    return runs
 
 
 def in_common(

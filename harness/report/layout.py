@@ -1,24 +1,27 @@
-"""A table as text cells, whatever the output: rows by columns, seeds as mean and deviation."""
+"""A table's cells and caption in Markdown, for any format: rows by columns, seeds as a spread."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import stdev
+from statistics import fmean, stdev
 from typing import NamedTuple
 
+from harness.config import FeaturesConfig
 from harness.metrics.registry import HEADLINE, METRICS
 from harness.record import EXTRACTION, ImageScore, Record
-from harness.report.declaration import INTERVAL_METRIC, Table
-from harness.report.rows import FINISHED, Row
+from harness.report.declaration import INTERVAL_METRIC, RESAMPLES, Table, expected
+from harness.report.results import FINISHED, Row, TableResults
 from harness.report.selection import cell_of
-from harness.report.stored import TableResults, mean
+from harness.system.terminal import shown
 
 ABSENT = "–"
 UNDEFINED = "n/a"
 FAILED = "failed"
 INTERVAL = "95 % interval"
 TRIVIAL = "F1, all anomalous"
+_FEATURES = ("engine", "precision", "device", "resize")
 
 
 class Timed(NamedTuple):
@@ -43,6 +46,10 @@ TIMES = {
     ),
 }
 """By the name that `metric` takes."""
+
+# What may begin markup. An underscore within a word is none, and stays: `metal_nut`.
+_SPECIAL = re.compile(r"[\\`*<>\[\]&~$#|]|(?<![^\W_])_|_(?![^\W_])|^[-+=]")
+_NUMBERED = re.compile(r"^(\d+)([.)])")
 
 Line = tuple[str, ...]
 """The values of a row or of a column, one for each of its keys."""
@@ -112,7 +119,7 @@ def _average(pivot: Pivot, cells: Sequence[BySeed]) -> str:
     known = [values for cell in cells if len(values := numbers_of(cell)) == pivot.seeds]
     if len(known) < pivot.categories:
         return f"{ABSENT} ({len(known)}/{pivot.categories})"
-    return spread([mean(values) for values in zip(*known, strict=True)], pivot.seeds)
+    return spread([fmean(values) for values in zip(*known, strict=True)], pivot.seeds)
 
 
 def spread(values: Sequence[float], expected: int) -> str:
@@ -131,7 +138,7 @@ def spread(values: Sequence[float], expected: int) -> str:
         return number(values[0])
     if min(values) == max(values):
         return f"{number(values[0])} (deterministic)"
-    return f"{number(mean(values))} ± {number(stdev(values))}"
+    return f"{number(fmean(values))} ± {number(stdev(values))}"
 
 
 def number(value: float) -> str:
@@ -139,16 +146,13 @@ def number(value: float) -> str:
     return f"{value:.3f}"
 
 
-def signed(value: float) -> str:
-    """Print a difference with its sign."""
-    return f"{value:+.3f}"
-
-
-def best_bold(values: Sequence[float | None], written: Sequence[str]) -> list[str]:
+def best_bold(values: Sequence[float | None], written: Sequence[str] = ()) -> list[str]:
     """Mark those in bold whose number is printed as the highest is, unless all are."""
     printed = ["" if value is None else number(value) for value in values]
     best = max(printed) if len({*printed} - {""}) > 1 else None
-    return [f"**{w}**" if p == best else w for p, w in zip(printed, written, strict=True)]
+    return [
+        f"**{w}**" if p == best else w for p, w in zip(printed, written or printed, strict=True)
+    ]
 
 
 def limits(low: float | None, high: float | None) -> str:
@@ -222,11 +226,14 @@ def grid_of(table: Table, results: TableResults, *, more: Sequence[str] = ()) ->
     if not table.headline:
         return grid_of_pivot(pivot_of(table, results.rows))
     grid = grid_of_pivot(pivot_of(table, results.rows, (*shown_metrics(results.rows), *more)))
-    rows, main = {row.category: row for row in results.rows}, INTERVAL_METRIC
-    spans = {c: limits(row.low.get(main), row.high.get(main)) for c, row in rows.items()}
-    f1 = [trivial_f1(rows[c]) for c in table.categories if c in rows and rows[c].finished]
-    trivial = {c: number(trivial_f1(row)) for c, row in rows.items() if row.finished}
-    last = number(mean(f1)) if len(f1) == len(table.categories) else ABSENT
+    main, f1, beside = INTERVAL_METRIC, dict[str, float](), dict[str, tuple[str, str]]()
+    for row in filter(lambda row: row.finished, results.rows):
+        # Of calling every test image anomalous: what any Image F1 must beat.
+        trivial = 2 * row.n_test_anomalous / (2 * row.n_test_anomalous + row.n_test_normal)
+        span = limits(row.low.get(main), row.high.get(main))
+        f1[row.category], beside[row.category] = trivial, (span, number(trivial))
+    whole = all(category in f1 for category in table.categories)
+    last = number(fmean(f1[category] for category in table.categories)) if whole else ABSENT
     of_average = limits(*results.averages[main][1:]) if main in results.averages else ABSENT
 
     def widened(line: Line, span: str, trivial: str) -> Line:
@@ -234,14 +241,121 @@ def grid_of(table: Table, results: TableResults, *, more: Sequence[str] = ()) ->
 
     return Grid(
         widened(grid.header, INTERVAL, TRIVIAL),
-        tuple(
-            widened(line, spans.get(line[0], ABSENT), trivial.get(line[0], ABSENT))
-            for line in grid.body
-        ),
+        tuple(widened(line, *beside.get(line[0], (ABSENT, ABSENT))) for line in grid.body),
         widened(grid.average, of_average, last),
     )
 
 
-def trivial_f1(row: Row) -> float:
-    """Compute the F1 of calling every test image anomalous: what any Image F1 must beat."""
-    return 2 * row.n_test_anomalous / (2 * row.n_test_anomalous + row.n_test_normal)
+def text(words: str) -> str:
+    r"""Write words so that Markdown shows them as they are, in a cell too.
+
+    >>> print(text("metal_nut"), text("a|b <i> `c`"))
+    metal_nut a\|b \<i\> \`c\`
+    """
+    escaped = _SPECIAL.sub(r"\\\g<0>", shown(words).strip())
+    return _NUMBERED.sub(r"\1\\\2", escaped)
+
+
+def code(words: str) -> str:
+    r"""Write words as code, in which nothing can be escaped: a backtick is written `\x60`.
+
+    >>> print(code("a`b"))
+    `a\x60b`
+    """
+    return f"`{shown(words).replace('`', chr(92) + 'x60') or ' '}`"
+
+
+def caption(table: Table, rows: Sequence[Row]) -> str:
+    """Write a table's caption in Markdown, from its declaration and its rows alone."""
+    finished = [row for row in rows if row.finished]
+    done = _runs(finished) if finished else "not run yet"
+    by = " by " if finished else ": "
+    sentences = [f"{described(table, finished)}; {done}{by}{code(table.command)}."]
+    if finished and table.headline:
+        sentences += _metrics(table, finished)
+    elif finished:
+        sentences.append(_seeds(table))
+    reasons = {row.category: row.error for row in rows if not row.finished}
+    sentences += [f"{text(category)} failed: {code(why)}." for category, why in reasons.items()]
+    return " ".join(sentences)
+
+
+def described(table: Table, finished: Sequence[Row] = ()) -> str:
+    """Write how a table's jobs are made and, of the finished ones, with which weights."""
+    models = ", ".join(text(model.upper()) for model in table.choices("model"))
+    backbones = []
+    for name in table.choices("backbone"):
+        digests = dict.fromkeys(row.weights_digest[:12] for row in finished if row.backbone == name)
+        backbones.append(code(name) + "".join(f" (weights {code(digest)})" for digest in digests))
+    sizes = " or ".join(dict.fromkeys(map(_size, table.configs.values())))
+    several = "seeds" if len(table.seeds) > 1 else "seed"
+    return (
+        f"{models} with {', '.join(backbones)}, images of {sizes}{_computing(table)},"
+        f" {several} {', '.join(map(str, table.seeds))}"
+    )
+
+
+def _size(config: dict[str, object]) -> str:
+    size, crop = config["image_size"], config["center_crop"]
+    whole = f"{text(str(size))} px"
+    return whole if crop is None else f"{whole}, of which the central {text(str(crop))} px"
+
+
+def _computing(table: Table) -> str:
+    """Label features that are not made as usual: bf16 moves AUROC in the second digit."""
+    usual, parts = FeaturesConfig(), []
+    for name in _FEATURES:
+        values = {c["features"].get(name, getattr(usual, name)) for c in table.configs.values()}
+        if len(values) == 1 and values != {getattr(usual, name)}:
+            parts.append(f", {code(f'features.{name}={values.pop()}')}")
+    return "".join(parts)
+
+
+def _runs(finished: Sequence[Row]) -> str:
+    images = {row.category: row.n_test_normal + row.n_test_anomalous for row in finished}
+    commits: dict[str, dict[str, None]] = {}
+    for row in finished:
+        written = commit(row.commit, dirty=row.dirty == "dirty")
+        commits.setdefault(written, {})[text(row.category)] = None
+    listed = ", ".join(f"{written} ({', '.join(names)})" for written, names in commits.items())
+    of = f"commits {listed}" if len(commits) > 1 else f"commit {next(iter(commits))}"
+    return f"{sum(images.values()):,} test images; {of}; run {days(r.started for r in finished)}"
+
+
+def commit(digest: str, *, dirty: bool) -> str:
+    """Write a commit, and whether the working tree differed from it."""
+    return f"{code(digest[:10])}{' with uncommitted changes' if dirty else ''}"
+
+
+def days(started: Iterable[str]) -> str:
+    """Write when runs began."""
+    found = sorted({text(time[:10]) for time in started})
+    return f"on {found[0]}" if len(found) == 1 else f"from {found[0]} to {found[-1]}"
+
+
+def _metrics(table: Table, finished: Sequence[Row]) -> list[str]:
+    sentences = []
+    if any(row.low for row in finished):
+        sentences.append(
+            "95 % interval of the image AUROC: BCa bootstrap of the test images"
+            f" ({RESAMPLES:,} resamples, normal and anomalous images apart, within each category;"
+            " the model stays as it is)."
+        )
+    sentences.append(
+        f"{display('image_f1_max')}: best threshold on the test labels (an oracle);"
+        " beside it the F1 of calling every image anomalous."
+    )
+    if any(METRICS[metric].level == "pixel" for metric in shown_metrics(finished)):
+        localizer = code(str(expected(table.config, "localizer")))
+        sentences.append(f"Pixel columns: {localizer} map, no interval.")
+    return sentences
+
+
+def _seeds(table: Table) -> str:
+    if len(table.seeds) == 1:
+        return f"{display(table.metric)}."
+    return (
+        f"{display(table.metric)}, mean ± standard deviation over {len(table.seeds)} seeds, which"
+        " draw the training images and, in a dataset without a split of its own, the test images;"
+        " nothing is resampled."
+    )

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from statistics import fmean
+from typing import TYPE_CHECKING, NamedTuple
 
 from harness.record import StoredRun
-from harness.report import stored
-from harness.report.declaration import ReportError, Table, read_tables
+from harness.report.declaration import INTERVAL_METRIC, Cell, ReportError, Table, read_tables
 from harness.report.readme import check_markers, declared, filled, markers, overviews, read_pages
-from harness.report.rows import Row
-from harness.report.selection import Read, as_read, built_otherwise, cell_of, mismatch, select
-from harness.report.stored import TableResults
+from harness.report.results import (
+    Average,
+    Row,
+    TableResults,
+    backed_scores,
+    files_of,
+    read_or_empty,
+    row_of,
+)
+from harness.report.selection import Read, as_read, built_otherwise, cell_of, fit, select
 from harness.system.files import write_together
+
+if TYPE_CHECKING:
+    from harness.report.bootstrap import Resampled
 
 _TRACES = ("commit", "environment", "identity", "data_fingerprint", "scores_digest")
 """What two rows of a cell are compared by: code, data and scores."""
@@ -34,7 +47,7 @@ class Plan(NamedTuple):
         """Return all of `results/`; None where a file has the scores of no published row."""
         files: dict[Path, bytes | None] = {
             results / path: content.encode(errors="surrogatepass")
-            for path, content in stored.files_of(self.held).items()
+            for path, content in files_of(self.held).items()
         }
         return files | dict.fromkeys(sorted({*results.glob("scores/*.csv")} - set(files)))
 
@@ -49,10 +62,9 @@ def publish(
 ) -> tuple[list[str], list[str]]:
     """Write `results/`, and what stands at the markers of the pages: every file, or none.
 
-    A table without a marker is kept in `results/` alone. Given `only` some tables, the others stay
-    as they are; `drop` returns whether a published row is not kept. Returned are notes for the
-    terminal, and why tables could not be made, which stay as they are. An `OSError` means that
-    nothing has been changed.
+    Given `only` some tables, the others stay as they are; `drop` returns whether a published row is
+    not kept. Returned are notes for the terminal, and why tables could not be made, which stay as
+    they are. An `OSError` means that nothing has been changed.
     """
     plan = _planned(root, list(runs), only, drop, read)
     files = plan.files(root / "results")
@@ -110,7 +122,7 @@ def _planned(
     if not only:
         check_markers(found, tables)
     marked = [marker.name for marker in found if marker.kind == "table"]
-    before = {name: stored.read_or_empty(results, name) for name in sorted(names)}
+    before = {name: read_or_empty(results, name) for name in sorted(names)}
     held, made, notes = dict(before), {}, []
     refusals = [tables.refused[name] for name in only or marked if name in tables.refused]
     for name in filter(tables.__contains__, only or tables):
@@ -143,14 +155,63 @@ def _updated(
                 f" published: python -m harness.report --replace {table.name}"
             )
     chosen, notes = select(table, runs, published=held.rows, read=read)
-    results = stored.results_of(table, chosen, held)
+    results = _results_of(table, chosen, held)
     if table.headline:
-        stored.backed_scores(table.name, results)
+        backed_scores(table.name, results)
     return results, notes
 
 
+def _results_of(table: Table, runs: Mapping[Cell, StoredRun], held: TableResults) -> TableResults:
+    """Put runs, with their scores, into what a table's files hold; other rows stay as they are."""
+    from harness.report.bootstrap import average_limits, cell_limits, images_of, resample
+
+    scores = dict(held.scores)
+    scores |= {c.category: run.record.scores for c, run in runs.items() if table.headline}
+
+    @cache
+    def resampled(category: str) -> Resampled | None:
+        try:
+            key = f"{table.choice('dataset')}/{category}"
+            return resample(images_of(scores.get(category, ())), key=key)
+        except ValueError:  # too few images
+            return None
+
+    environments, known = dict(held.environments), {cell_of(table, row): row for row in held.rows}
+    for cell, run in runs.items():
+        environment = {"versions": dict(run.versions), "machine": dict(run.machine)}
+        text = json.dumps(environment, sort_keys=True, ensure_ascii=False)
+        key = hashlib.sha256(text.encode()).hexdigest()[:12]
+        limits = cell_limits(resampled(cell.category))
+        own = {} if limits is None else {INTERVAL_METRIC: limits}
+        environments[key], known[cell] = environment, row_of(run, environment=key, limits=own)
+    rows = tuple(known[cell] for cell in table.cells() if cell in known)
+    averages = averages_of(table, rows)
+    if not runs and averages == {m: Average(a.value) for m, a in held.averages.items()}:
+        averages = held.averages
+    elif INTERVAL_METRIC in averages:
+        low, high = average_limits([resampled(row.category) for row in rows]) or (None, None)
+        averages[INTERVAL_METRIC] = Average(averages[INTERVAL_METRIC].value, low, high)
+    return TableResults(
+        rows,
+        {row.category: scores[row.category] for row in rows if scores.get(row.category)},
+        averages,
+        {row.environment: environments[row.environment] for row in rows},
+    )
+
+
+def averages_of(table: Table, rows: Iterable[Row]) -> dict[str, Average]:
+    """Average the complete columns of a table with one job per category, without intervals."""
+    found: dict[str, list[float]] = {}
+    for row in rows if table.headline else ():
+        for metric, value in row.metrics.items():
+            found.setdefault(metric, []).append(value)
+    complete = len(table.categories)
+    return {m: Average(fmean(v)) for m, v in sorted(found.items()) if len(v) == complete}
+
+
 def _misfit(table: Table, row: Row) -> str:
-    return mismatch(table, row) or built_otherwise(table, row, cell_of(table, row).value)
+    cell, wrong = fit(table, row)
+    return wrong or built_otherwise(table, row, cell.value)
 
 
 def _changed(table: Table, before: Iterable[Row], after: Iterable[Row]) -> Iterator[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, repeat
-from statistics import stdev
+from statistics import fmean, stdev
 
 import yaml
 
@@ -14,14 +15,12 @@ from harness.config import conf_dir
 from harness.metrics.registry import HEADLINE, METRICS
 from harness.record import Record, StoredRun
 from harness.report import facets, layout
-from harness.report.caption import commit, days
 from harness.report.declaration import INTERVAL_METRIC, ReportError
 from harness.report.facets import CORE, DATA, MACHINE, Choice, Facets, check_key, facets_of
-from harness.report.formats import code, latex, markdown, text
-from harness.report.html import page_of
-from harness.report.rows import FINISHED, to_csv
+from harness.report.formats import latex, markdown, page_of
+from harness.report.layout import code, commit, days, text
+from harness.report.results import FINISHED, to_csv
 from harness.report.selection import Read, preference, proven
-from harness.report.stored import mean
 
 METRIC, DEFECT_TYPE = "metric", "defect_type"
 FORMATS = ("markdown", "csv", "html", "latex")
@@ -62,13 +61,11 @@ class Query:
 
     def places(self, runs: Sequence[StoredRun]) -> dict[layout.Line, list[StoredRun]]:
         """Sort the runs that are asked for by where they have a place, seeds apart."""
-        of = {run.run_id: facets_of(run) for run in runs}
         choices = [one for key, one in self.choices.items() if key != DEFECT_TYPE]
-        kept, keys = facets.chosen(of, choices), (*self.axes, "seed")
         places: dict[layout.Line, list[StoredRun]] = {}
-        for run in runs:
-            if run.run_id in kept and all(key in of[run.run_id] for key in keys):
-                place = tuple(of[run.run_id][key] for key in keys)
+        for run, of in facets.chosen([(run, facets_of(run)) for run in runs], choices):
+            place = tuple(of[key] for key in (*self.axes, "seed") if key in of)
+            if len(place) > len(self.axes):
                 places.setdefault(place, []).append(run)
         return places
 
@@ -97,22 +94,17 @@ def search(arguments: Sequence[str], runs: Iterable[StoredRun], *, read: Read) -
         raise ReportError(f"no finished run has all of {' '.join(arguments)}")
     asked = [facets_of(run) for those in places.values() for run in those]
     common = facets.in_common(asked, query.axes, timed=query.timed)
-    notes: list[str] = []
-
-    def refuse(run: StoredRun, why: str) -> None:
-        notes.append(f"run {run.run_id} of {run.record.category} is refused, {why}")
-
-    shown = tuple(proven(places, read, refuse).values())
+    picked, refused = proven(places, read)
+    notes = [f"run {r.run_id} of {r.record.category} is refused, {why}" for r, why in refused]
+    shown = tuple(picked.values())
     if not shown:
         raise ReportError("nothing is left to show")
-    several = sum(len(those) > 1 for those in places.values())
-    if several:
+    if several := sum(len(those) > 1 for those in places.values()):
         notes.append(
             f"{several} of {len(places)} cells have several finished runs, the newest is shown"
         )
     failed = query.places([r for r in newest if r.status != FINISHED and r.record.settings])
-    lost = [run for place, those in failed.items() if place not in places for run in those]
-    if lost:
+    if lost := [run for place, those in failed.items() if place not in places for run in those]:
         notes.append(f"{len(lost)} failed runs are not shown; the newest: {lost[0].error}")
     cells, unofficial = _cells(query, shown)
     seeds = sorted({tuple(sorted(by_seed)) for by_seed in cells.values()})
@@ -196,32 +188,30 @@ def _pivot(
 ) -> layout.Pivot:
     """Order and name rows and columns."""
     declared = _declared({run.record.dataset for run in runs})
-    official = [{place[side] for place in cells if place not in unofficial} for side in (0, 1)]
-    marks = [
-        {place[side]: NOT_OFFICIAL * (place[side] not in official[side]) for place in cells}
-        for side in (0, 1)
-    ]
-    if all(marks[0].values()):  # once is enough
-        marks[1] = dict.fromkeys(marks[1], "")
-    rows, columns = (
-        {
-            line: (" · ".join(filter(None, map(_words, keys, line, repeat(side == 1)))) or "none")
-            + marks[side][line]
-            for line in sorted(marks[side], key=_order(query, keys, declared))
-        }
-        for side, keys in enumerate((query.rows, query.columns))
-    )
+    lines = [{place[side] for place in cells} for side in (0, 1)]
+    marked = [lines[side] - {place[side] for place in cells.keys() - unofficial} for side in (0, 1)]
+    if marked[0] == lines[0]:  # once is enough
+        marked[1] = set()
+    rank = partial(_rank, query, declared)
+
+    def titles(keys: layout.Line, side: int) -> dict[layout.Line, str]:
+        found = {}
+        for line in sorted(lines[side], key=lambda line: list(map(rank, keys, line))):
+            words = filter(None, map(_words, keys, line, repeat(side == 1)))
+            found[line] = (" · ".join(words) or "none") + NOT_OFFICIAL * (line in marked[side])
+        return found
+
     by_category = _CATEGORY in (query.rows, query.columns)
-    over = marks if query.columns == _CATEGORY else marks[:1]
+    over = marked if query.columns == _CATEGORY else marked[:1]
     return layout.Pivot(
         corner=" · ".join(map(_title, query.rows)),
-        rows=rows,
-        columns=columns,
+        rows=titles(query.rows, 0),
+        columns=titles(query.columns, 1),
         cells=cells,
         seeds=1 if "seed" in query.axes else len({run.record.seed for run in runs}),
         categories=len({*declared, *(r.record.category for r in runs)}) if by_category else 0,
         across=query.columns == _CATEGORY,
-        average=f"Average{NOT_OFFICIAL * any(mark for side in over for mark in side.values())}",
+        average=f"Average{NOT_OFFICIAL * any(over)}",
     )
 
 
@@ -235,19 +225,13 @@ def _declared(names: set[str]) -> list[str]:
     return found
 
 
-def _order(
-    query: Query, keys: layout.Line, declared: Sequence[str]
-) -> Callable[[layout.Line], list[tuple[int, int, float, str, str]]]:
+def _rank(query: Query, declared: Sequence[str], key: str, value: str) -> tuple[object, ...]:
     """Sort as asked for, then categories as declared, then numbers, then words."""
     orders: dict[str, Sequence[str]] = {METRIC: query.metrics, "category": declared}
-
-    def rank(key: str, value: str) -> tuple[int, int, float, str, str]:
-        order, choice = orders.get(key, ()), query.choices.get(key)
-        asked = (choice.rank(value) if choice else None) or 0
-        place = order.index(value) if value in order else len(order)
-        return asked, place, *facets.natural(value), value
-
-    return lambda line: list(map(rank, keys, line))
+    order, choice = orders.get(key, ()), query.choices.get(key)
+    asked = (choice.rank(value) if choice else None) or 0
+    place = order.index(value) if value in order else len(order)
+    return asked, place, *facets.natural(value), value
 
 
 def _words(key: str, value: str, keyed: bool) -> str:
@@ -288,7 +272,7 @@ def csv_of(found: Found) -> str:
         line = [*row, "mixed" if len(flags) > 1 else str(flags != {True}).lower()]
         for values in map(layout.numbers_of, pivot.line(row)):
             whole = len(values) == pivot.seeds
-            numbers = [mean(values), stdev(values)] if whole and several else values[:1]
+            numbers = [fmean(values), stdev(values)] if whole and several else values[:1]
             line += map(repr, numbers) if whole else [""] * (1 + several)
         lines.append(line)
     return to_csv(lines)

@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 from harness.metrics.registry import HEADLINE
 from harness.report import layout
-from harness.report.caption import caption, described
 from harness.report.declaration import ReportError, Table, Tables, reading
-from harness.report.formats import TEMPLATES, code, markdown, text
-from harness.report.published import AVERAGE, METHOD, Source, published_sources
-from harness.report.stored import TableResults
+from harness.report.formats import TEMPLATES, markdown
+from harness.report.layout import caption, code, described, text
+from harness.report.results import AVERAGE, METHOD, Source, TableResults, read_published
 
 PAGES = ("README.md", "docs/results.md")
 """Relative to the checkout; the first must be there, and markers may be in each of them."""
@@ -34,11 +33,7 @@ _MARKER = re.compile(rf"^<!-- (?:({_KIND}): (.+)|/({_KIND})) -->$", re.MULTILINE
 
 
 class Marker(NamedTuple):
-    """A place of a page that the results fill.
-
-    The kind is `table` for a declared table with its caption, `results` for the overview of a
-    dataset, and `status`, whose name is `all`, for how far each dataset is.
-    """
+    """A place of a page that the results fill; `docs/tables.md` describes the kinds."""
 
     kind: str
     name: str
@@ -168,10 +163,10 @@ def overviews(
     shown = [tables[name] for name in marked if name in tables and tables[name].headline]
     datasets = {table.choice("dataset") for table in tables.values()} - stale
     wanted = [marker for marker in found if marker.kind == "results" and marker.name in datasets]
-    sources = published_sources(results) if wanted else []
-    of = _by_dataset(shown)
+    sources = read_published(results) if wanted and (results / "published.csv").exists() else []
     made = {
-        marker: overview(marker.name, of.get(marker.name, []), held, sources) for marker in wanted
+        m: overview(m.name, [t for t in shown if t.choice("dataset") == m.name], held, sources)
+        for m in wanted
     }
     if STATUS in found and not stale:
         made[STATUS] = status(shown, held)
@@ -216,18 +211,12 @@ def reference(dataset: str, sources: Sequence[Source]) -> Source | None:
     return best if best and shown(best) else None
 
 
-def _by_dataset(tables: Iterable[Table]) -> dict[str, list[Table]]:
-    found: dict[str, list[Table]] = {}
-    for table in tables:
-        found.setdefault(table.choice("dataset"), []).append(table)
-    return found
-
-
-def status(tables: Iterable[Table], held: Mapping[str, TableResults]) -> str:
+def status(tables: Sequence[Table], held: Mapping[str, TableResults]) -> str:
     """Write a line for each dataset: how many categories have a result; those with one first."""
     lines = []
-    for those in _by_dataset(tables).values():
-        parts, labels = [], _labels(those)
+    for dataset in dict.fromkeys(table.choice("dataset") for table in tables):
+        those, parts = [table for table in tables if table.choice("dataset") == dataset], []
+        labels = _labels(those)
         for table in those:
             rows = held[table.name].rows
             failed = sum(not row.finished for row in rows)

@@ -19,10 +19,11 @@ function sorted(rows, column, order) {
   if (order === "none") return rows;
   const sign = order === "descending" ? -1 : 1;
   return [...rows].sort((a, b) => {
-    const [x, y] = [a.cells[column], b.cells[column]];
-    if (column === 0) return -sign * x.textContent.localeCompare(y.textContent);
-    if (!("key" in x.dataset)) return "key" in y.dataset ? 1 : 0;
-    return "key" in y.dataset ? sign * (x.dataset.key - y.dataset.key) : -1;
+    const [x, y] = [a, b].map((row) => row.cells[column].textContent);
+    if (column === 0) return -sign * x.localeCompare(y);
+    const [p, q] = [x, y].map(parseFloat);
+    if (isNaN(p) || isNaN(q)) return isNaN(p) - isNaN(q);
+    return sign * (p - q);
   });
 }
 

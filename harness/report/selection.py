@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
 from harness.record import Record, StoredRun
 from harness.report.declaration import Cell, ReportError, Table, expected
-from harness.report.rows import FINISHED, Row, difference, first_difference
+from harness.report.results import FINISHED, Row, difference, first_difference
 
 _ARGUMENT = "backbone.arguments."
 # Null takes the network's own, which come with the run's weights.
@@ -27,6 +28,8 @@ Read = Callable[[StoredRun], Record]
 """Reads the record that a finished run has kept, its scores among it.
 
 It raises `ValueError` where there is none."""
+as_read: Read = attrgetter("record")
+"""Of a run that was read with its scores."""
 
 
 class Selection(NamedTuple):
@@ -36,32 +39,27 @@ class Selection(NamedTuple):
     notes: tuple[str, ...]
 
 
-def as_read(run: StoredRun) -> Record:
-    """Return the record of a run that was read with its scores."""
-    return run.record
-
-
 def preference(of: StoredRun | Row) -> tuple[bool, str, str]:
     """Sort what is shown rather behind: finished jobs, then the newest."""
     return (of.status == FINISHED, of.started, of.run_id)
 
 
 def proven(
-    runs: Mapping[Place, Sequence[StoredRun]], read: Read, refuse: Callable[[StoredRun, str], None]
-) -> dict[Place, StoredRun]:
+    runs: Mapping[Place, Sequence[StoredRun]], read: Read
+) -> tuple[dict[Place, StoredRun], list[tuple[StoredRun, str]]]:
     """Pick of each place the first run that failed, or whose scores give its metrics.
 
-    A finished run comes with its scores; `refuse` is called with those that they contradict.
+    A finished run comes with its scores; returned are also those that they contradict, and how.
     """
-    picked = {}
+    picked, refused = {}, []
     for place, candidates in runs.items():
         for run in candidates:
             try:
                 picked[place] = with_scores(run, read) if run.status == FINISHED else run
                 break
             except ValueError as error:
-                refuse(run, str(error))
-    return picked
+                refused.append((run, str(error)))
+    return picked, refused
 
 
 def with_scores(run: StoredRun, read: Read) -> StoredRun:
@@ -85,11 +83,10 @@ def select(
     rows = {cell_of(table, row): row for row in published}
     found: dict[Cell, list[StoredRun]] = {}
     refused: dict[str, list[StoredRun]] = {}
-    fits = ((run, *_fit(table, run.record)) for run in runs if run.record.settings)
-    fitting = [(run, value) for run, value, wrong in fits if not wrong]
-    for run, value in sorted(fitting, key=lambda one: preference(one[0]), reverse=True):
-        reason = built_otherwise(table, run.record, value)
-        cell = Cell(run.record.category, run.record.seed, value)
+    fits = ((run, *fit(table, run.record)) for run in runs if run.record.settings)
+    fitting = [(run, cell) for run, cell, wrong in fits if not wrong]
+    for run, cell in sorted(fitting, key=lambda one: preference(one[0]), reverse=True):
+        reason = built_otherwise(table, run.record, cell.value)
         if run.status == FINISHED and not run.record.official:
             reason = "its data are not the published dataset (official is false)"
         if reason:
@@ -103,7 +100,8 @@ def select(
         for cell in table.cells()
         if cell in found
     }
-    chosen = proven(shown, read, lambda run, why: notes.append(_refused(table, why, [run])))
+    chosen, contradicted = proven(shown, read)
+    notes += [_refused(table, why, [run]) for run, why in contradicted]
     for cell, run in chosen.items():
         finished = sum(one.status == FINISHED for one in found[cell])
         if finished > 1:
@@ -113,31 +111,27 @@ def select(
             )
     hidden = [run for cell in found if cell not in {*chosen, *rows} for run in found[cell]]
     if failed := [run for run in hidden if run.status != FINISHED]:
-        newest = max(failed, key=preference)
-        notes.append(f"{len(failed)} failed runs of {table.name} not shown: {newest.error}")
+        error = max(failed, key=preference).error
+        notes.append(f"{len(failed)} failed runs of {table.name} not shown: {error}")
     _check_weights(table, chosen, rows)
     return Selection(chosen, tuple(notes))
 
 
-def mismatch(table: Table, of: Record) -> str:
-    """Say in what a run or a row is not as the table declares; empty where it fits."""
-    return _fit(table, of)[1]
-
-
 def cell_of(table: Table, of: Record) -> Cell:
     """Name the cell of what fits the table."""
-    return Cell(of.category, of.seed, _fit(table, of)[0])
+    return fit(table, of)[0]
 
 
-def _fit(table: Table, of: Record) -> tuple[str, str]:
-    """Return the swept value that a run or a row is of, or in what it is not as declared."""
+def fit(table: Table, of: Record) -> tuple[Cell, str]:
+    """Return the cell of a run or a row, and in what it is not as declared, if in anything."""
+    nowhere = Cell(of.category, of.seed, "")
     if of.seed not in table.seeds or of.category not in table.categories:
-        return "", f"category={of.category} with seed={of.seed} is not declared"
+        return nowhere, f"category={of.category} with seed={of.seed} is not declared"
     wrong = {value: _wrong(table, value, of) for value in table.configs}
     fitting = [value for value, problem in wrong.items() if not problem]
-    if len(fitting) > 1:
-        return "", f"it does not record {table.axis}"
-    return (fitting[0], "") if fitting else ("", next(iter(wrong.values())))
+    if len(fitting) == 1:
+        return nowhere._replace(value=fitting[0]), ""
+    return nowhere, f"it does not record {table.axis}" if fitting else next(iter(wrong.values()))
 
 
 def _wrong(table: Table, value: str, of: Record) -> str:

@@ -8,13 +8,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness.report.caption import caption
 from harness.report.declaration import read_tables
 from harness.report.formats import latex
-from harness.report.layout import grid_of
+from harness.report.layout import caption, grid_of
 from harness.report.publish import publish
 from harness.report.readme import PAGES
-from harness.report.stored import read_results
+from harness.report.results import read_results
 from tests.report.synthetic import sweep
 
 FOLDER = Path(__file__).parent / "golden"

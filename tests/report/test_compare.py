@@ -13,12 +13,29 @@ from scipy import stats
 from harness.record import ImageScore
 from harness.report.__main__ import held_table, main
 from harness.report.bootstrap import images_of, resample
+from harness.report.compare import (
+    FEWEST,
+    Held,
+    compare,
+    compare_published,
+    friedman,
+    holm,
+    pair_up,
+    rank,
+    wilcoxon,
+)
 from harness.report.declaration import ReportError, read_table, read_tables
 from harness.report.declaration import expected as setting
-from harness.report.paired import FEWEST, Held, compare, friedman, holm, pair_up, rank, wilcoxon
-from harness.report.published import METHOD, compare_published, read_published
-from harness.report.rows import check_scores, scores_digest, write_scores
-from harness.report.stored import TableResults, read_results
+from harness.report.results import (
+    METHOD,
+    Row,
+    TableResults,
+    backed_scores,
+    read_published,
+    read_results,
+    scores_digest,
+    write_scores,
+)
 from tests.report.synthetic import metrics, scores
 
 ROOT = Path(__file__).parents[2]
@@ -186,8 +203,13 @@ def test_scores_that_no_row_stands_behind_are_refused(
 def test_scores_that_do_not_give_the_numbers_of_their_row_are_refused(published: Path) -> None:
     results = read_results(published / "results", "parts_tiny")
     row, whole = results.rows[0], results.scores["bolt"]
+
+    def check_scores(row: Row, scores: Sequence[ImageScore]) -> None:
+        held = replace(results, rows=(row,), scores={"bolt": tuple(scores)})
+        backed_scores("parts_tiny", held)
+
     check_scores(row, whole)
-    named = "^parts/bolt of run r-bolt: its "
+    named = "^results/scores/parts_tiny.csv: parts/bolt of run r-bolt: its "
     with pytest.raises(
         ReportError, match=rf"{named}image_auroc is 0\.775, and 0\.\d+ by its scores$"
     ):

@@ -30,9 +30,9 @@ from harness.gallery import SIZE, draw_gallery
 from harness.metrics import image_metrics
 from harness.record import ImageScore
 from harness.report.declaration import ReportError, read_table
-from harness.report.html import read_gallery
-from harness.report.rows import scores_digest
-from harness.report.selection import Selection, mismatch, select
+from harness.report.formats import read_gallery
+from harness.report.results import scores_digest
+from harness.report.selection import Selection, fit, select
 from harness.tracking import JobKey, open_tracker, read_job, read_runs
 from harness.tracking.store import connect
 
@@ -286,7 +286,7 @@ def test_a_run_that_failed_before_it_read_anything_still_fits_its_table(
     for changed in (job, replace(job, category="poly", n_train=8)):
         tracker.fail(tracker.start(changed, None), OSError("no disk"))
     runs = read_runs(uri)
-    assert [run.record.category for run in runs if not mismatch(table, run.record)] == ["mono"]
+    assert [run.record.category for run in runs if not fit(table, run.record)[1]] == ["mono"]
     notes = ("1 failed runs of demo not shown: OSError: no disk",)
     assert select(table, runs) == Selection({}, notes)
 

@@ -16,14 +16,11 @@ from markdown_it import MarkdownIt
 
 from harness.record import ImageScore, StoredRun
 from harness.report.__main__ import main
-from harness.report.caption import caption
 from harness.report.declaration import ReportError, read_tables
-from harness.report.formats import code, latex, spans, text
-from harness.report.html import COLUMNS, INDEX, build_page, read_gallery
-from harness.report.layout import grid_of
+from harness.report.formats import COLUMNS, INDEX, build_page, latex, read_gallery, spans
+from harness.report.layout import caption, code, grid_of, text
 from harness.report.publish import check, publish
-from harness.report.rows import public
-from harness.report.stored import read_results
+from harness.report.results import public, read_results
 from harness.system.terminal import is_formula, shown, to_cell
 from tests.names import NAMES
 from tests.report.synthetic import failed, record, run, scores

@@ -13,10 +13,8 @@ import yaml
 from harness.report.__main__ import main
 from harness.report.declaration import Table, read_table
 from harness.report.publish import check, publish
-from harness.report.published import Source
 from harness.report.readme import overview, reference, status
-from harness.report.rows import Row
-from harness.report.stored import TableResults, read_results
+from harness.report.results import Row, Source, TableResults, read_results
 from tests.report.synthetic import complete, failed, maskless, record, run
 
 WIDE = {"backbone": "wide", "weights_digest": "cd" * 32}

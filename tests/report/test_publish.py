@@ -13,8 +13,7 @@ from harness.record import SCHEMA_VERSION
 from harness.report.__main__ import main
 from harness.report.declaration import ReportError
 from harness.report.publish import check, publish
-from harness.report.rows import read_rows
-from harness.report.stored import read_results
+from harness.report.results import read_results, read_rows
 from tests.report.synthetic import (
     complete,
     failed,

@@ -41,8 +41,11 @@ def test_a_wrong_command_is_answered_in_one_line(
 def test_a_folder_that_is_no_checkout_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    error = _error(["--root", str(tmp_path), "latex", "demo"], capsys)
-    assert f"no experiment in {tmp_path}" in error
+    """The line says how to make a page of runs from there."""
+    for command in (["latex", "demo"], ["html"]):
+        error = _error(["--root", str(tmp_path), *command], capsys)
+        assert f"no experiment in {tmp_path}" in error
+        assert "`python -m harness.report show format=html > PAGE` works anywhere" in error
 
 
 def test_an_unknown_table_to_make_anew_is_named(published: Path) -> None:

@@ -10,6 +10,7 @@ import resource
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,9 @@ import pytest
 from harness.metrics import image_average_precision
 from harness.record import Record, StoredRun
 from harness.report.__main__ import main
-from harness.report.declaration import ReportError
-from harness.report.publish import check, publish
-from harness.report.rows import public
-from harness.report.stored import read_results
+from harness.report.declaration import ReportError, read_table
+from harness.report.publish import averages_of, check, publish
+from harness.report.results import public, read_results
 from harness.tracking import StoreError
 from tests.report.synthetic import complete, failed, maskless, record, run, sweep
 
@@ -86,6 +86,16 @@ def test_a_merge_that_left_marks_is_named(published: Path) -> None:
         with pytest.raises(ReportError, match=problem):
             publish(published, [])
         path.write_text(text)
+
+
+def test_averages_are_the_same_under_every_version_of_python(published: Path) -> None:
+    """Python 3.12 adds floats otherwise than 3.11; the sum of their fractions is exact."""
+    values = (0.1, 0.2, 0.3)
+    held = read_results(published / "results", "parts_tiny")
+    pairs = zip(held.rows, values, strict=True)
+    rows = [replace(row, metrics={"image_auroc": value}) for row, value in pairs]
+    [average] = averages_of(read_table(published / "conf", "parts_tiny"), rows).values()
+    assert average.value == float(sum(map(Fraction, values))) / len(values)
 
 
 def test_averages_of_a_merge_are_made_anew(published: Path) -> None:

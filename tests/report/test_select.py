@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from harness.record import StoredRun
-from harness.report.caption import caption
 from harness.report.declaration import Cell, ReportError, Table, read_table
+from harness.report.layout import caption
 from harness.report.selection import Selection, select
 from tests.report.synthetic import SETTINGS, failed, few_shot, maskless, record, run
 

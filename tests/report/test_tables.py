@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from harness.compose import Sweep, sweeps_of
 from harness.report.__main__ import main
 from harness.report.declaration import Cell, ReportError, expected, read_table, read_tables
 from harness.report.publish import check, publish
@@ -44,8 +45,10 @@ def test_a_table_has_the_jobs_of_its_sweep(
     declare(checkout, **params)
     table = read_table(checkout / "conf", "new")
     assert (table.seeds, table.axis, tuple(table.configs)) == (seeds, axis, values)
-    assert len(table.jobs) == len(table.cells()) == 3 * len(seeds) * len(values)
-    jobs = [job.config for job in table.jobs]
+    composed = sweeps_of(checkout / "conf", ["new"])["new"]
+    assert isinstance(composed, Sweep)
+    jobs = [job.config for job in composed.jobs]
+    assert len(jobs) == len(table.cells()) == 3 * len(seeds) * len(values)
     assert {Cell(str(job.category), job.seed, "") for job in jobs} == {
         cell._replace(value="") for cell in table.cells()
     }

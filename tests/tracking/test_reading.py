@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.report.rows import difference
+from harness.report.results import difference
 from harness.tracking import JobKey, read_job, read_record, read_runs, read_scores
 from harness.tracking.read import stored
 from harness.tracking.store import artifacts_of, connect, ended_runs, experiment_id
