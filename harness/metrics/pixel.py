@@ -11,8 +11,13 @@ from harness.metrics import ranks as _ranks
 from harness.metrics.ranks import Map, Mask, Pair, Ranks, count_pixels
 from harness.metrics.registry import F1Max, MetricValues, UndefinedMetricError
 
+FPR_LIMIT = 0.3
+"""The false positive rate up to which AUPRO is integrated, as the authors of MVTec AD do."""
 
-def aupro(gt_masks: Sequence[Mask], anomaly_maps: Sequence[Map], fpr_limit: float = 0.3) -> float:
+
+def aupro(
+    gt_masks: Sequence[Mask], anomaly_maps: Sequence[Map], fpr_limit: float = FPR_LIMIT
+) -> float:
     """Area under the per-region overlap curve up to a false positive rate.
 
     Each 8-connected region of the ground truth counts alike, however large. The overlap is
@@ -121,7 +126,7 @@ def pixel_f1_max(gt_masks: Sequence[Mask], anomaly_maps: Sequence[Map]) -> F1Max
 def pixel_metrics(
     pairs: Callable[[], Iterable[Pair]],
     *,
-    fpr_limit: float = 0.3,
+    fpr_limit: float = FPR_LIMIT,
     threads: int = 1,
 ) -> MetricValues:
     """All pixel-level metrics at once, from images that are streamed one at a time.
