@@ -3,8 +3,9 @@ PYTHON ?= python3
 PORT ?= 5000
 BIN := .venv/bin
 READY := .venv/.ready
-# Two processes, each with one thread; the tests of a file share what is costly to make.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two processes, each with one thread; the tests of a file share what is costly to make. Python keeps
+# what it compiles, or each process that a test starts would compile the harness again for a second.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow check format lint types tables ui wheel constraints clean

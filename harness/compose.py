@@ -139,6 +139,15 @@ def _expanded(composer: Composer, experiment: str) -> Sweep | ComposeError:
         return error
 
 
+def files_of(loader: Any, sweep: DictConfig | None = None) -> Any:
+    """Return the configuration files that Hydra finds; its loader looks for them at each call."""
+    if sweep is None:
+        return loader._parse_overrides_and_create_caching_repo(None, [])[1]
+    given = OmegaConf.to_container(sweep.hydra.overrides.hydra)
+    name = sweep.hydra.job.config_name
+    return loader._parse_overrides_and_create_caching_repo(name, given)[1]
+
+
 class Composer:
     """Composes the jobs of a sweep with Hydra's own loader.
 
@@ -157,6 +166,7 @@ class Composer:
         # Both are slow, and the jobs of a sweep ask the same again and again.
         self._loaded = cache(self._load)
         self._options = cache(self._list_options)
+        self._files = files_of(loader, sweep)
 
     def parse(self, lines: Iterable[str]) -> list[Override]:
         """Parse overrides."""
@@ -293,13 +303,7 @@ class Composer:
         return config, asked
 
     def _list_options(self, group: str) -> list[str]:
-        hydra = None if self._sweep is None else self._sweep.hydra
-        if hydra is None or not hydra.searchpath:
-            return self._loader.get_group_options(group)
-        given = OmegaConf.to_container(hydra.overrides.hydra)
-        return self._loader.get_group_options(
-            group, config_name=hydra.job.config_name, overrides=given
-        )
+        return self._files.get_group_options(group)
 
     def _is_value(self, override: Override) -> bool:
         """Return whether an override sets a plain value and so changes no other choice."""

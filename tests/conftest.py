@@ -5,6 +5,7 @@ import os
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,8 @@ def empty_store(tmp_path_factory):
 def make_store(empty_store):
     """Make an SQLite store in a folder and return its address: a copy, for MLflow takes seconds."""
 
+    from mlflow.store.db import utils  # imported by what made the empty store
+
     def make(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with (
@@ -100,7 +103,12 @@ def make_store(empty_store):
             copy.commit()
         return f"sqlite:///{folder / 'mlflow.db'}"
 
-    return make
+    with pytest.MonkeyPatch.context() as patch:
+        # MLflow would read all its migrations again at each connection.
+        patch.setattr(
+            utils, "_get_latest_schema_revision", cache(utils._get_latest_schema_revision)
+        )
+        yield make
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torchvision.models import resnet18
 
 from benchmarks import decoding, map_models, scaling
 from benchmarks.measure import extractor_of, write_pictures
+from harness.config import FeaturesConfig
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -44,7 +46,9 @@ def test_decoding_runs(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", map_models.MODELS)
-def test_each_model_on_maps_is_measured(name, tmp_path):
+def test_each_model_on_maps_is_measured(name, tmp_path, monkeypatch):
+    # Without the seconds of a translation.
+    monkeypatch.setattr(map_models, "FeaturesConfig", partial(FeaturesConfig, engine="torch"))
     write_pictures(tmp_path, 6, size=40)
     arguments = ["--images", str(tmp_path), "--n-train", "4", "--n", "6", "--image-size", "64"]
     stages, peak = map_models.measure(map_models.parsed(arguments), name)

@@ -6,6 +6,7 @@ import pytest
 
 from harness.config import BackboneConfig
 from harness.experiment import evaluate
+from harness.fitting import split_of
 from tests.conftest import dataset_config
 
 
@@ -16,6 +17,30 @@ def bottle_job(elpv_job, real_images):
     return replace(elpv_job, dataset=dataset, category="bottle")
 
 
+def of_few(job, *, train, test):
+    """Evaluate a job on each so many of its training and test images, without a translation."""
+    job = replace(job, features=replace(job.features, engine="torch"))
+    split = split_of(job)
+    few = replace(split, train=split.train[::train], test=split.test[::test])
+    return evaluate(job, split=few)
+
+
+def test_few_bottles(bottle_job):
+    record = of_few(bottle_job, train=8, test=8)
+    assert record.official
+    assert (record.n_train, record.n_test_normal, record.n_test_anomalous) == (27, 3, 8)
+    assert record.metrics["image_auroc"] >= 0.95
+    assert record.metrics["pixel_auroc"] >= 0.9
+
+
+def test_few_cells_of_elpv(elpv_job):
+    record = of_few(elpv_job, train=8, test=12)
+    assert (record.n_train, record.n_test_normal, record.n_test_anomalous) == (44, 17, 29)
+    assert record.metrics["image_auroc"] == pytest.approx(0.88, abs=0.04)
+    assert record.undefined["aupro"] == "elpv/mono has no ground truth masks"
+
+
+@pytest.mark.slow
 def test_bottle_with_efficientnet_lite0(bottle_job):
     record = evaluate(bottle_job)
     assert record.official
@@ -25,6 +50,7 @@ def test_bottle_with_efficientnet_lite0(bottle_job):
     assert record.metrics["aupro"] == pytest.approx(0.70, abs=0.02)
 
 
+@pytest.mark.slow
 def test_demo_cells_of_elpv(elpv_job):
     record = evaluate(elpv_job)
     assert record.metrics["image_auroc"] == pytest.approx(0.915, abs=0.005)

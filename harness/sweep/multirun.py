@@ -12,7 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.compose import ComposeError
+from harness.compose import ComposeError, files_of
 
 # Jobs run in processes that need no Hydra: what it does around a job of its own is not done.
 _ONLY = {
@@ -47,9 +47,7 @@ class SharedSettings:
 
     def __init__(self, loader: Any, sweep: DictConfig) -> None:
         self._sweep = _flat(sweep)
-        given = OmegaConf.to_container(sweep.hydra.overrides.hydra)
-        name = sweep.hydra.job.config_name
-        self._files = loader._parse_overrides_and_create_caching_repo(name, given)[1]
+        self._files = files_of(loader, sweep)
 
     def check(self, config: DictConfig) -> None:
         """Refuse a configuration, Hydra's part included; raises `ComposeError`."""

@@ -16,7 +16,7 @@ from tests.sweep.conftest import in_process
 ROOT = Path(__file__).resolve().parents[2]
 DATASETS = ("mvtec", "btad", "visa")
 PLAN = Plan(scale=0.0, side=32)
-SETTINGS = {"image_size": 64}
+SETTINGS = {"image_size": 32}
 EVERY = {"sweeper": {"params": {"category": "glob(*)"}}}
 
 

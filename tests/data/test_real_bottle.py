@@ -37,6 +37,7 @@ def _mvtec(root: str) -> DatasetConfig:
     return dataset_settings("mvtec", root=str(REAL / root))
 
 
+@pytest.mark.slow
 def test_the_original_bottle_is_official(capsys):
     root = f"dataset.root={REAL / 'mvtec_ad'}"
     assert main(["verify", "dataset=mvtec", "category=bottle", root]) == 0

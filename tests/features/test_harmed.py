@@ -41,6 +41,12 @@ def _plain(monkeypatch):
 
 
 @pytest.fixture
+def samples(samples):
+    """Few of them: each test reads all of them several times."""
+    return samples[:5]
+
+
+@pytest.fixture
 def cache(samples, tmp_path):
     """Pooled features and maps of all samples."""
     open_reader(tmp_path / "cache").pooled(samples)

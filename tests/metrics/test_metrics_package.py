@@ -87,8 +87,9 @@ def test_regions_of_real_masks_are_those_of_scipy():
         assert len(pairs) == count == ours.max()
 
 
-@pytest.mark.parametrize("case", ["ours", "sklearn_auroc", "streamed"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("case", "dtype"), [("ours", "float32"), ("sklearn_auroc", "float64"), ("streamed", "float32")]
+)
 def test_the_benchmark_runs(case, dtype):
     command = [sys.executable, "-m", "benchmarks.metrics", "--case", case, "--dtype", dtype]
     command += ["--shape", "8", "40", "30"]

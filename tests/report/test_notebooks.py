@@ -32,8 +32,18 @@ def test_script_and_notebook_hold_the_same_cells(script: Path) -> None:
     assert not any(cell.get("outputs") for cell in pair[1].cells), "committed without outputs"
 
 
+def replaced(text: str, old: str, new: str) -> str:
+    assert text.count(old) == 1
+    return text.replace(old, new)
+
+
 @pytest.mark.parametrize("script", SCRIPTS[:2], ids=lambda path: path.stem)
 def test_script_runs_on_what_is_installed(script: Path, tmp_path: Path) -> None:
+    text = script.read_text()
+    if "N_TRAIN" in text:
+        text = replaced(text, "N_TRAIN, EACH = 120, 4", "N_TRAIN, EACH = 30, 24")
+    script = tmp_path / script.name
+    script.write_text(text)
     environment = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": str(FOLDER.parent)}
     done = subprocess.run(
         [sys.executable, "-W", "error::DeprecationWarning:__main__", str(script)],

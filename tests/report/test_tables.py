@@ -86,7 +86,13 @@ def test_an_experiment_that_no_table_shows_is_named(
         read_table(published / "conf", "new")
     assert problem in str(refused.value)
     assert "\n" not in str(refused.value)
-    assert check(published) == "", "a sweep need not be a table"
+
+
+def test_a_sweep_need_not_be_a_table(published: Path) -> None:
+    declare(published, **REFUSED[0][0])
+    assert check(published) == ""
+    declare(published, seed="interval(0,1)")
+    assert check(published) == ""
 
 
 def test_a_marker_of_what_no_table_shows_is_refused_and_the_others_are_made(

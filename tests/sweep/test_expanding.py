@@ -86,7 +86,7 @@ def test_a_category_may_have_any_name(conf: Path, more: dict) -> None:
     assert [job.config.dataset.root for job in sweep.jobs] == roots
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(st.lists(TEXTS, min_size=1, max_size=12, unique=True))
 def test_names_come_back_from_the_overrides_of_their_jobs(conf: Path, names: list[str]) -> None:
     sweep = of_names(conf, names)
@@ -159,9 +159,9 @@ def test_declared_tables_are_those_that_hydra_composes() -> None:
     sweeps = sweeps_of(conf_dir(), names)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         for name in names:
-            for job in (sweeps[name].jobs[0], sweeps[name].jobs[-1]):
-                composed = OmegaConf.to_object(compose("config", list(job.overrides)))
-                assert job.config == composed
+            job = sweeps[name].jobs[-1]
+            composed = OmegaConf.to_object(compose("config", list(job.overrides)))
+            assert job.config == composed
 
 
 def test_swept_keys_have_their_values_as_text(conf: Path) -> None:

@@ -29,17 +29,17 @@ def seen(monkeypatch, *launcher, threads):
 
 
 @pytest.mark.parametrize(
-    ("launcher", "share"),
+    ("launcher", "threads", "share"),
     [
-        pytest.param(("hydra/launcher=worker",), "8", id="worker"),
-        pytest.param(LAUNCHERS["joblib"], "2", id="joblib", marks=pytest.mark.slow),
+        pytest.param(("hydra/launcher=worker",), "2", "2", id="worker"),
+        pytest.param(LAUNCHERS["joblib"], "8", "2", id="joblib", marks=pytest.mark.slow),
     ],
 )
 def test_jobs_divide_the_threads_and_see_the_devices_of_the_command(
-    folder, monkeypatch, launcher, share
+    folder, monkeypatch, launcher, threads, share
 ):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
-    found = seen(monkeypatch, *launcher, threads="8")
+    found = seen(monkeypatch, *launcher, threads=threads)
     assert {one["OMP_NUM_THREADS"] for one in found} == {share}
     assert {one["CUDA_VISIBLE_DEVICES"] for one in found} == {"3,1"}
 

@@ -114,23 +114,29 @@ def test_missing_categories_are_named_with_what_runs_the_rest(incomplete):
     assert rest.status == 0, rest.err
 
 
+IMPOSSIBLE = [
+    (["dataset.root=nowhere"], "MVTec AD is not at 'nowhere': set dataset.root=PATH, or put"),
+    (["n_train=1000"], "n_train must be between 1 and the 24 training images of mvtec/bottle"),
+    (["n_train=3"], "dfkde needs at least 18 training images with these settings, got 3 of"),
+    (["model.params.n_components=300"], "dfkde needs at least 302 training images with these"),
+    (["model.params.n_components=0"], "n_components must be an integer of at least 1, got 0"),
+    (["model.factory=nowhere:Model"], "model.factory must be an importable 'module:class' or"),
+    (["+model.params.k=1"], "model.params.k is not a parameter of dfkde.density:DFKDE"),
+    (["save_model=true"], "save_model must be false where tracking.kind is none, got true"),
+    (["threshold_quantile=0.9", "n_train=19"], "threshold_quantile must be null where a tenth"),
+    (["features.engine=nosuch"], "engine must be one of auto, torch, onnxruntime, openvino, "),
+]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "line"),
+    ("mode", "arguments", "line"),
+    # A sweep has all checks of a job.
     [
-        (["dataset.root=nowhere"], "MVTec AD is not at 'nowhere': set dataset.root=PATH, or put"),
-        (["n_train=1000"], "n_train must be between 1 and the 24 training images of mvtec/bottle"),
-        (["n_train=3"], "dfkde needs at least 18 training images with these settings, got 3 of"),
-        (["model.params.n_components=300"], "dfkde needs at least 302 training images with these"),
-        (["model.params.n_components=0"], "n_components must be an integer of at least 1, got 0"),
-        (["model.factory=nowhere:Model"], "model.factory must be an importable 'module:class' or"),
-        (["+model.params.k=1"], "model.params.k is not a parameter of dfkde.density:DFKDE"),
-        (["save_model=true"], "save_model must be false where tracking.kind is none, got true"),
-        (["threshold_quantile=0.9", "n_train=19"], "threshold_quantile must be null where a tenth"),
-        (["features.engine=nosuch"], "engine must be one of auto, torch, onnxruntime, openvino, "),
+        *(("category=bottle", *one) for one in IMPOSSIBLE),
+        *(("-m category=bottle,pill", *one) for one in IMPOSSIBLE[::3]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-@pytest.mark.parametrize("mode", ["-m category=bottle,pill", "category=bottle"])
 def test_what_cannot_work_stops_before_the_first_job(empty_folder, mode, arguments, line):
     settings = ("backbone=efficientnet_lite0", "dataset.official=false")
     ended = in_process(*mode.split(), *arguments, *SMALL, settings=settings)

@@ -170,10 +170,9 @@ def test_random_weights_have_to_be_allowed(client, mode):
     assert not runs(client)
 
 
-@MODES
-def test_random_weights_are_drawn_with_the_seed_and_named_so(client, mode):
+def test_random_weights_are_drawn_with_the_seed_and_named_so(client):
     allowed = (*RANDOM, "allow_random_weights=true", "features.cache=null", "force=true")
-    for seed in (1, 1, 2):
+    for seed, mode in ((1, ()), (1, ("-m",)), (2, ("-m",))):
         ended = in_process(*mode, *allowed, f"seed={seed}", settings=())
         assert ended.status == 0, ended.err
     other, again, first = runs(client)

@@ -131,10 +131,10 @@ def test_help_imports_nothing_slow(tmp_path):
 def test_a_warm_run_imports_neither_torch_nor_an_engine(folder, monkeypatch):
     """From the command line to the finished run, anomaly maps and pixel metrics among it."""
     monkeypatch.setattr(reader, "_readers", {})  # another test may have built the network
-    root = write_synthetic(folder / "mvtec", "mvtec", categories=["bottle"], plan=Plan(0.1, 64))
+    root = write_synthetic(folder / "mvtec", "mvtec", categories=["bottle"], plan=Plan(0.0, 32))
     command = [
         *("dataset=mvtec", "category=bottle", f"dataset.root={root}", "dataset.official=false"),
-        *("backbone=efficientnet_lite0", "image_size=64", "model.params.n_components=4"),
+        *("backbone=efficientnet_lite0", "image_size=32", "model.params.n_components=4"),
         *("features.engine=torch", "features.device=cpu"),
     ]
     assert in_process(*command, "seed=1", settings=()).status == 0

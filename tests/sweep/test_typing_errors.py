@@ -76,8 +76,12 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize("mode", [[], ["-m"]], ids=["single", "sweep"])
-@pytest.mark.parametrize(("typed", "line"), MISTAKES, ids=[typed for typed, _ in MISTAKES])
+@pytest.mark.parametrize(
+    ("mode", "typed", "line"),
+    # A sweep explains what Hydra says by the same words.
+    [*(([], *mistake) for mistake in MISTAKES), *((["-m"], *one) for one in MISTAKES[1::2])],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
 def test_a_typing_error_is_one_line(empty_folder, mode, typed, line):
     key = typed.lstrip("+~").partition("=")[0]
     given = [text for name, text in GIVEN.items() if name != key]

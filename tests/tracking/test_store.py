@@ -136,8 +136,17 @@ def test_store_that_cannot_be_read_is_reported_in_one_line_and_left_alone(broken
     uri, said = broken
     path = tmp_path / "mlflow.db"
     before = None if path.is_dir() else path.read_bytes()
-    _check_reports(uri, said, tmp_path, capfd)
+    with pytest.raises(StoreError, match=re.escape(f"tracking.uri={uri}: {said}")):
+        read_runs(uri)
+    assert report(["--root", str(tmp_path / "nowhere"), "--uri", uri]) == 1
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"error: tracking.uri={uri}: {said}")
     assert before is None or said.startswith("Mlflow") or path.read_bytes() == before
+
+
+@pytest.mark.parametrize("broken", ["header", "newer"], indirect=True)
+def test_every_command_reports_a_store_that_cannot_be_read(broken, tmp_path, capfd):
+    _check_reports(*broken, tmp_path, capfd)
 
 
 def test_server_that_is_down_is_reported_in_one_line(away, tmp_path, capfd):

@@ -268,8 +268,7 @@ def test_an_outbox_that_is_not_this_users_alone_is_refused(tmp_path, make_store,
     home = tmp_path / "home"
     part = home / f".1-FINISHED--{'0' * 32}"
     part.mkdir(parents=True)
-    tracker = MlflowTracker(f"sqlite:///{tmp_path}/runs/mlflow.db")
-    connect(tracker.uri)
+    tracker = MlflowTracker(make_store(tmp_path / "runs"))
     folder = tracker.outbox.folder
     if kind == "a link":
         folder.symlink_to(home)
