@@ -1,7 +1,8 @@
 """Take the pictures of MLflow's UI in this folder: the runs, one run, and two models compared.
 
+    python -m harness.data synthetic dataset=mvtec dataset.root=data/mvtec scale=0.2 side=128
     python -m harness.run -m dataset=mvtec category=bottle model=dfkde,dfkde_residual,knn \
-      backbone=efficientnet_lite0,efficientnet_lite1
+      backbone=efficientnet_lite0,efficientnet_lite1 dataset.official=false
     python docs/screenshots_tracking.py
 
 Run it in the folder of those runs, whose path the pictures show. They show no image of a dataset:
@@ -53,7 +54,7 @@ def ui() -> Iterator[str]:
 
 def wait_for(port: int) -> None:
     """Wait until the server takes connections."""
-    for _ in range(600):
+    for _ in range(3000):
         with socket.socket() as attempt:
             if attempt.connect_ex(("127.0.0.1", port)) == 0:
                 return

@@ -62,6 +62,7 @@ _SAID = {
     r"Sweep parameters '(.*)' requires": "{} has several values: add -m to run a job for each",
     r"Could not append to config\. An item is already at '(.*)'": "{} is set already: leave out +",
     r"Could not delete from config\. '(.*)' does not exist": "{} is no setting",
+    r"Only one of (--run, --multirun)": "only one of --multirun, --cfg and --info can be given",
 }
 _KINDS = {"Integer": "an integer", "Float": "a number", "bool": "true or false"}
 _RAISED = re.compile(r'^\w+ raised while resolving interpolation: "?(.*?)"?$')
@@ -375,8 +376,11 @@ def _of_setting(error: OmegaConfBaseException) -> str:
 
 
 def _no_setting(key: str, known: Collection[str]) -> str:
-    own = ", ".join(name for name in known if name != "hydra") or "none"
-    return f"{key} is no setting{nearest(key.rpartition('.')[2], known)} Choose from: {own}"
+    own = [name for name in known if name != "hydra"]
+    if not own:
+        return f"{key} is no setting: {key.rpartition('.')[0]} has none"
+    hint = nearest(key.rpartition(".")[2], own)
+    return f"{key} is no setting{hint} Choose from: {', '.join(own)}"
 
 
 def _unreadable(override: str) -> str:

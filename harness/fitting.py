@@ -115,11 +115,9 @@ def build_model(config: ModelConfig) -> Any:
     accepted = list(inspect.signature(factory).parameters)
     for name in config.params:
         if name not in accepted:
-            hint = nearest(name, accepted)
-            raise ValueError(
-                f"model.params.{name} is not a parameter of {config.factory}{hint}"
-                f" Choose from: {', '.join(accepted) or 'none'}"
-            )
+            choices = f"{nearest(name, accepted)} Choose from: {', '.join(accepted)}"
+            rule = f"model.params.{name} is not a parameter of {config.factory}"
+            raise ValueError(rule + (choices if accepted else ", which has none"))
     return factory(**config.params)
 
 

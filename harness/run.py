@@ -13,6 +13,7 @@ from argparse import ArgumentError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import walk_tb
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -72,8 +73,11 @@ def _in_one_line() -> Iterator[None]:
     except OSError as error:
         if error.filename is None or _traceback_wanted:
             raise
-        rule = "hydra.run.dir must be a folder that can be made and written to"
-        say(f"{rule}, got {error.filename!r}: {error.strerror}", error=True)
+        rule = "hydra.run.dir must be a folder that can be made and written to, got "
+        # What Hydra does itself for a job is to make its folder.
+        by_hydra = any(f.f_code.co_name == "run_job" for f, _ in walk_tb(error.__traceback__))
+        place = f"{error.filename!r}: {error.strerror}"
+        say(f"{rule}{place}" if by_hydra else place, error=True)
         raise SystemExit(1) from None
 
 
@@ -91,7 +95,8 @@ def _in_order(arguments: list[str]) -> list[str]:
     planned = any(map(_PLAN.fullmatch, given.overrides))
     other = given.multirun or given.cfg or given.info or given.help or given.hydra_help
     first = ["--multirun"] if planned and not other else []
-    return [*first, *(a for a in arguments if a not in given.overrides), *given.overrides]
+    without = {*given.overrides, *(("--run", "-r") if first else ())}
+    return [*first, *(a for a in arguments if a not in without), *given.overrides]
 
 
 def _prefer_own_launchers() -> None:

@@ -127,9 +127,9 @@ RUN = "0123456789abcdef" * 2
     [
         (Outcome("a", "finished", RUN), [f"a: run {RUN}"]),
         (
-            Outcome("a", "finished", RUN, reason="metrics are undefined (b)", model="model=1"),
+            Outcome("a", "finished", RUN, reason="metrics are undefined: b", model="model=1"),
             [
-                "a: finished: metrics are undefined (b)",
+                "a: finished: metrics are undefined: b",
                 f"a: run {RUN}",
                 "python -m harness.predict model=1 images=FOLDER",
             ],

@@ -165,5 +165,5 @@ def _validated(
         raise ValueError(f"scores must be finite, got {values[index]} at index {index}")
     for kind, present in (("anomalous", anomalous.any()), ("normal", not anomalous.all())):
         if not present:
-            raise UndefinedMetricError(f"no {kind} image among {truth.size}")
+            raise UndefinedMetricError(f"there is no {kind} image")
     return anomalous, values

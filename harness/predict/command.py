@@ -265,10 +265,11 @@ def _predictor(settings: Settings) -> Predictor:
 def _detector_folder(settings: Settings) -> Iterator[Path]:
     # Of an MLflow model only the detector is read, none of its folder's code or settings.
     path = Path(settings.model)
-    if (path / MODEL_FILE).is_file():
-        yield detector_of(path)
-    elif path.is_dir():
-        yield path
+    if path.is_dir():
+        if settings.tracking_uri is not None:
+            store_uri(settings.tracking_uri)  # refuses a password
+            log.warning("tracking.uri is not used: model is a folder")
+        yield detector_of(path) if (path / MODEL_FILE).is_file() else path
     else:
         with TemporaryDirectory() as place:
             uri = store_uri(settings.tracking_uri or server_address(store_uri()))

@@ -121,7 +121,7 @@ class _Steps:
             return self._failed(error)
         n_images = record.n_train + record.n_test_normal + record.n_test_anomalous
         why = record.undefined.get("image_auroc")
-        reason = None if why is None else f"metrics are undefined ({why})"
+        reason = None if why is None else f"metrics are undefined: {why}"
         return Outcome(
             str(self.job), "finished", run.run_id, record.metrics, reason, n_images=n_images
         )

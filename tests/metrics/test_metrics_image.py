@@ -87,7 +87,7 @@ def test_image_metrics_are_the_single_functions():
 
 @pytest.mark.parametrize(("label", "missing"), [(0, "anomalous"), (1, "normal")])
 def test_one_class_is_undefined_and_never_zero(label, missing):
-    reason = f"no {missing} image among 3"
+    reason = f"there is no {missing} image"
     for metric in (image_auroc, image_average_precision, image_f1_max):
         with pytest.raises(UndefinedMetricError, match=reason):
             metric([label] * 3, [0.1, 0.2, 0.3])

@@ -400,6 +400,17 @@ def test_a_mistake_in_the_store_is_one_line(images, capsys):
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize("uri", ["http://nowhere", "no/address"])
+def test_an_address_that_is_not_used_is_named(arguments, uri, caplog):
+    main([*arguments, f"tracking.uri={uri}", "heatmaps=false"])
+    assert "tracking.uri is not used: model is a folder" in caplog.text
+
+
+def test_an_address_with_a_password_is_refused_though_it_is_not_used(arguments, capsys):
+    assert main([*arguments, "tracking.uri=http://u:p@host"]) == 2
+    assert capsys.readouterr().err.startswith("error: tracking.uri must hold no password")
+
+
 def test_a_command_as_backbone_is_not_run(arguments, model, tmp_path):
     rewrite(model, touching(tmp_path / "marker"))
     ended = predict_command(*arguments)

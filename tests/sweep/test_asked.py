@@ -84,7 +84,7 @@ def refused(ended):
         ("seed=glob(*)", "seed=glob(*) must have values, and has none"),
         ("fail_fast=true,false", "fail_fast must be the same for all jobs of a sweep"),
         ("model=knn,null", "Config group override must be a string or a list. Got NoneType"),
-        ("--cfg job", "Only one of --run, --multirun, --cfg, --info and --shell_completion can"),
+        ("--cfg job", "only one of --multirun, --cfg and --info can be given"),
         ("--resolve", "The --resolve flag can only be used in conjunction with --cfg or --help"),
         ("model=glob(x*)", "model=glob(x*) must have values, and has none"),
         (

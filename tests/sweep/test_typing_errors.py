@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 
@@ -30,6 +31,14 @@ MISTAKES = [
     (
         "model.params.n_component=8",
         "model.params.n_component is no setting; did you mean 'n_components'? Choose from: n_comp",
+    ),
+    (
+        "backbone.arguments.depth=3",
+        "backbone.arguments.depth is no setting: backbone.arguments has none",
+    ),
+    (
+        "model.factory=tests.centroid:Centroid",
+        "model.params.n_components is not a parameter of tests.centroid:Centroid, which has none",
     ),
     ("sed=1", "sed is no setting; did you mean 'seed'? Choose from: dataset, backbone, model,"),
     ("modle=knn", "modle is no setting; did you mean 'model'?"),
@@ -112,6 +121,20 @@ def test_an_interval_is_no_list(empty_folder):
 def test_a_folder_of_logs_that_cannot_be_made_is_one_line(empty_folder):
     line = "hydra.run.dir must be a folder that can be made and written to, got '/dev/null/x': Not"
     assert refused("hydra.run.dir=/dev/null/x").startswith(line)
+
+
+def test_another_file_that_cannot_be_read_is_named_alone(empty_folder, monkeypatch):
+    def fail(config):
+        raise PermissionError(errno.EACCES, "Permission denied", "/some/file")
+
+    monkeypatch.setattr("harness.run._check", fail)
+    assert refused() == "'/some/file': Permission denied"
+
+
+def test_a_plan_is_made_where_one_job_is_asked_for(empty_folder):
+    ended = in_process("--run", *GIVEN.values(), "plan=true")
+    assert ended.status == 0, ended.err
+    assert ended.out.startswith("run  ")
 
 
 def test_options_may_stand_anywhere(empty_folder):
