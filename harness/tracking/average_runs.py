@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
+from statistics import fmean
 from typing import Any
 
 from harness.config import Job
@@ -123,8 +124,7 @@ def _means(
         if without:
             undefined[UNDEFINED + metric] = f"not defined for {', '.join(without)}"
         else:
-            # In the order of the tables, so that the last bit is theirs.
-            means[metric] = sum(values) / len(values)
+            means[metric] = fmean(values)  # as the tables do
     return means, undefined
 
 
