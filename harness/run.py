@@ -20,7 +20,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.core.utils import env_override
+from hydra.core.utils import env_override, run_job
 from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -75,9 +75,9 @@ def _in_one_line() -> Iterator[None]:
             raise
         rule = "hydra.run.dir must be a folder that can be made and written to, got "
         # What Hydra does itself for a job is to make its folder.
-        by_hydra = any(f.f_code.co_name == "run_job" for f, _ in walk_tb(error.__traceback__))
+        modules = [frame.f_globals["__name__"] for frame, _ in walk_tb(error.__traceback__)]
         place = f"{error.filename!r}: {error.strerror}"
-        say(f"{rule}{place}" if by_hydra else place, error=True)
+        say(f"{rule}{place}" if run_job.__module__ in modules else place, error=True)
         raise SystemExit(1) from None
 
 
