@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import socket
 import sys
@@ -79,10 +80,11 @@ def _close(options: argparse.Namespace) -> int:
 
 def _check_free(port: int) -> None:
     try:
+        if port not in range(65536):
+            raise OSError(errno.EINVAL, "there is no such port")
         socket.create_server(("127.0.0.1", port)).close()
-    except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or error
-        rule = f"--port must be a free port of this machine, got {port} ({why})"
+    except OSError as error:
+        rule = f"--port must be a free port of this machine, got {port} ({error.strerror})"
         raise StoreError(f"{rule}: another one is chosen with `make ui PORT=5001`") from None
 
 

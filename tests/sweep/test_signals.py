@@ -120,6 +120,7 @@ def test_nohup_is_obeyed():
 def test_after_the_last_block_ctrl_c_disturbs_nothing(last):
     code = (
         "import atexit, os, signal; from harness.system.signals import interruptible\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # as in the foreground
         "atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
         f"with interruptible(last={last}): os.kill(os.getpid(), signal.SIGTERM)\n"
     )
