@@ -142,8 +142,8 @@ def spread(values: Sequence[float], expected: int) -> str:
 
 
 def number(value: float) -> str:
-    """Print a metric as a fraction with three decimals."""
-    return f"{value:.3f}"
+    """Print a fraction with three decimals; a time of 10 ms or more has none."""
+    return f"{value:.{0 if value >= 10 else 3}f}"
 
 
 def best_bold(values: Sequence[float | None], written: Sequence[str] = ()) -> list[str]:

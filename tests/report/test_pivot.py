@@ -346,7 +346,7 @@ def test_milliseconds_of_features_are_of_runs_that_took_none_from_the_cache() ->
     extracted = replace(TWO[0], record=replace(TWO[0].record, durations=durations))
     arguments = ["metric=features_ms,model_ms", "model=dfkde", "columns=metric"]
     assert grid([extracted, *TWO[1:]], *arguments)[1:3] == [
-        ("bolt", "25.000", f"{500 / 62:.3f}"),
+        ("bolt", "25", f"{500 / 62:.3f}"),
         ("nut", "–", f"{500 / 62:.3f}"),
     ]
     arguments = ["metric=features_ms", "model=dfkde"]
