@@ -90,7 +90,7 @@ def write_data(root, datasets):
     _write_cells(root)
     for category in ("gear", "spring"):
         shutil.copytree(root / "mvtec" / "screw", root / "parts" / category)
-    shutil.copytree(root / "mvtec" / "bottle" / "train" / "good", root / "parts" / "normal")
+    shutil.copytree(root / "mvtec" / "bottle" / "train" / "good", root / "folder" / "normal")
     shutil.copytree(root / "mvtec" / "bottle" / "test", root / "images")
     torch.manual_seed(0)
     torch.save(resnet18().state_dict(), root / "resnet50.pth")
@@ -162,7 +162,7 @@ def _write_conf(conf, *, weights):
 def build():
     """Return a network of one's own, with a `layer4`."""
     torch.manual_seed(0)
-    return nn.Sequential(OrderedDict(layer4=nn.Conv2d(3, 24, 8, stride=8)))
+    return nn.Sequential(OrderedDict(layer4=nn.Conv2d(3, 40, 8, stride=8)))
 
 
 class User:
@@ -185,8 +185,10 @@ class User:
 
     def words(self, line):
         """Split a command, with places, runs and tables where the page has words for them."""
+        own = self.data / "folder"
         for name, value in {
             "/tmp": Path.cwd() / "tmp",
+            "dataset=folder dataset.root=PATH": f"dataset=folder dataset.root={own}",
             "dataset.root=PATH": f"dataset.root={self.data / 'parts'}",
             "--root FOLDER": f"--root {self.data / 'mvtec'}",
             "--images FOLDER": f"--images {self.data / 'mvtec' / 'bottle'}",
