@@ -178,7 +178,7 @@ def test_sweep_with_an_edited_density_does_not_stand_for_the_clean_code(work, cl
     git(project, "checkout", "-q", "dfkde")
     edit(density, ("        self._check(X)\n", "\n        # A rule.\n        self._check(X)\n"))
     edit(project / "dfkde" / "baselines.py", ("return", "return 1 +"))
-    edit(project / "harness" / "report" / "rows.py", ("return", "return 1 +"))
+    edit(project / "harness" / "report" / "results.py", ("return", "return 1 +"))
     restored = command(*sweep, root=project).out
     assert f": skipped (run {clean.info.run_id}, commit {commit});" in restored
     assert re.search(rf"skipped +│ {auroc:.3f} ", restored)
