@@ -83,7 +83,9 @@ def select(
     rows = {cell_of(table, row): row for row in published}
     found: dict[Cell, list[StoredRun]] = {}
     refused: dict[str, list[StoredRun]] = {}
-    fits = ((run, *fit(table, run.record)) for run in runs if run.record.settings)
+    named = {tuple(names.values()) for names in table.names.values()}
+    near = (r for r in runs if (r.record.dataset, r.record.model, r.record.backbone) in named)
+    fits = ((run, *fit(table, run.record)) for run in near if run.record.settings)
     fitting = [(run, cell) for run, cell, wrong in fits if not wrong]
     for run, cell in sorted(fitting, key=lambda one: preference(one[0]), reverse=True):
         reason = built_otherwise(table, run.record, cell.value)
@@ -105,10 +107,8 @@ def select(
     for cell, run in chosen.items():
         finished = sum(one.status == FINISHED for one in found[cell])
         if finished > 1:
-            notes.append(
-                f"{table.name}: {cell.category} has {finished} finished runs,"
-                f" the newest is shown: {run.run_id}"
-            )
+            what = f"{table.name}: {cell.category} has {finished} finished runs"
+            notes.append(f"{what}, the newest is shown: {run.run_id}")
     hidden = [run for cell in found if cell not in {*chosen, *rows} for run in found[cell]]
     if failed := [run for run in hidden if run.status != FINISHED]:
         error = max(failed, key=preference).error
