@@ -4,13 +4,18 @@ import logging
 import os
 import sqlite3
 from contextlib import closing
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from hydra._internal.core_plugins import file_config_source
 from hypothesis import HealthCheck, settings
+from omegaconf import OmegaConf
 
 from harness.config import BackboneConfig, DatasetConfig, FeaturesConfig, Job, ModelConfig
 from harness.data import load_split
@@ -44,6 +49,22 @@ def _level_of_logging():
     level = logging.root.level
     yield
     logging.root.setLevel(level)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _parse_each_file_once():
+    """Parse files of settings of equal text once: a command reads fifty of them."""
+    parsed = {}
+
+    def load(file):
+        text = file.read()
+        if text not in parsed:
+            parsed[text] = OmegaConf.load(StringIO(text))
+        return deepcopy(parsed[text])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(file_config_source, "OmegaConf", SimpleNamespace(load=load))
+        yield
 
 
 def dataset_config(name):

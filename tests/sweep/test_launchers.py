@@ -28,11 +28,12 @@ def seen(monkeypatch, *launcher, threads):
     return [json.loads(line) for line in Path("seen").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher", "threads", "share"),
     [
         pytest.param(("hydra/launcher=worker",), "2", "2", id="worker"),
-        pytest.param(LAUNCHERS["joblib"], "8", "2", id="joblib", marks=pytest.mark.slow),
+        pytest.param(LAUNCHERS["joblib"], "8", "2", id="joblib"),
     ],
 )
 def test_jobs_divide_the_threads_and_see_the_devices_of_the_command(

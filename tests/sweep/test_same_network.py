@@ -125,7 +125,11 @@ def write_checkpoint(folder, seed):
 
 
 @pytest.mark.parametrize(
-    ("mode", "category"), [((), "02"), (("-m",), "01")], ids=["another category", "the same again"]
+    ("mode", "category"),
+    [
+        pytest.param((), "02", id="another category"),
+        pytest.param(("-m",), "01", id="the same again", marks=pytest.mark.slow),
+    ],
 )
 def test_a_checkpoint_that_was_replaced_is_reported_and_never_recorded_as_the_other(
     client, folder, monkeypatch, mode, category
