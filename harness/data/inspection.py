@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harness.data.images import USUAL, Decoding, displayed_size, mask_values, opened, read_image
-from harness.data.listing import STRAY, DataError, ImageFile, Listing, Problem, stamp
-from harness.system.files import DamagedError, open_regular, read_json, write_json
+from harness.data.listing import STRAY, DataError, ImageFile, Listing, Problem
+from harness.system.files import DamagedError, read_json, write_json
 from harness.system.terminal import shown
 from harness.system.threads import available
 
@@ -99,27 +99,6 @@ class InspectionCache:
             with contextlib.suppress(OSError):
                 write_json(place, {"version": _VERSION, "files": entries}, key=self._key)
                 return
-
-
-def read_stamped(path: Path) -> tuple[str, bytes]:
-    """Read a file with its `stamp`: that of the very file read, whatever its name leads to later.
-
-    A `DataError` of this module has the reason alone: whoever looks at a file names it.
-    """
-    try:
-        with open_regular(path) as stream:
-            # Before the bytes: a file written to meanwhile has another stamp the next time.
-            status = os.fstat(stream.fileno())
-            data = stream.read()
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})") from error
-    except DamagedError as error:
-        raise DataError("is not a regular file") from error
-    except MemoryError as error:
-        raise DataError("is larger than the memory") from error
-    if not data:
-        raise DataError("is empty (0 bytes)")
-    return stamp(status), data
 
 
 def inspect_image(data: bytes, decoding: Decoding = USUAL) -> Inspection:

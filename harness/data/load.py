@@ -14,7 +14,7 @@ from typing import NamedTuple
 import yaml
 
 from harness.config import DatasetConfig, conf_dir
-from harness.data.images import MOST_PIXELS, USUAL, Decoding
+from harness.data.images import MOST_PIXELS, USUAL, Decoding, read_stamped
 from harness.data.inspection import (
     Inspection,
     InspectionCache,
@@ -24,7 +24,6 @@ from harness.data.inspection import (
     notes_of,
     pixel_problems,
     problems_of,
-    read_stamped,
 )
 from harness.data.listing import (
     DataError,
