@@ -71,6 +71,12 @@ class Settings:
     trusted: tuple[str, ...] = ()
     """Classes and factories that the model may name beside this project's own."""
 
+    def __post_init__(self) -> None:
+        """Check the names."""
+        if not all(":" in name for name in self.trusted):
+            rule = "trusted must be names such as mymodule:Centroid,mynet:build"
+            raise ValueError(f"{rule}, got '{','.join(self.trusted)}'")
+
     @property
     def pictures(self) -> bool:
         """Whether any picture is drawn."""

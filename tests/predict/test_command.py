@@ -22,7 +22,7 @@ from dfkde import PaDiM
 from harness.config import ModelConfig
 from harness.fitting import FOLDS, fit
 from harness.predict import Predictor, reason_of
-from harness.predict.__main__ import _NAMES, main
+from harness.predict.__main__ import _FIELDS, main
 from harness.predict.command import Row, _cells, _open_to_write, image_files
 from harness.predict.drawing import with_contours
 from harness.predict.predictor import trained
@@ -461,7 +461,7 @@ def test_what_must_be_given(arguments, key, capsys):
 def test_help_names_every_key(capsys):
     assert main(["--help"]) == 0
     said = capsys.readouterr().out
-    assert all(f"{key}=" in said for key in _NAMES)
+    assert all(f"{key}=" in said for key in _FIELDS)
 
 
 def test_a_folder_without_images(arguments, tmp_path, capsys):
