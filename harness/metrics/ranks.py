@@ -26,10 +26,6 @@ from harness.metrics.registry import F1Max, UndefinedMetricError
 Floats = NDArray[np.floating]
 Counts = NDArray[np.int64]
 
-# Scores searched at a time, and equal values compared one by one: what took least time.
-_BLOCK = 4096
-_STEPS = 6
-
 Mask = NDArray[np.bool_]
 Map = NDArray[np.floating]
 Regions = NDArray[np.int32]
@@ -38,9 +34,6 @@ Pair = tuple[str, Mask, Map]
 
 CHUNK_PIXELS = 32_000_000
 """At most so many pixels are sorted at a time: fewer need less memory but more searching."""
-
-# A float32 written as a float64 leaves its last 29 bits zero.
-_SPARE = np.int64(2**29 - 1)
 
 
 @dataclass(frozen=True)
@@ -121,30 +114,9 @@ def add_counts(ordered: Floats, scores: Floats, below: Counts, tied: Counts) -> 
 
     `ordered` may be empty; `below` and `tied` hold the totals over all chunks counted so far.
     """
-    starts = np.asarray(np.searchsorted(ordered, scores[::_BLOCK], "left"))
-    stops = np.append(starts, ordered.size)[1:]
-    # A block of neighbouring scores is searched in its own short stretch, which stays in cache.
-    for index, (start, stop) in enumerate(zip(starts, stops, strict=True)):
-        block = slice(index * _BLOCK, (index + 1) * _BLOCK)
-        below[block] += start
-        if start < stop:
-            _add_within(ordered[start:stop], scores[block], below[block], tied[block])
-
-
-def _add_within(ordered: Floats, scores: Floats, below: Counts, tied: Counts) -> None:
-    """Do the same for one block; there is at least one value."""
     left = np.searchsorted(ordered, scores, "left")
     below += left
-    ties = np.flatnonzero(ordered.take(left, mode="clip") == scores)
-    left, values = left[ties], scores[ties]
-    right = left.copy()
-    # Most tied scores equal a few neighbouring values only. The others are searched, and so are
-    # those that equal the last value, which is met at every step.
-    for _ in range(_STEPS):
-        right += ordered.take(right, mode="clip") == values
-    more = np.flatnonzero(right - left == _STEPS)
-    right[more] = np.searchsorted(ordered, values[more], "right")
-    tied[ties] += right - left
+    tied += np.searchsorted(ordered, scores, "right") - left
 
 
 def count_pixels(
@@ -233,25 +205,8 @@ class _FirstPass:
         regions = np.concatenate(self._regions)
         self._scores.clear()
         self._regions.clear()
-        if self.dtype == np.float32:
-            return _sorted_packed(scores, regions)
         order = np.argsort(scores)
         return scores[order], regions[order]
-
-
-def _sorted_packed(scores: Floats, regions: Regions) -> tuple[Floats, Regions]:
-    """Sort float32 scores in place, several times faster: values sort better than indices.
-
-    The region is held in the bits that widening to float64 leaves zero, where it is too small a
-    change to reorder two distinct scores.
-    """
-    keys = scores.astype(np.float64).view(np.int64)
-    keys |= regions
-    keys.view(np.float64).sort()
-    np.bitwise_and(keys, _SPARE, out=regions, casting="unsafe")
-    keys &= ~_SPARE
-    scores[:] = keys.view(np.float64)
-    return scores, regions
 
 
 def _check_pair(name: str, gt_mask: Mask, anomaly_map: Map) -> None:
