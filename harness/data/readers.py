@@ -261,13 +261,10 @@ def split_rows(root: Path) -> tuple[list[Row], str]:
     lines, digest = _read_csv(path, HEADER, title="split file")
     rows = [Row(*line) for line in lines]
     for number, row in enumerate(rows, start=2):
-        if row.split not in ("train", "test"):
-            raise DataError(
-                f"{path}, line {number}: split must be train or test, got {row.split!r}"
-            )
-        if row.label not in (_NO_DEFECT, "anomaly"):
-            rule = f"label must be {_NO_DEFECT} or anomaly, got {row.label!r}"
-            raise DataError(f"{path}, line {number}: {rule}")
+        for name, choices in (("split", ("train", "test")), ("label", (_NO_DEFECT, "anomaly"))):
+            if (value := getattr(row, name)) not in choices:
+                rule = f"{name} must be {' or '.join(choices)}, got {value!r}"
+                raise DataError(f"{path}, line {number}: {rule}")
     return rows, digest
 
 
@@ -276,11 +273,11 @@ def _defect_types(path: Path) -> dict[str, str]:
 
     They change no number of a run, and a file that cannot be read costs them alone.
     """
+    if not path.is_file():
+        return {}
     types: dict[str, str] = {}
     try:
-        lines = (
-            _read_csv(path, _ANNOTATION, title="file of annotations")[0] if path.is_file() else []
-        )
+        lines, _ = _read_csv(path, _ANNOTATION, title="file of annotations")
         for number, (image, label, _) in enumerate(lines, start=2):
             kinds = {kind.strip() for kind in label.split(",")}
             if "" in kinds or kinds > {_NO_DEFECT}:

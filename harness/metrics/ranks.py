@@ -129,18 +129,14 @@ def count_pixels(
     """
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
-    first = _FirstPass()
-    for pair in pairs():
-        first.add(*pair)
-    n_normal = first.n_normal()
-    scores, regions = first.sorted()
+    scores, regions, sizes, n_normal = _gather(pairs())
     starts = np.append(True, scores[1:] != scores[:-1])
     distinct = scores[starts]
-    below, tied = _count(_chunks(pairs(), n_normal, first.dtype), distinct, threads)
+    below, tied = _count(_chunks(pairs(), n_normal, scores.dtype), distinct, threads)
     # Only now, so that this does not need memory at the same time as a chunk.
     positions = np.flatnonzero(starts)
     counts = np.diff(positions, append=scores.size)
-    shares = 1 / (len(first.sizes) * np.array(first.sizes))
+    shares = 1 / (len(sizes) * np.array(sizes))
     steps = np.add.reduceat(shares[regions], positions)
     return Ranks(distinct, counts, below, below + tied, n_normal), steps
 
@@ -161,52 +157,35 @@ def label_regions(gt_mask: Mask) -> tuple[tuple[slice, slice], Regions]:
     return box, np.asarray(labels, np.int32)
 
 
-class _FirstPass:
-    """Checks each image and gathers its anomalous pixels, with the regions they belong to."""
+def _gather(pairs: Iterable[Pair]) -> tuple[Floats, Regions, list[int], int]:
+    """Check each image, and gather the anomalous pixels of all.
 
-    def __init__(self) -> None:
-        self.dtype: np.dtype[np.floating] = np.dtype(np.float32)
-        """Holds each score exactly."""
-        self.sizes: list[int] = []
-        """How many pixels each region has."""
-        self._n_images = self._n_pixels = 0
-        self._scores: list[Floats] = []
-        self._regions: list[Regions] = []
-
-    def add(self, name: str, gt_mask: Mask, anomaly_map: Map) -> None:
+    Returns their scores ascending, in a type that holds each exactly; the region that each belongs
+    to; how many pixels each region has; and how many normal pixels there are. Equal scores are in
+    any order.
+    """
+    dtype: np.dtype[np.floating] = np.dtype(np.float32)
+    parts: list[tuple[Floats, Regions]] = []
+    sizes: list[int] = []
+    n_images = n_pixels = 0
+    for name, gt_mask, anomaly_map in pairs:
         _check_pair(name, gt_mask, anomaly_map)
-        self._n_images += 1
-        self._n_pixels += gt_mask.size
-        self.dtype = np.result_type(self.dtype, anomaly_map.dtype)
-        if not gt_mask.any():
-            return
-        box, labels = label_regions(gt_mask)
-        inside = gt_mask[box]
-        regions = labels[inside] - 1
-        self._scores.append(anomaly_map[box][inside])
-        self._regions.append(regions + len(self.sizes))
-        self.sizes.extend(np.bincount(regions).tolist())
-
-    def n_normal(self) -> int:
-        """Return the number of normal pixels, if there are both kinds."""
-        n_anomalous = sum(self.sizes)
-        n_normal = self._n_pixels - n_anomalous
-        for kind, number in (("anomalous", n_anomalous), ("normal", n_normal)):
-            if number == 0:
-                raise UndefinedMetricError(f"no {kind} pixel in {self._n_images} images")
-        return n_normal
-
-    def sorted(self) -> tuple[Floats, Regions]:
-        """Return the scores ascending, each with its region; for memory's sake they go from here.
-
-        Equal scores are in any order.
-        """
-        scores = np.concatenate(self._scores, dtype=self.dtype)
-        regions = np.concatenate(self._regions)
-        self._scores.clear()
-        self._regions.clear()
-        order = np.argsort(scores)
-        return scores[order], regions[order]
+        n_images += 1
+        n_pixels += gt_mask.size
+        dtype = np.result_type(dtype, anomaly_map.dtype)
+        if gt_mask.any():
+            box, labels = label_regions(gt_mask)
+            inside = gt_mask[box]
+            regions = labels[inside] - 1
+            parts.append((anomaly_map[box][inside], regions + len(sizes)))
+            sizes.extend(np.bincount(regions).tolist())
+    n_normal = n_pixels - sum(sizes)
+    for kind, number in (("anomalous", sum(sizes)), ("normal", n_normal)):
+        if number == 0:
+            raise UndefinedMetricError(f"no {kind} pixel in {n_images} images")
+    scores = np.concatenate([part for part, _ in parts], dtype=dtype)
+    order = np.argsort(scores)
+    return scores[order], np.concatenate([part for _, part in parts])[order], sizes, n_normal
 
 
 def _check_pair(name: str, gt_mask: Mask, anomaly_map: Map) -> None:
