@@ -48,17 +48,19 @@ def main(arguments: list[str]) -> int:
             handler.setFormatter(LineFormatter("%(message)s"))
             logging.basicConfig(handlers=[handler])
             task = bar.add_task("scoring", total=None)
-            tally = run(settings, watch=lambda n, total: bar.update(task, completed=n, total=total))
+            threshold, verdicts = run(
+                settings, watch=lambda n, total: bar.update(task, completed=n, total=total)
+            )
     except (ValueError, OSError, StoreError) as error:
         message = one_line(error) if isinstance(error, OSError) else str(error)
         say(f"error: {message}", error=True)
         return 2
     say(
-        f"{tally.n_anomalous} anomalous, {tally.n_normal} normal, {tally.n_failed} failed",
-        f"threshold {tally.threshold!r}, the {settings.quantile:g} quantile of held-out scores",
+        f"{verdicts['anomalous']} anomalous, {verdicts['normal']} normal, {verdicts[None]} failed",
+        f"threshold {threshold!r}, the {settings.quantile:g} quantile of held-out scores",
         *(str(settings.out / name) for name in (CSV, JSON_LINES)),
     )
-    return 1 if tally.n_failed else 0
+    return 1 if verdicts[None] else 0
 
 
 def _settings(arguments: list[str]) -> Settings:

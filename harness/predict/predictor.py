@@ -128,7 +128,10 @@ class Predictor:
         The images are the held-out training images. A ValueError without a localizer.
         """
         check_quantile(quantile)
-        return quantile_score(np.array(self._map_values[1:]), quantile)
+        values = self.detector.inputs["map_values"]  # the median, then the maximum of each image
+        if values is None:
+            raise ValueError("the model has no localizer, and so no anomaly maps")
+        return quantile_score(np.array(values[1:]), quantile)
 
     @property
     def map_scale(self) -> tuple[float, float]:
@@ -137,16 +140,8 @@ class Predictor:
         They begin where `map_threshold` is at its default, and are full at three times its
         distance from the median of normal maps.
         """
-        median, low = self._map_values[0], self.map_threshold()
-        return low, low + 2 * (low - median)
-
-    @property
-    def _map_values(self) -> Sequence[float]:
-        """The median of held-out maps, then their maxima; of older detectors, one for all maps."""
-        values: Sequence[float] | None = self.detector.inputs["map_values"]
-        if values is None:
-            raise ValueError("the model has no localizer, and so no anomaly maps")
-        return values
+        low = self.map_threshold()
+        return low, low + 2 * (low - self.detector.inputs["map_values"][0])
 
     def predict(self, paths: Iterable[Path], *, maps: bool = False) -> Iterator[Prediction]:
         """Score image files, each by itself: a score depends on no other image.

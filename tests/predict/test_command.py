@@ -185,23 +185,6 @@ def test_a_model_that_makes_its_own_maps_draws_them(small_job, arguments, images
     assert all((tmp_path / f"out/heatmaps/{name}.png").is_file() for name in NAMES)
 
 
-def test_a_model_of_an_earlier_version(arguments, model, detector, images, tmp_path, caplog):
-    """Of its maps it has a median and one maximum, where colours begin."""
-    assert main(arguments) == 1
-    expected = rows(tmp_path / "out")
-
-    def change(state, arrays):
-        state["inputs"]["map_values"] = [1.0, 2.0]
-
-    rewrite(model, change)
-    caplog.clear()
-    assert main(arguments) == 1
-    assert rows(tmp_path / "out") == expected
-    assert caplog.text.count("colours and contours begin at one value") == 1
-    older = replace(detector, inputs=detector.inputs | {"map_values": [1.0, 2.0]})
-    assert Predictor(older).map_scale == (2.0, 4.0)
-
-
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
 def test_the_umask_says_who_reads_what_is_written(arguments, images, tmp_path, mask, mode):
     before = os.umask(mask)
