@@ -11,7 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from harness.config import DatasetConfig
 from harness.data.fetch import fetch
 from harness.data.listing import DataError, patterns_of, write_list
-from harness.data.load import SEED, Survey, dataset_settings, verify
+from harness.data.load import SEED, dataset_settings, verify
 from harness.data.official import ARCHIVES
 from harness.data.readers import expected_root
 from harness.data.synthetic import Plan, write_synthetic
@@ -90,7 +90,9 @@ def _verify(values: Values) -> int:
     surveys = []
     for category in chosen:
         surveys.append(verify(dataset, category, seed=seed))
-        say(_row(surveys[-1]))
+        survey = surveys[-1]
+        state = "broken" if survey.broken else "unofficial" if survey.problems else "official"
+        say(_COLUMNS.format(category, *survey.counts, survey.fingerprint[:12], state))
     for survey in surveys:
         for problem in survey.problems:
             say(f"{survey.category}: {'broken' if problem.fatal else 'differs'}: {problem}")
@@ -104,11 +106,6 @@ def _verify(values: Values) -> int:
         say(f"{count} files written to {path}; dataset.exclude=@{path} leaves them out")
     say(f"{len(chosen) - len(failed)} of {len(chosen)} categories passed")
     return 1 if failed else 0
-
-
-def _row(survey: Survey) -> str:
-    state = "broken" if survey.broken else "unofficial" if survey.problems else "official"
-    return _COLUMNS.format(survey.category, *survey.counts, survey.fingerprint[:12], state)
 
 
 def _synthetic(values: Values) -> int:

@@ -151,18 +151,15 @@ def _areas(values: NDArray[np.uint8 | np.uint16]) -> tuple[int, int]:
 def fingerprint(seen: Mapping[str, Inspection]) -> str:
     """Digest a category's images, masks and label files, by names relative to the root."""
     whole = hashlib.sha256()
-    lines = (f"{_line(name)}\n{inspection.digest}\n" for name, inspection in seen.items())
+    lines = []
+    for name, inspection in seen.items():
+        name = unicodedata.normalize("NFC", name)
+        if "\n" in name:  # escaped after a blank line, so that no other name is written alike
+            name = "\n" + name.replace("\\", "\\\\").replace("\n", "\\n")
+        lines.append(f"{name}\n{inspection.digest}\n")
     for line in sorted(lines):
         whole.update(line.encode())
     return whole.hexdigest()
-
-
-def _line(name: str) -> str:
-    """Write a name so that no other is written alike: it is one line, or escaped after a blank."""
-    name = unicodedata.normalize("NFC", name)
-    if "\n" not in name:
-        return name
-    return "\n" + name.replace("\\", "\\\\").replace("\n", "\\n")
 
 
 def _place(root: Path, category: str) -> Path | None:
@@ -196,14 +193,19 @@ def problems_of(
     if not anomalous:  # a model can be fitted; in a layout with a test set, something is missing
         yield Problem(category, "has no anomalous test images", fatal=listing.has_split)
     yield from _names_alike(seen)
-    for image, other, of_train in _copies(listing, {name: seen[name].digest for name in seen}):
-        rule = f"is a test image identical to the training image {shown(other)}"
-        if not of_train:
-            rule = f"is an anomalous image identical to the normal image {shown(other)}"
-        yield Problem(image.name, rule)
+    digests = {name: inspection.digest for name, inspection in seen.items()}
+    for image, other, kinds in _copies(listing, digests):
+        rule = "is {} image identical to the {} image ".format(*kinds)
+        yield Problem(image.name, rule + shown(other))
     for image in listing.test:
         if image.mask is not None and {image.mask, image.name} <= seen.keys():
-            yield from _mask_problems(seen[image.name], image.mask, seen[image.mask])
+            size, mask_size = (
+                f"{seen[name].width}x{seen[name].height}" for name in (image.name, image.mask)
+            )
+            if size != mask_size:
+                yield Problem(image.mask, f"is {mask_size}, its image {size}")
+            if seen[image.mask].defect_pixels == 0:
+                yield Problem(image.mask, "is an empty mask: no pixel is above 0")
     for name, inspection in seen.items():
         if inspection.brightest >> bits > 0:
             rule = f"has the value {inspection.brightest}, more than dataset.bits={bits} hold"
@@ -227,12 +229,10 @@ def pixel_problems(
         results = list(pool.map(digest, names))
     yield from (result for result in results if isinstance(result, Problem))
     digests = {n: r for n, r in zip(names, results, strict=True) if isinstance(r, str)}
-    for image, other, of_train in _copies(listing, digests):
+    for image, other, kinds in _copies(listing, digests):
         if seen[image.name].digest != seen[other].digest:
-            rule = f"has the same pixels as the training image {shown(other)}"
-            if not of_train:
-                rule = f"is an anomalous image with the pixels of the normal image {shown(other)}"
-            yield Problem(image.name, rule)
+            rule = "is {} image with the pixels of the {} image ".format(*kinds)
+            yield Problem(image.name, rule + shown(other))
 
 
 def notes_of(
@@ -313,22 +313,16 @@ def _names_alike(names: Iterable[str]) -> Iterator[Problem]:
             yield Problem(name, rule)
 
 
-def _copies(listing: Listing, digests: Mapping[str, str]) -> Iterator[tuple[ImageFile, str, bool]]:
-    """Yield (test image, other image, whether that one trains) for what must not be equal."""
+def _copies(
+    listing: Listing, digests: Mapping[str, str]
+) -> Iterator[tuple[ImageFile, str, tuple[str, str]]]:
+    """Yield (test image, other image, kinds of both) for what must not be equal."""
     train = {digests[i.name]: i.name for i in listing.train if i.name in digests}
     test = [image for image in listing.test if image.name in digests]
     normal = {digests[image.name]: image.name for image in test if not image.anomalous}
     for image in test:
         digest = digests[image.name]
         if digest in train:
-            yield image, train[digest], True
+            yield image, train[digest], ("a test", "training")
         if image.anomalous and digest in normal:
-            yield image, normal[digest], False
-
-
-def _mask_problems(image: Inspection, name: str, mask: Inspection) -> Iterator[Problem]:
-    if (image.width, image.height) != (mask.width, mask.height):
-        sizes = f"is {mask.width}x{mask.height}, its image {image.width}x{image.height}"
-        yield Problem(name, sizes)
-    if mask.defect_pixels == 0:
-        yield Problem(name, "is an empty mask: no pixel is above 0")
+            yield image, normal[digest], ("an anomalous", "normal")

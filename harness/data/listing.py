@@ -78,7 +78,8 @@ class Listing:
 
     `train` and `test` are sorted by name. `documents` are the text files that determine labels or
     the split: by name the SHA-256 of the very bytes that were parsed. `skipped` counts what the
-    layout's protocol leaves out, in words.
+    layout's protocol leaves out, in words. `dataset.exclude` leaves out `n_left_out` images, and
+    no file at all of what is `complete`; `notes` tell of it.
     """
 
     train: tuple[ImageFile, ...]
@@ -88,6 +89,9 @@ class Listing:
     documents: Mapping[str, str] = field(default_factory=dict)
     has_split: bool = True
     skipped: Mapping[str, int] = field(default_factory=dict)
+    complete: bool = True
+    n_left_out: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def is_image(name: str) -> bool:
@@ -223,35 +227,32 @@ def patterns_of(dataset: DatasetConfig) -> list[str]:
     raise DataError(f"{rule}, got {given!r}")
 
 
-def matching(names: Collection[str], patterns: Iterable[str]) -> tuple[set[str], list[str]]:
-    """Return the names that patterns match, and the patterns that match none.
+def excluded(listing: Listing, patterns: Iterable[str]) -> tuple[frozenset[str], list[str]]:
+    """Return the files of a category that patterns leave out, and the patterns that match none.
 
     `*` matches slashes too, and a pattern that matches a folder leaves out all that is in it. Names
-    are compared in Unicode's composed form (NFC).
+    are compared in Unicode's composed form (NFC). An image goes with its mask, and a mask with the
+    last of its images.
     """
+    images = (*listing.train, *listing.test)
+    names = {name for image in images for name in (image.name, image.mask) if name}
     below: dict[str, set[str]] = defaultdict(set)  # by a name, or a folder that it is in
-    for name in names:
+    for name in names | {problem.file for problem in listing.problems}:
         path = PurePosixPath(normalize("NFC", name))
         for part in (path, *path.parents):
             below[str(part)].add(name)
-    matched: set[str] = set()
+    out: set[str] = set()
     idle = []
     for pattern in patterns:
         form = normalize("NFC", pattern).rstrip("/")
         found = set(below.get(form, ()))
         if glob.has_magic(form):
             found.update(*(below[part] for part in below if fnmatchcase(part, form)))
-        matched |= found
+        out |= found
         idle += [] if found else [pattern]
-    return matched, idle
-
-
-def with_partners(matched: Collection[str], images: Iterable[ImageFile]) -> frozenset[str]:
-    """Add the images whose mask is left out, and the masks of which no image stays."""
-    images = list(images)
-    out = {i.name for i in images if i.name in matched or i.mask in matched}
+    out |= {image.name for image in images if image.mask in out}
     used = {image.mask for image in images if image.name not in out}
-    return frozenset({*matched, *out, *(i.mask for i in images if i.mask and i.mask not in used)})
+    return frozenset(out | {i.mask for i in images if i.mask and i.mask not in used}), idle
 
 
 def write_list(path: Path, *, kept: Sequence[str], broken: Mapping[str, Sequence[Problem]]) -> int:
