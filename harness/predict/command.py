@@ -126,13 +126,17 @@ def run(
         _open_to_write(settings.out / JSON_LINES) as lines,
     ):
         table.write(csv_line(Row._fields))
-        predictions = _predictions(predictor, files, settings)
-        for done, (name, prediction) in enumerate(predictions, start=1):
+        images = [one.path for one in files if one.fault is None]
+        found = predictor.predict(images, maps=settings.pictures or settings.maps)
+        for done, one in enumerate(files, start=1):
+            prediction = next(found) if one.fault is None else Prediction(error=one.fault)
+            prediction = _written(predictor, one, prediction, settings=settings)
             verdict, score = prediction.verdict(threshold), prediction.score
             percentile = None if score is None else predictor.percentile(score)
-            row = Row(name, score, percentile, threshold, verdict, prediction.error)
+            row = Row(one.name, score, percentile, threshold, verdict, prediction.error)
             table.write(csv_line(_cells(row)))
-            lines.write(_json_line(row))
+            # In ASCII; a byte that is not UTF-8 is \udcXX, as in Python's paths.
+            lines.write(json.dumps(row._asdict() | {"path": row.path.as_posix()}) + "\n")
             verdicts[verdict] += 1
             watch(done, len(files))
     return threshold, verdicts
@@ -229,13 +233,9 @@ def _listed(
             continue
         if entry.is_dir(follow_symlinks=False) or os.path.isdir(path):
             yield from _listed(path, written, within=(*within, place))
-        elif is_image(entry.name) and not _is_below(path, written):
+        # Nor what is written, if a link leads there.
+        elif is_image(entry.name) and Path(written) not in Path(os.path.realpath(path)).parents:
             yield path, None
-
-
-def _is_below(path: Path, folder: str) -> bool:
-    """Return whether a file, or what it links to, lies in a folder."""
-    return Path(folder) in Path(os.path.realpath(path)).parents
 
 
 def _predictor(settings: Settings) -> Predictor:
@@ -261,16 +261,6 @@ def _detector_folder(settings: Settings) -> Iterator[Path]:
         with TemporaryDirectory() as place:
             uri = store_uri(settings.tracking_uri or server_address(store_uri()))
             yield fetch_model(settings.model, uri, folder=Path(place))
-
-
-def _predictions(
-    predictor: Predictor, files: Sequence[Listed], settings: Settings
-) -> Iterator[tuple[Path, Prediction]]:
-    images = [one.path for one in files if one.fault is None]
-    found = predictor.predict(images, maps=settings.pictures or settings.maps)
-    for one in files:
-        prediction = next(found) if one.fault is None else Prediction(error=one.fault)
-        yield one.name, _written(predictor, one, prediction, settings=settings)
 
 
 def _written(
@@ -350,8 +340,3 @@ def _cells(row: Row) -> list[str]:
     # repr() of a float64 reads back to the same bits.
     numbers = ["" if n is None else repr(n) for n in (row.score, row.percentile, row.threshold)]
     return [name, *numbers, row.verdict or "", to_cell(error)]
-
-
-def _json_line(row: Row) -> str:
-    r"""Write a row as JSON in ASCII; a byte that is not UTF-8 is `\udcXX`, as in Python's paths."""
-    return json.dumps(row._asdict() | {"path": row.path.as_posix()}) + "\n"

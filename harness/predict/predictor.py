@@ -159,7 +159,8 @@ class Predictor:
             One for each path, in their order; a fault of an image is its prediction's error.
         """
         self.reader.prepare()
-        batches = _batches(paths, self.reader.spec.batch)
+        left, size = iter(paths), self.reader.spec.batch
+        batches = iter(lambda: list(islice(left, size)), [])  # until none is left
         with one_blas_thread():
             for found in parallel_map(
                 partial(self._batch, maps=maps), batches, self.reader.workers
@@ -265,9 +266,3 @@ def _extractor(backbone: Backbone, cache: str | Path | None) -> LazyExtractor:
     kept = None if cache is None else str(cache)
     config = BackboneConfig(name=backbone.factory, **settings)
     return LazyExtractor(config, cache=kept, build=backbone.extractor)
-
-
-def _batches(paths: Iterable[Path], size: int) -> Iterator[list[Path]]:
-    left = iter(paths)
-    while batch := list(islice(left, size)):
-        yield batch
