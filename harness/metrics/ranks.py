@@ -141,20 +141,16 @@ def count_pixels(
     return Ranks(distinct, counts, below, below + tied, n_normal), steps
 
 
-def label_regions(gt_mask: Mask) -> tuple[tuple[slice, slice], Regions]:
-    """Return the bounding box of a mask that is not empty, and in it the number of each region.
+def label_regions(gt_mask: Mask) -> Regions:
+    """Return the number of each pixel's region in a mask; 0 is a normal pixel.
 
-    Regions are 8-connected, as MVTec AD defines them, and numbered from 1; 0 is a normal pixel.
+    Regions are 8-connected, as MVTec AD defines them, and numbered from 1.
     """
     import cv2  # here, so that a run without masks never loads it
 
-    rows = np.flatnonzero(gt_mask.any(axis=1))
-    columns = np.flatnonzero(gt_mask[rows[0] : rows[-1] + 1].any(axis=0))
-    # Labelling the bounding box alone is several times faster than the whole frame.
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    inside = np.ascontiguousarray(gt_mask[box]).view(np.uint8)
+    inside = np.ascontiguousarray(gt_mask).view(np.uint8)
     _, labels = cv2.connectedComponents(inside, connectivity=8)
-    return box, np.asarray(labels, np.int32)
+    return np.asarray(labels, np.int32)
 
 
 def _gather(pairs: Iterable[Pair]) -> tuple[Floats, Regions, list[int], int]:
@@ -174,10 +170,8 @@ def _gather(pairs: Iterable[Pair]) -> tuple[Floats, Regions, list[int], int]:
         n_pixels += gt_mask.size
         dtype = np.result_type(dtype, anomaly_map.dtype)
         if gt_mask.any():
-            box, labels = label_regions(gt_mask)
-            inside = gt_mask[box]
-            regions = labels[inside] - 1
-            parts.append((anomaly_map[box][inside], regions + len(sizes)))
+            regions = label_regions(gt_mask)[gt_mask] - 1
+            parts.append((anomaly_map[gt_mask], regions + len(sizes)))
             sizes.extend(np.bincount(regions).tolist())
     n_normal = n_pixels - sum(sizes)
     for kind, number in (("anomalous", sum(sizes)), ("normal", n_normal)):
@@ -210,22 +204,12 @@ def _check_pair(name: str, gt_mask: Mask, anomaly_map: Map) -> None:
         )
 
 
-def _normal_pixels(pairs: Iterable[Pair]) -> Iterator[Floats]:
-    for _, gt_mask, anomaly_map in pairs:
-        rows = np.flatnonzero(gt_mask.any(axis=1))
-        box = slice(rows[0], rows[-1] + 1) if rows.size else slice(0, 0)
-        # Rows without a defect are taken whole, which is far faster than choosing pixels.
-        yield anomaly_map[: box.start].ravel()
-        yield anomaly_map[box][~gt_mask[box]]
-        yield anomaly_map[box.stop :].ravel()
-
-
 def _chunks(pairs: Iterable[Pair], n_pixels: int, dtype: np.dtype[np.floating]) -> Iterator[Floats]:
     """Fill one buffer over and over with the normal pixels of all images."""
     n_chunks = -(-n_pixels // CHUNK_PIXELS)
     buffer = np.empty(-(-n_pixels // n_chunks), dtype)
     filled = total = 0
-    for pixels in _normal_pixels(pairs):
+    for pixels in (anomaly_map[~gt_mask] for _, gt_mask, anomaly_map in pairs):
         total += pixels.size
         while pixels.size:
             now, pixels = np.split(pixels, [buffer.size - filled])
