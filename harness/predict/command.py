@@ -42,7 +42,6 @@ HEATMAPS, MAPS = "heatmaps", "maps"
 """The folders of the pictures and of the anomaly maps, beside the tables."""
 
 _SUFFIXES = {HEATMAPS: ".png", MAPS: ".npy"}
-_NOT_REGULAR = "out must have a regular file {}, no link, or none, got '{}'"
 
 
 @dataclass(frozen=True)
@@ -194,7 +193,8 @@ def _check_out(settings: Settings) -> None:
         raise ValueError(f"out must be a folder, or a path where one can be made, got '{out}'")
     for name in (CSV, JSON_LINES):
         if os.path.lexists(out / name) and not stat.S_ISREG((out / name).lstat().st_mode):
-            raise ValueError(_NOT_REGULAR.format(name, out / name))
+            rule = f"out must have a regular file {name}, no link, or none"
+            raise ValueError(f"{rule}, got '{out / name}'")
     for name, needed in ((HEATMAPS, settings.pictures), (MAPS, settings.maps)):
         is_own = (out / name).is_dir() and not (out / name).is_symlink()
         if needed and os.path.lexists(out / name) and not is_own:
@@ -203,13 +203,11 @@ def _check_out(settings: Settings) -> None:
 
 def _open_to_write(path: Path) -> TextIO:
     """Open a text file and empty it; no link is followed, and no pipe is waited for."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(path, flags, mode=0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ValueError(_NOT_REGULAR.format(path.name, path))
-    os.ftruncate(descriptor, 0)
-    return open(descriptor, "w", newline="", encoding="utf-8")
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, mode=0o666)
+
+    return open(path, "w", newline="", encoding="utf-8", opener=opener)
 
 
 def _listed(
