@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import csv
+import re
 from pathlib import Path
 from typing import Any
 
+# Of a list: in quotes of either kind, or without. The last match of a text is its empty end.
+_ELEMENT = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([^,"']*))\s*(?:,|$)""")
 _NUMBERS = {"int": (int, "a whole number"), "float": (float, "a number")}
 
 
@@ -16,7 +18,7 @@ def read_value(key: str, text: str, kind: str) -> Any:
 
     >>> read_value("side", "64", "int"), read_value("root", "null", "str | None")
     (64, None)
-    >>> read_value("exclude", '[a.png, "b,c.png"]', "Any")
+    >>> read_value("exclude", "[a.png, 'b,c.png']", "Any")
     ['a.png', 'b,c.png']
     """
     kind, _, optional = kind.partition(" | ")
@@ -35,5 +37,5 @@ def read_value(key: str, text: str, kind: str) -> Any:
     in_brackets = text.startswith("[") and text.endswith("]")
     if kind.startswith(("list", "tuple")) or (kind == "Any" and in_brackets):
         line = text[1:-1] if in_brackets else text
-        return [part.strip() for part in next(csv.reader([line], skipinitialspace=True), [])]
+        return ["".join(parts).strip() for parts in _ELEMENT.findall(line)[:-1]]
     return Path(text) if kind == "Path" else text
