@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from harness.config import DatasetConfig
 from harness.data.fetch import fetch
 from harness.data.listing import DataError, patterns_of, write_list
-from harness.data.load import SEED, Survey, dataset_settings, verify
+from harness.data.load import SEED, dataset_settings, verify
 from harness.data.official import ARCHIVES
 from harness.data.readers import expected_root
 from harness.data.synthetic import Plan, write_synthetic
+from harness.system.arguments import read_value
 from harness.system.terminal import say
 
 USAGE = """\
@@ -27,12 +26,10 @@ python -m harness.data verify    dataset=NAME [category=NAME,...] [dataset.root=
 python -m harness.data synthetic dataset=NAME dataset.root=PATH [scale=0.02] [side=64] [seed=0]
 """
 _SETTINGS = {f"dataset.{field.name}": str(field.type) for field in fields(DatasetConfig)}
-_ELEMENT = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([^,"']*))\s*(?:,|$)""")
 _COLUMNS = "{:<14}{:>7}{:>8}{:>11}{:>7}  {:<12}  {}"
 _HEADINGS = ("category", "train", "normal", "anomalous", "masks", "fingerprint", "state")
 
 Values = dict[str, str]
-Number = TypeVar("Number", int, float)
 
 
 def main(arguments: list[str]) -> int:
@@ -43,7 +40,7 @@ def main(arguments: list[str]) -> int:
     command, keys = _COMMANDS[arguments[0]]
     try:
         return command(_values(arguments[1:], keys))
-    except DataError as error:
+    except ValueError as error:
         say(f"error: {error}", error=True)
         return 1
 
@@ -88,12 +85,14 @@ def _fetch(values: Values) -> int:
 def _verify(values: Values) -> int:
     dataset = _dataset(values)
     chosen = values["category"].split(",") if "category" in values else dataset.categories
-    seed = _number(values, "seed", default=SEED)
+    seed = read_value("seed", values.get("seed", str(SEED)), "int")
     say(_COLUMNS.format(*_HEADINGS))
     surveys = []
     for category in chosen:
         surveys.append(verify(dataset, category, seed=seed))
-        say(_row(surveys[-1]))
+        survey = surveys[-1]
+        state = "broken" if survey.broken else "unofficial" if survey.problems else "official"
+        say(_COLUMNS.format(category, *survey.counts, survey.fingerprint[:12], state))
     for survey in surveys:
         for problem in survey.problems:
             say(f"{survey.category}: {'broken' if problem.fatal else 'differs'}: {problem}")
@@ -109,57 +108,27 @@ def _verify(values: Values) -> int:
     return 1 if failed else 0
 
 
-def _row(survey: Survey) -> str:
-    state = "broken" if survey.broken else "unofficial" if survey.problems else "official"
-    return _COLUMNS.format(survey.category, *survey.counts, survey.fingerprint[:12], state)
-
-
 def _synthetic(values: Values) -> int:
     if "dataset.root" not in values:
         raise DataError("dataset.root=PATH is missing")
-    plan = Plan(
-        scale=_number(values, "scale", default=Plan.scale),
-        side=_number(values, "side", default=Plan.side),
-        seed=_number(values, "seed", default=Plan.seed),
-    )
-    root = write_synthetic(Path(values["dataset.root"]), values["dataset"], plan=plan)
+    numbers = {
+        field.name: read_value(field.name, values[field.name], str(field.type))
+        for field in fields(Plan)
+        if field.name in values
+    }
+    root = Path(values["dataset.root"])
+    write_synthetic(root, values["dataset"], plan=Plan(**numbers))
     say(f"written to {root}")
     return 0
 
 
 def _dataset(values: Values) -> DatasetConfig:
     given = {
-        key.removeprefix("dataset."): _setting(values, key) for key in values if key in _SETTINGS
+        key.removeprefix("dataset."): read_value(key, values[key], _SETTINGS[key])
+        for key in values
+        if key in _SETTINGS
     }
     return replace(dataset_settings(values["dataset"]), **given)
-
-
-def _setting(values: Values, key: str) -> Any:
-    """Read a setting of the dataset as `harness.run` does, by its type in `DatasetConfig`."""
-    kind, text = _SETTINGS[key], values[key]
-    if text == "null" and ("None" in kind or kind == "Any"):
-        return None
-    if kind == "bool":
-        if text.lower() not in ("true", "false"):
-            raise DataError(f"{key} must be true or false, got '{text}'")
-        return text.lower() == "true"
-    if kind.startswith(("int", "float")):
-        return _number(values, key, default=0 if kind.startswith("int") else 0.0)
-    if text.startswith("[") and kind in ("Any", "list[str]"):
-        found = _ELEMENT.findall(text[1:].removesuffix("]"))
-        return [one for parts in found if (one := "".join(parts).strip())]
-    if kind == "list[str]":
-        raise DataError(f"{key} must be a list, [A,B], got '{text}'")
-    return text
-
-
-def _number(values: Values, key: str, *, default: Number) -> Number:
-    """Read a number of the default's type."""
-    try:
-        return type(default)(values.get(key, default))
-    except ValueError:
-        kind = "a whole number" if isinstance(default, int) else "a number"
-        raise DataError(f"{key} must be {kind}, got '{values[key]}'") from None
 
 
 _COMMANDS = {

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harness.data.images import USUAL, Decoding, displayed_size, mask_values, opened, read_image
-from harness.data.listing import STRAY, DataError, ImageFile, Listing, Problem, stamp
-from harness.system.files import DamagedError, open_regular, read_json, write_json
+from harness.data.listing import STRAY, DataError, ImageFile, Listing, Problem
+from harness.system.files import DamagedError, read_json, write_json
 from harness.system.terminal import shown
 from harness.system.threads import available
 
@@ -70,56 +70,37 @@ class InspectionCache:
     """
 
     def __init__(self, root: Path, category: str) -> None:
-        self._key = f"inspections of {category}"
-        self._places = _places(root, category)
-        loaded = [_load(place, self._key) for place in self._places]
-        self._entries = [entries for entries in loaded if entries]
-        for place, entries in zip(self._places, loaded, strict=True):
-            if entries is None and not self._entries:
-                log.warning("%s is damaged; the files are read again", shown(str(place)))
+        self._place, self._key = _place(root, category), f"inspections of {category}"
+        self._entries: dict[str, str] = {}
+        try:
+            kept = {} if self._place is None else read_json(self._place, key=self._key)
+        except DamagedError:
+            log.warning("%s is damaged; the files are read again", shown(str(self._place)))
+        except OSError:
+            pass  # it is absent
+        else:
+            self._entries = kept["files"] if kept.get("version") == _VERSION else {}
 
     def find(self, key: str, stamp: str) -> Inspection | None:
         """Return the inspection of a file, or None if the file is new or changed."""
-        for entries in self._entries:
-            entry = entries.get(key, "")
-            if entry.startswith(f"{stamp} "):
-                digest, *numbers = entry.removeprefix(stamp).split()
-                width, height, defect, synthetic, solid, inverted, top = map(int, numbers)
-                kinds = bool(synthetic), solid, bool(inverted), top
-                return Inspection(digest, width, height, defect, *kinds)
-        return None
+        entry = self._entries.get(key, "")
+        if not entry.startswith(f"{stamp} "):
+            return None
+        digest, *numbers = entry.removeprefix(stamp).split()
+        width, height, defect, synthetic, solid, inverted, top = map(int, numbers)
+        return Inspection(
+            digest, width, height, defect, bool(synthetic), solid, bool(inverted), top
+        )
 
     def save(self, found: Mapping[str, tuple[str, Inspection]]) -> None:
-        """Write all inspections to the first place that can be written; else do without."""
+        """Write all inspections if they can be written; else do without."""
         entries = {
             key: " ".join(map(str, (stamp, seen.digest, *map(int, seen[1:]))))
             for key, (stamp, seen) in found.items()
         }
-        for place in self._places:
-            with contextlib.suppress(OSError):
-                write_json(place, {"version": _VERSION, "files": entries}, key=self._key)
-                return
-
-
-def read_stamped(path: Path) -> tuple[str, bytes]:
-    """Read a file with its `stamp`: that of the very file read, whatever its name leads to later.
-
-    A `DataError` of this module has the reason alone: whoever looks at a file names it.
-    """
-    try:
-        with open_regular(path) as stream:
-            # Before the bytes: a file written to meanwhile has another stamp the next time.
-            status = os.fstat(stream.fileno())
-            data = stream.read()
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})") from error
-    except DamagedError as error:
-        raise DataError("is not a regular file") from error
-    except MemoryError as error:
-        raise DataError("is larger than the memory") from error
-    if not data:
-        raise DataError("is empty (0 bytes)")
-    return stamp(status), data
+        with contextlib.suppress(OSError):
+            if self._place is not None:
+                write_json(self._place, {"version": _VERSION, "files": entries}, key=self._key)
 
 
 def inspect_image(data: bytes, decoding: Decoding = USUAL) -> Inspection:
@@ -170,50 +151,34 @@ def _areas(values: NDArray[np.uint8 | np.uint16]) -> tuple[int, int]:
 def fingerprint(seen: Mapping[str, Inspection]) -> str:
     """Digest a category's images, masks and label files, by names relative to the root."""
     whole = hashlib.sha256()
-    lines = (f"{_line(name)}\n{inspection.digest}\n" for name, inspection in seen.items())
+    lines = []
+    for name, inspection in seen.items():
+        name = unicodedata.normalize("NFC", name)
+        if "\n" in name:  # escaped after a blank line, so that no other name is written alike
+            name = "\n" + name.replace("\\", "\\\\").replace("\n", "\\n")
+        lines.append(f"{name}\n{inspection.digest}\n")
     for line in sorted(lines):
         whole.update(line.encode())
     return whole.hexdigest()
 
 
-def _line(name: str) -> str:
-    """Write a name so that no other is written alike: it is one line, or escaped after a blank."""
-    name = unicodedata.normalize("NFC", name)
-    if "\n" not in name:
-        return name
-    return "\n" + name.replace("\\", "\\\\").replace("\n", "\\n")
-
-
-def _places(root: Path, category: str) -> list[Path]:
+def _place(root: Path, category: str) -> Path | None:
+    """Return the file beside the data or, where nothing may be written, in the user's cache."""
     root = root.resolve()
-    places = []
-    with contextlib.suppress(RuntimeError):  # a user without a home directory
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        key = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
-        places = [cache / "dfkde" / "digests" / key / f"{category}.json"]
     beside = root / ".dfkde"
+    packages = (Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib"))
+    installed = any(root.is_relative_to(folder) for folder in packages)
+    marked = root.stat().st_mode & 0o222 == 0  # as read-only, although root could write to it
+    writable = os.access(beside if beside.exists() else root, os.W_OK)
     # A link could lead to a folder of somebody's that has a file of that name.
-    if beside.is_symlink() or _is_read_only(root):
-        return places
-    return [beside / f"{category}.json", *places]
-
-
-def _is_read_only(root: Path) -> bool:
-    """Tell an installed package and a folder marked read-only (which root could write to)."""
-    places = (sysconfig.get_path(name) for name in ("purelib", "platlib"))
-    installed = any(root.is_relative_to(Path(place).resolve()) for place in places)
-    return installed or root.stat().st_mode & 0o222 == 0
-
-
-def _load(place: Path, key: str) -> dict[str, str] | None:
-    """Return a file's entries: none if it is absent or of another version; None if damaged."""
+    if writable and not (installed or marked or beside.is_symlink()):
+        return beside / f"{category}.json"
     try:
-        kept = read_json(place, key=key)
-    except DamagedError:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without a home directory
         return None
-    except OSError:
-        return {}
-    return kept["files"] if kept.get("version") == _VERSION else {}
+    folder = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
+    return cache / "dfkde" / "digests" / folder / f"{category}.json"
 
 
 def problems_of(
@@ -228,14 +193,19 @@ def problems_of(
     if not anomalous:  # a model can be fitted; in a layout with a test set, something is missing
         yield Problem(category, "has no anomalous test images", fatal=listing.has_split)
     yield from _names_alike(seen)
-    for image, other, of_train in _copies(listing, {name: seen[name].digest for name in seen}):
-        rule = f"is a test image identical to the training image {shown(other)}"
-        if not of_train:
-            rule = f"is an anomalous image identical to the normal image {shown(other)}"
-        yield Problem(image.name, rule)
+    digests = {name: inspection.digest for name, inspection in seen.items()}
+    for image, other, kinds in _copies(listing, digests):
+        rule = "is {} image identical to the {} image ".format(*kinds)
+        yield Problem(image.name, rule + shown(other))
     for image in listing.test:
         if image.mask is not None and {image.mask, image.name} <= seen.keys():
-            yield from _mask_problems(seen[image.name], image.mask, seen[image.mask])
+            size, mask_size = (
+                f"{seen[name].width}x{seen[name].height}" for name in (image.name, image.mask)
+            )
+            if size != mask_size:
+                yield Problem(image.mask, f"is {mask_size}, its image {size}")
+            if seen[image.mask].defect_pixels == 0:
+                yield Problem(image.mask, "is an empty mask: no pixel is above 0")
     for name, inspection in seen.items():
         if inspection.brightest >> bits > 0:
             rule = f"has the value {inspection.brightest}, more than dataset.bits={bits} hold"
@@ -259,12 +229,10 @@ def pixel_problems(
         results = list(pool.map(digest, names))
     yield from (result for result in results if isinstance(result, Problem))
     digests = {n: r for n, r in zip(names, results, strict=True) if isinstance(r, str)}
-    for image, other, of_train in _copies(listing, digests):
+    for image, other, kinds in _copies(listing, digests):
         if seen[image.name].digest != seen[other].digest:
-            rule = f"has the same pixels as the training image {shown(other)}"
-            if not of_train:
-                rule = f"is an anomalous image with the pixels of the normal image {shown(other)}"
-            yield Problem(image.name, rule)
+            rule = "is {} image with the pixels of the {} image ".format(*kinds)
+            yield Problem(image.name, rule + shown(other))
 
 
 def notes_of(
@@ -345,22 +313,16 @@ def _names_alike(names: Iterable[str]) -> Iterator[Problem]:
             yield Problem(name, rule)
 
 
-def _copies(listing: Listing, digests: Mapping[str, str]) -> Iterator[tuple[ImageFile, str, bool]]:
-    """Yield (test image, other image, whether that one trains) for what must not be equal."""
+def _copies(
+    listing: Listing, digests: Mapping[str, str]
+) -> Iterator[tuple[ImageFile, str, tuple[str, str]]]:
+    """Yield (test image, other image, kinds of both) for what must not be equal."""
     train = {digests[i.name]: i.name for i in listing.train if i.name in digests}
     test = [image for image in listing.test if image.name in digests]
     normal = {digests[image.name]: image.name for image in test if not image.anomalous}
     for image in test:
         digest = digests[image.name]
         if digest in train:
-            yield image, train[digest], True
+            yield image, train[digest], ("a test", "training")
         if image.anomalous and digest in normal:
-            yield image, normal[digest], False
-
-
-def _mask_problems(image: Inspection, name: str, mask: Inspection) -> Iterator[Problem]:
-    if (image.width, image.height) != (mask.width, mask.height):
-        sizes = f"is {mask.width}x{mask.height}, its image {image.width}x{image.height}"
-        yield Problem(name, sizes)
-    if mask.defect_pixels == 0:
-        yield Problem(name, "is an empty mask: no pixel is above 0")
+            yield image, normal[digest], ("an anomalous", "normal")

@@ -78,7 +78,8 @@ class Listing:
 
     `train` and `test` are sorted by name. `documents` are the text files that determine labels or
     the split: by name the SHA-256 of the very bytes that were parsed. `skipped` counts what the
-    layout's protocol leaves out, in words.
+    layout's protocol leaves out, in words. `dataset.exclude` leaves out `n_left_out` images, and
+    no file at all of what is `complete`; `notes` tell of it.
     """
 
     train: tuple[ImageFile, ...]
@@ -88,6 +89,9 @@ class Listing:
     documents: Mapping[str, str] = field(default_factory=dict)
     has_split: bool = True
     skipped: Mapping[str, int] = field(default_factory=dict)
+    complete: bool = True
+    n_left_out: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def is_image(name: str) -> bool:
@@ -126,15 +130,33 @@ def walk(
         raise AbsentError(f"'{root}' has no folder {missing}; it holds {_holdings(root)}")
     files: dict[str, str] = {}
     problems: list[Problem] = []
-    for name, entry in _entries(root / folder, folder, depth=1):
-        if _readable(name) in without:
-            continue
-        found = _stamp_or_problem(name, entry)
-        if isinstance(found, Problem):
-            problems.append(found)
-        else:
-            files[name] = found
+    top = root / folder
+    for place, folders, names in os.walk(top, onerror=_refuse, followlinks=True):
+        if len(Path(place).relative_to(top).parts) >= _DEEPEST:
+            levels = f"{_DEEPEST} levels (a link to a parent?)"
+            raise DataError(f"{shown(place)}: folders nest deeper than {levels}")
+        folders[:] = [name for name in folders if not is_junk(name)]
+        prefix = "".join(f"{part}/" for part in Path(place).relative_to(root).parts)
+        for name in (f"{prefix}{name}" for name in names if not is_junk(name)):
+            text = name.encode(errors="backslashreplace").decode()
+            if text in without:
+                continue
+            try:
+                status = os.stat(root / name)
+            except OSError as error:
+                problems.append(Problem(text, f"cannot be read ({error.strerror})"))
+                continue
+            if text != name:
+                problems.append(Problem(text, "its name is not valid UTF-8"))
+            elif not stat.S_ISREG(status.st_mode):
+                problems.append(Problem(name, "is not a regular file"))
+            else:
+                files[name] = stamp(status)
     return dict(sorted(files.items())), problems
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{shown(error.filename)}: cannot be listed ({error.strerror})") from error
 
 
 def stray(name: str) -> Problem:
@@ -150,21 +172,24 @@ def no_masks(category: str) -> Problem:
 
 
 def pair_masks(
-    images: Iterable[ImageFile], masks: Iterable[tuple[str, str]], *, category: str
+    images: Sequence[ImageFile], masks: Iterable[tuple[str, str]], *, ending: str, category: str
 ) -> tuple[list[ImageFile], list[Problem]]:
     """Give each anomalous image its mask; `masks` holds (`defect_type/stem`, name) of each.
 
-    Names are compared in Unicode's composed form (NFC).
+    A mask has the name of its image, or that and the ending. Names are compared in Unicode's
+    composed form (NFC).
     """
-    images = list(images)
+    wanted = {mask_key(image) for image in images if image.anomalous}
     by_key: dict[str, str] = {}
     problems = []
-    for key, name in ((normalize("NFC", key), name) for key, name in masks):
+    for key, name in masks:
+        key = normalize("NFC", key)
+        key = key if key in wanted else key.removesuffix(normalize("NFC", ending))
         if by_key.setdefault(key, name) != name:
             rule = f"is a second mask of one image, after {shown(by_key[key])}"
             problems.append(Problem(name, rule))
     if not by_key:
-        return images, [no_masks(category)]
+        return [*images], [no_masks(category)]
     paired = [i._replace(mask=by_key.get(mask_key(i))) if i.anomalous else i for i in images]
     bare = [image for image in paired if image.anomalous and image.mask is None]
     problems += [Problem(image.name, NO_MASK) for image in bare]
@@ -202,35 +227,32 @@ def patterns_of(dataset: DatasetConfig) -> list[str]:
     raise DataError(f"{rule}, got {given!r}")
 
 
-def matching(names: Collection[str], patterns: Iterable[str]) -> tuple[set[str], list[str]]:
-    """Return the names that patterns match, and the patterns that match none.
+def excluded(listing: Listing, patterns: Iterable[str]) -> tuple[frozenset[str], list[str]]:
+    """Return the files of a category that patterns leave out, and the patterns that match none.
 
     `*` matches slashes too, and a pattern that matches a folder leaves out all that is in it. Names
-    are compared in Unicode's composed form (NFC).
+    are compared in Unicode's composed form (NFC). An image goes with its mask, and a mask with the
+    last of its images.
     """
+    images = (*listing.train, *listing.test)
+    names = {name for image in images for name in (image.name, image.mask) if name}
     below: dict[str, set[str]] = defaultdict(set)  # by a name, or a folder that it is in
-    for name in names:
+    for name in names | {problem.file for problem in listing.problems}:
         path = PurePosixPath(normalize("NFC", name))
         for part in (path, *path.parents):
             below[str(part)].add(name)
-    matched: set[str] = set()
+    out: set[str] = set()
     idle = []
     for pattern in patterns:
         form = normalize("NFC", pattern).rstrip("/")
         found = set(below.get(form, ()))
         if glob.has_magic(form):
             found.update(*(below[part] for part in below if fnmatchcase(part, form)))
-        matched |= found
+        out |= found
         idle += [] if found else [pattern]
-    return matched, idle
-
-
-def with_partners(matched: Collection[str], images: Iterable[ImageFile]) -> frozenset[str]:
-    """Add the images whose mask is left out, and the masks of which no image stays."""
-    images = list(images)
-    out = {i.name for i in images if i.name in matched or i.mask in matched}
+    out |= {image.name for image in images if image.mask in out}
     used = {image.mask for image in images if image.name not in out}
-    return frozenset({*matched, *out, *(i.mask for i in images if i.mask and i.mask not in used)})
+    return frozenset(out | {i.mask for i in images if i.mask and i.mask not in used}), idle
 
 
 def write_list(path: Path, *, kept: Sequence[str], broken: Mapping[str, Sequence[Problem]]) -> int:
@@ -260,42 +282,6 @@ def _holdings(root: Path) -> str:
     names = sorted(entry.name for entry in os.scandir(root) if not entry.name.startswith("."))
     first = ", ".join(f"'{shown(name)}'" for name in names[:_SHOWN]) or "nothing"
     return f"{first}, ..." if len(names) > _SHOWN else first
-
-
-def _entries(path: Path, name: str, *, depth: int) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    if depth > _DEEPEST:
-        raise DataError(
-            f"{shown(str(path))}: folders nest deeper than {_DEEPEST} levels (a link to a parent?)"
-        )
-    try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if is_junk(entry.name):
-                    continue
-                below = f"{name}/{entry.name}" if name else entry.name
-                if entry.is_dir():
-                    yield from _entries(path / entry.name, below, depth=depth + 1)
-                else:
-                    yield below, entry
-    except OSError as error:
-        raise DataError(f"{shown(str(path))}: cannot be listed ({error.strerror})") from error
-
-
-def _readable(name: str) -> str:
-    return name.encode(errors="backslashreplace").decode()
-
-
-def _stamp_or_problem(name: str, entry: os.DirEntry[str]) -> str | Problem:
-    try:
-        name.encode()
-        status = entry.stat()
-    except UnicodeEncodeError:
-        return Problem(_readable(name), "its name is not valid UTF-8")
-    except OSError as error:
-        return Problem(name, f"cannot be read ({error.strerror})")
-    if not stat.S_ISREG(status.st_mode):
-        return Problem(name, "is not a regular file")
-    return stamp(status)
 
 
 def _lines(broken: Mapping[str, Sequence[Problem]]) -> Iterator[str]:

@@ -8,13 +8,13 @@ import shlex
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import yaml
 
 from harness.config import DatasetConfig, conf_dir
-from harness.data.images import MOST_PIXELS, USUAL, Decoding
+from harness.data.images import MOST_PIXELS, USUAL, Decoding, read_stamped
 from harness.data.inspection import (
     Inspection,
     InspectionCache,
@@ -24,17 +24,15 @@ from harness.data.inspection import (
     notes_of,
     pixel_problems,
     problems_of,
-    read_stamped,
 )
 from harness.data.listing import (
     DataError,
     ImageFile,
     Listing,
     Problem,
+    excluded,
     is_of_file,
-    matching,
     patterns_of,
-    with_partners,
 )
 from harness.data.official import PUBLISHED, changed_files, differences
 from harness.data.readers import READERS, dataset_root
@@ -74,7 +72,6 @@ class Survey:
     problems: tuple[Problem, ...]
     decoding: Decoding = USUAL
     official: bool = False
-    n_left_out: int = 0
     n_duplicates: int = 0
     notes: tuple[str, ...] = ()
 
@@ -102,7 +99,13 @@ def dataset_settings(name: str, *, root: str | None = None) -> DatasetConfig:
 
     `root` is where the dataset lies, if not in its usual place.
     """
-    path = _settings_file(name)
+    folder, path = conf_dir() / "dataset", Path(name)
+    if not (name.endswith(".yaml") and path.is_file()):
+        known = sorted(path.stem for path in folder.glob("*.yaml"))
+        if name not in known:
+            choices = f"{', '.join(known)}, or the path of a .yaml file"
+            raise DataError(f"dataset must be one of {choices}, got '{name}'{alike(name, known)}")
+        path = folder / f"{name}.yaml"
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     keys = [field.name for field in fields(DatasetConfig)]
     if unknown := [key for key in settings if key not in keys]:
@@ -118,27 +121,14 @@ def decoding_of(dataset: DatasetConfig) -> Decoding:
     return Decoding(dataset.max_pixels or MOST_PIXELS, dataset.bits)
 
 
-class Kept(NamedTuple):
-    """What stays of a category, and what is left out of it on purpose."""
-
-    listing: Listing
-    left_out: frozenset[str]
-    n_images: int  # of these files
-    notes: tuple[str, ...]
-
-
-def list_category(root: Path, category: str, dataset: DatasetConfig) -> Kept:
+def list_category(root: Path, category: str, dataset: DatasetConfig) -> Listing:
     """List a category without the files of `dataset.exclude`."""
-    read, patterns = READERS[dataset.reader], patterns_of(dataset)
-    listing = read(root, category, dataset, frozenset())
+    read, patterns = partial(READERS[dataset.reader], root, category, dataset), patterns_of(dataset)
+    listing = read(frozenset())
     if not patterns:
-        return Kept(listing, frozenset(), 0, ())
-    images = (*listing.train, *listing.test)
-    named = {name for image in images for name in (image.name, image.mask) if name}
-    named |= {problem.file for problem in listing.problems}
-    matched, idle = matching(named, patterns)
-    left_out = with_partners(matched, images)
-    n_images = sum(image.name in left_out for image in images)
+        return listing
+    left_out, idle = excluded(listing, patterns)
+    n_images = sum(image.name in left_out for image in (*listing.train, *listing.test))
     notes = []
     if left_out:
         files = f"{len(left_out)} files in all"
@@ -147,7 +137,7 @@ def list_category(root: Path, category: str, dataset: DatasetConfig) -> Kept:
     if idle := [pattern for pattern in idle if pattern.partition("/")[0] not in others]:
         listed = ", ".join(map(shown, idle[:_SHOWN])) + (", ..." if len(idle) > _SHOWN else "")
         notes.append(f"patterns of dataset.exclude that match nothing: {len(idle)} ({listed})")
-    return Kept(read(root, category, dataset, left_out), left_out, n_images, tuple(notes))
+    return replace(read(left_out), complete=not left_out, n_left_out=n_images, notes=tuple(notes))
 
 
 def load_split(
@@ -197,7 +187,7 @@ def load_split(
         test,
         found.fingerprint,
         official=found.official,
-        n_left_out=found.n_left_out,
+        n_left_out=found.listing.n_left_out,
         n_duplicates=found.n_duplicates,
         notes=notes,
     )
@@ -225,7 +215,7 @@ def list_images(dataset: DatasetConfig, category: str, *, seed: int) -> tuple[Pa
     """Return the root of a dataset and what one category of it holds; no image is opened."""
     check_dataset(dataset, category)
     root = dataset_root(dataset)
-    listing = list_category(root, category, dataset).listing
+    listing = list_category(root, category, dataset)
     if not listing.has_split:
         cache, keys = InspectionCache(root, category), _keys(listing)
         found = {name: cache.find(key, listing.files[name]) for name, key in keys.items()}
@@ -246,10 +236,9 @@ def survey(dataset: DatasetConfig, category: str, *, seed: int) -> Survey:
     """List and inspect one category, and collect every problem that its files have."""
     check_dataset(dataset, category)
     root = dataset_root(dataset)
-    kept = list_category(root, category, dataset)
-    listing, decoding = kept.listing, decoding_of(dataset)
+    listing, decoding = list_category(root, category, dataset), decoding_of(dataset)
     seen, broken = _inspect_all(root, listing, category=category, decoding=decoding)
-    notes, n_duplicates = [*kept.notes], 0
+    notes, n_duplicates = [*listing.notes], 0
     if not listing.has_split:
         images = [image for image in listing.test if image.name in seen]
         digests = {image.name: seen[image.name].digest for image in images}
@@ -276,22 +265,10 @@ def survey(dataset: DatasetConfig, category: str, *, seed: int) -> Survey:
         seen,
         tuple(problems),
         decoding=decoding,
-        official=dataset.official and not kept.left_out,
-        n_left_out=kept.n_images,
+        official=dataset.official and listing.complete,
         n_duplicates=n_duplicates,
         notes=(*notes, *notes_of(listing, seen, decoding=decoding)),
     )
-
-
-def _settings_file(name: str) -> Path:
-    if name.endswith(".yaml") and Path(name).is_file():
-        return Path(name)
-    folder = conf_dir() / "dataset"
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
-    if name not in known:
-        choices = f"{', '.join(known)}, or the path of a .yaml file"
-        raise DataError(f"dataset must be one of {choices}, got '{name}'{alike(name, known)}")
-    return folder / f"{name}.yaml"
 
 
 def check_dataset(dataset: DatasetConfig, category: str) -> None:

@@ -166,14 +166,15 @@ def write_manifest(root: Path, digests: Mapping[str, str]) -> None:
         if below:
             folders[folder][name] = digest
     for folder, files in folders.items():
-        write_json(_manifest(root, folder), files, key=_manifest_key(folder))
+        path, key = _manifest(root, folder)
+        write_json(path, files, key=key)
 
 
 def changed_files(root: Path, category: str, *, seen: Mapping[str, Inspection]) -> list[Problem]:
     """Name the files that are not as they came out of the archive; these are not fatal."""
-    path = _manifest(root, category)
+    path, key = _manifest(root, category)
     try:
-        digests = read_json(path, key=_manifest_key(category))
+        digests = read_json(path, key=key)
     except (FileNotFoundError, NotADirectoryError):
         return []
     except DamagedError as error:
@@ -189,12 +190,10 @@ def changed_files(root: Path, category: str, *, seen: Mapping[str, Inspection]) 
     ]
 
 
-def _manifest(root: Path, folder: str) -> Path:
-    return root / ".dfkde" / "archive" / f"{folder}.json"
-
-
-def _manifest_key(folder: str) -> str:
-    return f"files of the archive in {folder}"
+def _manifest(root: Path, folder: str) -> tuple[Path, str]:
+    """Return the file that has the digests of a folder, and the key of its checksum."""
+    file = root / ".dfkde" / "archive" / f"{folder}.json"
+    return file, f"files of the archive in {folder}"
 
 
 def _count_differences(published: PublishedCategory, listing: Listing) -> Iterator[str]:

@@ -9,11 +9,10 @@ import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import NamedTuple
-from unicodedata import normalize
 
 from harness.config import DatasetConfig
 from harness.data.listing import (
@@ -25,7 +24,6 @@ from harness.data.listing import (
     Listing,
     Problem,
     is_image,
-    mask_key,
     no_masks,
     pair_masks,
     shown,
@@ -49,7 +47,7 @@ LABELS = "labels.csv"
 _ANNOTATIONS = "image_anno.csv"
 _ANNOTATION = ("image", "label", "mask")
 _NO_DEFECT = "normal"
-_TEXTS = frozenset({"license.txt", "readme.txt"})
+_TEXTS = frozenset({"license.txt", "readme.txt", "defects_config.json"})
 
 
 class Row(NamedTuple):
@@ -70,9 +68,10 @@ def dataset_root(dataset: DatasetConfig) -> Path:
     root = expected_root(dataset)
     if root.is_dir():
         return root
-    packaged = _packaged_root() if dataset.root is None and dataset.reader == "elpv" else None
-    if packaged is not None and packaged.is_dir():
-        return packaged
+    if dataset.root is None and dataset.reader == "elpv":
+        package = importlib.util.find_spec("elpv_dataset")
+        if package is not None and package.origin is not None:
+            return Path(package.origin).parent / "data"
     raise AbsentError(
         f"{dataset.title} is not at '{root}': set dataset.root=PATH, or put it in "
         f"${ROOT_VARIABLE}/{dataset.name} or data/{dataset.name}; {_how_to_fetch(dataset)}"
@@ -93,13 +92,6 @@ def _expanded(path: str, *, setting: str) -> Path:
         raise DataError(f"{setting}='{path}' is in a home directory that is not known") from error
 
 
-def _packaged_root() -> Path | None:
-    spec = importlib.util.find_spec("elpv_dataset")
-    if spec is None or spec.origin is None:
-        return None
-    return Path(spec.origin).parent / "data"
-
-
 def _how_to_fetch(dataset: DatasetConfig) -> str:
     if dataset.reader == "elpv":
         return "`pip install elpv-dataset` fetches it"
@@ -118,18 +110,23 @@ def _read_tree(
     *,
     normal: str = NORMAL,
     mask_ending: str | None = None,
+    unused: Mapping[str, str] = MappingProxyType({}),
 ) -> Listing:
     """List a category with folders `train`, `test` and `ground_truth`, as MVTec AD and BTAD have.
 
     Their masks have one ending. Without one it is own images, which may be right in the root, and
-    their masks are named as in the layout `folder`.
+    their masks are named as in the layout `folder`. What is in the folders `unused` is counted by
+    what it is.
     """
     own = mask_ending is None and not (root / category).is_dir() and (root / "train").is_dir()
     folder, ending = "" if own else category, mask_ending or ""
     files, problems = walk(root, folder, without)
     train, test, masks = [], [], []
+    skipped = Counter[str]()
     for name in files:
         match name.removeprefix(f"{folder}/").split("/"):
+            case [part, _, *_] if part in unused:
+                skipped[unused[part]] += 1
             case ["train", kind, _] if kind == normal and is_image(name):
                 train.append(ImageFile(name, NORMAL, anomalous=False))
             case ["test", kind, _] if is_image(name):
@@ -143,22 +140,10 @@ def _read_tree(
                 pass
             case _:
                 problems.append(stray(name))
-    keyed = _keyed(masks, test, ending=ending if mask_ending is not None else dataset.mask_ending)
-    paired, unpaired = pair_masks(test, keyed, category=category)
-    return Listing(tuple(train), tuple(paired), (*problems, *unpaired), files)
-
-
-def _read_loco(
-    root: Path, category: str, dataset: DatasetConfig, without: frozenset[str]
-) -> Listing:
-    """List a category of MVTec LOCO AD at image level, without its masks, several of an image."""
-    listing = _read_tree(root, category, dataset, without, mask_ending="")
-    kinds = {"validation": "validation images", "ground_truth": "ground truth masks"}
-    parts = [problem.file.split("/")[1:2] for problem in listing.problems]
-    skipped = Counter(kinds[part] for [part] in filter(None, parts) if part in kinds)
-    unused = [[part] for part in (*kinds, "defects_config.json")]
-    problems = [p for p, part in zip(listing.problems, parts, strict=True) if part not in unused]
-    return replace(listing, problems=tuple(problems), skipped=skipped)
+    ending = dataset.mask_ending if mask_ending is None else mask_ending
+    paired, unpaired = pair_masks(test, masks, ending=ending, category=category)
+    found = (*problems, *unpaired)
+    return Listing(tuple(train), tuple(paired), found, files, skipped=skipped)
 
 
 def _read_elpv(
@@ -226,18 +211,8 @@ def _read_folder(
             images.append(ImageFile(name, NORMAL, anomalous=False))
         else:
             images.append(ImageFile(name, _defect_type(below), anomalous=True))
-    keyed = _keyed(masks, images, ending=dataset.mask_ending)
-    paired, unpaired = pair_masks(images, keyed, category=category)
+    paired, unpaired = pair_masks(images, masks, ending=dataset.mask_ending, category=category)
     return Listing((), tuple(paired), (*problems, *unpaired), files, has_split=False)
-
-
-def _keyed(
-    masks: Iterable[tuple[str, str]], images: Iterable[ImageFile], *, ending: str
-) -> list[tuple[str, str]]:
-    """Key masks by their images: that of the exact name, else that of the name without ending."""
-    keys = {mask_key(image) for image in images if image.anomalous}
-    composed = [(normalize("NFC", key), name) for key, name in masks]
-    return [(k if k in keys else k.removesuffix(normalize("NFC", ending)), n) for k, n in composed]
 
 
 def _folder(root: Path, category: str, *, normal_dir: str) -> str:
@@ -286,13 +261,10 @@ def split_rows(root: Path) -> tuple[list[Row], str]:
     lines, digest = _read_csv(path, HEADER, title="split file")
     rows = [Row(*line) for line in lines]
     for number, row in enumerate(rows, start=2):
-        if row.split not in ("train", "test"):
-            raise DataError(
-                f"{path}, line {number}: split must be train or test, got {row.split!r}"
-            )
-        if row.label not in (_NO_DEFECT, "anomaly"):
-            rule = f"label must be {_NO_DEFECT} or anomaly, got {row.label!r}"
-            raise DataError(f"{path}, line {number}: {rule}")
+        for name, choices in (("split", ("train", "test")), ("label", (_NO_DEFECT, "anomaly"))):
+            if (value := getattr(row, name)) not in choices:
+                rule = f"{name} must be {' or '.join(choices)}, got {value!r}"
+                raise DataError(f"{path}, line {number}: {rule}")
     return rows, digest
 
 
@@ -303,24 +275,20 @@ def _defect_types(path: Path) -> dict[str, str]:
     """
     if not path.is_file():
         return {}
+    types: dict[str, str] = {}
     try:
-        return _annotated_types(path)
+        lines, _ = _read_csv(path, _ANNOTATION, title="file of annotations")
+        for number, (image, label, _) in enumerate(lines, start=2):
+            kinds = {kind.strip() for kind in label.split(",")}
+            if "" in kinds or kinds > {_NO_DEFECT}:
+                rule = f"label must be {_NO_DEFECT} or defect types separated by commas"
+                raise DataError(f"{path}, line {number}: {rule}, got {label!r}")
+            if image in types:
+                raise DataError(f"{path}, line {number}: {shown(image)} occurs twice")
+            types[image] = "+".join(sorted(kinds))
     except DataError as error:
         warn_once(f"{error}; images keep the defect type 'anomaly'", about=str(path))
         return {}
-
-
-def _annotated_types(path: Path) -> dict[str, str]:
-    lines, _ = _read_csv(path, _ANNOTATION, title="file of annotations")
-    types: dict[str, str] = {}
-    for number, (image, label, _) in enumerate(lines, start=2):
-        kinds = {kind.strip() for kind in label.split(",")}
-        if "" in kinds or kinds > {_NO_DEFECT}:
-            rule = f"label must be {_NO_DEFECT} or defect types separated by commas, got {label!r}"
-            raise DataError(f"{path}, line {number}: {rule}")
-        if image in types:
-            raise DataError(f"{path}, line {number}: {shown(image)} occurs twice")
-        types[image] = "+".join(sorted(kinds))
     return {image: kind for image, kind in types.items() if kind != _NO_DEFECT}
 
 
@@ -345,14 +313,11 @@ def _read_csv(path: Path, header: tuple[str, ...], *, title: str) -> tuple[list[
 
 
 def _images(rows: Iterable[Row], types: Mapping[str, str]) -> tuple[ImageFile, ...]:
-    images = [
-        ImageFile(row.image, NORMAL, anomalous=False, mask=row.mask or None)
-        if row.label == _NO_DEFECT
-        else ImageFile(
-            row.image, types.get(row.image, row.label), anomalous=True, mask=row.mask or None
-        )
-        for row in rows
-    ]
+    images = []
+    for row in rows:
+        anomalous = row.label != _NO_DEFECT
+        kind = types.get(row.image, row.label) if anomalous else NORMAL
+        images.append(ImageFile(row.image, kind, anomalous, row.mask or None))
     # By name alone: of two rows of one image, one may have no mask.
     return tuple(sorted(images, key=lambda image: image.name))
 
@@ -411,7 +376,13 @@ READERS: dict[str, Callable[[Path, str, DatasetConfig, frozenset[str]], Listing]
     "btad": partial(_read_tree, normal="ok", mask_ending=""),
     "visa": _read_visa,
     "elpv": _read_elpv,
-    "loco": _read_loco,
+    "loco": partial(
+        _read_tree,
+        normal="good",
+        mask_ending="",
+        # Its masks are several of an image.
+        unused={"validation": "validation images", "ground_truth": "ground truth masks"},
+    ),
     "tree": _read_tree,
     "folder": _read_folder,
 }

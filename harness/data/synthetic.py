@@ -167,7 +167,9 @@ def _write_category(root: Path, category: str, *, pictures: list[_Picture], plan
         if picture.mask is not None:
             defect = _ellipse(stream, plan.side, elongation=_ELONGATION[picture.defect_type])
             pixels[defect] = 255 - pixels[defect]
-            _save_mask(root / picture.mask, defect)
+            # VisA numbers its defects from 1; the others write white.
+            white = 1 if "/Masks/" in picture.mask else 255
+            _save(root / picture.mask, defect.astype(np.uint8) * np.uint8(white))
         grey = category in _SINGLE_CHANNEL
         _save(root / picture.name, pixels if grey else (pixels[..., None] * colour).astype("u1"))
 
@@ -192,12 +194,6 @@ def _ellipse(stream: np.random.Generator, side: int, *, elongation: float) -> ND
     along = (x * np.cos(angle) + y * np.sin(angle)) / (radius * np.sqrt(elongation))
     across = (y * np.cos(angle) - x * np.sin(angle)) * np.sqrt(elongation) / radius
     return np.less_equal(along**2 + across**2, 1)
-
-
-def _save_mask(path: Path, defect: NDArray[np.bool_]) -> None:
-    # VisA numbers its defects from 1; the others write white.
-    value = 1 if "Masks" in path.parts else 255
-    _save(path, defect.astype(np.uint8) * np.uint8(value))
 
 
 def _save(path: Path, pixels: NDArray[np.uint8]) -> None:

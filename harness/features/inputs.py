@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.data.images import MOST_PIXELS, USUAL, Decoding, excess, image_of, read_file
+from harness.data.images import MOST_PIXELS, USUAL, Decoding, image_of, read_file
 from harness.features.settings import region
 
 RESIZES = ("pil", "float_antialias")
@@ -77,7 +77,7 @@ def decode(
 
 def is_plain_png(data: bytes) -> bool:
     """Tell whether a file is a sound PNG of 8 bits, grey or RGB, that means its pixels alone."""
-    if data[:8] != _SIGNATURE or len(data) > _MOST_BYTES or excess(data):
+    if data[:8] != _SIGNATURE or len(data) > _MOST_BYTES:
         return False
     chunks = _sound_chunks(data)
     if not _PLAIN.fullmatch(b"".join(kind for kind, _ in chunks)):

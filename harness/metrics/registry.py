@@ -1,4 +1,4 @@
-"""Every metric of the tables: its name, level, direction and display name.
+"""Every metric of the tables: its name, level and display name.
 
 Imports nothing, so that whatever prints a table may import it.
 """
@@ -17,8 +17,6 @@ class Metric(NamedTuple):
         Its key in `Record.metrics`; also the name of its function in `harness.metrics`.
     level : {"image", "pixel"}
         Whether one score per image or one per pixel is ranked.
-    direction : {"higher", "lower"}
-        Which values are better.
     display : str
         Its name in tables.
     oracle : bool
@@ -27,7 +25,6 @@ class Metric(NamedTuple):
 
     name: str
     level: Literal["image", "pixel"]
-    direction: Literal["higher", "lower"]
     display: str
     oracle: bool = False
 
@@ -35,14 +32,14 @@ class Metric(NamedTuple):
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("image_auroc", "image", "higher", "Image AUROC"),
-        Metric("image_f1_max", "image", "higher", "Image F1", oracle=True),
-        Metric("pixel_auroc", "pixel", "higher", "Pixel AUROC"),
-        Metric("aupro", "pixel", "higher", "Pixel AUPRO"),
-        Metric("image_average_precision", "image", "higher", "Image AP"),
-        Metric("image_f1_at", "image", "higher", "Image F1 at training threshold"),
-        Metric("pixel_average_precision", "pixel", "higher", "Pixel AP"),
-        Metric("pixel_f1_max", "pixel", "higher", "Pixel F1", oracle=True),
+        Metric("image_auroc", "image", "Image AUROC"),
+        Metric("image_f1_max", "image", "Image F1", oracle=True),
+        Metric("pixel_auroc", "pixel", "Pixel AUROC"),
+        Metric("aupro", "pixel", "Pixel AUPRO"),
+        Metric("image_average_precision", "image", "Image AP"),
+        Metric("image_f1_at", "image", "Image F1 at training threshold"),
+        Metric("pixel_average_precision", "pixel", "Pixel AP"),
+        Metric("pixel_f1_max", "pixel", "Pixel F1", oracle=True),
     )
 }
 """All metrics by name, in the order of the tables."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from harness.predict.command import CSV, JSON_LINES, Settings, run
+from harness.system.arguments import read_value
 from harness.system.signals import interruptible
 from harness.system.terminal import LineFormatter, one_line, say
 from harness.tracking.store import StoreError
@@ -31,7 +31,7 @@ python -m harness.predict model=RUN_ID images=FOLDER [KEY=VALUE ...]
   tracking.uri=URI        where the run is; else MLFLOW_TRACKING_URI, else runs/mlflow.db
   trusted=MODULE:NAME,... your own models and backbones, which are imported
 """
-_NAMES = {field.name.replace("_", "."): field.name for field in fields(Settings)}
+_FIELDS = {field.name.replace("_", "."): field for field in fields(Settings)}
 
 
 def main(arguments: list[str]) -> int:
@@ -48,69 +48,38 @@ def main(arguments: list[str]) -> int:
             handler.setFormatter(LineFormatter("%(message)s"))
             logging.basicConfig(handlers=[handler])
             task = bar.add_task("scoring", total=None)
-            tally = run(settings, watch=lambda n, total: bar.update(task, completed=n, total=total))
+            threshold, verdicts = run(
+                settings, watch=lambda n, total: bar.update(task, completed=n, total=total)
+            )
     except (ValueError, OSError, StoreError) as error:
         message = one_line(error) if isinstance(error, OSError) else str(error)
         say(f"error: {message}", error=True)
         return 2
     say(
-        f"{tally.n_anomalous} anomalous, {tally.n_normal} normal, {tally.n_failed} failed",
-        f"threshold {tally.threshold!r}, the {settings.quantile:g} quantile of held-out scores",
+        f"{verdicts['anomalous']} anomalous, {verdicts['normal']} normal, {verdicts[None]} failed",
+        f"threshold {threshold!r}, the {settings.quantile:g} quantile of held-out scores",
         *(str(settings.out / name) for name in (CSV, JSON_LINES)),
     )
-    return 1 if tally.n_failed else 0
+    return 1 if verdicts[None] else 0
 
 
 def _settings(arguments: list[str]) -> Settings:
     values: dict[str, Any] = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if not equals or key not in _NAMES:
+        if not equals or key not in _FIELDS:
             raise ValueError(
-                f"'{argument}' must be KEY=VALUE with a key of {', '.join(_NAMES)}; see --help"
+                f"'{argument}' must be KEY=VALUE with a key of {', '.join(_FIELDS)}; see --help"
             )
-        read = _read(key, value)
-        values[_NAMES[key]] = (*values.get("images", ()), read) if key == "images" else read
+        name, kind = _FIELDS[key].name, str(_FIELDS[key].type)
+        if key == "images":
+            values[name] = (*values.get(name, ()), Path(value))
+        else:
+            values[name] = read_value(key, value, kind)
     for key in ("model", "images"):
         if key not in values:
             raise ValueError(f"{key}= is missing; see --help")
     return Settings(**values)
-
-
-def _read(key: str, value: str) -> object:
-    if key in ("images", "out"):
-        return Path(value)
-    reads: dict[str, Callable[[str, str], object]] = {
-        "quantile": _number,
-        "trusted": _names,
-        "heatmaps": _flag,
-        "contours": _flag,
-        "maps": _flag,
-    }
-    return reads[key](key, value) if key in reads else value
-
-
-def _number(key: str, value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise ValueError(f"{key} must be a number, got '{value}'") from None
-
-
-def _names(key: str, value: str) -> tuple[str, ...]:
-    inner = value[1:-1] if value.startswith("[") and value.endswith("]") else value
-    names = tuple(name.strip() for name in inner.split(",")) if inner else ()
-    if not all(":" in name for name in names) or {"[", "]"} & {*inner}:
-        raise ValueError(
-            f"{key} must be names such as mymodule:Centroid,mynet:build, got '{value}'"
-        )
-    return names
-
-
-def _flag(key: str, value: str) -> bool:
-    if value.lower() not in ("true", "false"):
-        raise ValueError(f"{key} must be true or false, got '{value}'")
-    return value.lower() == "true"
 
 
 if __name__ == "__main__":

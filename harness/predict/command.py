@@ -8,10 +8,10 @@ import json
 import logging
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple, TextIO
@@ -41,7 +41,7 @@ CSV, JSON_LINES = "predictions.csv", "predictions.jsonl"
 HEATMAPS, MAPS = "heatmaps", "maps"
 """The folders of the pictures and of the anomaly maps, beside the tables."""
 
-_NOT_REGULAR = "out must have a regular file {}, no link, or none, got '{}'"
+_SUFFIXES = {HEATMAPS: ".png", MAPS: ".npy"}
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,12 @@ class Settings:
     trusted: tuple[str, ...] = ()
     """Classes and factories that the model may name beside this project's own."""
 
+    def __post_init__(self) -> None:
+        """Check the names."""
+        if not all(":" in name for name in self.trusted):
+            rule = "trusted must be names such as mymodule:Centroid,mynet:build"
+            raise ValueError(f"{rule}, got '{','.join(self.trusted)}'")
+
     @property
     def pictures(self) -> bool:
         """Whether any picture is drawn."""
@@ -98,24 +104,10 @@ class Row(NamedTuple):
     error: str | None
 
 
-@dataclass
-class Tally:
-    """Numbers of images by verdict, and the threshold above which an image is anomalous."""
-
-    threshold: float
-    n_normal: int = 0
-    n_anomalous: int = 0
-    n_failed: int = 0
-
-    def count(self, verdict: str | None) -> None:
-        """Count an image."""
-        self.n_normal += verdict == "normal"
-        self.n_anomalous += verdict == "anomalous"
-        self.n_failed += verdict is None
-
-
-def run(settings: Settings, *, watch: Callable[[int, int], object]) -> Tally:
-    """Score images, and write tables, heatmaps and anomaly maps.
+def run(
+    settings: Settings, *, watch: Callable[[int, int], object]
+) -> tuple[float, Counter[str | None]]:
+    """Score images, write tables, heatmaps and anomaly maps; return threshold and verdicts.
 
     `watch` is called with the numbers of images done and of all images. A wrong setting, or a model
     that names untrusted code, is a ValueError before any image is read.
@@ -125,7 +117,7 @@ def run(settings: Settings, *, watch: Callable[[int, int], object]) -> Tally:
     files = image_files(settings.images, without=settings.out)
     predictor = _predictor(settings)
     settings = _checked(settings, predictor)
-    tally = Tally(predictor.threshold(settings.quantile))
+    threshold, verdicts = predictor.threshold(settings.quantile), Counter[str | None]()
     settings.out.mkdir(parents=True, exist_ok=True)
     watch(0, len(files))
     with (
@@ -133,16 +125,20 @@ def run(settings: Settings, *, watch: Callable[[int, int], object]) -> Tally:
         _open_to_write(settings.out / JSON_LINES) as lines,
     ):
         table.write(csv_line(Row._fields))
-        predictions = _predictions(predictor, files, settings)
-        for done, (name, prediction) in enumerate(predictions, start=1):
-            verdict, score = prediction.verdict(tally.threshold), prediction.score
+        images = [one.path for one in files if one.fault is None]
+        found = predictor.predict(images, maps=settings.pictures or settings.maps)
+        for done, one in enumerate(files, start=1):
+            prediction = next(found) if one.fault is None else Prediction(error=one.fault)
+            prediction = _written(predictor, one, prediction, settings=settings)
+            verdict, score = prediction.verdict(threshold), prediction.score
             percentile = None if score is None else predictor.percentile(score)
-            row = Row(name, score, percentile, tally.threshold, verdict, prediction.error)
+            row = Row(one.name, score, percentile, threshold, verdict, prediction.error)
             table.write(csv_line(_cells(row)))
-            lines.write(_json_line(row))
-            tally.count(verdict)
+            # In ASCII; a byte that is not UTF-8 is \udcXX, as in Python's paths.
+            lines.write(json.dumps(row._asdict() | {"path": row.path.as_posix()}) + "\n")
+            verdicts[verdict] += 1
             watch(done, len(files))
-    return tally
+    return threshold, verdicts
 
 
 def _checked(settings: Settings, predictor: Predictor) -> Settings:
@@ -155,13 +151,7 @@ def _checked(settings: Settings, predictor: Predictor) -> Settings:
             " exceed it (90 %% interval)",
             *(len(detector.train_scores), low, high),
         )
-    map_values = detector.inputs["map_values"]
-    if map_values is not None:
-        if settings.pictures and len(map_values) == 2:
-            log.warning(
-                "colours and contours begin at one value: a model saved by an earlier version"
-                " keeps no more"
-            )
+    if detector.inputs["map_values"] is not None:
         return settings
     for name in ("contours", "maps"):
         if getattr(settings, name):
@@ -203,7 +193,8 @@ def _check_out(settings: Settings) -> None:
         raise ValueError(f"out must be a folder, or a path where one can be made, got '{out}'")
     for name in (CSV, JSON_LINES):
         if os.path.lexists(out / name) and not stat.S_ISREG((out / name).lstat().st_mode):
-            raise ValueError(_NOT_REGULAR.format(name, out / name))
+            rule = f"out must have a regular file {name}, no link, or none"
+            raise ValueError(f"{rule}, got '{out / name}'")
     for name, needed in ((HEATMAPS, settings.pictures), (MAPS, settings.maps)):
         is_own = (out / name).is_dir() and not (out / name).is_symlink()
         if needed and os.path.lexists(out / name) and not is_own:
@@ -212,13 +203,11 @@ def _check_out(settings: Settings) -> None:
 
 def _open_to_write(path: Path) -> TextIO:
     """Open a text file and empty it; no link is followed, and no pipe is waited for."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(path, flags, mode=0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ValueError(_NOT_REGULAR.format(path.name, path))
-    os.ftruncate(descriptor, 0)
-    return open(descriptor, "w", newline="", encoding="utf-8")
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, mode=0o666)
+
+    return open(path, "w", newline="", encoding="utf-8", opener=opener)
 
 
 def _listed(
@@ -242,13 +231,9 @@ def _listed(
             continue
         if entry.is_dir(follow_symlinks=False) or os.path.isdir(path):
             yield from _listed(path, written, within=(*within, place))
-        elif is_image(entry.name) and not _is_below(path, written):
+        # Nor what is written, if a link leads there.
+        elif is_image(entry.name) and Path(written) not in Path(os.path.realpath(path)).parents:
             yield path, None
-
-
-def _is_below(path: Path, folder: str) -> bool:
-    """Return whether a file, or what it links to, lies in a folder."""
-    return Path(folder) in Path(os.path.realpath(path)).parents
 
 
 def _predictor(settings: Settings) -> Predictor:
@@ -276,16 +261,6 @@ def _detector_folder(settings: Settings) -> Iterator[Path]:
             yield fetch_model(settings.model, uri, folder=Path(place))
 
 
-def _predictions(
-    predictor: Predictor, files: Sequence[Listed], settings: Settings
-) -> Iterator[tuple[Path, Prediction]]:
-    images = [one.path for one in files if one.fault is None]
-    found = predictor.predict(images, maps=settings.pictures or settings.maps)
-    for one in files:
-        prediction = next(found) if one.fault is None else Prediction(error=one.fault)
-        yield one.name, _written(predictor, one, prediction, settings=settings)
-
-
 def _written(
     predictor: Predictor, one: Listed, prediction: Prediction, *, settings: Settings
 ) -> Prediction:
@@ -294,17 +269,17 @@ def _written(
     if anomaly_map is None:
         return prediction
     errors = []
-    writers: list[tuple[str, str, Callable[[], bytes]]] = []
-    if settings.maps:
-        writers.append((MAPS, ".npy", lambda: _array(anomaly_map)))
-    if settings.pictures:
-        draw = partial(_picture, predictor, one.path, anomaly_map, settings=settings)
-        writers.append((HEATMAPS, ".png", draw))
-    for folder, suffix, content in writers:
-        kind = folder.removesuffix("s")
+    wanted = {MAPS: settings.maps, HEATMAPS: settings.pictures}
+    for folder in (folder for folder in wanted if wanted[folder]):
+        kind, content = folder.removesuffix("s"), io.BytesIO()
         try:
-            target = _target(one.name, settings.out / folder, suffix=suffix)
-            write_atomically(target, content())  # a link in its place is replaced
+            target = _target(one.name, settings.out / folder)
+            if folder == MAPS:
+                np.save(content, anomaly_map, allow_pickle=False)
+            else:
+                drawn = _drawn(predictor, one.path, anomaly_map, settings=settings)
+                Image.fromarray(drawn).save(content, "PNG", compress_level=1)
+            write_atomically(target, content.getvalue())  # a link in its place is replaced
         except (ValueError, OSError) as error:
             errors.append(f"no {kind}: {reason_of(error, one.path)}")
             continue
@@ -313,33 +288,31 @@ def _written(
     return replace(prediction, error="; ".join(errors) or None)
 
 
-def _target(name: Path, folder: Path, *, suffix: str) -> Path:
-    """Return where what is written of an image goes; no folder on the way may be a link."""
-    target = folder / name.with_name(_file_name(name.name, suffix))
+def _target(name: Path, folder: Path) -> Path:
+    """Return where what is written of an image goes; no folder on the way may be a link.
+
+    The image's own suffix stays in the name: a.png and a.jpg are two images.
+    """
     for place in (folder / part for part in name.parents):
         if place.is_symlink():
             raise ValueError(f"a folder of {folder.name} must be no link, got '{place}'")
-    return target
-
-
-def _file_name(name: str, suffix: str) -> str:
-    # The image's own suffix stays in the name: a.png and a.jpg are two images.
-    whole, data = f"{name}{suffix}", os.fsencode(name)
-    if len(os.fsencode(whole)) <= LONGEST_NAME:
-        return whole
+    suffix, data = _SUFFIXES[folder.name], os.fsencode(name.name)
+    if len(data) + len(suffix) <= LONGEST_NAME:
+        return folder / name.with_name(f"{name.name}{suffix}")
     # No other image's, whose heatmap has the ending of an image before its own.
     ending = f".{hashlib.sha256(data).hexdigest()[:16]}{suffix}"
-    return data[: LONGEST_NAME - len(ending)].decode(errors="ignore") + ending
+    start = data[: LONGEST_NAME - len(ending)].decode(errors="ignore")
+    return folder / name.with_name(start + ending)
 
 
-def _picture(
+def _drawn(
     predictor: Predictor, path: Path, anomaly_map: NDArray[np.float64], *, settings: Settings
-) -> bytes:
+) -> NDArray[np.uint8]:
+    """Draw what is asked for over an image; a crop's map covers no more than the crop."""
     from harness.predict.drawing import overlay, with_contours
 
     image = read_image(path, decoding=predictor.reader.spec.decoding)
     inputs = predictor.detector.inputs
-    # A crop's map covers no more than the crop.
     seen = region(
         image.shape[:2], image_size=inputs["image_size"], center_crop=inputs["center_crop"]
     )
@@ -349,15 +322,7 @@ def _picture(
     if settings.contours:
         threshold = predictor.map_threshold(settings.quantile)
         drawn[seen] = with_contours(drawn[seen], anomaly_map, threshold=threshold)
-    content = io.BytesIO()
-    Image.fromarray(drawn).save(content, "PNG", compress_level=1)
-    return content.getvalue()
-
-
-def _array(anomaly_map: NDArray[np.float64]) -> bytes:
-    content = io.BytesIO()
-    np.save(content, anomaly_map, allow_pickle=False)
-    return content.getvalue()
+    return drawn
 
 
 def _cells(row: Row) -> list[str]:
@@ -373,8 +338,3 @@ def _cells(row: Row) -> list[str]:
     # repr() of a float64 reads back to the same bits.
     numbers = ["" if n is None else repr(n) for n in (row.score, row.percentile, row.threshold)]
     return [name, *numbers, row.verdict or "", to_cell(error)]
-
-
-def _json_line(row: Row) -> str:
-    r"""Write a row as JSON in ASCII; a byte that is not UTF-8 is `\udcXX`, as in Python's paths."""
-    return json.dumps(row._asdict() | {"path": row.path.as_posix()}) + "\n"

@@ -128,7 +128,10 @@ class Predictor:
         The images are the held-out training images. A ValueError without a localizer.
         """
         check_quantile(quantile)
-        return quantile_score(np.array(self._map_values[1:]), quantile)
+        values = self.detector.inputs["map_values"]  # the median, then the maximum of each image
+        if values is None:
+            raise ValueError("the model has no localizer, and so no anomaly maps")
+        return quantile_score(np.array(values[1:]), quantile)
 
     @property
     def map_scale(self) -> tuple[float, float]:
@@ -137,16 +140,8 @@ class Predictor:
         They begin where `map_threshold` is at its default, and are full at three times its
         distance from the median of normal maps.
         """
-        median, low = self._map_values[0], self.map_threshold()
-        return low, low + 2 * (low - median)
-
-    @property
-    def _map_values(self) -> Sequence[float]:
-        """The median of held-out maps, then their maxima; of older detectors, one for all maps."""
-        values: Sequence[float] | None = self.detector.inputs["map_values"]
-        if values is None:
-            raise ValueError("the model has no localizer, and so no anomaly maps")
-        return values
+        low = self.map_threshold()
+        return low, low + 2 * (low - self.detector.inputs["map_values"][0])
 
     def predict(self, paths: Iterable[Path], *, maps: bool = False) -> Iterator[Prediction]:
         """Score image files, each by itself: a score depends on no other image.
@@ -164,7 +159,8 @@ class Predictor:
             One for each path, in their order; a fault of an image is its prediction's error.
         """
         self.reader.prepare()
-        batches = _batches(paths, self.reader.spec.batch)
+        left, size = iter(paths), self.reader.spec.batch
+        batches = iter(lambda: list(islice(left, size)), [])  # until none is left
         with one_blas_thread():
             for found in parallel_map(
                 partial(self._batch, maps=maps), batches, self.reader.workers
@@ -270,9 +266,3 @@ def _extractor(backbone: Backbone, cache: str | Path | None) -> LazyExtractor:
     kept = None if cache is None else str(cache)
     config = BackboneConfig(name=backbone.factory, **settings)
     return LazyExtractor(config, cache=kept, build=backbone.extractor)
-
-
-def _batches(paths: Iterable[Path], size: int) -> Iterator[list[Path]]:
-    left = iter(paths)
-    while batch := list(islice(left, size)):
-        yield batch

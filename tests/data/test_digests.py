@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.data import DataError, inspection, load, load_split
+from harness.data import DataError, load, load_split
 from harness.data.inspection import Inspection, fingerprint
 from harness.system.files import write_json
 from tests.data.small import CATEGORY, unofficial
@@ -172,31 +172,6 @@ def test_a_cache_of_another_version_is_made_again_in_silence(copy, monkeypatch, 
     assert load_split(dataset, "bottle", seed=42) == split
     assert len(looked) == len(files)
     assert cache.read_text() == kept
-    assert not caplog.messages
-
-
-def test_a_damaged_cache_beside_read_only_data_is_reported_once(copy, monkeypatch, caplog):
-    dataset = copy("mvtec")
-    root = Path(dataset.root)
-    cache = root / ".dfkde/bottle.json"
-    cache.parent.mkdir()
-    cache.write_text("damaged")
-    root.chmod(0o555)
-    monkeypatch.setattr(inspection, "_is_read_only", lambda root: False)
-    written = inspection.write_json
-
-    def refuse(path, *content, **key):  # root may write anything, so that chmod would not do
-        if path == cache:
-            raise PermissionError(13, "Permission denied")
-        written(path, *content, **key)
-
-    monkeypatch.setattr(inspection, "write_json", refuse)
-    split = load_split(dataset, "bottle", seed=42)
-    assert caplog.messages == [f"{cache} is damaged; the files are read again"]
-    caplog.clear()
-    looked = _count_looks(monkeypatch)
-    assert load_split(dataset, "bottle", seed=42) == split
-    assert looked == []
     assert not caplog.messages
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import socket
+import tarfile
 import threading
 import urllib.request
 from collections import namedtuple
@@ -155,15 +156,11 @@ def test_a_disk_that_fills_up_while_downloading(server, packed, tmp_path, monkey
 
 
 def test_a_disk_that_fills_up_while_extracting(server, packed, tmp_path, monkeypatch):
-    opened = Path.open
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def full(path, mode="r", *rest, **more):
-        if mode == "xb" and path.name == "003.png":
-            return opened(Path("/dev/full"), "wb", buffering=0)
-        return opened(path, mode, *rest, **more)
-
-    monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(DataError, match=r"003.png' cannot be extracted \(No space left"):
+    monkeypatch.setattr(tarfile.TarFile, "makefile", full)
+    with pytest.raises(DataError, match=r"mvtec' cannot be made \(No space left"):
         fetch_to(archive_of(server, packed), tmp_path / "mvtec")
     monkeypatch.undo()
     assert left_in(tmp_path) == {"data.tar", ".mvtec.lock"}  # the download is not lost

@@ -174,7 +174,8 @@ def test_equal_pixels_in_different_files(copy):
         image.save(root / "03/test/ok/0000.bmp", dpi=(300, 300))
     assert load_split(dataset, "03", seed=42)
     assert [str(problem) for problem in verify(dataset, "03", seed=42).problems] == [
-        "03/test/ok/0000.bmp: has the same pixels as the training image 03/train/ok/0003.bmp"
+        "03/test/ok/0000.bmp: is a test image with the pixels of the training image"
+        " 03/train/ok/0003.bmp"
     ]
 
 

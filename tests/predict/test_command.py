@@ -22,7 +22,7 @@ from dfkde import PaDiM
 from harness.config import ModelConfig
 from harness.fitting import FOLDS, fit
 from harness.predict import Predictor, reason_of
-from harness.predict.__main__ import _NAMES, main
+from harness.predict.__main__ import _FIELDS, main
 from harness.predict.command import Row, _cells, _open_to_write, image_files
 from harness.predict.drawing import with_contours
 from harness.predict.predictor import trained
@@ -183,23 +183,6 @@ def test_a_model_that_makes_its_own_maps_draws_them(small_job, arguments, images
     found = np.load(tmp_path / "out/maps/0.png.npy", allow_pickle=False)
     np.testing.assert_array_equal(found, expected.anomaly_map)
     assert all((tmp_path / f"out/heatmaps/{name}.png").is_file() for name in NAMES)
-
-
-def test_a_model_of_an_earlier_version(arguments, model, detector, images, tmp_path, caplog):
-    """Of its maps it has a median and one maximum, where colours begin."""
-    assert main(arguments) == 1
-    expected = rows(tmp_path / "out")
-
-    def change(state, arrays):
-        state["inputs"]["map_values"] = [1.0, 2.0]
-
-    rewrite(model, change)
-    caplog.clear()
-    assert main(arguments) == 1
-    assert rows(tmp_path / "out") == expected
-    assert caplog.text.count("colours and contours begin at one value") == 1
-    older = replace(detector, inputs=detector.inputs | {"map_values": [1.0, 2.0]})
-    assert Predictor(older).map_scale == (2.0, 4.0)
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
@@ -461,7 +444,7 @@ def test_what_must_be_given(arguments, key, capsys):
 def test_help_names_every_key(capsys):
     assert main(["--help"]) == 0
     said = capsys.readouterr().out
-    assert all(f"{key}=" in said for key in _NAMES)
+    assert all(f"{key}=" in said for key in _FIELDS)
 
 
 def test_a_folder_without_images(arguments, tmp_path, capsys):
