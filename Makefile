@@ -15,7 +15,7 @@ help: ## list the targets
 
 # Made anew when the project file changes; a broken installation leaves no $(READY) behind.
 $(READY): pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 11, 4) <= sys.version_info < (3, 14) and "Python 3.11.4 to 3.13 is needed; set PYTHON=")'
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11, 3.12 or 3.13 is needed; set PYTHON=")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,notebooks]'
 	touch $@

@@ -39,6 +39,8 @@ def fetch(archive: Archive, root: Path, *, categories: list[str], progress: Prog
     resumes the download.
     """
     root = root.resolve()
+    if not hasattr(tarfile, "data_filter"):
+        raise DataError("fetch needs Python 3.11.4 or later, to unpack within a folder")
     try:
         if root.exists() and not (root.is_dir() and not any(root.iterdir())):
             raise DataError(f"'{root}' is already there; remove it to fetch it again")

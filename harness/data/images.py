@@ -40,6 +40,7 @@ _WARNINGS = (
     "|Truncated File Read|Metadata Warning, tag|Image appears to be a malformed MPO|Invalid APNG"
 )
 _SILENCED = ("ignore", re.compile(_WARNINGS, re.IGNORECASE), UserWarning, None, 0)
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF 6.0, section 15
 # Where a PNG may state an orientation behind its pixels; the last is compressed, so unknown.
 _LATE = (b"eXIf", b"Raw profile type exif", b"tiff:Orientation", b"XML:com.adobe.xmp\0\1")
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
@@ -189,6 +190,9 @@ def opened(data: bytes, decoding: Decoding = USUAL) -> Iterator[Image.Image]:
 def _check_header(image: Image.Image, max_pixels: int) -> None:
     """Refuse, before a pixel is decoded, what is too large or has no single meaning."""
     width, height = image.size
+    if image.format == "TIFF":  # a tile is decoded whole, however small the image
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        width, height = max(width, tags.get(_TILE_WIDTH, 0)), max(height, tags.get(_TILE_LENGTH, 0))
     if width * height > max_pixels:
         what = f"has {width}x{height} pixels, more than {max_pixels:,}"
         raise ValueError(f"{what} (dataset.max_pixels)")

@@ -26,6 +26,10 @@ from harness.metrics.registry import F1Max, UndefinedMetricError
 Floats = NDArray[np.floating]
 Counts = NDArray[np.int64]
 
+# Scores searched at a time, and equal values compared one by one: what took least time.
+_BLOCK = 4096
+_STEPS = 6
+
 Mask = NDArray[np.bool_]
 Map = NDArray[np.floating]
 Regions = NDArray[np.int32]
@@ -34,6 +38,9 @@ Pair = tuple[str, Mask, Map]
 
 CHUNK_PIXELS = 32_000_000
 """At most so many pixels are sorted at a time: fewer need less memory but more searching."""
+
+# A float32 written as a float64 leaves its last 29 bits zero.
+_SPARE = np.int64(2**29 - 1)
 
 
 @dataclass(frozen=True)
@@ -114,9 +121,30 @@ def add_counts(ordered: Floats, scores: Floats, below: Counts, tied: Counts) -> 
 
     `ordered` may be empty; `below` and `tied` hold the totals over all chunks counted so far.
     """
+    starts = np.asarray(np.searchsorted(ordered, scores[::_BLOCK], "left"))
+    stops = np.append(starts, ordered.size)[1:]
+    # A block of neighbouring scores is searched in its own short stretch, which stays in cache.
+    for index, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        block = slice(index * _BLOCK, (index + 1) * _BLOCK)
+        below[block] += start
+        if start < stop:
+            _add_within(ordered[start:stop], scores[block], below[block], tied[block])
+
+
+def _add_within(ordered: Floats, scores: Floats, below: Counts, tied: Counts) -> None:
+    """Do the same for one block; there is at least one value."""
     left = np.searchsorted(ordered, scores, "left")
     below += left
-    tied += np.searchsorted(ordered, scores, "right") - left
+    ties = np.flatnonzero(ordered.take(left, mode="clip") == scores)
+    left, values = left[ties], scores[ties]
+    right = left.copy()
+    # Most tied scores equal a few neighbouring values only. The others are searched, and so are
+    # those that equal the last value, which is met at every step.
+    for _ in range(_STEPS):
+        right += ordered.take(right, mode="clip") == values
+    more = np.flatnonzero(right - left == _STEPS)
+    right[more] = np.searchsorted(ordered, values[more], "right")
+    tied[ties] += right - left
 
 
 def count_pixels(
@@ -129,57 +157,101 @@ def count_pixels(
     """
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
-    scores, regions, sizes, n_normal = _gather(pairs())
+    first = _FirstPass()
+    for pair in pairs():
+        first.add(*pair)
+    n_normal = first.n_normal()
+    scores, regions = first.sorted()
     starts = np.append(True, scores[1:] != scores[:-1])
     distinct = scores[starts]
-    below, tied = _count(_chunks(pairs(), n_normal, scores.dtype), distinct, threads)
+    below, tied = _count(_chunks(pairs(), n_normal, first.dtype), distinct, threads)
     # Only now, so that this does not need memory at the same time as a chunk.
     positions = np.flatnonzero(starts)
     counts = np.diff(positions, append=scores.size)
-    shares = 1 / (len(sizes) * np.array(sizes))
+    shares = 1 / (len(first.sizes) * np.array(first.sizes))
     steps = np.add.reduceat(shares[regions], positions)
     return Ranks(distinct, counts, below, below + tied, n_normal), steps
 
 
-def label_regions(gt_mask: Mask) -> Regions:
-    """Return the number of each pixel's region in a mask; 0 is a normal pixel.
+def label_regions(gt_mask: Mask) -> tuple[tuple[slice, slice], Regions]:
+    """Return the bounding box of a mask that is not empty, and in it the number of each region.
 
-    Regions are 8-connected, as MVTec AD defines them, and numbered from 1.
+    Regions are 8-connected, as MVTec AD defines them, and numbered from 1; 0 is a normal pixel.
     """
     import cv2  # here, so that a run without masks never loads it
 
-    inside = np.ascontiguousarray(gt_mask).view(np.uint8)
+    rows = np.flatnonzero(gt_mask.any(axis=1))
+    columns = np.flatnonzero(gt_mask[rows[0] : rows[-1] + 1].any(axis=0))
+    # Labelling the bounding box alone is several times faster than the whole frame.
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    inside = np.ascontiguousarray(gt_mask[box]).view(np.uint8)
     _, labels = cv2.connectedComponents(inside, connectivity=8)
-    return np.asarray(labels, np.int32)
+    return box, np.asarray(labels, np.int32)
 
 
-def _gather(pairs: Iterable[Pair]) -> tuple[Floats, Regions, list[int], int]:
-    """Check each image, and gather the anomalous pixels of all.
+class _FirstPass:
+    """Checks each image and gathers its anomalous pixels, with the regions they belong to."""
 
-    Returns their scores ascending, in a type that holds each exactly; the region that each belongs
-    to; how many pixels each region has; and how many normal pixels there are. Equal scores are in
-    any order.
-    """
-    dtype: np.dtype[np.floating] = np.dtype(np.float32)
-    parts: list[tuple[Floats, Regions]] = []
-    sizes: list[int] = []
-    n_images = n_pixels = 0
-    for name, gt_mask, anomaly_map in pairs:
+    def __init__(self) -> None:
+        self.dtype: np.dtype[np.floating] = np.dtype(np.float32)
+        """Holds each score exactly."""
+        self.sizes: list[int] = []
+        """How many pixels each region has."""
+        self._n_images = self._n_pixels = 0
+        self._scores: list[Floats] = []
+        self._regions: list[Regions] = []
+
+    def add(self, name: str, gt_mask: Mask, anomaly_map: Map) -> None:
         _check_pair(name, gt_mask, anomaly_map)
-        n_images += 1
-        n_pixels += gt_mask.size
-        dtype = np.result_type(dtype, anomaly_map.dtype)
-        if gt_mask.any():
-            regions = label_regions(gt_mask)[gt_mask] - 1
-            parts.append((anomaly_map[gt_mask], regions + len(sizes)))
-            sizes.extend(np.bincount(regions).tolist())
-    n_normal = n_pixels - sum(sizes)
-    for kind, number in (("anomalous", sum(sizes)), ("normal", n_normal)):
-        if number == 0:
-            raise UndefinedMetricError(f"no {kind} pixel in {n_images} images")
-    scores = np.concatenate([part for part, _ in parts], dtype=dtype)
-    order = np.argsort(scores)
-    return scores[order], np.concatenate([part for _, part in parts])[order], sizes, n_normal
+        self._n_images += 1
+        self._n_pixels += gt_mask.size
+        self.dtype = np.result_type(self.dtype, anomaly_map.dtype)
+        if not gt_mask.any():
+            return
+        box, labels = label_regions(gt_mask)
+        inside = gt_mask[box]
+        regions = labels[inside] - 1
+        self._scores.append(anomaly_map[box][inside])
+        self._regions.append(regions + len(self.sizes))
+        self.sizes.extend(np.bincount(regions).tolist())
+
+    def n_normal(self) -> int:
+        """Return the number of normal pixels, if there are both kinds."""
+        n_anomalous = sum(self.sizes)
+        n_normal = self._n_pixels - n_anomalous
+        for kind, number in (("anomalous", n_anomalous), ("normal", n_normal)):
+            if number == 0:
+                raise UndefinedMetricError(f"no {kind} pixel in {self._n_images} images")
+        return n_normal
+
+    def sorted(self) -> tuple[Floats, Regions]:
+        """Return the scores ascending, each with its region; for memory's sake they go from here.
+
+        Equal scores are in any order.
+        """
+        scores = np.concatenate(self._scores, dtype=self.dtype)
+        regions = np.concatenate(self._regions)
+        self._scores.clear()
+        self._regions.clear()
+        if self.dtype == np.float32:
+            return _sorted_packed(scores, regions)
+        order = np.argsort(scores)
+        return scores[order], regions[order]
+
+
+def _sorted_packed(scores: Floats, regions: Regions) -> tuple[Floats, Regions]:
+    """Sort float32 scores in place, several times faster: values sort better than indices.
+
+    The region is held in the bits that widening to float64 leaves zero, where it is too small a
+    change to reorder two distinct scores.
+    """
+    keys = scores.astype(np.float64).view(np.int64)
+    keys |= regions
+    keys.view(np.float64).sort()
+    np.bitwise_and(keys, _SPARE, out=regions, casting="unsafe")
+    keys &= ~_SPARE
+    scores[:] = keys.view(np.float64)
+    return scores, regions
 
 
 def _check_pair(name: str, gt_mask: Mask, anomaly_map: Map) -> None:
@@ -192,13 +264,26 @@ def _check_pair(name: str, gt_mask: Mask, anomaly_map: Map) -> None:
             f"gt_mask and anomaly_map of {name} must have one shape (H, W), "
             f"got {gt_mask.shape} and {anomaly_map.shape}"
         )
-    finite = np.isfinite(anomaly_map)
-    if not finite.all():
-        row, column = np.argwhere(~finite)[0].tolist()
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(anomaly_map.sum()):  # several times faster, and then each is finite
+            return
+    wrong = np.argwhere(~np.isfinite(anomaly_map))
+    if wrong.size:
+        row, column = wrong[0].tolist()
         raise ValueError(
             f"anomaly_map of {name} must be finite, got {anomaly_map[row, column]} "
             f"at (row, column) {(row, column)}"
         )
+
+
+def _normal_pixels(pairs: Iterable[Pair]) -> Iterator[Floats]:
+    for _, gt_mask, anomaly_map in pairs:
+        rows = np.flatnonzero(gt_mask.any(axis=1))
+        box = slice(rows[0], rows[-1] + 1) if rows.size else slice(0, 0)
+        # Rows without a defect are taken whole, which is far faster than choosing pixels.
+        yield anomaly_map[: box.start].ravel()
+        yield anomaly_map[box][~gt_mask[box]]
+        yield anomaly_map[box.stop :].ravel()
 
 
 def _chunks(pairs: Iterable[Pair], n_pixels: int, dtype: np.dtype[np.floating]) -> Iterator[Floats]:
@@ -206,7 +291,7 @@ def _chunks(pairs: Iterable[Pair], n_pixels: int, dtype: np.dtype[np.floating]) 
     n_chunks = -(-n_pixels // CHUNK_PIXELS)
     buffer = np.empty(-(-n_pixels // n_chunks), dtype)
     filled = total = 0
-    for pixels in (anomaly_map[~gt_mask] for _, gt_mask, anomaly_map in pairs):
+    for pixels in _normal_pixels(pairs):
         total += pixels.size
         while pixels.size:
             now, pixels = np.split(pixels, [buffer.size - filled])

@@ -280,6 +280,14 @@ def png(before=b"", after=b""):
 
 
 @pytest.mark.parametrize("look", LOOKS)
+def test_a_tile_larger_than_any_image_is_refused(tmp_path, look):
+    """It is decoded whole, for an image of 16 pixels."""
+    tiles = [(322, 2**16), (323, 2**15), (324, 8), (325, 256)]
+    what = refusal(tmp_path / "tiles.tif", tiff(*GREY_TIFF[:5], *tiles), look)
+    assert "has 65536x32768 pixels, more than" in what
+
+
+@pytest.mark.parametrize("look", LOOKS)
 def test_of_several_images_no_more_than_two_are_looked_at(tmp_path, look, monkeypatch):
     """A chain of images may be as long as the file, and each takes the longer to find."""
     monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "n_frames", property(lambda self: 1 / 0))

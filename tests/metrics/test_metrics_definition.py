@@ -98,10 +98,14 @@ def images(draw):
     st.integers(1, 9),
 )
 def test_pixel_metrics_are_the_definition(pictures, limit, threads, tiny):
-    """Also in tiny chunks, on several threads."""
+    """Also in tiny chunks and blocks, on several threads."""
     gt_masks, maps = pictures
     names = [str(index) for index in range(len(maps))]
-    with mock.patch.object(ranks, "CHUNK_PIXELS", tiny):
+    with (
+        mock.patch.object(ranks, "CHUNK_PIXELS", tiny),
+        mock.patch.object(ranks, "_BLOCK", 1 + tiny // 3),
+        mock.patch.object(ranks, "_STEPS", tiny % 4),
+    ):
         values, undefined = pixel_metrics(
             lambda: zip(names, gt_masks, maps, strict=True),
             fpr_limit=limit,

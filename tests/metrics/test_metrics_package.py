@@ -78,11 +78,12 @@ def test_regions_of_real_masks_are_those_of_scipy():
     assert paths
     for path in paths:
         gt_mask = np.asarray(Image.open(path)) > 0
-        ours = label_regions(gt_mask)
+        box, ours = label_regions(gt_mask)
         theirs, count = ndimage.label(gt_mask, structure=np.ones((3, 3)))
-        assert np.array_equal(ours > 0, gt_mask)
+        assert np.array_equal(ours > 0, gt_mask[box])
+        assert (ours > 0).sum() == gt_mask.sum()
         # Same partition: there are as many pairs of labels as regions on either side.
-        pairs = set(zip(theirs[ours > 0], ours[ours > 0], strict=True))
+        pairs = set(zip(theirs[box][ours > 0], ours[ours > 0], strict=True))
         assert len(pairs) == count == ours.max()
 
 
