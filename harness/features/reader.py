@@ -249,8 +249,10 @@ class FeatureReader:
     ) -> Iterator[Features]:
         """Yield what the cache has of these kinds for each sample, once it has been extracted."""
         self._extract(samples, kinds, maps=maps)
-        # Several at once: their checksums take longer than reading them.
-        found = parallel_map(partial(self._cached, kinds=kinds), samples, self.workers)
+        cached = partial(self._cached, kinds=kinds)
+        # Maps several at once: their checksums take longer than reading them.
+        small = kinds == (POOLED,)
+        found = map(cached, samples) if small else parallel_map(cached, samples, self.workers)
         try:
             for sample, features in zip(samples, found, strict=True):
                 # An entry may be damaged, or evicted meanwhile.

@@ -272,7 +272,7 @@ def _extractor(backbone: Backbone, cache: str | Path | None) -> LazyExtractor:
     }
     kept = None if cache is None else str(cache)
     config = BackboneConfig(name=backbone.factory, **settings)
-    return LazyExtractor(config, cache=kept, build=backbone.extractor)
+    return LazyExtractor(config, cache=kept, random_seed=backbone.seed)
 
 
 def _batches(paths: Iterable[Path], size: int) -> Iterator[list[Path]]:
