@@ -17,8 +17,6 @@ from PIL import Image
 from harness.data.images import MOST_PIXELS, USUAL, Decoding, excess, image_of, read_file
 from harness.features.settings import region
 
-RESIZES = ("pil", "float_antialias")
-
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB = 0, 2
 # The chunks that leave pixels what they are, in the only order that both decoders read alike.

@@ -23,7 +23,6 @@ from harness.data.images import USUAL, Decoding
 from harness.features.engines import Engine, build_engine
 from harness.features.extractor import LazyExtractor
 from harness.features.feature_cache import MAPS, POOLED, Store, maps_of, prune
-from harness.features.settings import check_numbers
 from harness.features.spec import ExtractionSpec, extraction_spec
 from harness.system.threads import available, parallel_map
 
@@ -87,7 +86,6 @@ class FeatureReader:
         decoding: Decoding = USUAL,
         map_layers: Sequence[str] = (),
     ) -> None:
-        check_numbers(workers=settings.workers, cache_limit_gb=settings.cache_limit_gb)
         self.spec = extraction_spec(
             extractor,
             image_size=image_size,

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +15,8 @@ from numpy.typing import NDArray
 from harness.config import FeaturesConfig
 from harness.data.images import USUAL, Decoding
 from harness.features.extractor import LazyExtractor
-from harness.features.inputs import RESIZES, read_input
-from harness.features.settings import check_center_crop, input_shape, resolve
+from harness.features.inputs import read_input
+from harness.features.settings import check_features, input_shape, resolve
 from harness.provenance import modules_digest
 
 CODE = (
@@ -111,9 +110,7 @@ def extraction_spec(
     decoding: Decoding = USUAL,
 ) -> ExtractionSpec:
     """Resolve every `auto`; `ValueError` if the machine cannot honour a setting."""
-    check_center_crop(center_crop, image_size=image_size)
-    if settings.resize not in RESIZES:
-        raise ValueError(f"resize must be one of {', '.join(RESIZES)}, got {settings.resize!r}")
+    check_features(settings, image_size=image_size, center_crop=center_crop)
     engine, precision, device = resolve(settings)
     shape = input_shape(settings, image_size=image_size, center_crop=center_crop)
     digests = extractor.digests(shape)
@@ -123,8 +120,8 @@ def extraction_spec(
         weights_digest=digests.weights,
         network_digest=digests.network,
         layers=tuple(extractor.layers),
-        mean=_channels(extractor.mean),
-        std=_channels(extractor.std),
+        mean=tuple(np.asarray(extractor.mean, np.float32).tolist()),
+        std=tuple(np.asarray(extractor.std, np.float32).tolist()),
         image_size=image_size,
         resize=settings.resize,
         engine=engine,
@@ -157,8 +154,3 @@ def library(name: str) -> str:
 def _key(spec: ExtractionSpec | GraphSpec) -> str:
     text = json.dumps([type(spec).__name__, asdict(spec)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _channels(values: Any) -> tuple[float, ...]:
-    """Return one number per channel, whether they come as a list or as a tensor."""
-    return tuple(np.asarray(values, dtype=np.float32).ravel().tolist())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from harness.features.extractor import LazyExtractor
 from harness.features.spec import ExtractionSpec
+
+if TYPE_CHECKING:
+    from harness.features.engines import Engine
 
 _CONV = torch.ops.aten.conv2d.default
 _BATCH_NORM = torch.ops.aten.batch_norm.default
@@ -66,41 +69,32 @@ def _constant(graph_module: GraphModule, name: str, tensor: torch.Tensor) -> Nod
     return graph_module.graph.get_attr(name)
 
 
-class TorchEngine:
-    """Runs the captured backbone in torch's inference mode."""
+def torch_engine(extractor: LazyExtractor, spec: ExtractionSpec) -> Engine:
+    """Run the captured backbone in torch's inference mode."""
+    program = extractor.program(spec.shape)
+    device = torch.device(spec.device)
+    if device.type == "cuda":
+        program = move_to_device_pass(program, device)
+    graph = fuse_batch_norms(program.module()).to(memory_format=torch.channels_last)
+    # The CPU's threads compute side by side; a GPU computes one batch at a time.
+    turn: AbstractContextManager = Lock() if device.type == "cuda" else nullcontext()
 
-    def __init__(self, extractor: LazyExtractor, spec: ExtractionSpec) -> None:
-        program = extractor.program(spec.shape)
-        self._device = torch.device(spec.device)
-        if self._device.type == "cuda":
-            program = move_to_device_pass(program, self._device)
-        graph = fuse_batch_norms(program.module())
-        self._graph = graph.to(memory_format=torch.channels_last)
-        self._autocast = spec.precision == "bf16"
-        # The CPU's threads compute side by side; a GPU computes one batch at a time.
-        self._turn: AbstractContextManager = (
-            threading.Lock() if self._device.type == "cuda" else nullcontext()
-        )
-
-    def __call__(self, images: NDArray[np.float32]) -> Sequence[NDArray]:
-        """Compute a batch, as `Engine` says."""
-        _compute_alone()
+    def compute(images: NDArray[np.float32]) -> Sequence[NDArray]:
+        if torch.get_num_threads() != 1:  # in this thread; sums depend on it
+            torch.set_num_threads(1)
         batch = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
-        with self._turn, torch.inference_mode(), self._exactly():
-            return [one.float().cpu().numpy() for one in self._graph(batch.to(self._device))]
+        with turn, torch.inference_mode(), _numerics(spec):
+            return [one.float().cpu().numpy() for one in graph(batch.to(device))]
 
-    def _exactly(self) -> AbstractContextManager:
-        if self._autocast:
-            return torch.autocast(self._device.type, dtype=torch.bfloat16)
-        if self._device.type == "cpu":  # cuDNN's flags are of the process, not of the thread
-            return nullcontext()
-        # TensorFloat-32, cuDNN's default for convolutions, keeps 10 bits of the mantissa.
-        return torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-        )
+    return compute
 
 
-def _compute_alone() -> None:
-    """Let the calling thread compute by itself: sums depend on the number of threads."""
-    if torch.get_num_threads() != 1:
-        torch.set_num_threads(1)
+def _numerics(spec: ExtractionSpec) -> AbstractContextManager:
+    if spec.precision == "bf16":
+        return torch.autocast(spec.device, dtype=torch.bfloat16)
+    if spec.device == "cpu":  # cuDNN's flags are of the process, not of the thread
+        return nullcontext()
+    # TensorFloat-32, cuDNN's default for convolutions, keeps 10 bits of the mantissa.
+    return torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
