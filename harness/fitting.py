@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -187,15 +187,17 @@ def features_of(
     return Maps(partial(reader.layer_maps, layers=layers), samples)
 
 
-def score(model: AnomalyDetector | MapDetector, features: Features) -> Scores:
-    """Score images; a model on maps gives their anomaly maps as well."""
+def score(
+    model: AnomalyDetector | MapDetector, features: Features
+) -> tuple[NDArray[np.float64], list[NDArray]]:
+    """Return the anomaly scores (n,) of images, and the maps of a model that makes its own."""
     if not isinstance(model, MapDetector):
-        return Scores(model.anomaly_score(np.asarray(features)), [])
+        return model.anomaly_score(np.asarray(features)), []
     found = parallel_map(
         lambda one: model.score(one[1], row=one[0]), enumerate(features), available()
     )
     scores, maps = zip(*found, strict=True)
-    return Scores(np.array(scores), list(maps))
+    return np.array(scores), list(maps)
 
 
 def has_masks(split: Split) -> bool:
@@ -227,7 +229,7 @@ def threshold_of(fitted: Fitted) -> float | None:
     n_train = n_distinct(fitted.split)
     check_holding_out(fitted.job, n_train, setting="threshold_quantile must be null")
     with one_blas_thread():
-        above = quantile_score(held_out_scores(fitted), quantile)
+        above = quantile_score(held_out(fitted, maps=False)[0], quantile)
     return float(np.nextafter(above, np.inf))
 
 
@@ -242,44 +244,31 @@ def quantile_score(train_scores: NDArray[np.float64], quantile: float) -> float:
     return float(np.quantile(train_scores, quantile, method="inverted_cdf"))
 
 
-class HeldOut(NamedTuple):
-    """What models that were not fitted on it give each training image."""
-
-    scores: NDArray[np.float64]
-    """Of the training images, in their order."""
-    map_values: list[float] | None
-    """The median over the anomaly maps, then the maximum of each; None without maps."""
-
-
-def held_out_scores(fitted: Fitted) -> NDArray[np.float64]:
-    """Score each training image, in their order, by a model that was not fitted on it.
+def held_out(
+    fitted: Fitted, *, maps: bool = True
+) -> tuple[NDArray[np.float64], list[float] | None]:
+    """Score the training images, in their order, by models that were not fitted on them.
 
     A model gives the images it was fitted on far lower scores than any other normal image: to
     their nearest training image, for instance, they have no distance at all.
-    """
-    return held_out(fitted, maps=False).scores
 
-
-def held_out(fitted: Fitted, *, maps: bool = True) -> HeldOut:
-    """Score the training images as `held_out_scores` does, and map them by the same models.
-
-    Drawing smooths the fine maps of a model on layers, so of these the maxima are those of the maps
-    as drawn. Where no feature maps are cached, a localizer maps the images of the first fold alone:
-    each fold reads those of all images.
+    With `maps`, the same models map them, and the values are the median over these maps, then the
+    maximum of each; None without maps. Drawing smooths the fine maps of a model on layers, so of
+    these the maxima are those of the maps as drawn. Where no feature maps are cached, a localizer
+    maps the images of the first fold alone: each fold reads those of all images.
     """
     scores, found, maxima = np.empty(len(fitted.train)), list[NDArray](), list[float]()
     for fold, (rest, places) in enumerate(folds(fitted)):
         scores[places], own = score(rest.model, fitted.train[places])
-        if maps and own:
-            found += own
-            size = fitted.spec.shape[-2:]
-            maxima += [float(render(one, size=size).max()) for one in own]
-        if maps and (fitted.job.features.maps or fold == 0) and (locate := rest.localizer):
+        if not maps:
+            continue
+        drawn = [render(one, size=fitted.spec.shape[-2:]) for one in own]
+        if (fitted.job.features.maps or fold == 0) and (locate := rest.localizer):
             samples = [fitted.split.train[k] for k in places]
-            own = [locate.anomaly_map(one) for one in fitted.reader.maps(samples)]
-            found += own
-            maxima += [float(one.max()) for one in own]
-    return HeldOut(scores, [float(np.median(found)), *maxima] if maxima else None)
+            own = drawn = [locate.anomaly_map(one) for one in fitted.reader.maps(samples)]
+        found += own
+        maxima += [float(one.max()) for one in drawn]
+    return scores, [float(np.median(found)), *maxima] if maxima else None
 
 
 def folds(fitted: Fitted) -> Iterator[tuple[Fitted, NDArray[np.intp]]]:
@@ -330,7 +319,7 @@ def anomaly_maps(fitted: Fitted) -> list[NDArray]:
             test = features_of(
                 fitted.job, fitted.reader, fitted.split.test, maps=has_masks(fitted.split)
             )
-            return score(fitted.model, test).maps
+            return score(fitted.model, test)[1]
         locate = fitted.localizer
         if locate is None:
             return []
@@ -391,13 +380,6 @@ class Maps:
 
 Features = NDArray[np.float32] | Maps
 """Of images: pooled (n, D), or the maps of layers."""
-
-
-class Scores(NamedTuple):
-    """Anomaly scores (n,) of images, and the anomaly maps of a model that makes its own."""
-
-    of_images: NDArray[np.float64]
-    maps: list[NDArray]
 
 
 def _pair(sample: Sample, anomaly_map: NDArray, *, job: Job) -> Pair:
