@@ -38,16 +38,10 @@ ESTIMATORS = frozenset(
 )
 """All estimators of this project, by the module that defines them."""
 
-RENAMED = {
-    "dfkde.kernel_density:GaussianKDE": "dfkde.density:GaussianKDE",
-    "dfkde.pca:PCA": "dfkde.density:PCA",
-}
-"""Estimators under the names that detectors saved by older versions hold."""
-
 FACTORIES = frozenset({TORCHVISION, TIMM, LITE})
 """All backbone factories of this project."""
 
-_TRUSTED = ESTIMATORS | FACTORIES | RENAMED.keys()
+_TRUSTED = ESTIMATORS | FACTORIES
 
 
 class TrustError(ValueError):
