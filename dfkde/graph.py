@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -115,7 +116,7 @@ def _lines(module: GraphModule, given: Mapping[str, object]) -> Iterator[str]:
         if node.op == "placeholder":
             yield _constant(given[node.name]) if node.name in given else "input"
         elif node.op == "get_attr":
-            yield _constant(_attribute(module, str(node.target)))
+            yield _constant(attrgetter(str(node.target))(module))
         else:
             yield f"{_target(node)}({', '.join(_arguments(node, numbers))})"
 
@@ -128,13 +129,6 @@ def _constant(value: object) -> str:
         return f"{type(value).__name__} {value!r}"
     data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
     return f"{value.dtype}{list(value.shape)} {hashlib.sha256(data).hexdigest()}"
-
-
-def _attribute(module: nn.Module, path: str) -> object:
-    found: object = module
-    for name in path.split("."):
-        found = getattr(found, name)
-    return found
 
 
 def _target(node: Node) -> str:
