@@ -137,16 +137,11 @@ def _fill(module: nn.Module, state_dict: Mapping[str, Tensor], *, source: Path) 
     # How many batches a norm has seen is of no use in evaluation, and older files lack it.
     own = {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
     missing = [name for name in own if name not in state_dict]
-    if missing:
-        raise ValueError(_listed(source, f"lacks {len(missing)} of {len(own)} tensors", missing))
-    wrong = [name for name in own if own[name].shape != state_dict[name].shape]
+    wrong = missing or [name for name in own if own[name].shape != state_dict[name].shape]
     if wrong:
         raise ValueError(
-            _listed(source, f"has another shape for {len(wrong)} of {len(own)} tensors", wrong)
+            f"weights: {str(source)!r} {'lacks' if missing else 'has another shape for'}"
+            f" {len(wrong)} of {len(own)} tensors of the backbone: {', '.join(wrong[:3])}"
+            + (", ..." if len(wrong) > 3 else "")
         )
     module.load_state_dict({name: state_dict[name] for name in own}, strict=False)
-
-
-def _listed(source: Path, problem: str, names: list[str]) -> str:
-    dots = ", ..." if len(names) > 3 else ""
-    return f"weights: {str(source)!r} {problem} of the backbone: {', '.join(names[:3])}{dots}"

@@ -65,15 +65,13 @@ def _row(section: Section) -> tuple[object, ...]:
     """Describe a section; a field that is not known is `?`, as all are of a damaged description."""
     fields, entries = section.fields, section.entries
     kinds = [entry.path.suffix for entry in entries]
-    size = fields.get("image_size") or fields.get("shape", "?")[-1]
-    crop = fields.get("center_crop")
+    size, crop = fields.get("image_size", "?"), fields.get("center_crop")
     names = ("engine", "precision", "device", "resize")
-    engine = " ".join(str(fields.get(name, "?")) for name in names)
     return (
         section.key[:12],
         fields.get("weights_digest", "?")[:12],
         f"{size}>{crop}" if crop else size,
-        "network in ONNX" if "shape" in fields else engine,
+        " ".join(str(fields.get(name, "?")) for name in names),
         kinds.count(".pooled"),
         kinds.count(".maps"),
         round(sum(entry.size for entry in entries) / 1e6),

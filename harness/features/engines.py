@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from harness.features.extractor import LazyExtractor
 from harness.features.feature_cache import Store
-from harness.features.spec import ExtractionSpec, graph_spec
+from harness.features.spec import ExtractionSpec
 
 _NAME = "model.onnx"
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
@@ -53,7 +53,7 @@ def build_engine(
 
 def onnx_model(extractor: LazyExtractor, spec: ExtractionSpec, *, cache: Path) -> bytes:
     """Return the serialised model; with it in the cache, no torch is imported."""
-    store = Store(cache, graph_spec(spec))
+    store = Store(cache, spec)
     with store.lock(_NAME, wait=True):
         cached = store.read_bytes(_NAME)
         if cached is not None:

@@ -124,8 +124,8 @@ class LazyExtractor:
     def program(self, shape: Shape) -> ExportedProgram:
         """Return what the extractor computes, as a graph.
 
-        A network that is not the one that the cached digests are of raises `ValueError`; the
-        digests are removed, so that the same job computes them again.
+        A network that is not the one that the cached digests are of raises `ValueError`; its own
+        are cached in their place.
         """
         cached = self._cached.get(shape)
         if cached is not None:
@@ -185,14 +185,16 @@ class LazyExtractor:
         return Digests(self.module.digest, hashlib.sha256(text.encode()).hexdigest())
 
     def _compare(self, cached: Digests, found: Digests, *, shape: Shape) -> None:
-        """Refuse a network that is not the one whose digests were cached."""
+        """Refuse a network that is not the one whose digests were cached, and cache its own."""
         for name, what in (("weights", "its weights"), ("network", "what its forward computes")):
             old, new = getattr(cached, name), getattr(found, name)
             if old != new:
                 self.outdated = True
+                self._kept.save(shape, found)
                 raise ValueError(
                     f"the backbone {self.backbone.name} has changed since its digests were cached:"
-                    f" {what} had SHA-256 {old[:12]}, now {new[:12]}; {self._kept.remove(shape)}"
+                    f" {what} had SHA-256 {old[:12]}, now {new[:12]}; the same command runs the job"
+                    " with the network as it is now"
                 )
 
 
@@ -244,16 +246,6 @@ class DigestCache:
             write_json(path, kept, key=path.stem)
         except OSError as error:
             warn_unwritable(error, cache=self._folder)
-
-    def remove(self, shape: Shape) -> str:
-        """Remove the digests of this shape; say what to do."""
-        path = self._path(shape)
-        try:
-            refuse_link(path, cache=self._folder)
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            return f"'{path}' must be removed, and cannot be: {error.strerror or error}"
-        return "the same command runs the job with the network as it is now"
 
     def _path(self, shape: Shape) -> Path:
         if shape not in self._stamps:

@@ -39,7 +39,7 @@ from harness.system.locks import hold, warn_once
 from harness.system.terminal import shown
 
 if TYPE_CHECKING:
-    from harness.features.spec import ExtractionSpec, GraphSpec
+    from harness.features.spec import ExtractionSpec
 
 POOLED = "pooled"
 MAPS = "maps"
@@ -54,7 +54,7 @@ _UNWRITABLE = {
 folder of ours. A full disk is another matter: it ends the job."""
 
 _ABANDONED = 3600.0
-"""Seconds after which a half-written file belongs to no living process."""
+"""Seconds after which a half-written file, or a lock, belongs to no living process."""
 
 _KEY = re.compile(r"[0-9a-f]{32}")
 """How the folder of a section is called: of other folders in the cache's place nothing is ours."""
@@ -72,10 +72,10 @@ class Store:
     folder for as long as the store lives, with one warning in a process. A full disk is an error.
     """
 
-    def __init__(self, cache: Path, described: ExtractionSpec | GraphSpec) -> None:
-        self.folder = cache / described.key
+    def __init__(self, cache: Path, spec: ExtractionSpec) -> None:
+        self.folder = cache / spec.key
         self._cache = cache
-        self._description = json.loads(json.dumps(asdict(described)))
+        self._description = json.loads(json.dumps(asdict(spec)))
         # Made with the first entry that is kept there.
         self._apart = Path(tempfile.gettempdir(), f"features-{uuid.uuid4().hex}")
         weakref.finalize(self, shutil.rmtree, self._apart, ignore_errors=True)
@@ -311,20 +311,11 @@ def _entries(folder: Path) -> Iterator[Entry]:
 
 
 def _remove_abandoned(cache: Path) -> None:
-    """Remove what killed processes left: half-written files, and locks that nobody holds."""
-    for path in _left(cache, "*.part"):
-        with suppress(OSError):
-            if time.time() - path.lstat().st_mtime > _ABANDONED:
-                path.unlink()
-    for path in _left(cache, "*.lock"):
-        with suppress(OSError), lock(path, wait=False):
-            pass  # the file goes with its lock
-
-
-def _left(cache: Path, pattern: str) -> Iterator[Path]:
-    """Yield files in the cache's own folders."""
+    """Remove what killed processes left: half-written files, and the files of their locks."""
     for folder in [*_folders(cache), cache / "backbones"]:
-        for place in (pattern, f"??/{pattern}"):
-            for path in folder.glob(place):
-                if _is_own(path, cache=cache):
-                    yield path
+        for pattern in ("*.part", "??/*.part", "??/*.lock"):
+            for path in folder.glob(pattern):
+                with suppress(OSError):
+                    is_old = time.time() - path.lstat().st_mtime > _ABANDONED
+                    if is_old and _is_own(path, cache=cache):
+                        path.unlink()

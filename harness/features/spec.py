@@ -71,7 +71,8 @@ class ExtractionSpec:
     @property
     def key(self) -> str:
         """SHA-256 over all fields, hexadecimal, shortened to 128 bits."""
-        return _key(self)
+        text = json.dumps([type(self).__name__, asdict(self)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def read(self, path: Path, digest: str | None = None) -> NDArray[np.float32]:
         """Read an image file as the backbone sees it, shape (3, H, W); see `read_input`."""
@@ -83,22 +84,6 @@ class ExtractionSpec:
             center_crop=self.center_crop,
             decoding=self.decoding,
         )
-
-
-@dataclass(frozen=True)
-class GraphSpec:
-    """Everything that determines a translated backbone: nothing of how it is fed or computed."""
-
-    weights_digest: str
-    network_digest: str
-    shape: tuple[int, ...]
-    versions: tuple[str, ...]
-    code: str
-
-    @property
-    def key(self) -> str:
-        """As `ExtractionSpec.key`."""
-        return _key(self)
 
 
 def extraction_spec(
@@ -135,22 +120,6 @@ def extraction_spec(
     )
 
 
-def graph_spec(spec: ExtractionSpec) -> GraphSpec:
-    """Return what the translation of a backbone depends on."""
-    return GraphSpec(
-        weights_digest=spec.weights_digest,
-        network_digest=spec.network_digest,
-        shape=spec.shape,
-        versions=tuple(map(library, (*NETWORK, *_TRANSLATION))),
-        code=spec.code,
-    )
-
-
 def library(name: str) -> str:
     """Return the name of a library with its version: `torch 2.6.0`."""
     return f"{name} {version(name)}"
-
-
-def _key(spec: ExtractionSpec | GraphSpec) -> str:
-    text = json.dumps([type(spec).__name__, asdict(spec)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]

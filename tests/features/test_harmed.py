@@ -22,7 +22,6 @@ from harness.features.feature_cache import (
     sections,
 )
 from harness.features.reader import FeatureReader
-from harness.features.spec import graph_spec
 from harness.system import locks
 from harness.system.files import DamagedError, read_json, read_regular
 from tests.data.planting import huge
@@ -155,7 +154,7 @@ def test_whatever_lies_in_its_place_features_are_right(cache, samples, harm, wha
     """And nothing hangs or fails: reading, listing, verifying, removing."""
     spec = open_reader(cache).spec
     expected = features_of(open_reader(None), samples)
-    graph = Store(cache, graph_spec(spec))
+    graph = Store(cache, spec)
     graph.write_bytes("model.onnx", b"network")
     one = samples[3]
     place = {
