@@ -147,9 +147,10 @@ def _arguments(node: Node, numbers: Mapping[Node, int]) -> Iterator[str]:
         yield from _named(node.kwargs.items(), numbers)
         return
     defaults = _defaults(schema)
-    values = _named_arguments(node).items()
-    given = ((name, value) for name, value in values if not _is(value, defaults.get(name, ...)))
-    yield from _named(given, numbers)
+    for name, value in sorted(_named_arguments(node).items()):
+        default = defaults.get(name, ...)
+        if type(value) is not type(default) or value != default:  # 1 is not True
+            yield f"{name}={_value(value, numbers)}"
 
 
 def _named_arguments(node: Node) -> dict[str, Any]:
@@ -161,11 +162,6 @@ def _named_arguments(node: Node) -> dict[str, Any]:
 
 def _defaults(schema: Any) -> dict[str, Any]:
     return {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
-
-
-def _is(value: object, default: object) -> bool:
-    """Return whether an argument is its default; 1 is not True."""
-    return type(value) is type(default) and value == default
 
 
 def _named(items: Iterable[tuple[str, Any]], numbers: Mapping[Node, int]) -> Iterator[str]:

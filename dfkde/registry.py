@@ -94,14 +94,11 @@ def check_trusted(
     if not refused:
         return
     every = [*trusted, *refused]
-    line = ("," if option.endswith("=") else " ").join(map(_quoted, every))
+    # Somebody will paste it into a shell, whatever the file holds.
+    quoted = [shlex.quote(name if name.isprintable() else repr(name)) for name in every]
+    line = ("," if option.endswith("=") else " ").join(quoted)
     raise TrustError(
         f"{source} asks for {', '.join(map(repr, refused))}, no model or backbone of this project,"
         f" and what it names would run; if you trust that code, allow it by {option}{line} on the"
         f" command line or trusted={tuple(every)} in Python"
     )
-
-
-def _quoted(name: str) -> str:
-    """Quote a name for a shell: somebody will paste it, whatever the file holds."""
-    return shlex.quote(name if name.isprintable() else repr(name))

@@ -333,10 +333,12 @@ def pixel_results(fitted: Fitted, maps: Sequence[NDArray]) -> MetricValues:
     All are undefined, with the reason, where there are no masks or no localizer.
     """
     job, test = fitted.job, fitted.split.test
-    if not has_masks(fitted.split):
-        return _undefined(f"{job.dataset.name}/{job.category} has no ground truth masks")
-    if not maps:
-        return _undefined("localizer=none makes no anomaly maps")
+    if not maps or not has_masks(fitted.split):
+        reason = f"{job.dataset.name}/{job.category} has no ground truth masks"
+        if has_masks(fitted.split):
+            reason = "localizer=none makes no anomaly maps"
+        names = [metric.name for metric in METRICS.values() if metric.level == "pixel"]
+        return MetricValues({}, dict.fromkeys(names, reason))
 
     # Each pass of the metrics renders the small maps again, so that they are never held at full
     # size all at once.
@@ -387,8 +389,3 @@ def _pair(sample: Sample, anomaly_map: NDArray, *, job: Job) -> Pair:
     gt_mask = gt_mask_of(sample, job)
     gt_mask = resize_mask(gt_mask, evaluation_size(gt_mask.shape, job.pixel_resolution))
     return sample.name, gt_mask, render(anomaly_map, size=gt_mask.shape)
-
-
-def _undefined(reason: str) -> MetricValues:
-    names = [metric.name for metric in METRICS.values() if metric.level == "pixel"]
-    return MetricValues({}, dict.fromkeys(names, reason))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
@@ -63,7 +62,9 @@ def load_backbone(
     except TypeError as error:
         raise ValueError(f"arguments of the factory {factory}: {error}") from error
     state_dict = _read_state_dict(path) if path else None
-    with _seeded(seed):
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
         module = function(**given)
     if not isinstance(module, nn.Module):
         raise ValueError(f"factory {factory!r} must return a torch.nn.Module, got {module!r}")
@@ -104,16 +105,6 @@ def _with_weights(
             f" backbone.weights={name or 'null'}, got {arguments['weights']!r}"
         )
     return arguments | {"weights": name}
-
-
-@contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 def _read_state_dict(path: Path) -> dict[str, Tensor]:

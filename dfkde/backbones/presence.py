@@ -9,6 +9,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any, Self
@@ -177,19 +178,17 @@ def hub_error(architecture: str, *, repository: str) -> WeightsError:
 def reachable(url: str) -> bool:
     """Return within two seconds whether the server of a URL, or its proxy, takes connections."""
     answers: list[bool] = []
+
+    def connect() -> None:
+        with suppress(OSError, ValueError):
+            socket.create_connection(_server(url), timeout=_PATIENCE).close()
+            answers.append(True)
+
     # In a thread, for a time limit does not bound the look-up of the host's name.
-    thread = Thread(target=lambda: answers.append(_connects(url)), daemon=True)
+    thread = Thread(target=connect, daemon=True)
     thread.start()
     thread.join(_PATIENCE)
-    return answers == [True]
-
-
-def _connects(url: str) -> bool:
-    try:
-        socket.create_connection(_server(url), timeout=_PATIENCE).close()
-    except (OSError, ValueError):
-        return False
-    return True
+    return bool(answers)
 
 
 def _server(url: str) -> tuple[str, int]:

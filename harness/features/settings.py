@@ -142,10 +142,6 @@ def _has_cuda() -> bool:
     count = ctypes.c_int(0)
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
         return False
-    return count.value > 0 and _torch_has_cuda()
-
-
-def _torch_has_cuda() -> bool:
-    spec = find_spec("torch")
-    folders = spec.submodule_search_locations if spec else None
-    return any((Path(folder) / "lib" / "libtorch_cuda.so").exists() for folder in folders or [])
+    spec = find_spec("torch") if count.value else None
+    folders = (spec and spec.submodule_search_locations) or []
+    return any(Path(folder, "lib", "libtorch_cuda.so").exists() for folder in folders)

@@ -28,15 +28,12 @@ def fuse_batch_norms(graph_module: GraphModule) -> GraphModule:
     """Fold each batch norm, in place, into the convolution before it whose only user it is."""
     graph = graph_module.graph
     for node in list(graph.nodes):
-        if node.target is _BATCH_NORM and _only_feeds(node.args[0], node):
-            _fold(graph_module, conv=node.args[0], norm=node)
+        conv = node.args[0] if node.target is _BATCH_NORM else None
+        if isinstance(conv, Node) and conv.target is _CONV and list(conv.users) == [node]:
+            _fold(graph_module, conv=conv, norm=node)
     graph.eliminate_dead_code()
     graph_module.recompile()
     return graph_module
-
-
-def _only_feeds(conv: Any, norm: Node) -> bool:
-    return isinstance(conv, Node) and conv.target is _CONV and list(conv.users) == [norm]
 
 
 def _fold(graph_module: GraphModule, *, conv: Node, norm: Node) -> None:
@@ -47,10 +44,10 @@ def _fold(graph_module: GraphModule, *, conv: Node, norm: Node) -> None:
     kernel, offset = _tensor(graph_module, weight), _tensor(graph_module, bias)
     fused = fuse_conv_bn_weights(kernel, offset, mean, var, norm.args[7], gamma, beta)  # type: ignore[arg-type]
     with graph_module.graph.inserting_before(conv):
-        nodes = [
-            _constant(graph_module, f"{conv.name}_fused_{name}", tensor)
-            for name, tensor in zip(("weight", "bias"), fused, strict=True)
-        ]
+        nodes = []
+        for name, tensor in zip(("weight", "bias"), fused, strict=True):
+            graph_module.register_buffer(f"{conv.name}_fused_{name}", tensor.detach())
+            nodes.append(graph_module.graph.get_attr(f"{conv.name}_fused_{name}"))
     conv.args = (image, *nodes, *conv.args[3:])
     norm.replace_all_uses_with(conv)
     graph_module.graph.erase_node(norm)
@@ -62,11 +59,6 @@ def _tensor(graph_module: GraphModule, node: Any) -> Any:
         return None
     owner, _, name = str(node.target).rpartition(".")
     return getattr(graph_module.get_submodule(owner), name)
-
-
-def _constant(graph_module: GraphModule, name: str, tensor: torch.Tensor) -> Node:
-    graph_module.register_buffer(name, tensor.detach())
-    return graph_module.graph.get_attr(name)
 
 
 def torch_engine(extractor: LazyExtractor, spec: ExtractionSpec) -> Engine:
