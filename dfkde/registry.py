@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from pkgutil import resolve_name
 from types import ModuleType
+from typing import Any
 
 from dfkde.backbones.presence import LITE, TIMM, TORCHVISION
 
@@ -56,7 +58,15 @@ def check_localizer(name: str) -> None:
         raise ValueError(f"localizer must be one of {[*LOCALIZERS]}, got {name!r}{hint}")
 
 
-def module_of_file(path: Path) -> ModuleType:
+def resolve(name: str) -> Any:
+    """Return what `module:name` or `path/to/file.py:name` stands for; whatever import raises."""
+    source, _, inner = name.rpartition(":")
+    if source.endswith(".py"):
+        return getattr(_module_of_file(Path(source)), inner)
+    return resolve_name(name)
+
+
+def _module_of_file(path: Path) -> ModuleType:
     """Import a Python file of the user's, as a module with the name of the file."""
     spec = spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:

@@ -12,7 +12,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from dfkde.backbones.presence import WeightsError, check_weights
-from dfkde.registry import TrustError, check_trusted, untrusted
+from dfkde.registry import TrustError, check_trusted, resolve, untrusted
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
@@ -321,10 +320,9 @@ def _plain(value: Any, path: str) -> Any:
 def _class(name: str) -> type[BaseEstimator]:
     from sklearn.base import BaseEstimator
 
-    module, _, qualified = name.partition(":")
     try:
-        found = getattr(import_module(module), qualified)
-    except (ImportError, AttributeError) as error:
+        found = resolve(name)
+    except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"the saved model's class {name} cannot be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, BaseEstimator)):
         raise ValueError(f"the saved model's class {name} is no scikit-learn estimator")

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
-from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import KFold
 
 from dfkde import AnomalyDetector, Localizer, MapDetector, NonFiniteError, localizer, render
-from dfkde.registry import module_of_file
+from dfkde.registry import resolve
 from harness.config import Job, ModelConfig
 from harness.data import DataError, Sample, Split, decoding_of, load_split, read_mask
 from harness.features.reader import FeatureReader, feature_reader
@@ -106,7 +104,7 @@ def fit(job: Job, stages: Stages | None = None, *, split: Split | None = None) -
 def build_model(config: ModelConfig) -> Any:
     """Return an unfitted estimator; a ValueError names the class or the parameter that is wrong."""
     try:
-        factory = _resolved(config.factory)
+        factory = (_resolved_once if ".py:" in config.factory else resolve)(config.factory)
     except (ImportError, AttributeError, ValueError, OSError) as error:
         raise ValueError(
             "model.factory must be an importable 'module:class' or 'path/to/file.py:class',"
@@ -121,15 +119,8 @@ def build_model(config: ModelConfig) -> Any:
     return factory(**config.params)
 
 
-# As for an imported module: a process runs the code that it has read first.
-_module_of = cache(module_of_file)
-
-
-def _resolved(factory: str) -> Any:
-    source, _, name = factory.rpartition(":")
-    if source.endswith(".py"):
-        return getattr(_module_of(Path(source)), name)
-    return resolve_name(factory)
+# Of a file as of an imported module: a process runs the code that it has read first.
+_resolved_once = cache(resolve)
 
 
 def check_kind(job: Job, model: object) -> None:

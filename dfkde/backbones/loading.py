@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dfkde.backbones.presence import weights_path
-from dfkde.registry import module_of_file
+from dfkde.registry import resolve
 
 Factory = Callable[..., nn.Module]
 
@@ -74,13 +73,11 @@ def load_backbone(
 
 
 def _resolve(factory: str) -> Factory:
-    source, _, name = factory.rpartition(":")
-    if not source or not name:
+    if not all(factory.rpartition(":")):
         raise ValueError(f"factory must be written module:function, got {factory!r}")
     try:
-        module = module_of_file(Path(source)) if source.endswith(".py") else import_module(source)
-        function: Factory = getattr(module, name)
-    except (ImportError, AttributeError, FileNotFoundError) as error:
+        function: Factory = resolve(factory)
+    except (ImportError, AttributeError, ValueError, FileNotFoundError) as error:
         raise ValueError(f"factory {factory!r} cannot be imported: {error}") from error
     if not callable(function):
         raise ValueError(f"factory {factory!r} is no function")
