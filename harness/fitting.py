@@ -307,9 +307,7 @@ def anomaly_maps(fitted: Fitted) -> list[NDArray]:
     """
     with one_blas_thread():
         if isinstance(fitted.model, MapDetector):
-            test = features_of(
-                fitted.job, fitted.reader, fitted.split.test, maps=has_masks(fitted.split)
-            )
+            test = features_of(fitted.job, fitted.reader, fitted.split.test, maps=False)
             return score(fitted.model, test)[1]
         locate = fitted.localizer
         if locate is None:

@@ -73,7 +73,7 @@ def load_backbone(
 
 
 def _resolve(factory: str) -> Factory:
-    if not all(factory.rpartition(":")):
+    if not all(factory.rpartition(":")):  # `resolve` takes `module.function` as well
         raise ValueError(f"factory must be written module:function, got {factory!r}")
     try:
         function: Factory = resolve(factory)
