@@ -242,7 +242,6 @@ class Category:
     def __call__(self, how: str) -> None:
         """Extract them: `cold`, `next` or `warm`."""
         if how == "warm":
-            self.reader.forget()
             self.reader.pooled(self.samples)
         elif how == "next":
             extract_again(self.reader, self.samples, self.cache)

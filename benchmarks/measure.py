@@ -191,5 +191,4 @@ def extract_again(reader: FeatureReader, samples: Sequence[Sample], cache: Path)
     for kind in ("pooled", "maps"):
         for path in cache.rglob(f"*.{kind}"):
             path.unlink()
-    reader.forget()
     reader.pooled(samples)

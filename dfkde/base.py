@@ -24,16 +24,13 @@ class NonFiniteError(ValueError):
     """
 
     def __init__(self, row: int, column: int, value: float):
-        super().__init__(
-            f"features must be finite, got {'NaN' if np.isnan(value) else 'inf'}"
-            f" at row {row}, column {column}"
-        )
+        super().__init__(row, column, value)
         self.row = row
-        self._arguments = (row, column, value)
 
-    def __reduce__(self) -> tuple[type[NonFiniteError], tuple[int, int, float]]:
-        """Pickle the arguments; an exception would pickle its message in their place."""
-        return type(self), self._arguments
+    def __str__(self) -> str:
+        row, column, value = self.args
+        name = "NaN" if np.isnan(value) else "inf"
+        return f"features must be finite, got {name} at row {row}, column {column}"
 
 
 class AnomalyDetector(BaseEstimator, ABC):

@@ -152,11 +152,8 @@ class DFKDEResidual(DFKDE):
         if left_out:
             total = self.pca_.squared_residual(X).sum()
             self.residual_variance_ = float(total / (len(X) - 1) / left_out)
-            self._check_residual(X)
-
-    def _check_residual(self, X: Array) -> None:
         relative = (max(X.shape) * np.finfo(np.float64).eps) ** 2 * self.pca_.variances_[0]
-        if self.residual_variance_ <= relative + _rounding(X) ** 2:
+        if left_out and self.residual_variance_ <= relative + _rounding(X) ** 2:
             raise ValueError(
                 f"the training features vary in n_components={self.n_components} directions only,"
                 " so there is no residual to model; use DFKDE, or fewer components"
@@ -199,13 +196,13 @@ class GaussianKDE(BaseEstimator):
         """
         whitened = self._whitened(X)
         size = max(1, _DISTANCE_BLOCK // len(self.points_))
-        parts = [self._log_sum(whitened[i : i + size]) for i in range(0, len(X), size)]
+        norms, parts = _squared_norms(self.points_), []
+        for i in range(0, len(X), size):
+            block = whitened[i : i + size]
+            squared = _squared_norms(block)[:, None] + norms
+            squared -= 2 * block @ self.points_.T
+            parts.append(logsumexp(-squared / 2, axis=1))
         return np.concatenate(parts) + self.log_norm_
-
-    def _log_sum(self, whitened: Array) -> Array:
-        squared = _squared_norms(whitened)[:, None] + _squared_norms(self.points_)
-        squared -= 2 * whitened @ self.points_.T
-        return np.asarray(logsumexp(-squared / 2, axis=1))
 
     def _whitened(self, X: Array) -> Array:
         solved = linalg.solve_triangular(self.cholesky_, (X - self.mean_).T, lower=True)
@@ -245,10 +242,8 @@ class PCA(BaseEstimator):
 
     def squared_residual(self, X: Array) -> Array:
         """Squared distance (n_samples,) of features from the principal subspace."""
-        return np.concatenate([self._squared_residual(c) for c in _centred(X, self.mean_)])
-
-    def _squared_residual(self, centred: Array) -> Array:
-        return _squared_norms(centred - (centred @ self.components_.T) @ self.components_)
+        V = self.components_
+        return np.concatenate([_squared_norms(c - (c @ V.T) @ V) for c in _centred(X, self.mean_)])
 
     def _rank_error(self, rank: int, X: Array) -> ValueError:
         return ValueError(

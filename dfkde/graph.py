@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -115,7 +116,7 @@ def _lines(module: GraphModule, given: Mapping[str, object]) -> Iterator[str]:
         if node.op == "placeholder":
             yield _constant(given[node.name]) if node.name in given else "input"
         elif node.op == "get_attr":
-            yield _constant(_attribute(module, str(node.target)))
+            yield _constant(attrgetter(str(node.target))(module))
         else:
             yield f"{_target(node)}({', '.join(_arguments(node, numbers))})"
 
@@ -128,13 +129,6 @@ def _constant(value: object) -> str:
         return f"{type(value).__name__} {value!r}"
     data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
     return f"{value.dtype}{list(value.shape)} {hashlib.sha256(data).hexdigest()}"
-
-
-def _attribute(module: nn.Module, path: str) -> object:
-    found: object = module
-    for name in path.split("."):
-        found = getattr(found, name)
-    return found
 
 
 def _target(node: Node) -> str:
@@ -153,9 +147,10 @@ def _arguments(node: Node, numbers: Mapping[Node, int]) -> Iterator[str]:
         yield from _named(node.kwargs.items(), numbers)
         return
     defaults = _defaults(schema)
-    values = _named_arguments(node).items()
-    given = ((name, value) for name, value in values if not _is(value, defaults.get(name, ...)))
-    yield from _named(given, numbers)
+    for name, value in sorted(_named_arguments(node).items()):
+        default = defaults.get(name, ...)
+        if type(value) is not type(default) or value != default:  # 1 is not True
+            yield f"{name}={_value(value, numbers)}"
 
 
 def _named_arguments(node: Node) -> dict[str, Any]:
@@ -167,11 +162,6 @@ def _named_arguments(node: Node) -> dict[str, Any]:
 
 def _defaults(schema: Any) -> dict[str, Any]:
     return {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
-
-
-def _is(value: object, default: object) -> bool:
-    """Return whether an argument is its default; 1 is not True."""
-    return type(value) is type(default) and value == default
 
 
 def _named(items: Iterable[tuple[str, Any]], numbers: Mapping[Node, int]) -> Iterator[str]:

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg.blas import dsyrk
 from scipy.ndimage import gaussian_filter1d
-from scipy.special import logsumexp
 from sklearn.base import BaseEstimator
 
 from dfkde.base import AnomalyDetector, Array, check_integer
 from dfkde.density import leading_components_of_scatter
+from dfkde.position_density import PositionDensities
 from dfkde.registry import check_localizer
 
 FeatureMap = np.ndarray[Any, Any]
@@ -166,15 +166,12 @@ class Occlusion(Localizer):
         return (before - np.array(after)).reshape(feature_map.shape[1:])
 
 
-class PatchDensity(Localizer):
+class PatchDensity(PositionDensities, Localizer):
     """How unlikely each position's own feature is at that position.
 
     The features of all positions are projected to their `n_components` common principal components;
     at each position a Gaussian kernel density is fitted to the training images' features there.
-
-    The kernels' covariance is the position's own, mixed with a share `shrinkage` in (0, 1] of the
-    mean over all positions: at a position where the training images hardly differ, as in an empty
-    corner, its own is singular.
+    `shrinkage` is as in `PositionDensities`.
     """
 
     def __init__(self, n_components: int = 16, *, shrinkage: float = 0.1):
@@ -183,110 +180,35 @@ class PatchDensity(Localizer):
 
     def fit(self, model: AnomalyDetector, train_features: ArrayLike, train_maps: Maps) -> Self:
         """Fit a density at each position; the model is not used."""
-        check_integer("n_components", self.n_components, minimum=1)
+        k = check_integer("n_components", self.n_components, minimum=1)
         if not 0 < self.shrinkage <= 1:
             raise ValueError(f"shrinkage must lie in (0, 1], got {self.shrinkage!r}")
         if isinstance(train_maps, Iterator):
             raise ValueError("train_maps are read twice, got an iterator that can be read once")
         features = np.asarray(train_features, dtype=np.float64)
-        if len(features) < 2:
-            raise ValueError(f"patch_density needs at least 2 samples, got {len(features)}")
+        n, d = features.shape
+        if n < 2:
+            raise ValueError(f"patch_density needs at least 2 samples, got {n}")
+        if d < k:
+            raise ValueError(f"n_components={k} needs at least {k} features, got {d}")
         self.mean_ = features.mean(axis=0)
-        self.components_ = self._principal_components(train_maps, features.shape)
-        self._fit_densities(np.stack([self._projected(one) for one in train_maps]))
+        scatter = np.zeros((d, d), order="F")
+        for feature_map in _checked(train_maps, features.shape):
+            self.grid_ = np.array(feature_map.shape[1:])
+            centred = _positions(feature_map) - self.mean_
+            # In place and one triangle only: half the work, and no large temporary.
+            scatter = dsyrk(1.0, centred.T, beta=1.0, c=scatter, overwrite_c=True)
+        self.components_ = leading_components_of_scatter(scatter, k)
+        points = np.empty((self.grid_.prod(), n, k))
+        for number, feature_map in enumerate(train_maps):
+            points[:, number] = self._projected(_positions(feature_map))
+        self._fit_densities(points)
         return self
 
     def anomaly_map(self, feature_map: FeatureMap) -> Array:
         """Score each position by the negative log density of its own feature."""
         _check_map(feature_map, (len(self.mean_), *self.grid_.tolist()), name="feature_map")
-        centred = self._projected(feature_map) - self.position_means_
-        norms = squared_norms(self.points_)
-        log_density = log_densities(centred, self.whitening_, self.points_, norms) + self.log_norm_
-        return -log_density.reshape(feature_map.shape[1:])
-
-    def _projected(self, feature_map: FeatureMap) -> Array:
-        return (_positions(feature_map) - self.mean_) @ self.components_.T
-
-    def _principal_components(self, train_maps: Maps, shape: tuple[int, ...]) -> Array:
-        d, k = len(self.mean_), self.n_components
-        if d < k:
-            raise ValueError(f"n_components={k} needs at least {k} features, got {d}")
-        scatter = np.zeros((d, d), order="F")
-        for feature_map in _checked(train_maps, shape):
-            self.grid_ = np.array(feature_map.shape[1:])
-            centred = _positions(feature_map) - self.mean_
-            # In place and one triangle only: half the work, and no large temporary.
-            scatter = dsyrk(1.0, centred.T, beta=1.0, c=scatter, overwrite_c=True)
-        return leading_components_of_scatter(scatter, k)
-
-    def _fit_densities(self, projected: Array) -> None:
-        self.points_ = np.ascontiguousarray(projected.transpose(1, 0, 2))
-        fitted = fit_densities(self.points_, self.shrinkage, n_features=len(self.mean_))
-        self.position_means_, self.whitening_, self.log_norm_ = fitted
-
-
-def fit_densities(
-    points: Array, shrinkage: float, *, n_features: int
-) -> tuple[Array, Array, Array]:
-    """Fit a Gaussian kernel density at each position to points (h * w, n, k), and whiten them.
-
-    The points are overwritten, for they are large. Returned are, for each position, the mean
-    (h * w, k), what whitens (h * w, k, k), and the logarithm (h * w,) of the kernels' constant.
-    """
-    n_positions, n, k = points.shape
-    largest = max(points.max(), -points.min())
-    means, own = np.empty((n_positions, k)), np.empty((n_positions, k, k))
-    for place, here in enumerate(points):
-        means[place] = here.mean(axis=0)
-        here -= means[place]
-        own[place] = here.T @ here / (n - 1)
-    mean = own.mean(axis=0)
-    _check_rank(mean, points.shape, largest, n_features=n_features)
-    log_norm = np.empty(n_positions)
-    for place, here in enumerate(points):
-        covariance = own[place] + shrinkage * (mean - own[place])
-        cholesky = np.linalg.cholesky(covariance) * n ** (-1 / (k + 4))
-        own[place] = np.linalg.inv(cholesky)
-        here[:] = here @ own[place].T
-        log_det = 2 * np.log(np.diagonal(cholesky)).sum()
-        log_norm[place] = -np.log(n) - (k * np.log(2 * np.pi) + log_det) / 2
-    return means, own, log_norm
-
-
-def squared_norms(points: Array) -> Array:
-    """Return the squared lengths (h * w, n) of points (h * w, n, k)."""
-    return np.asarray(np.einsum("pij,pij->pi", points, points))
-
-
-def log_densities(centred: Array, whitening: Array, points: Array, norms: Array) -> Array:
-    """Return the log density (h * w,) of features less their means (h * w, k), but its constant.
-
-    `norms` are the points' `squared_norms`.
-    """
-    whitened = np.matmul(whitening, centred[:, :, None])
-    squared = squared_norms(whitened.transpose(0, 2, 1)) + norms
-    squared -= 2 * np.matmul(points, whitened)[:, :, 0]
-    return np.asarray(logsumexp(-squared / 2, axis=1))
-
-
-def _check_rank(
-    covariance: Array, shape: tuple[int, ...], largest: float, *, n_features: int
-) -> None:
-    """Refuse a singular mean covariance (k, k) of points of shape (h * w, n, k).
-
-    All covariances hold a share of it, and so have its rank at least. `largest` is the largest
-    magnitude of the points.
-    """
-    n_positions, n, k = shape
-    eps = np.finfo(np.float64).eps
-    values = np.linalg.eigvalsh(covariance)
-    rounding = (n * eps * largest) ** 2
-    rank = int((values > n_positions * n * eps * values[-1] + rounding).sum())
-    if rank < k:
-        raise ValueError(
-            f"n_components={k} needs feature maps that vary between the images in as many"
-            f" directions, got {rank} (n_samples={n}, n_features={n_features})"
-        )
+        return self._anomaly_scores(_positions(feature_map)).reshape(feature_map.shape[1:])
 
 
 class Uniform(Localizer):

@@ -9,11 +9,11 @@ from scipy.ndimage import gaussian_filter
 
 from dfkde.base import Array, check_integer
 from dfkde.density import with_fixed_signs
-from dfkde.localizers import fit_densities, log_densities, squared_norms
 from dfkde.maps import ImageMaps, Layers, MapDetector, Scored, check_neighbourhood, patches
+from dfkde.position_density import PositionDensities
 
 
-class PatchKDE(MapDetector):
+class PatchKDE(PositionDensities, MapDetector):
     """A Gaussian kernel density at every position of the finest layer.
 
     All layers are averaged over neighbouring positions and brought to the finest grid. The features
@@ -85,12 +85,10 @@ class PatchKDE(MapDetector):
             )
         self._fit_components(maps)
         h, w = self._grid
-        self.points_ = np.empty((h * w, len(maps), len(self.components_)))
+        points = np.empty((h * w, len(maps), len(self.components_)))
         for number, layers in enumerate(maps):
-            self.points_[:, number] = self._projected(layers)
-        fitted = fit_densities(self.points_, self.shrinkage, n_features=len(self.mean_))
-        self.position_means_, self.whitening_, self.log_norm_ = fitted
-        self.norms_ = squared_norms(self.points_)
+            points[:, number] = self._projected(self._patches(layers))
+        self._fit_densities(points)
 
     def _fit_components(self, maps: ImageMaps) -> None:
         """Add up mean and scatter of all patches, image by image, and decompose the scatter."""
@@ -117,14 +115,9 @@ class PatchKDE(MapDetector):
         return min(int(enough) + 1, len(values))
 
     def _score(self, layers: Layers) -> Scored:
-        centred = self._projected(layers) - self.position_means_
-        log_density = log_densities(centred, self.whitening_, self.points_, self.norms_)
-        anomaly_map = -(log_density + self.log_norm_).reshape(self._grid)
+        anomaly_map = self._anomaly_scores(self._patches(layers)).reshape(self._grid)
         smoothed = gaussian_filter(anomaly_map, self.sigma) if self.sigma else anomaly_map
         return Scored(float(smoothed.max()), anomaly_map)
-
-    def _projected(self, layers: Layers) -> Array:
-        return (self._patches(layers) - self.mean_) @ self.components_.T
 
     def _patches(self, layers: Layers) -> Array:
         return patches(layers, self._grid, neighbourhood=self.neighbourhood)

@@ -82,7 +82,6 @@ class PatchCore(MapDetector):
         return 1
 
     def _size(self, n_patches: int) -> int:
-        """Return the size of the coreset of so many patches."""
         size = int(n_patches * self.coreset_ratio)
         if size < self.n_neighbors:
             raise ValueError(
@@ -106,7 +105,6 @@ class PatchCore(MapDetector):
         self.bank_ = features[chosen].astype(np.float64)
 
     def _gathered(self, maps: ImageMaps, drawn: NDArray[np.intp]) -> NDArray[np.float32]:
-        """Return the drawn patches of all training images."""
         features = np.empty((len(drawn), self._n_channels), dtype=np.float32)
         each = self._grid[0] * self._grid[1]
         ends = np.searchsorted(drawn, np.arange(len(maps) + 1) * each)

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from pkgutil import resolve_name
 from types import ModuleType
+from typing import Any
 
 from dfkde.backbones.presence import LITE, TIMM, TORCHVISION
 
@@ -38,16 +40,10 @@ ESTIMATORS = frozenset(
 )
 """All estimators of this project, by the module that defines them."""
 
-RENAMED = {
-    "dfkde.kernel_density:GaussianKDE": "dfkde.density:GaussianKDE",
-    "dfkde.pca:PCA": "dfkde.density:PCA",
-}
-"""Estimators under the names that detectors saved by older versions hold."""
-
 FACTORIES = frozenset({TORCHVISION, TIMM, LITE})
 """All backbone factories of this project."""
 
-_TRUSTED = ESTIMATORS | FACTORIES | RENAMED.keys()
+_TRUSTED = ESTIMATORS | FACTORIES
 
 
 class TrustError(ValueError):
@@ -62,7 +58,15 @@ def check_localizer(name: str) -> None:
         raise ValueError(f"localizer must be one of {[*LOCALIZERS]}, got {name!r}{hint}")
 
 
-def module_of_file(path: Path) -> ModuleType:
+def resolve(name: str) -> Any:
+    """Return what `module:name` or `path/to/file.py:name` stands for; whatever import raises."""
+    source, _, inner = name.rpartition(":")
+    if source.endswith(".py"):
+        return getattr(_module_of_file(Path(source)), inner)
+    return resolve_name(name)
+
+
+def _module_of_file(path: Path) -> ModuleType:
     """Import a Python file of the user's, as a module with the name of the file."""
     spec = spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
@@ -100,14 +104,11 @@ def check_trusted(
     if not refused:
         return
     every = [*trusted, *refused]
-    line = ("," if option.endswith("=") else " ").join(map(_quoted, every))
+    # Somebody will paste it into a shell, whatever the file holds.
+    quoted = [shlex.quote(name if name.isprintable() else repr(name)) for name in every]
+    line = ("," if option.endswith("=") else " ").join(quoted)
     raise TrustError(
         f"{source} asks for {', '.join(map(repr, refused))}, no model or backbone of this project,"
         f" and what it names would run; if you trust that code, allow it by {option}{line} on the"
         f" command line or trusted={tuple(every)} in Python"
     )
-
-
-def _quoted(name: str) -> str:
-    """Quote a name for a shell: somebody will paste it, whatever the file holds."""
-    return shlex.quote(name if name.isprintable() else repr(name))

@@ -12,7 +12,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from dfkde.backbones.presence import WeightsError, check_weights
-from dfkde.registry import RENAMED, TrustError, check_trusted, untrusted
+from dfkde.registry import TrustError, check_trusted, resolve, untrusted
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from dfkde.maps import MapDetector
 
 _FORMAT = 2
-_WITHOUT_CHECKSUM = 1
-"""The format before, which is still read."""
 _STATE, _ARRAYS = "detector.json", "detector.safetensors"
 # What a file that is no detector, or a damaged one, may raise while it is read.
 _FAULTS = (ValueError, TypeError, LookupError, AttributeError, OSError, RecursionError)
@@ -106,10 +103,8 @@ class Backbone:
         except WeightsError as error:  # the detector takes no other backbone
             raise error.without_others() from None
 
-    def extractor(self, maps_of: Sequence[str] = ()) -> FeatureExtractor:
+    def extractor(self) -> FeatureExtractor:
         """Build the feature extractor; the factory is imported, for `load` has checked it.
-
-        `maps_of` is as `FeatureExtractor` takes it.
 
         Raises
         ------
@@ -120,14 +115,12 @@ class Backbone:
         """
         from dfkde import FeatureExtractor, load_backbone
 
-        try:
-            module = load_backbone(
-                self.factory, arguments=self.arguments, weights=self.weights, seed=self.seed
-            )
-        except WeightsError as error:
-            raise error.without_others() from error
+        self.check()
+        module = load_backbone(
+            self.factory, arguments=self.arguments, weights=self.weights, seed=self.seed
+        )
         extractor = FeatureExtractor(
-            module, self.layers, mean=self.mean, std=self.std, maps_of=maps_of
+            module, self.layers, mean=self.mean, std=self.std, maps_of=self.maps_of
         )
         self.check_digest(extractor.digest)
         return extractor
@@ -191,7 +184,7 @@ class TrainedDetector:
         arrays = save(encoder.arrays)
         state["arrays_sha256"] = hashlib.sha256(arrays).hexdigest()
         state = json.loads(json.dumps(state))  # as it will be read: with keys that are all text
-        text = _text(state | {"checksum": _checksum(state)})
+        text = json.dumps(state | {"checksum": _checksum(state)}, indent=2) + "\n"
         folder.mkdir(parents=True, exist_ok=True)
         # The description goes first and comes last: without all of it there is no detector.
         (folder / _STATE).unlink(missing_ok=True)
@@ -222,7 +215,7 @@ class TrainedDetector:
         with _faults_in_one_line(folder):
             state = _read_state(folder)
             _check_names(state, trusted, folder=folder)
-            decoder = Decoder(_read_arrays(folder, state), trusted)
+            decoder = Decoder(_read_arrays(folder, state["arrays_sha256"]))
             return cls(
                 model=decoder.decode(state["model"], "model"),
                 localizer=decoder.decode(state["localizer"], "localizer"),
@@ -253,7 +246,10 @@ class Encoder:
         """Describe an estimator, or what it keeps; what cannot be saved is a TypeError."""
         from sklearn.base import BaseEstimator
 
+        if id(value) in self._paths:
+            return {"same_as": self._paths[id(value)]}
         if isinstance(value, BaseEstimator):
+            self._paths[id(value)] = path
             return self._estimator(value, path)
         if isinstance(value, np.ndarray) and value.dtype == object:
             return {"names": [str(name) for name in value]}
@@ -263,9 +259,6 @@ class Encoder:
         return {"value": _plain(value, path)}
 
     def _estimator(self, estimator: BaseEstimator, path: str) -> dict[str, Any]:
-        if id(estimator) in self._paths:
-            return {"same_as": self._paths[id(estimator)]}
-        self._paths[id(estimator)] = path
         kind = type(estimator)
         if kind.__module__ == "__main__":
             raise TypeError(
@@ -284,13 +277,10 @@ class Encoder:
 
 
 class Decoder:
-    """Rebuilds what an `Encoder` described; imports only our own classes and the trusted."""
+    """Rebuilds what an `Encoder` described, and imports the classes in it: check them before."""
 
-    def __init__(
-        self, arrays: dict[str, np.ndarray[Any, Any]], trusted: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
         self._arrays = arrays
-        self._trusted = trusted
         self._estimators: dict[str, BaseEstimator] = {}
 
     def decode(self, state: dict[str, Any], path: str) -> Any:
@@ -304,11 +294,15 @@ class Decoder:
         return np.array(state["names"], dtype=object) if "names" in state else state["value"]
 
     def _estimator(self, state: dict[str, Any], path: str) -> BaseEstimator:
-        check_trusted([state["class"]], self._trusted, source=f"the saved {path}")
-        estimator = _class(RENAMED.get(state["class"], state["class"]))(**state["params"])
-        self._estimators[path] = estimator
+        kind = _class(state["class"])
+        self._estimators[path] = estimator = kind(**state["params"])
         for name, value in state["attributes"].items():
-            _check_attribute(type(estimator), name, path=path)
+            of_class = getattr(kind, name, None)
+            if not _is_learnt(name) or callable(of_class) or isinstance(of_class, property):
+                raise ValueError(
+                    f"{path}.{name} must be an attribute that a fitted {kind.__name__} keeps: its"
+                    " name ends with an underscore, begins with none, and is no method's"
+                )
             setattr(estimator, name, self.decode(value, f"{path}.{name}"))
         return estimator
 
@@ -326,10 +320,9 @@ def _plain(value: Any, path: str) -> Any:
 def _class(name: str) -> type[BaseEstimator]:
     from sklearn.base import BaseEstimator
 
-    module, _, qualified = name.partition(":")
     try:
-        found = getattr(import_module(module), qualified)
-    except (ImportError, AttributeError) as error:
+        found = resolve(name)
+    except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"the saved model's class {name} cannot be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, BaseEstimator)):
         raise ValueError(f"the saved model's class {name} is no scikit-learn estimator")
@@ -339,15 +332,6 @@ def _class(name: str) -> type[BaseEstimator]:
 def _is_learnt(name: str) -> bool:
     """Return whether an attribute is what an estimator has learnt, by scikit-learn's convention."""
     return name.endswith("_") and not name.startswith("_")
-
-
-def _check_attribute(kind: type[BaseEstimator], name: str, *, path: str) -> None:
-    of_class = getattr(kind, name, None)
-    if not _is_learnt(name) or callable(of_class) or isinstance(of_class, property):
-        raise ValueError(
-            f"{path}.{name} must be an attribute that a fitted {kind.__name__} keeps: its name"
-            " ends with an underscore, begins with none, and is no method's"
-        )
 
 
 def _check_names(state: dict[str, Any], trusted: Sequence[str], *, folder: Path) -> None:
@@ -370,10 +354,6 @@ def _classes(state: Any) -> Iterator[str]:
             yield from _classes(value)
 
 
-def _text(state: dict[str, Any]) -> str:
-    return json.dumps(state, indent=2) + "\n"
-
-
 def _checksum(content: dict[str, Any]) -> str:
     """Return the SHA-256 over a description without its checksum, as canonical JSON."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -383,34 +363,24 @@ def _checksum(content: dict[str, Any]) -> str:
 def _read_state(folder: Path) -> dict[str, Any]:
     if not (folder / _STATE).is_file():
         raise ValueError(f"it has no {_STATE}")
-    text = (folder / _STATE).read_text(encoding="utf-8")
-    state: dict[str, Any] = json.loads(text)
-    if state["format"] == _FORMAT:
-        content = {name: value for name, value in state.items() if name != "checksum"}
-        # The text as well, for one value can be written in several ways: 1e-5 and 1E-5.
-        if state["checksum"] != _checksum(content) or text != _text(state):
-            raise ValueError(
-                f"{_STATE} must be as it was saved, and its checksum is of another text"
-            )
-    elif state["format"] != _WITHOUT_CHECKSUM or "checksum" in state:
-        raise ValueError(
-            f"{_STATE} must be of format {_WITHOUT_CHECKSUM} or {_FORMAT}, got {state['format']!r}"
-        )
+    state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    if state["format"] != _FORMAT:
+        raise ValueError(f"{_STATE} must be of format {_FORMAT}, got {state['format']!r}")
+    if state.pop("checksum") != _checksum(state):
+        raise ValueError(f"{_STATE} must be as it was saved, and its checksum is of another text")
     return state
 
 
-def _read_arrays(folder: Path, state: dict[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+def _read_arrays(folder: Path, sha256: str) -> dict[str, np.ndarray[Any, Any]]:
     path = folder / _ARRAYS
     if not path.is_file():  # opening a pipe would wait for its other end
         raise ValueError(f"it has no {_ARRAYS}")
-    if state["format"] != _WITHOUT_CHECKSUM:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != state["arrays_sha256"]:
-            raise ValueError(
-                f"{_ARRAYS} must be the one that was saved with {_STATE}, SHA-256"
-                f" {state['arrays_sha256']}, got {found}"
-            )
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise ValueError(
+            f"{_ARRAYS} must be the one that was saved with {_STATE}, SHA-256 {sha256}, got {found}"
+        )
     return load_file(path)
 
 

@@ -14,9 +14,8 @@ from unicodedata import category
 from dfkde.backbones.presence import CHECKPOINTS, LITE, PARTS, TORCHVISION
 from dfkde.registry import ESTIMATORS, check_localizer
 from harness.config import BackboneConfig, Config
-from harness.features.settings import check_center_crop, check_numbers, input_shape, resolve_device
+from harness.features.settings import check_features, input_shape, resolve_device
 from harness.provenance import code_digest
-from harness.system.terminal import nearest
 from harness.system.threads import available, group_folders
 
 _LONGEST_NAME = 100
@@ -118,7 +117,8 @@ def _check_names(config: Config) -> None:
 
 
 def _check_numbers(config: Config) -> None:
-    check_center_crop(config.center_crop, image_size=config.image_size)
+    size, crop = config.image_size, config.center_crop
+    check_features(config.features, image_size=size, center_crop=crop)
     side, quantile, n_train = config.pixel_resolution, config.threshold_quantile, config.n_train
     if side is not None and side < 1:
         raise ValueError(f"pixel_resolution must be null (native) or at least 1, got {side}")
@@ -134,21 +134,15 @@ def _check_numbers(config: Config) -> None:
         raise ValueError(
             f"train_contamination must be at least 0 and below 1, got {config.train_contamination}"
         )
-    features = config.features
-    check_numbers(workers=features.workers, cache_limit_gb=features.cache_limit_gb)
 
 
 def _check_choices(config: Config) -> None:
     from harness.data.load import check_dataset
-    from harness.features.inputs import RESIZES
 
     job = config.job()
     check_localizer(job.localizer)
     _ = job.map_layers  # raises where the model has none for the backbone
     check_dataset(config.dataset, str(config.category))
-    if config.features.resize not in RESIZES:
-        rule, got = f"features.resize must be one of {', '.join(RESIZES)}", config.features.resize
-        raise ValueError(f"{rule}, got {got!r}{nearest(got, RESIZES)}")
     if config.save_model and config.tracking.kind == "none":
         raise ValueError("save_model must be false where tracking.kind is none, got true")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,13 +36,7 @@ EACH = 3
 """At most so many false alarms, and so many misses, are shown."""
 
 
-def evaluate(
-    job: Job,
-    stages: Stages | None = None,
-    *,
-    split: Split | None = None,
-    keep: Callable[[Fitted], object] | None = None,
-) -> Record:
+def evaluate(job: Job, stages: Stages | None = None, *, split: Split | None = None) -> Record:
     """Train on the normal images of a category, score its test images, measure the scores.
 
     Parameters
@@ -53,8 +47,6 @@ def evaluate(
         The stopwatch to time its stages with.
     split : Split, optional
         The images of the job, where they have been read already.
-    keep : callable, optional
-        Called with the fitted job once its scores are measured.
 
     Returns
     -------
@@ -69,11 +61,7 @@ def evaluate(
         If a setting does not fit the data.
     """
     stages = Stages() if stages is None else stages
-    fitted = fit(job, stages, split=split)
-    record = measure(fitted, stages)
-    if keep is not None:
-        keep(fitted)
-    return record
+    return measure(fit(job, stages, split=split), stages)
 
 
 def measure(fitted: Fitted, stages: Stages) -> Record:
@@ -92,7 +80,8 @@ def measure(fitted: Fitted, stages: Stages) -> Record:
         labels = [sample.anomalous for sample in split.test]
         image = image_metrics(labels, scores, threshold=threshold)
     with stages("anomaly maps"):
-        maps = maps or (anomaly_maps(fitted) if has_masks(split) else [])
+        if has_masks(split):
+            maps = maps or anomaly_maps(fitted)
     with stages("pixel metrics"):
         pixel = pixel_results(fitted, maps)
     image_scores = [

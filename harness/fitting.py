@@ -8,16 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
-from pathlib import Path
-from pkgutil import resolve_name
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import KFold
 
 from dfkde import AnomalyDetector, Localizer, MapDetector, NonFiniteError, localizer, render
-from dfkde.registry import module_of_file
+from dfkde.registry import resolve
 from harness.config import Job, ModelConfig
 from harness.data import DataError, Sample, Split, decoding_of, load_split, read_mask
 from harness.features.reader import FeatureReader, feature_reader
@@ -106,7 +104,7 @@ def fit(job: Job, stages: Stages | None = None, *, split: Split | None = None) -
 def build_model(config: ModelConfig) -> Any:
     """Return an unfitted estimator; a ValueError names the class or the parameter that is wrong."""
     try:
-        factory = _resolved(config.factory)
+        factory = (_resolved_once if ".py:" in config.factory else resolve)(config.factory)
     except (ImportError, AttributeError, ValueError, OSError) as error:
         raise ValueError(
             "model.factory must be an importable 'module:class' or 'path/to/file.py:class',"
@@ -121,15 +119,8 @@ def build_model(config: ModelConfig) -> Any:
     return factory(**config.params)
 
 
-# As for an imported module: a process runs the code that it has read first.
-_module_of = cache(module_of_file)
-
-
-def _resolved(factory: str) -> Any:
-    source, _, name = factory.rpartition(":")
-    if source.endswith(".py"):
-        return getattr(_module_of(Path(source)), name)
-    return resolve_name(factory)
+# Of a file as of an imported module: a process runs the code that it has read first.
+_resolved_once = cache(resolve)
 
 
 def check_kind(job: Job, model: object) -> None:
@@ -187,15 +178,17 @@ def features_of(
     return Maps(partial(reader.layer_maps, layers=layers), samples)
 
 
-def score(model: AnomalyDetector | MapDetector, features: Features) -> Scores:
-    """Score images; a model on maps gives their anomaly maps as well."""
+def score(
+    model: AnomalyDetector | MapDetector, features: Features
+) -> tuple[NDArray[np.float64], list[NDArray]]:
+    """Return the anomaly scores (n,) of images, and the maps of a model that makes its own."""
     if not isinstance(model, MapDetector):
-        return Scores(model.anomaly_score(np.asarray(features)), [])
+        return model.anomaly_score(np.asarray(features)), []
     found = parallel_map(
         lambda one: model.score(one[1], row=one[0]), enumerate(features), available()
     )
     scores, maps = zip(*found, strict=True)
-    return Scores(np.array(scores), list(maps))
+    return np.array(scores), list(maps)
 
 
 def has_masks(split: Split) -> bool:
@@ -227,7 +220,7 @@ def threshold_of(fitted: Fitted) -> float | None:
     n_train = n_distinct(fitted.split)
     check_holding_out(fitted.job, n_train, setting="threshold_quantile must be null")
     with one_blas_thread():
-        above = quantile_score(held_out_scores(fitted), quantile)
+        above = quantile_score(held_out(fitted, maps=False)[0], quantile)
     return float(np.nextafter(above, np.inf))
 
 
@@ -242,44 +235,31 @@ def quantile_score(train_scores: NDArray[np.float64], quantile: float) -> float:
     return float(np.quantile(train_scores, quantile, method="inverted_cdf"))
 
 
-class HeldOut(NamedTuple):
-    """What models that were not fitted on it give each training image."""
-
-    scores: NDArray[np.float64]
-    """Of the training images, in their order."""
-    map_values: list[float] | None
-    """The median over the anomaly maps, then the maximum of each; None without maps."""
-
-
-def held_out_scores(fitted: Fitted) -> NDArray[np.float64]:
-    """Score each training image, in their order, by a model that was not fitted on it.
+def held_out(
+    fitted: Fitted, *, maps: bool = True
+) -> tuple[NDArray[np.float64], list[float] | None]:
+    """Score the training images, in their order, by models that were not fitted on them.
 
     A model gives the images it was fitted on far lower scores than any other normal image: to
     their nearest training image, for instance, they have no distance at all.
-    """
-    return held_out(fitted, maps=False).scores
 
-
-def held_out(fitted: Fitted, *, maps: bool = True) -> HeldOut:
-    """Score the training images as `held_out_scores` does, and map them by the same models.
-
-    Drawing smooths the fine maps of a model on layers, so of these the maxima are those of the maps
-    as drawn. Where no feature maps are cached, a localizer maps the images of the first fold alone:
-    each fold reads those of all images.
+    With `maps`, the same models map them, and the values are the median over these maps, then the
+    maximum of each; None without maps. Drawing smooths the fine maps of a model on layers, so of
+    these the maxima are those of the maps as drawn. Where no feature maps are cached, a localizer
+    maps the images of the first fold alone: each fold reads those of all images.
     """
     scores, found, maxima = np.empty(len(fitted.train)), list[NDArray](), list[float]()
     for fold, (rest, places) in enumerate(folds(fitted)):
         scores[places], own = score(rest.model, fitted.train[places])
-        if maps and own:
-            found += own
-            size = fitted.spec.shape[-2:]
-            maxima += [float(render(one, size=size).max()) for one in own]
-        if maps and (fitted.job.features.maps or fold == 0) and (locate := rest.localizer):
+        if not maps:
+            continue
+        drawn = [render(one, size=fitted.spec.shape[-2:]) for one in own]
+        if (fitted.job.features.maps or fold == 0) and (locate := rest.localizer):
             samples = [fitted.split.train[k] for k in places]
-            own = [locate.anomaly_map(one) for one in fitted.reader.maps(samples)]
-            found += own
-            maxima += [float(one.max()) for one in own]
-    return HeldOut(scores, [float(np.median(found)), *maxima] if maxima else None)
+            own = drawn = [locate.anomaly_map(one) for one in fitted.reader.maps(samples)]
+        found += own
+        maxima += [float(one.max()) for one in drawn]
+    return scores, [float(np.median(found)), *maxima] if maxima else None
 
 
 def folds(fitted: Fitted) -> Iterator[tuple[Fitted, NDArray[np.intp]]]:
@@ -327,10 +307,8 @@ def anomaly_maps(fitted: Fitted) -> list[NDArray]:
     """
     with one_blas_thread():
         if isinstance(fitted.model, MapDetector):
-            test = features_of(
-                fitted.job, fitted.reader, fitted.split.test, maps=has_masks(fitted.split)
-            )
-            return score(fitted.model, test).maps
+            test = features_of(fitted.job, fitted.reader, fitted.split.test, maps=False)
+            return score(fitted.model, test)[1]
         locate = fitted.localizer
         if locate is None:
             return []
@@ -344,10 +322,12 @@ def pixel_results(fitted: Fitted, maps: Sequence[NDArray]) -> MetricValues:
     All are undefined, with the reason, where there are no masks or no localizer.
     """
     job, test = fitted.job, fitted.split.test
-    if not has_masks(fitted.split):
-        return _undefined(f"{job.dataset.name}/{job.category} has no ground truth masks")
-    if not maps:
-        return _undefined("localizer=none makes no anomaly maps")
+    if not maps or not has_masks(fitted.split):
+        reason = f"{job.dataset.name}/{job.category} has no ground truth masks"
+        if has_masks(fitted.split):
+            reason = "localizer=none makes no anomaly maps"
+        names = [metric.name for metric in METRICS.values() if metric.level == "pixel"]
+        return MetricValues({}, dict.fromkeys(names, reason))
 
     # Each pass of the metrics renders the small maps again, so that they are never held at full
     # size all at once.
@@ -393,20 +373,8 @@ Features = NDArray[np.float32] | Maps
 """Of images: pooled (n, D), or the maps of layers."""
 
 
-class Scores(NamedTuple):
-    """Anomaly scores (n,) of images, and the anomaly maps of a model that makes its own."""
-
-    of_images: NDArray[np.float64]
-    maps: list[NDArray]
-
-
 def _pair(sample: Sample, anomaly_map: NDArray, *, job: Job) -> Pair:
     """Return the mask and the anomaly map of an image at the size of the evaluation."""
     gt_mask = gt_mask_of(sample, job)
     gt_mask = resize_mask(gt_mask, evaluation_size(gt_mask.shape, job.pixel_resolution))
     return sample.name, gt_mask, render(anomaly_map, size=gt_mask.shape)
-
-
-def _undefined(reason: str) -> MetricValues:
-    names = [metric.name for metric in METRICS.values() if metric.level == "pixel"]
-    return MetricValues({}, dict.fromkeys(names, reason))

@@ -16,6 +16,11 @@ def rewrite(folder, change):
     change(state, arrays)
     save_file(arrays, folder / ARRAYS)
     state["arrays_sha256"] = hashlib.sha256((folder / ARRAYS).read_bytes()).hexdigest()
+    write_state(folder, state)
+
+
+def write_state(folder, state):
+    """Write a description with its checksum."""
     state.pop("checksum", None)
     canonical = json.dumps(state, sort_keys=True, separators=(",", ":"))
     state["checksum"] = hashlib.sha256(canonical.encode()).hexdigest()

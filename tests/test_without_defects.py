@@ -7,7 +7,7 @@ import pytest
 
 from dfkde import TrainedDetector
 from harness.config import TrackingConfig
-from harness.fitting import fit, held_out_scores
+from harness.fitting import fit, held_out
 from harness.metrics import METRICS
 from harness.predict.model import fetch_model
 from harness.report.__main__ import main as report
@@ -47,7 +47,7 @@ def test_its_run_says_why_it_has_no_metrics_and_keeps_its_model(
         fetch_model(f"runs:/{outcome.run_id}/model", uri, folder=tmp_path),
         trusted=["tests.tiny:build"],
     )
-    assert detector.train_scores.tolist() == held_out_scores(fit(own_job)).tolist()
+    assert detector.train_scores.tolist() == held_out(fit(own_job), maps=False)[0].tolist()
     assert report(["--root", str(tmp_path), "show", "--uri", uri, "dataset=folder"]) in (0, None)
     assert "| n/a |" in capsys.readouterr().out
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from importlib import import_module
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -16,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dfkde.backbones.presence import weights_path
-from dfkde.registry import module_of_file
+from dfkde.registry import resolve
 
 Factory = Callable[..., nn.Module]
 
@@ -63,7 +61,9 @@ def load_backbone(
     except TypeError as error:
         raise ValueError(f"arguments of the factory {factory}: {error}") from error
     state_dict = _read_state_dict(path) if path else None
-    with _seeded(seed):
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
         module = function(**given)
     if not isinstance(module, nn.Module):
         raise ValueError(f"factory {factory!r} must return a torch.nn.Module, got {module!r}")
@@ -73,13 +73,11 @@ def load_backbone(
 
 
 def _resolve(factory: str) -> Factory:
-    source, _, name = factory.rpartition(":")
-    if not source or not name:
+    if not all(factory.rpartition(":")):  # `resolve` takes `module.function` as well
         raise ValueError(f"factory must be written module:function, got {factory!r}")
     try:
-        module = module_of_file(Path(source)) if source.endswith(".py") else import_module(source)
-        function: Factory = getattr(module, name)
-    except (ImportError, AttributeError, FileNotFoundError) as error:
+        function: Factory = resolve(factory)
+    except (ImportError, AttributeError, ValueError, FileNotFoundError) as error:
         raise ValueError(f"factory {factory!r} cannot be imported: {error}") from error
     if not callable(function):
         raise ValueError(f"factory {factory!r} is no function")
@@ -106,16 +104,6 @@ def _with_weights(
     return arguments | {"weights": name}
 
 
-@contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
 def _read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a state dict without running any code that it may carry."""
     if not path.is_file():
@@ -137,16 +125,11 @@ def _fill(module: nn.Module, state_dict: Mapping[str, Tensor], *, source: Path) 
     # How many batches a norm has seen is of no use in evaluation, and older files lack it.
     own = {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
     missing = [name for name in own if name not in state_dict]
-    if missing:
-        raise ValueError(_listed(source, f"lacks {len(missing)} of {len(own)} tensors", missing))
-    wrong = [name for name in own if own[name].shape != state_dict[name].shape]
+    wrong = missing or [name for name in own if own[name].shape != state_dict[name].shape]
     if wrong:
         raise ValueError(
-            _listed(source, f"has another shape for {len(wrong)} of {len(own)} tensors", wrong)
+            f"weights: {str(source)!r} {'lacks' if missing else 'has another shape for'}"
+            f" {len(wrong)} of {len(own)} tensors of the backbone: {', '.join(wrong[:3])}"
+            + (", ..." if len(wrong) > 3 else "")
         )
     module.load_state_dict({name: state_dict[name] for name in own}, strict=False)
-
-
-def _listed(source: Path, problem: str, names: list[str]) -> str:
-    dots = ", ..." if len(names) > 3 else ""
-    return f"weights: {str(source)!r} {problem} of the backbone: {', '.join(names[:3])}{dots}"

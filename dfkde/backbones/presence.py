@@ -9,7 +9,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any, Self
@@ -46,9 +46,6 @@ ELSEWHERE = re.compile(
 )
 """How the names of timm begin whose weights are not in a repository of that very name."""
 
-HUB_FILE = "model.safetensors"
-"""The file of a Hugging Face repository that holds the weights."""
-
 INSTALLED = "use backbone=efficientnet_lite0, whose weights are installed with this package"
 """The alternative that needs no file."""
 
@@ -68,19 +65,17 @@ class WeightsError(ValueError):
     `place` says what to do with the file at `url`, `others` which other weights would do.
     """
 
-    def __init__(self, what: str, *, url: str, place: str, others: Sequence[str] = (INSTALLED,)):
-        advice = ", or ".join([place, *others])
-        super().__init__(f"{what} are not on this machine and {url} cannot be fetched: {advice}")
-        self.what, self.url, self.place, self.others = what, url, place, tuple(others)
+    def __init__(self, what: str, url: str, place: str, *others: str):
+        super().__init__(what, url, place, *others)
+        self.url = url
 
-    def __reduce__(self) -> tuple[partial[Self], tuple[str]]:
-        """Pickle with the keyword arguments, which an exception would leave out."""
-        make = partial(type(self), url=self.url, place=self.place, others=self.others)
-        return make, (self.what,)
+    def __str__(self) -> str:
+        what, url, *advice = self.args
+        return f"{what} are not on this machine and {url} cannot be fetched: {', or '.join(advice)}"
 
     def without_others(self) -> Self:
         """Return the error for a detector, which takes no other weights."""
-        return type(self)(self.what, url=self.url, place=self.place, others=())
+        return type(self)(*self.args[:3])
 
 
 def is_random(factory: str, *, arguments: Mapping[str, Any], weights: str | None) -> bool:
@@ -120,18 +115,18 @@ def check_weights(factory: str, *, arguments: Mapping[str, Any], weights: str | 
     architecture = str(arguments.get("architecture"))
     path = checkpoint_file(factory, arguments=arguments, weights=weights)
     if path is not None:
-        url = f"{_DOWNLOADS}/{path.name}"
-        check_checkpoint(f"the weights {weights} of {architecture}", url=url)
-    if factory == TIMM and weights == "pretrained":
-        _check_timm(architecture)
+        what, url = f"the weights {weights} of {architecture}", f"{_DOWNLOADS}/{path.name}"
+        if not path.exists() and not reachable(url):
+            raise checkpoint_error(what, url=url)
+    elif factory == TIMM and weights == "pretrained" and not ELSEWHERE.match(architecture):
+        # Which tag a name without one stands for is known to timm alone.
+        name = architecture if "." in architecture else f"{architecture}.TAG"
+        check_hub(architecture, repository=f"timm/{name}")
 
 
-def check_checkpoint(what: str, *, url: str) -> WeightsError:
-    """Return the error for a failing download into torch's folder; raise it if it must fail."""
-    error = WeightsError(what, url=url, place=f"put that file into {checkpoint_folder()}")
-    if not (checkpoint_folder() / Path(url).name).exists() and not reachable(url):
-        raise error
-    return error
+def checkpoint_error(what: str, *, url: str) -> WeightsError:
+    """Return the error for a download into torch's folder that fails."""
+    return WeightsError(what, url, f"put that file into {checkpoint_folder()}", INSTALLED)
 
 
 def check_layers(factory: str, layers: Sequence[str], *, arguments: Mapping[str, Any]) -> None:
@@ -156,6 +151,16 @@ def checkpoint_folder() -> Path:
     return home.expanduser() / "hub" / "checkpoints"
 
 
+def check_hub(architecture: str, *, repository: str) -> None:
+    """Raise the error for a repository of the hub that is not here, where it cannot be asked."""
+    from huggingface_hub.constants import ENDPOINT, HF_HUB_CACHE, HF_HUB_OFFLINE
+
+    name = repository.partition("/")[2].replace("TAG", "*")
+    is_here = any(Path(HF_HUB_CACHE).glob(f"models--*--{name}"))
+    if not is_here and (HF_HUB_OFFLINE or not reachable(ENDPOINT)):
+        raise hub_error(architecture, repository=repository)
+
+
 def hub_error(architecture: str, *, repository: str) -> WeightsError:
     """Return the error for a file of the Hugging Face hub, or of $HF_ENDPOINT, that is missing."""
     from huggingface_hub.constants import ENDPOINT, HF_HUB_CACHE
@@ -163,47 +168,27 @@ def hub_error(architecture: str, *, repository: str) -> WeightsError:
     folder = f"models--{repository.replace('/', '--')}"
     return WeightsError(
         f"the weights of {architecture}",
-        url=f"{ENDPOINT}/{repository}/resolve/main/{HUB_FILE}",
-        place=f"copy the folder {folder} of a machine that has them into {HF_HUB_CACHE}",
-        others=("give that file as backbone.weights=PATH", INSTALLED),
+        f"{ENDPOINT}/{repository}/resolve/main/model.safetensors",
+        f"copy the folder {folder} of a machine that has them into {HF_HUB_CACHE}",
+        "give that file as backbone.weights=PATH",
+        INSTALLED,
     )
-
-
-def hub_reachable() -> bool:
-    """Return whether the hub may be asked and takes connections."""
-    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
-
-    return not HF_HUB_OFFLINE and reachable(ENDPOINT)
 
 
 def reachable(url: str) -> bool:
     """Return within two seconds whether the server of a URL, or its proxy, takes connections."""
     answers: list[bool] = []
+
+    def connect() -> None:
+        with suppress(OSError, ValueError):
+            socket.create_connection(_server(url), timeout=_PATIENCE).close()
+            answers.append(True)
+
     # In a thread, for a time limit does not bound the look-up of the host's name.
-    thread = Thread(target=lambda: answers.append(_connects(url)), daemon=True)
+    thread = Thread(target=connect, daemon=True)
     thread.start()
     thread.join(_PATIENCE)
-    return answers == [True]
-
-
-def _check_timm(architecture: str) -> None:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    # Which tag a name without one stands for is known to timm alone.
-    name = architecture if "." in architecture else f"{architecture}.TAG"
-    cached = Path(HF_HUB_CACHE).glob(f"models--*--{name.replace('TAG', '*')}")
-    if ELSEWHERE.match(architecture) or any(cached):
-        return
-    if not hub_reachable():
-        raise hub_error(architecture, repository=f"timm/{name}")
-
-
-def _connects(url: str) -> bool:
-    try:
-        socket.create_connection(_server(url), timeout=_PATIENCE).close()
-    except (OSError, ValueError):
-        return False
-    return True
+    return bool(answers)
 
 
 def _server(url: str) -> tuple[str, int]:

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from typing import Any
 
 import timm
-from huggingface_hub import try_to_load_from_cache
 from torch import nn
 
-from dfkde.backbones.presence import (
-    HUB_FILE,
-    WeightsError,
-    check_checkpoint,
-    hub_error,
-    hub_reachable,
-)
+from dfkde.backbones.presence import check_hub, checkpoint_error, hub_error
 
 PRETRAINED = "pretrained"
 """The name of the weights that timm's tag stands for."""
@@ -31,7 +25,11 @@ def timm_model(architecture: str, *, weights: str | None, img_size: int | None =
     _check_name(architecture)
     if weights not in (None, PRETRAINED):
         raise ValueError(f"weights must be {PRETRAINED!r} or a state dict's path, got {weights!r}")
-    error = None if weights is None else _check_weights(architecture)
+    config: Any = timm.get_pretrained_cfg(architecture)
+    if weights is not None and not (config and config.has_weights):
+        raise ValueError(f"timm has no weights for {architecture!r}")
+    if weights is not None and config.hf_hub_id:  # which would be asked for a minute
+        check_hub(architecture, repository=config.hf_hub_id)
     try:
         return timm.create_model(
             architecture,
@@ -41,9 +39,9 @@ def timm_model(architecture: str, *, weights: str | None, img_size: int | None =
             img_size=img_size,
         )
     except OSError as cause:
-        if error is None:
-            raise
-        raise error from cause
+        if config.hf_hub_id:
+            raise hub_error(architecture, repository=config.hf_hub_id) from cause
+        raise checkpoint_error(f"the weights of {architecture}", url=str(config.url)) from cause
 
 
 def _check_name(architecture: str) -> None:
@@ -54,17 +52,3 @@ def _check_name(architecture: str) -> None:
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
     if tag and tag not in tags:
         raise ValueError(f"the tag of {name} must be one of {tags}, got {tag!r}")
-
-
-def _check_weights(architecture: str) -> WeightsError:
-    """Return the error for a download that fails; raise it where there can be none."""
-    config = timm.get_pretrained_cfg(architecture)
-    if config is None or not config.has_weights:
-        raise ValueError(f"timm has no weights for {architecture!r}")
-    if not config.hf_hub_id:
-        return check_checkpoint(f"the weights of {architecture}", url=str(config.url))
-    error = hub_error(architecture, repository=config.hf_hub_id)
-    cached = isinstance(try_to_load_from_cache(config.hf_hub_id, HUB_FILE), str)
-    if not cached and not hub_reachable():
-        raise error
-    return error

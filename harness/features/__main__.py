@@ -10,13 +10,11 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from harness.config import FeaturesConfig
 from harness.features.feature_cache import Section, damaged, prune, sections
-from harness.system.terminal import say, shown
+from harness.system.terminal import say
 
 _COLUMNS = "{:12}  {:12}  {:>9}  {:34}  {:>7}  {:>7}  {:>9}  {}"
 _HEADINGS = ("KEY", "WEIGHTS", "SIZE", "ENGINE", "POOLED", "MAPS", "MB", "LAST USED")
@@ -64,13 +62,16 @@ def _size(text: str) -> float:
 
 
 def _row(section: Section) -> tuple[object, ...]:
+    """Describe a section; a field that is not known is `?`, as all are of a damaged description."""
     fields, entries = section.fields, section.entries
     kinds = [entry.path.suffix for entry in entries]
+    size, crop = fields.get("image_size", "?"), fields.get("center_crop")
+    names = ("engine", "precision", "device", "resize")
     return (
         section.key[:12],
-        _text(fields.get("weights_digest"))[:12],
-        _pixels(fields),
-        _engine(fields),
+        fields.get("weights_digest", "?")[:12],
+        f"{size}>{crop}" if crop else size,
+        " ".join(str(fields.get(name, "?")) for name in names),
         kinds.count(".pooled"),
         kinds.count(".maps"),
         round(sum(entry.size for entry in entries) / 1e6),
@@ -78,34 +79,8 @@ def _row(section: Section) -> tuple[object, ...]:
     )
 
 
-def _pixels(fields: dict[str, Any]) -> str:
-    """Write the size of the images, and that of the crop where there is one: `256>224`."""
-    crop, shape = fields.get("center_crop"), fields.get("shape")
-    side = shape[-1] if isinstance(shape, list) and shape else None
-    size = _text(fields.get("image_size") or side)
-    return f"{size}>{_text(crop)}" if crop else size
-
-
-def _engine(fields: dict[str, Any]) -> str:
-    """Write how features are computed; of a translated network, that it is one."""
-    if "shape" in fields:
-        return "network in ONNX"
-    names = ("engine", "precision", "device", "resize")
-    return " ".join(_text(fields.get(name)) for name in names)
-
-
-def _text(value: object) -> str:
-    """Write a value of a description in a few printable characters; `?` for what it cannot be."""
-    if not isinstance(value, (str, int)):
-        return "?"
-    text = str(value) if isinstance(value, str) or abs(value) < 10**12 else "?"
-    return shown(text[:40])
-
-
 def _time(seconds: float) -> str:
-    with suppress(ValueError, OverflowError, OSError):  # no year that can be written
-        return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
-    return "?"
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
 if __name__ == "__main__":

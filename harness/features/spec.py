@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +15,8 @@ from numpy.typing import NDArray
 from harness.config import FeaturesConfig
 from harness.data.images import USUAL, Decoding
 from harness.features.extractor import LazyExtractor
-from harness.features.inputs import RESIZES, read_input
-from harness.features.settings import check_center_crop, input_shape, resolve
+from harness.features.inputs import read_input
+from harness.features.settings import check_features, input_shape, resolve
 from harness.provenance import modules_digest
 
 CODE = (
@@ -72,7 +71,8 @@ class ExtractionSpec:
     @property
     def key(self) -> str:
         """SHA-256 over all fields, hexadecimal, shortened to 128 bits."""
-        return _key(self)
+        text = json.dumps([type(self).__name__, asdict(self)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def read(self, path: Path, digest: str | None = None) -> NDArray[np.float32]:
         """Read an image file as the backbone sees it, shape (3, H, W); see `read_input`."""
@@ -86,22 +86,6 @@ class ExtractionSpec:
         )
 
 
-@dataclass(frozen=True)
-class GraphSpec:
-    """Everything that determines a translated backbone: nothing of how it is fed or computed."""
-
-    weights_digest: str
-    network_digest: str
-    shape: tuple[int, ...]
-    versions: tuple[str, ...]
-    code: str
-
-    @property
-    def key(self) -> str:
-        """As `ExtractionSpec.key`."""
-        return _key(self)
-
-
 def extraction_spec(
     extractor: LazyExtractor,
     *,
@@ -111,9 +95,7 @@ def extraction_spec(
     decoding: Decoding = USUAL,
 ) -> ExtractionSpec:
     """Resolve every `auto`; `ValueError` if the machine cannot honour a setting."""
-    check_center_crop(center_crop, image_size=image_size)
-    if settings.resize not in RESIZES:
-        raise ValueError(f"resize must be one of {', '.join(RESIZES)}, got {settings.resize!r}")
+    check_features(settings, image_size=image_size, center_crop=center_crop)
     engine, precision, device = resolve(settings)
     shape = input_shape(settings, image_size=image_size, center_crop=center_crop)
     digests = extractor.digests(shape)
@@ -123,8 +105,8 @@ def extraction_spec(
         weights_digest=digests.weights,
         network_digest=digests.network,
         layers=tuple(extractor.layers),
-        mean=_channels(extractor.mean),
-        std=_channels(extractor.std),
+        mean=tuple(np.asarray(extractor.mean, np.float32).tolist()),
+        std=tuple(np.asarray(extractor.std, np.float32).tolist()),
         image_size=image_size,
         resize=settings.resize,
         engine=engine,
@@ -138,27 +120,6 @@ def extraction_spec(
     )
 
 
-def graph_spec(spec: ExtractionSpec) -> GraphSpec:
-    """Return what the translation of a backbone depends on."""
-    return GraphSpec(
-        weights_digest=spec.weights_digest,
-        network_digest=spec.network_digest,
-        shape=spec.shape,
-        versions=tuple(map(library, (*NETWORK, *_TRANSLATION))),
-        code=spec.code,
-    )
-
-
 def library(name: str) -> str:
     """Return the name of a library with its version: `torch 2.6.0`."""
     return f"{name} {version(name)}"
-
-
-def _key(spec: ExtractionSpec | GraphSpec) -> str:
-    text = json.dumps([type(spec).__name__, asdict(spec)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _channels(values: Any) -> tuple[float, ...]:
-    """Return one number per channel, whether they come as a list or as a tensor."""
-    return tuple(np.asarray(values, dtype=np.float32).ravel().tolist())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from harness.features.extractor import LazyExtractor
 from harness.features.spec import ExtractionSpec
 
+if TYPE_CHECKING:
+    from harness.features.engines import Engine
+
 _CONV = torch.ops.aten.conv2d.default
 _BATCH_NORM = torch.ops.aten.batch_norm.default
 
@@ -25,15 +28,12 @@ def fuse_batch_norms(graph_module: GraphModule) -> GraphModule:
     """Fold each batch norm, in place, into the convolution before it whose only user it is."""
     graph = graph_module.graph
     for node in list(graph.nodes):
-        if node.target is _BATCH_NORM and _only_feeds(node.args[0], node):
-            _fold(graph_module, conv=node.args[0], norm=node)
+        conv = node.args[0] if node.target is _BATCH_NORM else None
+        if isinstance(conv, Node) and conv.target is _CONV and list(conv.users) == [node]:
+            _fold(graph_module, conv=conv, norm=node)
     graph.eliminate_dead_code()
     graph_module.recompile()
     return graph_module
-
-
-def _only_feeds(conv: Any, norm: Node) -> bool:
-    return isinstance(conv, Node) and conv.target is _CONV and list(conv.users) == [norm]
 
 
 def _fold(graph_module: GraphModule, *, conv: Node, norm: Node) -> None:
@@ -44,10 +44,10 @@ def _fold(graph_module: GraphModule, *, conv: Node, norm: Node) -> None:
     kernel, offset = _tensor(graph_module, weight), _tensor(graph_module, bias)
     fused = fuse_conv_bn_weights(kernel, offset, mean, var, norm.args[7], gamma, beta)  # type: ignore[arg-type]
     with graph_module.graph.inserting_before(conv):
-        nodes = [
-            _constant(graph_module, f"{conv.name}_fused_{name}", tensor)
-            for name, tensor in zip(("weight", "bias"), fused, strict=True)
-        ]
+        nodes = []
+        for name, tensor in zip(("weight", "bias"), fused, strict=True):
+            graph_module.register_buffer(f"{conv.name}_fused_{name}", tensor.detach())
+            nodes.append(graph_module.graph.get_attr(f"{conv.name}_fused_{name}"))
     conv.args = (image, *nodes, *conv.args[3:])
     norm.replace_all_uses_with(conv)
     graph_module.graph.erase_node(norm)
@@ -61,46 +61,32 @@ def _tensor(graph_module: GraphModule, node: Any) -> Any:
     return getattr(graph_module.get_submodule(owner), name)
 
 
-def _constant(graph_module: GraphModule, name: str, tensor: torch.Tensor) -> Node:
-    graph_module.register_buffer(name, tensor.detach())
-    return graph_module.graph.get_attr(name)
+def torch_engine(extractor: LazyExtractor, spec: ExtractionSpec) -> Engine:
+    """Run the captured backbone in torch's inference mode."""
+    program = extractor.program(spec.shape)
+    device = torch.device(spec.device)
+    if device.type == "cuda":
+        program = move_to_device_pass(program, device)
+    graph = fuse_batch_norms(program.module()).to(memory_format=torch.channels_last)
+    # The CPU's threads compute side by side; a GPU computes one batch at a time.
+    turn: AbstractContextManager = Lock() if device.type == "cuda" else nullcontext()
 
-
-class TorchEngine:
-    """Runs the captured backbone in torch's inference mode."""
-
-    def __init__(self, extractor: LazyExtractor, spec: ExtractionSpec) -> None:
-        program = extractor.program(spec.shape)
-        self._device = torch.device(spec.device)
-        if self._device.type == "cuda":
-            program = move_to_device_pass(program, self._device)
-        graph = fuse_batch_norms(program.module())
-        self._graph = graph.to(memory_format=torch.channels_last)
-        self._autocast = spec.precision == "bf16"
-        # The CPU's threads compute side by side; a GPU computes one batch at a time.
-        self._turn: AbstractContextManager = (
-            threading.Lock() if self._device.type == "cuda" else nullcontext()
-        )
-
-    def __call__(self, images: NDArray[np.float32]) -> Sequence[NDArray]:
-        """Compute a batch, as `Engine` says."""
-        _compute_alone()
+    def compute(images: NDArray[np.float32]) -> Sequence[NDArray]:
+        if torch.get_num_threads() != 1:  # in this thread; sums depend on it
+            torch.set_num_threads(1)
         batch = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
-        with self._turn, torch.inference_mode(), self._exactly():
-            return [one.float().cpu().numpy() for one in self._graph(batch.to(self._device))]
+        with turn, torch.inference_mode(), _numerics(spec):
+            return [one.float().cpu().numpy() for one in graph(batch.to(device))]
 
-    def _exactly(self) -> AbstractContextManager:
-        if self._autocast:
-            return torch.autocast(self._device.type, dtype=torch.bfloat16)
-        if self._device.type == "cpu":  # cuDNN's flags are of the process, not of the thread
-            return nullcontext()
-        # TensorFloat-32, cuDNN's default for convolutions, keeps 10 bits of the mantissa.
-        return torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-        )
+    return compute
 
 
-def _compute_alone() -> None:
-    """Let the calling thread compute by itself: sums depend on the number of threads."""
-    if torch.get_num_threads() != 1:
-        torch.set_num_threads(1)
+def _numerics(spec: ExtractionSpec) -> AbstractContextManager:
+    if spec.precision == "bf16":
+        return torch.autocast(spec.device, dtype=torch.bfloat16)
+    if spec.device == "cpu":  # cuDNN's flags are of the process, not of the thread
+        return nullcontext()
+    # TensorFloat-32, cuDNN's default for convolutions, keeps 10 bits of the mantissa.
+    return torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )

@@ -17,6 +17,7 @@ from dfkde import Backbone, MapDetector, TrainedDetector
 from harness.config import BackboneConfig, FeaturesConfig
 from harness.data.images import USUAL, Decoding
 from harness.features.extractor import LazyExtractor
+from harness.features.feature_cache import MAPS, POOLED, maps_of
 from harness.features.reader import FeatureReader, Features
 from harness.features.spec import NETWORK, library
 from harness.fitting import Fitted, held_out, quantile_score
@@ -177,19 +178,21 @@ class Predictor:
         return predictions
 
     def _predict(self, features: Features | ValueError | OSError, *, maps: bool) -> Prediction:
-        if not isinstance(features, Features):
+        if isinstance(features, Exception):
             raise features
         model, locate = self.detector.model, self.detector.localizer
         anomaly_map = None
         if isinstance(model, MapDetector):
-            score, anomaly_map = model.score(features.layer_maps)
+            score, anomaly_map = model.score(
+                [features[maps_of(layer)] for layer in self.detector.backbone.maps_of]
+            )
         else:
             # One row at a time: the last bits of a matrix product may depend on how many it has.
-            score = float(model.anomaly_score(features.pooled[None])[0])
+            score = float(model.anomaly_score(features[POOLED][None])[0])
         if not math.isfinite(score):  # no JSON, and no percentile
             raise ValueError(f"its score must be finite, got {score}")
         if maps and locate is not None:
-            anomaly_map = locate.anomaly_map(features.feature_map)
+            anomaly_map = locate.anomaly_map(features[MAPS])
         return Prediction(score, anomaly_map if maps else None)
 
     def _check_network(self) -> None:
@@ -265,4 +268,4 @@ def _extractor(backbone: Backbone, cache: str | Path | None) -> LazyExtractor:
     }
     kept = None if cache is None else str(cache)
     config = BackboneConfig(name=backbone.factory, **settings)
-    return LazyExtractor(config, cache=kept, build=backbone.extractor)
+    return LazyExtractor(config, cache=kept, random_seed=backbone.seed)

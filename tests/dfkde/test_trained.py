@@ -23,8 +23,6 @@ from dfkde import (
     load_backbone,
     localizer,
 )
-from dfkde.registry import RENAMED
-from dfkde.trained import names_to_trust
 from tests.saved import rewrite, with_class
 
 LITE = "dfkde.backbones.efficientnet_lite:efficientnet_lite"
@@ -112,25 +110,6 @@ def test_no_localizer(tmp_path):
     assert TrainedDetector.load(tmp_path).localizer is None
 
 
-def test_a_detector_saved_under_older_names_of_our_classes_loads(tmp_path):
-    saved, pooled = trained(DFKDE(4)), feature_maps(seed=1).mean(axis=(2, 3))
-    saved.save(tmp_path)
-    new = {name: old for old, name in RENAMED.items()}
-
-    def change(state, arrays):
-        for part in state["model"]["attributes"].values():
-            if "class" in part:
-                part["class"] = new.pop(part["class"])
-
-    rewrite(tmp_path, change)
-    assert not new
-    assert names_to_trust(tmp_path) == []
-    loaded = TrainedDetector.load(tmp_path)
-    np.testing.assert_array_equal(
-        loaded.model.score_samples(pooled), saved.model.score_samples(pooled)
-    )
-
-
 def test_names_of_features_are_kept(tmp_path):
     import pandas as pd
 
@@ -190,7 +169,7 @@ def test_what_is_no_detector(tmp_path):
     with pytest.raises(ValueError, match=r"there is no detector in .* no detector\.json"):
         TrainedDetector.load(tmp_path)
     (tmp_path / "detector.json").write_text('{"format": 99}')
-    with pytest.raises(ValueError, match=r"detector\.json must be of format 1 or 2, got 99"):
+    with pytest.raises(ValueError, match=r"detector\.json must be of format 2, got 99"):
         TrainedDetector.load(tmp_path)
 
 

@@ -84,7 +84,7 @@ def test_timm_looks_where_torch_keeps_what_has_no_repository(offline):
         WeightsError, match=r"seresnet18-4bb0ce65\.pth cannot .* put that file into"
     ):
         load_backbone(TIMM, arguments=arguments, weights="pretrained")
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     source = timm.create_model("legacy_seresnet18", pretrained=False)
     torch.save(source.state_dict(), folder / "seresnet18-4bb0ce65.pth")

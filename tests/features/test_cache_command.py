@@ -8,9 +8,8 @@ import pytest
 
 from harness.features import reader as reader_module
 from harness.features.__main__ import main
-from harness.features.feature_cache import Store, damaged, lock, prune, sections
+from harness.features.feature_cache import damaged, lock, prune, sections
 from harness.features.reader import FeatureReader
-from harness.features.spec import graph_spec
 from tests.features.images import PLAIN, PlainEngine
 from tests.features.slow_process import SETTINGS, SIZE
 
@@ -93,14 +92,6 @@ def test_a_damaged_description_is_warned_of_and_written_again(cache, samples, ca
     next(cache.rglob(f"{samples[0].digest}.pooled")).unlink()
     open_reader(cache).pooled(samples)
     assert description.read_text() == before
-
-
-def test_a_translated_network_is_listed_as_one(cache, capsys):
-    spec = open_reader(cache).spec
-    Store(cache, graph_spec(spec)).write_bytes("model.onnx", b"network")
-    assert main(["--cache", str(cache), "list"]) == 0
-    [row] = [line for line in capsys.readouterr().out.splitlines() if "ONNX" in line]
-    assert row.split()[1:6] == ["plain", str(SIZE), "network", "in", "ONNX"]
 
 
 def test_the_reader_keeps_the_cache_below_its_limit(cache, samples, tmp_path):

@@ -139,7 +139,6 @@ def test_digests_are_written_to_no_folder_behind_a_link(tmp_path):
     cache = DigestCache(LITE, str(tmp_path / "cache"))
     with pytest.warns(UserWarning, match="A link, which the cache does not follow"):
         cache.save(SHAPE, DIGESTS)
-    assert "must be removed, and cannot be: A link, which" in cache.remove(SHAPE)
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
@@ -298,7 +297,6 @@ def test_a_spec_names_every_library_between_file_and_feature(engine, libraries, 
     pytest.importorskip(engine)
     settings = FeaturesConfig(device="cpu", engine=engine)
     plain = spec.extraction_spec(PLAIN, image_size=64, settings=settings)
-    graph = spec.graph_spec(plain)
     decoders = ["pillow", "imagecodecs"] if find_spec("imagecodecs") else ["pillow"]
     assert plain.versions == tuple(f"{name} {version(name)}" for name in [*libraries, *decoders])
     for changed in [*libraries, *decoders]:
@@ -307,8 +305,6 @@ def test_a_spec_names_every_library_between_file_and_feature(engine, libraries, 
         )
         other = spec.extraction_spec(PLAIN, image_size=64, settings=settings)
         assert other.key != plain.key, changed
-        translated = changed not in (engine if engine != "torch" else "", *decoders)
-        assert (spec.graph_spec(other).key != graph.key) is translated, changed
 
 
 # Modules that run between file and feature and decide nothing about its value.
@@ -372,7 +368,6 @@ def test_the_code_of_ones_own_backbone_counts_beside_its_graph(tmp_path, monkeyp
         for one in found
     )
     assert plain.key != other.key
-    assert spec.graph_spec(plain).key != spec.graph_spec(other).key
 
 
 def test_edited_code_between_file_and_feature_makes_other_features(monkeypatch):
@@ -393,18 +388,6 @@ def test_edited_code_between_file_and_feature_makes_other_features(monkeypatch):
         assert spec.extraction_spec(PLAIN, image_size=64, settings=settings).key != plain.key, (
             edited
         )
-
-
-@pytest.mark.parametrize(
-    "change", [{"resize": "float_antialias"}, {"engine": "openvino"}, {"precision": "bf16"}]
-)
-def test_a_translation_is_shared_by_all_who_use_the_same_graph(change):
-    settings = FeaturesConfig(device="cpu", engine="torch")
-    plain = spec.extraction_spec(PLAIN, image_size=64, settings=settings)
-    graph = spec.graph_spec(plain)
-    assert spec.graph_spec(replace(plain, **change)).key == graph.key
-    for other in ({"image_size": 32}, {"batch": 1}, {"network_digest": "other"}):
-        assert spec.graph_spec(replace(plain, **other)).key != graph.key
 
 
 def test_a_warm_process_imports_no_torch(samples, tmp_path):

@@ -21,6 +21,7 @@ from harness.config import BackboneConfig, Config, DatasetConfig, FeaturesConfig
 from harness.data.synthetic import Plan, write_synthetic
 from harness.features import reader
 from harness.run import JobError, _check
+from tests.saved import write_state
 from tests.sweep.conftest import in_process
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -403,7 +404,7 @@ def test_prediction_tells_missing_weights_at_once(tmp_path):
     del description["name"]
     folder = tmp_path / "detector"
     folder.mkdir()
-    (folder / "detector.json").write_text(json.dumps({"format": 1, "backbone": description}))
+    write_state(folder, {"format": 2, "backbone": description})
     (tmp_path / "image.png").touch()
     done, said, imported = start(
         tmp_path, f"model={folder}", f"images={tmp_path}", module="harness.predict"
