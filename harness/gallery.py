@@ -28,7 +28,7 @@ from harness.metrics import pixel_auroc
 from harness.record import ImageScore
 from harness.report.declaration import ReportError, read_tables
 from harness.report.formats import COLUMNS, INDEX
-from harness.report.results import backed_scores, read_or_empty, to_csv
+from harness.report.results import backed_scores, read_results, to_csv
 from harness.system.terminal import say
 from harness.tracking import StoreError, read_job
 
@@ -142,7 +142,7 @@ def _draw_tables(options: argparse.Namespace) -> int:
     if unknown:
         raise ReportError(f"no table {', '.join(unknown)} to draw; there are {', '.join(tables)}")
     for name in options.tables or tables:
-        results = read_or_empty(options.root / "results", name)
+        results = read_results(options.root / "results", name)
         scores = backed_scores(name, results)
         for row in filter(lambda row: row.finished, results.rows):
             folder = options.output / name / row.category

@@ -11,7 +11,7 @@ from harness.record import StoredRun
 from harness.report.declaration import ReportError, Table, read_table, read_tables, reading
 from harness.report.publish import check, publish
 from harness.report.readme import PAGES
-from harness.report.results import TableResults, read_or_empty, read_published, read_results
+from harness.report.results import TableResults, read_published, read_results
 from harness.report.selection import Read
 from harness.system.files import write_atomically
 from harness.system.terminal import say
@@ -213,7 +213,7 @@ def _every_table(root: Path) -> tuple[Mapping[str, Table], dict[str, TableResult
     for name, reason in tables.refused.items():
         if (results / f"{name}.csv").exists():
             say(f"left out: {reason}", error=True)
-    return tables, {name: read_or_empty(results, name) for name in tables}
+    return tables, {name: read_results(results, name) for name in tables}
 
 
 def held_table(root: Path, name: str) -> tuple[Table, TableResults]:

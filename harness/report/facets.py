@@ -19,8 +19,6 @@ MACHINE = "machine"
 # What runs of one cell may differ in: numbers do not depend on it.
 _FREE = ("seed", "commit", MACHINE, "run")
 _FACTORIES = ("model_factory", "backbone_factory")
-# Hydra's names of what a run records under another.
-_HYDRA = (("model.params.", "model."), ("dataset.official", "official"))
 _ITEM = re.compile(r"(?:\[[^\]]*\]|'[^']*'|\"[^\"]*\"|[^,])+")
 _MANY = 8
 
@@ -104,10 +102,7 @@ def parse(arguments: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 def our_name(key: str) -> str:
     """Return the name that a run records a setting of Hydra's under."""
-    for theirs, ours in _HYDRA:
-        if key.startswith(theirs):
-            return ours + key.removeprefix(theirs)
-    return key
+    return "official" if key == "dataset.official" else key.replace("model.params.", "model.")
 
 
 def check_key(key: str, known: Iterable[str], *, what: str) -> None:

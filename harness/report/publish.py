@@ -21,7 +21,7 @@ from harness.report.results import (
     TableResults,
     backed_scores,
     files_of,
-    read_or_empty,
+    read_results,
     row_of,
 )
 from harness.report.selection import Read, as_read, built_otherwise, cell_of, fit, select
@@ -122,7 +122,7 @@ def _planned(
     if not only:
         check_markers(found, tables)
     marked = [marker.name for marker in found if marker.kind == "table"]
-    before = {name: read_or_empty(results, name) for name in sorted(names)}
+    before = {name: read_results(results, name) for name in sorted(names)}
     held, made, notes = dict(before), {}, []
     refusals = [tables.refused[name] for name in only or marked if name in tables.refused]
     for name in filter(tables.__contains__, only or tables):
@@ -137,7 +137,7 @@ def _planned(
         notes += [*own, *_changed(table, rows, held[name].rows)]
     sound = {n: t for n, t in tables.items() if not any(_misfit(t, row) for row in held[n].rows)}
     contents = declared(found, made, held) | overviews(found, sound, held, results)
-    filled_in = {page: (text, filled(page, text, contents)) for page, text in pages.items()}
+    filled_in = {page: (text, filled(text, contents)) for page, text in pages.items()}
     shown = {*(name for name in marked if name in tables), *(n for n in names if held[n].rows)}
     shown |= {name for name in names if (results / f"{name}.csv").exists()}
     return Plan(before, {n: held[n] for n in held if n in shown}, filled_in, notes, refusals)

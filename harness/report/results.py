@@ -285,43 +285,32 @@ def files_of(tables: Mapping[str, TableResults]) -> dict[str, str]:
 
 
 def read_results(folder: Path, name: str) -> TableResults:
-    """Read back one table."""
-    rows, scores = read_rows(folder / f"{name}.csv"), folder / "scores" / f"{name}.csv"
-    environments = _read_environments(folder / "environment.json")
+    """Read back one table; empty where it has not been written yet."""
+    path, scores = folder / f"{name}.csv", folder / "scores" / f"{name}.csv"
+    if not path.exists():
+        return TableResults()
+    rows, averages = read_rows(path), {}
+    with reading(folder / "environment.json") as file:
+        content = json.load(file)
+        check_schema(content.get("schema"), folder / "environment.json")
+        environments: Environments = dict(content["environments"])
     unknown = sorted({row.environment for row in rows} - set(environments))
     if unknown:
         raise ReportError(f"{folder / 'environment.json'} lacks {', '.join(unknown)} of {name}.csv")
-    averages = {}
 
     def add(table: str, metric: str, _: str, value: str, *limits: str) -> None:
-        ends = (float(end) if end else None for end in limits)
-        averages[table, metric] = Average(float(value), *ends)
+        if table == name:
+            averages[metric] = Average(
+                float(value), *(float(end) if end else None for end in limits)
+            )
 
     read_csv(folder / "averages.csv", _AVERAGES, add, of="averages")
     return TableResults(
         rows,
         read_scores(scores) if scores.exists() else {},
-        {metric: average for (table, metric), average in averages.items() if table == name},
+        averages,
         {row.environment: environments[row.environment] for row in rows},
     )
-
-
-def _read_environments(path: Path) -> Environments:
-    with reading(path) as file:
-        try:
-            content: dict[str, Any] = json.load(file)
-        except json.JSONDecodeError as error:
-            raise ReportError(
-                f"{path} is no JSON: {error}; of a merge, keep the environments of both sides"
-            ) from None
-        check_schema(content.get("schema"), path)
-        environments: Environments = dict(content["environments"])
-    return environments
-
-
-def read_or_empty(folder: Path, name: str) -> TableResults:
-    """Read back one table that may not have been written yet."""
-    return read_results(folder, name) if (folder / f"{name}.csv").exists() else TableResults()
 
 
 AVERAGE = "Average"
