@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import NamedTuple
 
 from harness.config import FeaturesConfig
+from harness.metrics import image_metrics
 from harness.metrics.registry import HEADLINE, METRICS
 from harness.record import EXTRACTION, ImageScore, Record
 from harness.report.declaration import INTERVAL_METRIC, RESAMPLES, Table, expected
@@ -183,8 +184,6 @@ def timed(metrics: Iterable[str], machines: Iterable[str]) -> list[str]:
 
 def of_type(scores: Sequence[ImageScore], metric: str, *, defect_type: str) -> Measured:
     """Measure the normal test images against the anomalous ones of one defect type."""
-    from harness.metrics import image_metrics
-
     images = [i for i in scores if not i.anomalous or i.defect_type == defect_type]
     labels = [image.anomalous for image in images]
     values = image_metrics(labels, [image.score for image in images]).values

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.metrics import image_metrics
 from harness.metrics.registry import HEADLINE, METRICS
 from harness.record import OLDEST_SCHEMA, SCHEMA_VERSION, ImageScore, Record, StoredRun, finite
 from harness.report.declaration import ReportError, read_csv, reading
@@ -192,8 +193,6 @@ def read_scores(path: Path) -> dict[str, tuple[ImageScore, ...]]:
 
 def difference(of: Record, scores: Sequence[ImageScore]) -> str:
     """Name the first number of a finished job that its scores do not give, to the last bit."""
-    from harness.metrics import image_metrics
-
     labels = [image.anomalous for image in scores]
     found = {"n_test_normal": labels.count(False), "n_test_anomalous": labels.count(True)}
     recorded: dict[str, float | None] = {name: getattr(of, name) for name in found}

@@ -416,7 +416,11 @@ def test_the_average_of_more_categories_is_not_beside_ours(published: Path) -> N
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("parts,cap", "parts,cup", "old, image_auroc of parts: must have each of bolt, cap, 01, or Average alone; unknown or"),
+        (
+            "parts,cap",
+            "parts,cup",
+            "old, image_auroc of parts: must have each of bolt, cap, 01, or Average alone; ",
+        ),
         ("old,parts,cap,image_auroc,0.9012\n", "", "or Average alone; unknown or lacking: cap"),
         ("parts,cap", "parts,bolt", ".csv:3: old has the image_auroc of parts/bolt twice"),
         (

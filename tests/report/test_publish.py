@@ -106,20 +106,32 @@ def test_check_finds_one_edited_digit_and_names_the_command(
     [
         ("<!-- table: parts_tiny -->", "", "README.md has a <!-- /table --> that closes no table"),
         ("<!-- table: cells_small -->", "<!-- table: parts_tiny -->", "more than one marker for"),
-        ("<!-- table: cells_small -->", "<!-- table: cels -->", "marker of table cels; there are cells_small, "),
+        (
+            "<!-- table: cells_small -->",
+            "<!-- table: cels -->",
+            "marker of table cels; there are cells_small, ",
+        ),
         (
             "<!-- table: cells_small -->",
             "<!-- table: parts_few -->",
             "README.md and docs/results.md: more than one marker for table parts_few",
         ),
-        ("Text between.", "<!-- table: x -->\n<!-- /table -->", "marker of table x; there are cells_small, "),
+        (
+            "Text between.",
+            "<!-- table: x -->\n<!-- /table -->",
+            "marker of table x; there are cells_small, ",
+        ),
         (
             "<!-- /table -->\n\nText",
             "Text",
             "README.md: the marker of table parts_tiny is not closed",
         ),
         ("Text between.", "<!-- /table -->", "closes no table"),
-        ("<!-- results: cells -->", "<!-- results: cels -->", "marker of results cels; there are cells, parts"),
+        (
+            "<!-- results: cells -->",
+            "<!-- results: cels -->",
+            "marker of results cels; there are cells, parts",
+        ),
         ("<!-- results: cells -->", "<!-- results: parts -->", "more than one marker for results"),
         ("<!-- /results -->\n\n<!-- res", "<!-- res", "the marker of results parts is not closed"),
         ("<!-- status: all -->", "<!-- status: parts -->", "marker of status parts; there are all"),
