@@ -112,15 +112,6 @@ def _write(sample: Sample, maps: Maps, stem: Path) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw the pictures of all tables that are asked for; return 1 if a category has none."""
-    options = _parser().parse_args(arguments)
-    try:
-        return _draw_tables(options)
-    except (ReportError, StoreError, OSError) as error:
-        say(f"error: {error}", error=True)
-        return 1
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m harness.gallery",
         description="Draw the pictures of the tables' runs, for `python -m harness.report html`.",
@@ -132,7 +123,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, default=Path("runs/gallery"), help="(default: %(default)s)")
     trusted = "models and backbones, as module:name, that a run may use beside this project's own"
     add("--trusted", nargs="+", default=[], metavar="NAME", help=trusted)
-    return parser
+    options = parser.parse_args(arguments)
+    try:
+        return _draw_tables(options)
+    except (ReportError, StoreError, OSError) as error:
+        say(f"error: {error}", error=True)
+        return 1
 
 
 def _draw_tables(options: argparse.Namespace) -> int:

@@ -179,11 +179,7 @@ def read_tables(conf: Path, names: Iterable[str] = ()) -> Tables:
         if name not in paths:
             raise ReportError(f"no table {name!r}; there are {', '.join(paths)}")
     tables, names = Tables(), list(names) or list(paths)
-    # Hydra would wait for a pipe.
-    whole = [name for name in names if paths[name].is_file()]
-    for name in sorted({*names} - {*whole}):
-        tables.refused[name] = f"conf/experiment/{name}.yaml is no regular file"
-    for name, sweep in sweeps_of(conf, whole).items():
+    for name, sweep in sweeps_of(conf, names).items():
         where = f"conf/experiment/{name}.yaml"
         try:
             if isinstance(sweep, ComposeError):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from harness.record import StoredRun
 from harness.report.bootstrap import Resampled, average_limits, cell_limits, images_of, resample
 from harness.report.declaration import INTERVAL_METRIC, Cell, ReportError, Table, read_tables
-from harness.report.readme import check_markers, declared, filled, markers, overviews, read_pages
+from harness.report.readme import check_markers, contents_of, filled, markers, read_pages
 from harness.report.results import (
     Average,
     Row,
@@ -134,7 +134,7 @@ def _planned(
             made[name] = tables[name]
             notes += [*own, *_changed(tables[name], rows, held[name].rows)]
     sound = {n: t for n, t in tables.items() if not any(_misfit(t, row) for row in held[n].rows)}
-    contents = declared(found, made, held) | overviews(found, sound, held, results)
+    contents = contents_of(found, made, sound, held, results)
     filled_in = {page: (text, filled(text, contents)) for page, text in pages.items()}
     shown = {*(name for name in marked if name in tables), *(n for n in names if held[n].rows)}
     shown |= {name for name in names if (results / f"{name}.csv").exists()}

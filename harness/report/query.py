@@ -146,7 +146,7 @@ def _cells(
         types = (
             dict.fromkeys(i.defect_type for i in scores if i.anomalous) if query.by_type else [""]
         )
-        kinds = [kind for kind in types if wanted is None or wanted.has(kind)]
+        kinds = [kind for kind in types if wanted is None or wanted.rank(kind) is not None]
         for metric, kind in product(query.metrics, kinds):
             shown = {**of, METRIC: metric, DEFECT_TYPE: kind}
             row, column = (

@@ -131,40 +131,35 @@ class Group(NamedTuple):
     caption: str  # in Markdown
 
 
-def declared(
-    found: Iterable[Marker], tables: Mapping[str, Table], held: Mapping[str, TableResults]
-) -> dict[Marker, str]:
-    """Write what stands at the markers of tables, of those that are given."""
-    wanted = [(m, tables[m.name]) for m in found if m.kind == "table" and m.name in tables]
-    each = [(m, layout.grid_of(t, held[t.name]), caption(t, held[t.name].rows)) for m, t in wanted]
-    return {marker: markdown(grid, words) for marker, grid, words in each}
-
-
-def overviews(
+def contents_of(
     found: Collection[Marker],
-    tables: Mapping[str, Table],
+    made: Mapping[str, Table],
+    sound: Mapping[str, Table],
     held: Mapping[str, TableResults],
     results: Path,
 ) -> dict[Marker, str]:
-    """Write what stands at the markers of the kinds `results` and `status`.
+    """Write what stands at the markers: of tables, those `made`; of the other kinds, all.
 
     An overview is of the tables that have a marker, in that order. Where one of them is not among
-    `tables`, whose rows are as they declare, the overview of its dataset is not made.
+    `sound`, whose rows are as they declare, the overview of its dataset is not made.
     """
     marked = [marker.name for marker in found if marker.kind == "table"]
-    withheld = [held[name].rows for name in marked if name in held and name not in tables]
+    contents = {}
+    for name in filter(made.__contains__, marked):
+        grid, words = layout.grid_of(made[name], held[name]), caption(made[name], held[name].rows)
+        contents[Marker("table", name)] = markdown(grid, words)
+    withheld = [held[name].rows for name in marked if name in held and name not in sound]
     stale = {row.dataset for rows in withheld for row in rows}
-    shown = [tables[name] for name in marked if name in tables and tables[name].headline]
-    datasets = {table.choice("dataset") for table in tables.values()} - stale
+    shown = [sound[name] for name in marked if name in sound and sound[name].headline]
+    datasets = {table.choice("dataset") for table in sound.values()} - stale
     wanted = [marker for marker in found if marker.kind == "results" and marker.name in datasets]
     sources = read_published(results) if wanted and (results / "published.csv").exists() else []
-    made = {
-        m: overview(m.name, [t for t in shown if t.choice("dataset") == m.name], held, sources)
-        for m in wanted
-    }
+    for marker in wanted:
+        tables = [table for table in shown if table.choice("dataset") == marker.name]
+        contents[marker] = overview(marker.name, tables, held, sources)
     if STATUS in found and not stale:
-        made[STATUS] = status(shown, held)
-    return made
+        contents[STATUS] = status(shown, held)
+    return contents
 
 
 def overview(

@@ -141,23 +141,24 @@ def read_rows(path: Path) -> tuple[Row, ...]:
         return tuple(_parse(line, f"{path}:{n}") for n, line in enumerate(reader, start=2))
 
 
+def _parse(line: dict[str, str], where: str) -> Row:
+    check_schema(line["schema"], where)
+    values: dict[str, Any] = {name: {} for name in _NESTED.values()} | dict.fromkeys(_SINCE_3, "")
+    for column, cell in line.items():
+        prefix, _, key = column.partition(".")
+        text = from_cell(cell)
+        if not key:
+            values[column] = int(text) if column in _INTEGERS else text
+        elif text and prefix in _NESTED:
+            values[_NESTED[prefix]][key] = text if prefix in _TEXTS else float(text)
+    return Row(**values)
+
+
 def check_schema(schema: object, where: object) -> None:
     """Refuse what was written under a schema that this code does not read."""
     readable = [str(number) for number in range(OLDEST_SCHEMA, SCHEMA_VERSION + 1)]
     if str(schema) not in readable:
         raise ReportError(f"{where} has schema {schema}, this code reads {', '.join(readable)}")
-
-
-def _parse(line: dict[str, str], where: str) -> Row:
-    check_schema(line["schema"], where)
-    line = dict.fromkeys(_SINCE_3, "") | {name: from_cell(cell) for name, cell in line.items()}
-    plain = {name: int(line[name]) if name in _INTEGERS else line[name] for name in _PLAIN}
-    nested: dict[str, Any] = {name: {} for name in _NESTED.values()}
-    for column, cell in line.items():
-        prefix, _, key = column.partition(".")
-        if key and cell and prefix in _NESTED:
-            nested[_NESTED[prefix]][key] = cell if prefix in _TEXTS else float(cell)
-    return Row(**plain, **nested)  # type: ignore[arg-type]
 
 
 _TEXTS = ("setting", "undefined")
