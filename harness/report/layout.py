@@ -23,6 +23,10 @@ FAILED = "failed"
 INTERVAL = "95 % interval"
 TRIVIAL = "F1, all anomalous"
 _FEATURES = ("engine", "precision", "device", "resize")
+_SEEDS = (
+    "which draw the training images and, in a dataset without a split of its own, the test images;"
+    " nothing is resampled"
+)
 
 
 class Timed(NamedTuple):
@@ -273,7 +277,8 @@ def caption(table: Table, rows: Sequence[Row]) -> str:
     if finished and table.headline:
         sentences += _metrics(table, finished)
     elif finished:
-        sentences.append(_seeds(table))
+        spread_over = f", mean ± standard deviation over {len(table.seeds)} seeds, {_SEEDS}"
+        sentences.append(f"{display(table.metric)}{spread_over * (len(table.seeds) > 1)}.")
     reasons = {row.category: row.error for row in rows if not row.finished}
     sentences += [f"{text(category)} failed: {code(why)}." for category, why in reasons.items()]
     return " ".join(sentences)
@@ -348,13 +353,3 @@ def _metrics(table: Table, finished: Sequence[Row]) -> list[str]:
         localizer = code(str(expected(table.config, "localizer")))
         sentences.append(f"Pixel columns: {localizer} map, no interval.")
     return sentences
-
-
-def _seeds(table: Table) -> str:
-    if len(table.seeds) == 1:
-        return f"{display(table.metric)}."
-    return (
-        f"{display(table.metric)}, mean ± standard deviation over {len(table.seeds)} seeds, which"
-        " draw the training images and, in a dataset without a split of its own, the test images;"
-        " nothing is resampled."
-    )

@@ -270,8 +270,13 @@ def caption_of(found: Found, arguments: Sequence[str]) -> str:
     commits = dict.fromkeys(commit(run.commit, dirty=run.dirty) for run in found.runs)
     when = days(run.started for run in found.runs)
     several = "commits" if len(commits) > 1 else "commit"
+    what = ", ".join(map(layout.display, query.metrics))
+    what += ", normal test images against one defect type" * query.by_type
+    if found.pivot.seeds > 1:
+        seeds = ", ".join(map(str, sorted({record.seed for record in records})))
+        what += f", mean ± standard deviation over {found.pivot.seeds} seeds ({seeds})"
     sentences = [
-        f"{_what(found)}; {_fixed(found)}; {several} {', '.join(commits)};"
+        f"{what}; {_fixed(found)}; {several} {', '.join(commits)};"
         f" {len(found.runs)} runs {when} by {command}."
     ]
     oracles = [METRICS[m].display for m in query.metrics if m in METRICS and METRICS[m].oracle]
@@ -293,16 +298,6 @@ def _counted(record: Record) -> str:
     written = ", ".join(f"{what}: {count}" for what, count in counts.items() if count)
     category = text(f"{record.dataset}/{record.category}")
     return f"{category}, images {written}." if written else ""
-
-
-def _what(found: Found) -> str:
-    names = ", ".join(map(layout.display, found.query.metrics))
-    names += ", normal test images against one defect type" * found.query.by_type
-    if found.pivot.seeds == 1:
-        return names
-    seeds = sorted({run.record.seed for run in found.runs})
-    over = f"{len(seeds)} seeds ({', '.join(map(str, seeds))})"
-    return f"{names}, mean ± standard deviation over {over}"
 
 
 def _fixed(found: Found) -> str:
