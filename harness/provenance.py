@@ -60,10 +60,18 @@ class Commit(NamedTuple):
 @cache
 def commit() -> Commit:
     """Return the commit of the running code."""
-    sha = _git("rev-parse", "HEAD")
-    if sha is None:
-        return Commit("unknown", dirty=False)
-    return Commit(sha, dirty=bool(_git("status", "--porcelain", "--", *_CODE)))
+    unknown = Commit("unknown", dirty=False)
+    # A package installed into a virtual environment inside somebody else's checkout must not
+    # report that checkout's commit: only the folder that holds this project's own `.git` counts.
+    if not (_ROOT / ".git").exists():
+        return unknown
+    command = ["git", "-C", str(_ROOT), "status", "--porcelain=v2", "--branch", "--", *_CODE]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return unknown
+    lines = done.stdout.splitlines()  # first `# branch.oid SHA`, then what differs from it
+    return Commit(lines[0].split()[-1], dirty=any(not line.startswith("#") for line in lines))
 
 
 @cache
@@ -218,19 +226,6 @@ class _Walk:
 
 # Of a model and a backbone, the code that this process runs.
 _walk = cache(_Walk)
-
-
-def _git(*arguments: str) -> str | None:
-    # A package installed into a virtual environment inside somebody else's checkout must not
-    # report that checkout's commit: only the folder that holds this project's own `.git` counts.
-    if not (_ROOT / ".git").exists():
-        return None
-    command = ["git", "-C", str(_ROOT), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 def _processor() -> str:
