@@ -168,14 +168,15 @@ class _Walk:
         self.digest = _sha256(json.dumps([named, digests]))
 
     def source(self, module: str) -> _Source | None:
-        """Read the file of a module; None where it has none."""
-        spec = self._spec(module)
-        if spec is None:
+        """Read the file of a module; None of one that has none, or that is a library's."""
+        if (spec := self._spec(module)) is None:
             return None
         folders = spec.submodule_search_locations
-        path = spec.origin if spec.has_location else next(iter(folders or ()), None)
-        package = _parent(module) if folders is None else module
-        return _read(str(Path(path).resolve()), package) if path else None
+        origin = spec.origin if spec.has_location else next(iter(folders or ()), None)
+        path = str(Path(origin).resolve()) if origin else ""
+        if not path or (_is_installed(path) and module.partition(".")[0] not in self._followed):
+            return None
+        return _read(path, _parent(module) if folders is None else module)
 
     def _start(self, factory: str) -> _Import:
         """Return the name that a factory is, and follow its own package from now on."""
@@ -196,13 +197,12 @@ class _Walk:
         must not count as all. A package of the user's own counts as a whole.
         """
         module, name = wanted
-        top, source = module.partition(".")[0], self.source(module)
-        is_own = source is not None and top not in _PROJECT and not _is_installed(source.path)
-        if source is None or not (is_own or top in self._followed):
+        if (source := self.source(module)) is None:
             return []
+        is_own = module.partition(".")[0] not in _PROJECT and not _is_installed(source.path)
         below = [_Import(f"{module}.{name}")] if self._spec(f"{module}.{name}") else []
         if name and source.package == module and not is_own:
-            homes = [home for given, home in source.imports if given == name != home.module]
+            homes = [home for given, home in source.imports if given == name and home != wanted]
             if homes := homes or below:
                 return homes
         self.sources[module] = source
@@ -213,11 +213,11 @@ class _Walk:
         """Find a module as an import would, but without importing the packages above it."""
         if module.endswith(".py"):
             return spec_from_file_location(Path(module).stem, module)
-        *above, name = module.rpartition(".")
+        above, _, name = module.rpartition(".")
         if not name:
             return None
-        if above[0]:
-            package = self._spec(above[0])
+        if above:
+            package = self._spec(above)
             folders = package and package.submodule_search_locations
             return PathFinder.find_spec(name, folders) if folders else None
         found = (finder.find_spec(name, None) for finder in sys.meta_path)

@@ -107,11 +107,10 @@ def _beside(table: Table, results: TableResults, sources: Sequence[Source], *, m
         row.category: (row.metrics.get(metric), row.low.get(metric), row.high.get(metric))
         for row in results.rows
     }
-    last = ours.average[1]
     if average := results.averages.get(metric):
-        of[AVERAGE], last = average, number(average.value)
+        of[AVERAGE] = average
     lines = []
-    for category, written in [*ours.body, (AVERAGE, last)]:
+    for category, written in [*ours.body, ours.average]:
         value, low, high = of.get(category, (None, None, None))
         theirs = _theirs(table, sources, category, metric)
         numbers = [None if item == ABSENT else float(item) for item in theirs]
