@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TextIO, TypeVar
 
 from harness.compose import ComposeError, Sweep, sweeps_of
 from harness.config import BackboneConfig, Config
-from harness.system.files import DamagedError, open_regular
+from harness.system.files import open_regular
 from harness.system.terminal import from_cell, one_line
 
 T = TypeVar("T")
@@ -44,8 +44,6 @@ def reading(path: Path, *, errors: str = "strict", newline: str | None = None) -
         raise
     except FileNotFoundError:
         raise ReportError(f"{path} is missing") from None
-    except DamagedError as error:
-        raise ReportError(str(error)) from None
     except _DAMAGES as error:
         raise ReportError(f"{path} cannot be read ({one_line(error)})") from error
 

@@ -188,8 +188,10 @@ def _pivot(
 
     by_category = _CATEGORY in (query.rows, query.columns)
     over = marked if query.columns == _CATEGORY else marked[:1]
+    words = (*CORE, METRIC, DEFECT_TYPE)
+    corner = [key.replace("_", " ").capitalize() if key in words else key for key in query.rows]
     return layout.Pivot(
-        corner=" · ".join(map(_title, query.rows)),
+        corner=" · ".join(corner),
         rows=titles(query.rows, 0),
         columns=titles(query.columns, 1),
         cells=cells,
@@ -226,10 +228,6 @@ def _words(key: str, value: str, keyed: bool) -> str:
     return (
         f"{key} = {written}" if keyed and key not in (*CORE[:4], METRIC, DEFECT_TYPE) else written
     )
-
-
-def _title(key: str) -> str:
-    return key.replace("_", " ").capitalize() if key in (*CORE, METRIC, DEFECT_TYPE) else key
 
 
 def render(found: Found, arguments: Sequence[str]) -> str:
