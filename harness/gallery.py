@@ -11,7 +11,6 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,20 +27,12 @@ from harness.metrics import pixel_auroc
 from harness.record import ImageScore
 from harness.report.declaration import ReportError, read_tables
 from harness.report.formats import COLUMNS, INDEX
-from harness.report.results import backed_scores, read_or_empty, to_csv
+from harness.report.results import backed_scores, read_results, to_csv
 from harness.system.terminal import say
 from harness.tracking import StoreError, read_job
 
 SIZE = 160
 """Side of a picture, in pixels."""
-
-
-class Maps(NamedTuple):
-    """The anomaly maps of a category's test images, small."""
-
-    of: dict[str, NDArray]  # by image name; empty without a localizer
-    auroc: dict[str, float]  # pixel AUROC within each image whose mask has both kinds of pixels
-    seen: tuple[slice, slice]  # rows and columns of a picture that the maps cover
 
 
 def draw_gallery(job: Job, scores: Sequence[ImageScore], folder: Path) -> int:
@@ -50,30 +41,31 @@ def draw_gallery(job: Job, scores: Sequence[ImageScore], folder: Path) -> int:
     Raises `DataError` where the images are not there any more, or not the same.
     """
     fitted = fit(job)
-    maps = _maps(fitted)
+    # The rows and columns of a picture that the maps cover.
+    seen = region((SIZE, SIZE), image_size=job.image_size, center_crop=job.center_crop)
+    maps, auroc = _maps(fitted, seen)
     samples = {sample.name: sample for sample in fitted.split.test}
-    shown = [*wrong_side(scores), *_localisations(scores, maps.auroc)]
+    shown = [*wrong_side(scores), *_localisations(scores, auroc)]
     folder.mkdir(parents=True, exist_ok=True)
     lines: list[Sequence[str]] = [COLUMNS]
     for number, (kind, (name, defect_type, _, score), note) in enumerate(shown):
-        files = _write(samples[name], maps, folder / f"{number:02}")
+        files = _write(samples[name], maps.get(name), seen, folder / f"{number:02}")
         lines.append((kind, name, defect_type, repr(score), note, *files))
     index = folder / INDEX
     index.write_text(to_csv(lines), encoding="utf-8", errors="surrogatepass", newline="\n")
     return len(shown)
 
 
-def _maps(fitted: Fitted) -> Maps:
-    job = fitted.job
-    seen = region((SIZE, SIZE), image_size=job.image_size, center_crop=job.center_crop)
+def _maps(fitted: Fitted, seen: Sequence[slice]) -> tuple[dict[str, NDArray], dict[str, float]]:
+    """Draw the small anomaly maps, and measure the pixel AUROC of masks with both kinds."""
     height, width = (part.stop - part.start for part in seen)
-    of, auroc = {}, {}
+    maps, auroc = {}, {}
     for sample, low in zip(fitted.split.test, anomaly_maps(fitted), strict=False):
-        of[sample.name] = render(low, size=(height, width))
-        gt_mask = gt_mask_of(sample, job)
+        maps[sample.name] = render(low, size=(height, width))
+        gt_mask = gt_mask_of(sample, fitted.job)
         if gt_mask.any() and not gt_mask.all():
             auroc[sample.name] = pixel_auroc([gt_mask], [render(low, size=gt_mask.shape)])
-    return Maps(of, auroc, seen)
+    return maps, auroc
 
 
 def _localisations(
@@ -88,17 +80,19 @@ def _localisations(
             yield kind, image, f"pixel AUROC {auroc[image.image]:.3f}"
 
 
-def _write(sample: Sample, maps: Maps, stem: Path) -> Iterator[str]:
+def _write(
+    sample: Sample, anomaly_map: NDArray | None, seen: Sequence[slice], stem: Path
+) -> Iterator[str]:
     """Write the pictures of one image; yield their names, empty for what there is not."""
     small = ((SIZE, SIZE), Image.Resampling.BOX)
     image = read_image(sample.path, sample.digest, sample.decoding)
     picture = Image.fromarray(image).resize(*small)
     drawn = gt_mask = None
-    if sample.name in maps.of:
-        colours, (rows, columns) = coloured(maps.of[sample.name]), maps.seen
-        seen = (columns.start, rows.start, columns.stop, rows.stop)
-        drawn, grey = picture.copy(), picture.crop(seen).convert("L").convert("RGB")
-        drawn.paste(Image.blend(grey, colours, 0.65), seen)
+    if anomaly_map is not None:
+        rows, columns = seen
+        box = (columns.start, rows.start, columns.stop, rows.stop)
+        drawn, grey = picture.copy(), picture.crop(box).convert("L").convert("RGB")
+        drawn.paste(Image.blend(grey, coloured(anomaly_map), 0.65), box)
     if sample.mask_path is not None:
         whole = read_mask(sample.mask_path, sample.mask_digest, sample.decoding)
         share = Image.fromarray(whole.astype(np.float32)).resize(*small)
@@ -112,15 +106,6 @@ def _write(sample: Sample, maps: Maps, stem: Path) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw the pictures of all tables that are asked for; return 1 if a category has none."""
-    options = _parser().parse_args(arguments)
-    try:
-        return _draw_tables(options)
-    except (ReportError, StoreError, OSError) as error:
-        say(f"error: {error}", error=True)
-        return 1
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m harness.gallery",
         description="Draw the pictures of the tables' runs, for `python -m harness.report html`.",
@@ -132,7 +117,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, default=Path("runs/gallery"), help="(default: %(default)s)")
     trusted = "models and backbones, as module:name, that a run may use beside this project's own"
     add("--trusted", nargs="+", default=[], metavar="NAME", help=trusted)
-    return parser
+    options = parser.parse_args(arguments)
+    try:
+        return _draw_tables(options)
+    except (ReportError, StoreError, OSError) as error:
+        say(f"error: {error}", error=True)
+        return 1
 
 
 def _draw_tables(options: argparse.Namespace) -> int:
@@ -142,7 +132,7 @@ def _draw_tables(options: argparse.Namespace) -> int:
     if unknown:
         raise ReportError(f"no table {', '.join(unknown)} to draw; there are {', '.join(tables)}")
     for name in options.tables or tables:
-        results = read_or_empty(options.root / "results", name)
+        results = read_results(options.root / "results", name)
         scores = backed_scores(name, results)
         for row in filter(lambda row: row.finished, results.rows):
             folder = options.output / name / row.category

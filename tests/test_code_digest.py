@@ -33,8 +33,8 @@ def _fresh():
 
 def forget():
     """Let the next digest be the first one of a process."""
-    provenance._first.clear()
-    provenance._held.cache_clear()
+    provenance._read.cache_clear()
+    provenance._walk.cache_clear()
 
 
 def digest(job):
@@ -184,7 +184,7 @@ LAYOUTS = {
             "two": "",
         },
         "mine:Model",
-        {"mine", "two"},
+        {"mine", "one", "two"},
     ),
     "cycle": ({"a": "import b", "b": "import a"}, "a:Model", {"a", "b"}),
     "star": (
@@ -420,11 +420,10 @@ def test_nothing_that_computes_is_forgotten(job, name):
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
-    walk = provenance._Walk({})
-    walk.digest(job.model.factory, job.backbone.factory)
+    walk = provenance._Walk(job.model.factory, job.backbone.factory)
     modules = {module_name(file) for file, function in ran if is_code(file, function)}
     assert {"harness.fitting", "harness.metrics.ranks", "dfkde.base", "tests.tiny"} <= modules
-    assert modules <= walk.modules.keys()
+    assert modules <= walk.sources.keys()
 
 
 def is_code(file, function):

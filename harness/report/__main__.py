@@ -8,10 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.record import StoredRun
+from harness.report.compare import compare, compare_published, other_methods, rank
 from harness.report.declaration import ReportError, Table, read_table, read_tables, reading
+from harness.report.formats import build_page, latex
+from harness.report.layout import caption, grid_of
 from harness.report.publish import check, publish
-from harness.report.readme import PAGES
-from harness.report.results import TableResults, read_or_empty, read_published, read_results
+from harness.report.query import render, search
+from harness.report.readme import PAGES, fill_shown
+from harness.report.results import TableResults, read_published, read_results
 from harness.report.selection import Read
 from harness.system.files import write_atomically
 from harness.system.terminal import say
@@ -73,34 +77,34 @@ def _parser() -> argparse.ArgumentParser:
     add("--remove-missing", action="store_true", help="drop rows whose runs the store has not")
     commands = parser.add_subparsers(metavar="COMMAND")
 
-    compare = commands.add_parser("compare", help="compare with published numbers, or tables")
-    compare.set_defaults(run=_compare)
+    command = commands.add_parser("compare", help="compare with published numbers, or tables")
+    command.set_defaults(run=_compare)
     several = "`published`, or two tables for differences, or more for mean ranks"
-    compare.add_argument("tables", nargs="+", metavar="TABLE", help=several)
+    command.add_argument("tables", nargs="+", metavar="TABLE", help=several)
     methods = "with `published`: the numbers of other methods, and none of ours"
-    compare.add_argument("--methods", action="store_true", help=methods)
+    command.add_argument("--methods", action="store_true", help=methods)
 
-    latex = commands.add_parser("latex", help="print tables as LaTeX (booktabs)")
-    latex.set_defaults(run=_latex)
-    latex.add_argument("tables", nargs="+", metavar="TABLE")
+    command = commands.add_parser("latex", help="print tables as LaTeX (booktabs)")
+    command.set_defaults(run=_latex)
+    command.add_argument("tables", nargs="+", metavar="TABLE")
 
-    html = commands.add_parser("html", help="write the report as one self-contained page")
-    html.set_defaults(run=_html)
-    html.add_argument("--output", type=Path, default=Path("runs/report.html"))
+    command = commands.add_parser("html", help="write the report as one self-contained page")
+    command.set_defaults(run=_html)
+    command.add_argument("--output", type=Path, default=Path("runs/report.html"))
     gallery = "what `python -m harness.gallery` wrote (default: %(default)s)"
-    html.add_argument("--pictures", type=Path, default=Path("runs/gallery"), help=gallery)
+    command.add_argument("--pictures", type=Path, default=Path("runs/gallery"), help=gallery)
 
     any_runs = "print a table of any runs, unofficial ones marked"
-    show = commands.add_parser("show", help=any_runs, epilog=_KEYS)
-    show.set_defaults(run=_show)
+    command = commands.add_parser("show", help=any_runs, epilog=_KEYS)
+    command.set_defaults(run=_show)
     shown = (
         "rows=category columns=model metric=image_auroc format=markdown|csv|html|latex, and"
         " what runs must have: dataset=mvtec model=dfkde,knn n_train=null"
     )
-    show.add_argument("arguments", nargs="*", metavar="KEY=VALUE", help=shown)
+    command.add_argument("arguments", nargs="*", metavar="KEY=VALUE", help=shown)
     fill = "put the tables at a page's markers: <!-- show: KEY=VALUE ... --> ... <!-- /show -->"
-    show.add_argument("--fill", type=Path, metavar="PAGE", help=fill)
-    show.add_argument("--uri", default=argparse.SUPPRESS, help="the MLflow tracking URI")
+    command.add_argument("--fill", type=Path, metavar="PAGE", help=fill)
+    command.add_argument("--uri", default=argparse.SUPPRESS, help="the MLflow tracking URI")
     return parser
 
 
@@ -140,8 +144,6 @@ def _publish(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from harness.report.compare import compare, compare_published, other_methods, rank
-
     if options.tables == ["published"]:
         tables, held = _every_table(options.root)
         sources = read_published(options.root / "results")
@@ -160,9 +162,6 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _latex(options: argparse.Namespace) -> int:
-    from harness.report.formats import latex
-    from harness.report.layout import caption, grid_of
-
     for name in options.tables:
         table, results = held_table(options.root, name)
         _print(latex(name, grid_of(table, results), caption(table, results.rows)) + "\n")
@@ -170,8 +169,6 @@ def _latex(options: argparse.Namespace) -> int:
 
 
 def _html(options: argparse.Namespace) -> int:
-    from harness.report.formats import build_page
-
     tables, held = _every_table(options.root)
     page = build_page(tables, held, pictures=options.pictures)
     write_atomically(options.output, page.encode())
@@ -180,9 +177,6 @@ def _html(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from harness.report.query import render, search
-    from harness.report.readme import fill_shown
-
     runs, read = _store(options)
 
     def table(arguments: Sequence[str]) -> str:
@@ -213,7 +207,7 @@ def _every_table(root: Path) -> tuple[Mapping[str, Table], dict[str, TableResult
     for name, reason in tables.refused.items():
         if (results / f"{name}.csv").exists():
             say(f"left out: {reason}", error=True)
-    return tables, {name: read_or_empty(results, name) for name in tables}
+    return tables, {name: read_results(results, name) for name in tables}
 
 
 def held_table(root: Path, name: str) -> tuple[Table, TableResults]:

@@ -135,9 +135,11 @@ def interval(of: Resampled, confidence: float = CONFIDENCE) -> tuple[float, floa
     ordered = np.sort(of.resamples)
     if ordered[0] == ordered[-1]:
         return None
-    correction, z = _correction(of), NormalDist().inv_cdf((1 - confidence) / 2)
-    low = _position(_level(z, *correction), len(ordered))
-    high = _position(_level(z, *(-number for number in correction)), len(ordered))
+    (bias, acceleration), n = _correction(of), len(ordered)
+    z = NormalDist().inv_cdf((1 - confidence) / 2)
+    levels = np.array([_level(z, bias, acceleration), _level(z, -bias, -acceleration)])
+    # Order statistics, without interpolation.
+    low, high = (np.ceil(levels * n) - 1).clip(0, n - 1).astype(int)
     return float(ordered[low]), float(ordered[-1 - high])
 
 
@@ -185,11 +187,6 @@ def _tail(share: float, bias: float, acceleration: float) -> float:
     return round(NormalDist().cdf(shift / straight - bias), _DIGITS)
 
 
-def _position(level: float, n: int) -> int:
-    """Find the order statistic at a level, without interpolation."""
-    return min(max(int(np.ceil(level * n)) - 1, 0), n - 1)
-
-
 def _acceleration(left_out: Sequence[Floats]) -> float:
     """Compute a sixth of the skewness of the influence of single images, over all strata."""
     influence = [(len(s) - 1) / len(s) * (s.mean() - s) for s in left_out]
@@ -197,25 +194,16 @@ def _acceleration(left_out: Sequence[Floats]) -> float:
     return sum(float((u**3).sum()) for u in influence) / (6 * square**1.5) if square else 0.0
 
 
-def separation_limit(n_normal: int, n_anomalous: int, confidence: float = CONFIDENCE) -> float:
-    """Bound the AUROC from below where the scores of the test images separate perfectly.
-
-    No resample then differs from any other, and the bootstrap says nothing. But min(m, n) disjoint
-    pairs of a normal and an anomalous image were all in order, each with probability AUROC, so
-    that at the given confidence AUROC >= (1 - confidence) ** (1 / min(m, n)).
-
-    >>> round(separation_limit(20, 63), 3)
-    0.861
-    """
-    return float((1 - confidence) ** (1 / min(n_normal, n_anomalous)))
-
-
 def cell_limits(resampled: Resampled | None) -> Limits | None:
-    """Compute the interval of a job's image AUROC; None without enough images, or spread."""
+    """Compute the interval of a job's image AUROC; None without enough images, or spread.
+
+    Where the scores separate the test images perfectly, no resample differs from any other, and the
+    bootstrap says nothing. But min(m, n) disjoint pairs of a normal and an anomalous image were all
+    in order, each with probability AUROC, so that with 95 % confidence AUROC >= 0.05 ** (1 / min).
+    """
     if resampled is None or resampled.value < 1:
         return None if resampled is None else interval(resampled)
-    normal, anomalous = map(len, resampled.left_out)
-    return separation_limit(normal, anomalous), 1.0
+    return float((1 - CONFIDENCE) ** (1 / min(map(len, resampled.left_out)))), 1.0
 
 
 def average_limits(cells: Sequence[Resampled | None]) -> Limits | None:

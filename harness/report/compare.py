@@ -76,15 +76,10 @@ def _check_categories(tables: Mapping[str, Table], sources: Sequence[Source]) ->
             what = f"published.csv: {source.name}, {metric} of {dataset}"
             if dataset not in known:
                 raise ReportError(f"{what}: dataset must be one of {', '.join(sorted(known))}")
-            found = [c for d, c, m in source.values if (d, m) == (dataset, metric) and c != AVERAGE]
-            wrong = [category for category in found if category not in known[dataset]]
-            if wrong:
-                there = f"{', '.join(known[dataset])} and {AVERAGE}"
-                raise ReportError(f"{what}: no category {', '.join(wrong)}; there are {there}")
-            lacking = [category for category in known[dataset] if category not in found]
-            if found and lacking:
-                rule = f"every category must be there, or {AVERAGE} alone"
-                raise ReportError(f"{what}: {rule}; lacking: {', '.join(lacking)}")
+            found = {c for d, c, m in source.values if (d, m) == (dataset, metric)} - {AVERAGE}
+            if wrong := found and sorted(found ^ {*known[dataset]}):
+                rule = f"must have each of {', '.join(known[dataset])}, or {AVERAGE} alone"
+                raise ReportError(f"{what}: {rule}; unknown or lacking: {', '.join(wrong)}")
 
 
 def _sections(table: Table, results: TableResults, sources: Sequence[Source]) -> list[str]:
@@ -112,11 +107,10 @@ def _beside(table: Table, results: TableResults, sources: Sequence[Source], *, m
         row.category: (row.metrics.get(metric), row.low.get(metric), row.high.get(metric))
         for row in results.rows
     }
-    last = ours.average[1]
     if average := results.averages.get(metric):
-        of[AVERAGE], last = average, number(average.value)
+        of[AVERAGE] = average
     lines = []
-    for category, written in [*ours.body, (AVERAGE, last)]:
+    for category, written in [*ours.body, ours.average]:
         value, low, high = of.get(category, (None, None, None))
         theirs = _theirs(table, sources, category, metric)
         numbers = [None if item == ABSENT else float(item) for item in theirs]
@@ -244,14 +238,14 @@ def rank(held: Sequence[Held]) -> str:
             f"Friedman's test needs at least {FEWEST} categories, {names[0]} has {len(categories)}"
         )
     _aligned(held)
-    values = np.empty((len(categories), len(held)))
-    for column, (table, results) in enumerate(held):
+    columns = []
+    for table, results in held:
         found = {row.category: row.metrics.get(INTERVAL_METRIC) for row in results.rows}
-        lacking = [category for category in table.categories if found.get(category) is None]
-        if lacking:
+        if lacking := [category for category in table.categories if found.get(category) is None]:
             what = f"{table.name} has no {INTERVAL_METRIC} of {', '.join(lacking)}"
             raise ReportError(f"ranks need every category: {what}")
-        values[:, column] = [found[category] for category in categories]
+        columns.append([found[category] for category in categories])
+    values = np.array(columns, np.float64).T
     body = [
         (c, *layout.best_bold(line.tolist())) for c, line in zip(categories, values, strict=True)
     ]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TextIO, TypeVar
 
 from harness.compose import ComposeError, Sweep, sweeps_of
 from harness.config import BackboneConfig, Config
-from harness.system.files import DamagedError, open_regular
+from harness.system.files import open_regular
 from harness.system.terminal import from_cell, one_line
 
 T = TypeVar("T")
@@ -44,8 +44,6 @@ def reading(path: Path, *, errors: str = "strict", newline: str | None = None) -
         raise
     except FileNotFoundError:
         raise ReportError(f"{path} is missing") from None
-    except DamagedError as error:
-        raise ReportError(str(error)) from None
     except _DAMAGES as error:
         raise ReportError(f"{path} cannot be read ({one_line(error)})") from error
 
@@ -179,11 +177,7 @@ def read_tables(conf: Path, names: Iterable[str] = ()) -> Tables:
         if name not in paths:
             raise ReportError(f"no table {name!r}; there are {', '.join(paths)}")
     tables, names = Tables(), list(names) or list(paths)
-    # Hydra would wait for a pipe.
-    whole = [name for name in names if paths[name].is_file()]
-    for name in sorted({*names} - {*whole}):
-        tables.refused[name] = f"conf/experiment/{name}.yaml is no regular file"
-    for name, sweep in sweeps_of(conf, whole).items():
+    for name, sweep in sweeps_of(conf, names).items():
         where = f"conf/experiment/{name}.yaml"
         try:
             if isinstance(sweep, ComposeError):
@@ -203,16 +197,26 @@ def read_table(conf: Path, name: str) -> Table:
 
 
 def _table(name: str, sweep: Sweep, where: str) -> Table:
-    jobs = [job.config for job in sweep.jobs]
-    dataset, found = jobs[0].dataset, {str(job.category) for job in jobs}
-    axis, configs = _axis(sweep, where)
+    axes = [key for key in sweep.swept if key not in ("category", "seed")]
+    if len(axes) > 1:
+        raise ReportError(f"{where} sweeps {', '.join(axes)}; a table shows one setting at most")
+    axis, jobs = "".join(axes), [job.config for job in sweep.jobs]
+    values, first = sweep.swept.get(axis, ("",)), jobs[0]
+    swept = f"{where} sweeps {axis} ({', '.join(values)})"
+    if len({job.dataset.name for job in jobs}) > 1:
+        raise ReportError(f"{swept}; a table shows one dataset")
+    each = [_resolved(j) for j in jobs if (j.category, j.seed) == (first.category, first.seed)]
+    shown = [[name_of(axis, one)] if axis in GROUPS else one for one in each]
+    if any(one in shown[:place] for place, one in enumerate(shown)):
+        raise ReportError(f"{swept}; its values must give different runs")
+    found = {job.category for job in jobs}
     return Table(
         name=name,
-        title=dataset.title,
-        categories=tuple(one for one in dataset.categories if one in found),
+        title=first.dataset.title,
+        categories=tuple(one for one in first.dataset.categories if one in found),
         seeds=tuple(dict.fromkeys(job.seed for job in jobs)),
         axis=axis.replace("model.params.", "model."),
-        configs=configs,
+        configs=dict(zip(values, each, strict=True)),
     )
 
 
@@ -222,20 +226,3 @@ def _resolved(config: Config) -> dict[str, Any]:
     layers = config.model.layers.get(config.backbone.name, [])
     model = values["model"] | {"layers": layers}
     return values | {"localizer": config.job().localizer, "model": model}
-
-
-def _axis(sweep: Sweep, where: str) -> tuple[str, dict[str, dict[str, Any]]]:
-    """Return what is swept beside category and seed, and the configuration of each value."""
-    axes = [key for key in sweep.swept if key not in ("category", "seed")]
-    if len(axes) > 1:
-        raise ReportError(f"{where} sweeps {', '.join(axes)}; a table shows one setting at most")
-    axis = "".join(axes)
-    values, jobs = sweep.swept.get(axis, ("",)), [job.config for job in sweep.jobs]
-    swept, first = f"{where} sweeps {axis} ({', '.join(values)})", jobs[0]
-    if len({job.dataset.name for job in jobs}) > 1:
-        raise ReportError(f"{swept}; a table shows one dataset")
-    each = [_resolved(j) for j in jobs if (j.category, j.seed) == (first.category, first.seed)]
-    shown = [[name_of(axis, one)] if axis in GROUPS else one for one in each]
-    if any(one in shown[:place] for place, one in enumerate(shown)):
-        raise ReportError(f"{swept}; its values must give different runs")
-    return axis, dict(zip(values, each, strict=True))

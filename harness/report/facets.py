@@ -19,8 +19,6 @@ MACHINE = "machine"
 # What runs of one cell may differ in: numbers do not depend on it.
 _FREE = ("seed", "commit", MACHINE, "run")
 _FACTORIES = ("model_factory", "backbone_factory")
-# Hydra's names of what a run records under another.
-_HYDRA = (("model.params.", "model."), ("dataset.official", "official"))
 _ITEM = re.compile(r"(?:\[[^\]]*\]|'[^']*'|\"[^\"]*\"|[^,])+")
 _MANY = 8
 
@@ -69,10 +67,6 @@ class Choice(NamedTuple):
         places = (i for i, value in enumerate(self.values) if self._agrees(value, given))
         return next(places, None)
 
-    def has(self, given: str) -> bool:
-        """Return whether a run's facet agrees with one of the values."""
-        return self.rank(given) is not None
-
     def _agrees(self, value: str, given: str) -> bool:
         if value.startswith("glob(") and value.endswith(")"):
             return fnmatchcase(given, value[5:-1])
@@ -104,10 +98,7 @@ def parse(arguments: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 def our_name(key: str) -> str:
     """Return the name that a run records a setting of Hydra's under."""
-    for theirs, ours in _HYDRA:
-        if key.startswith(theirs):
-            return ours + key.removeprefix(theirs)
-    return key
+    return "official" if key == "dataset.official" else key.replace("model.params.", "model.")
 
 
 def check_key(key: str, known: Iterable[str], *, what: str) -> None:
@@ -121,7 +112,7 @@ def check_choices(choices: Iterable[Choice], runs: Sequence[Facets]) -> None:
     for name, values in choices:
         there = list(dict.fromkeys(run[name] for run in runs if name in run))
         for value in values:
-            if not any(map(Choice(name, (value,)).has, there)):
+            if all(Choice(name, (value,)).rank(given) is None for given in there):
                 listed = _listed(name, there)
                 raise ReportError(f"no finished run has {name}={value}; there are {listed}")
 
@@ -140,7 +131,11 @@ def chosen(
         runs = [
             (run, of)
             for run, of in runs
-            if (choice.has(of[name]) if name in of else _group(name, of) not in having)
+            if (
+                _group(name, of) not in having
+                if name not in of
+                else choice.rank(of[name]) is not None
+            )
         ]
     return runs
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from harness.charts import histogram, roc_chart
 from harness.record import ImageScore
 from harness.report import layout
 from harness.report.declaration import INTERVAL_METRIC, ReportError, Table, read_csv
@@ -163,8 +164,6 @@ def _title(table: Table) -> str:
 
 
 def _section(table: Table, results: TableResults, pictures: Path) -> dict[str, Any]:
-    from harness.charts import histogram, roc_chart
-
     rows = [row for row in results.rows if row.finished]
     grid, text = layout.grid_of(table, results, more=_MORE), layout.caption(table, results.rows)
     section = {"name": table.name, "title": _title(table)}
@@ -173,16 +172,12 @@ def _section(table: Table, results: TableResults, pictures: Path) -> dict[str, A
     machines = [machine_words(results.environments[row.environment]["machine"]) for row in rows]
     text = " ".join([text, *layout.timed(layout.TIMES, dict.fromkeys(map(code, machines)))])
     scores = backed_scores(table.name, results)
-    each = [
-        {
-            "row": row,
-            "roc": roc_chart(f"{table.title} {row.category}", scores[row.category]),
-            "histogram": histogram(f"{table.title} {row.category}", scores[row.category]),
-            "types": _types(scores[row.category]),
-            "pictures": read_gallery(pictures / row.category),
-        }
-        for row in rows
-    ]
+    each = []
+    for row in rows:
+        name, images = f"{table.title} {row.category}", scores[row.category]
+        charts = {"roc": roc_chart(name, images), "histogram": histogram(name, images)}
+        own = {"types": _types(images), "pictures": read_gallery(pictures / row.category)}
+        each.append({"row": row} | charts | own)
     return section | {"table": (grid, text), "bars": auroc_bars(rows), "categories": each}
 
 

@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import NamedTuple
 
 from harness.config import FeaturesConfig
+from harness.metrics import image_metrics
 from harness.metrics.registry import HEADLINE, METRICS
 from harness.record import EXTRACTION, ImageScore, Record
 from harness.report.declaration import INTERVAL_METRIC, RESAMPLES, Table, expected
@@ -22,6 +23,10 @@ FAILED = "failed"
 INTERVAL = "95 % interval"
 TRIVIAL = "F1, all anomalous"
 _FEATURES = ("engine", "precision", "device", "resize")
+_SEEDS = (
+    "which draw the training images and, in a dataset without a split of its own, the test images;"
+    " nothing is resampled"
+)
 
 
 class Timed(NamedTuple):
@@ -183,8 +188,6 @@ def timed(metrics: Iterable[str], machines: Iterable[str]) -> list[str]:
 
 def of_type(scores: Sequence[ImageScore], metric: str, *, defect_type: str) -> Measured:
     """Measure the normal test images against the anomalous ones of one defect type."""
-    from harness.metrics import image_metrics
-
     images = [i for i in scores if not i.anomalous or i.defect_type == defect_type]
     labels = [image.anomalous for image in images]
     values = image_metrics(labels, [image.score for image in images]).values
@@ -274,7 +277,8 @@ def caption(table: Table, rows: Sequence[Row]) -> str:
     if finished and table.headline:
         sentences += _metrics(table, finished)
     elif finished:
-        sentences.append(_seeds(table))
+        spread_over = f", mean ± standard deviation over {len(table.seeds)} seeds, {_SEEDS}"
+        sentences.append(f"{display(table.metric)}{spread_over * (len(table.seeds) > 1)}.")
     reasons = {row.category: row.error for row in rows if not row.finished}
     sentences += [f"{text(category)} failed: {code(why)}." for category, why in reasons.items()]
     return " ".join(sentences)
@@ -349,13 +353,3 @@ def _metrics(table: Table, finished: Sequence[Row]) -> list[str]:
         localizer = code(str(expected(table.config, "localizer")))
         sentences.append(f"Pixel columns: {localizer} map, no interval.")
     return sentences
-
-
-def _seeds(table: Table) -> str:
-    if len(table.seeds) == 1:
-        return f"{display(table.metric)}."
-    return (
-        f"{display(table.metric)}, mean ± standard deviation over {len(table.seeds)} seeds, which"
-        " draw the training images and, in a dataset without a split of its own, the test images;"
-        " nothing is resampled."
-    )

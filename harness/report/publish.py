@@ -10,25 +10,23 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from harness.record import StoredRun
+from harness.report.bootstrap import Resampled, average_limits, cell_limits, images_of, resample
 from harness.report.declaration import INTERVAL_METRIC, Cell, ReportError, Table, read_tables
-from harness.report.readme import check_markers, declared, filled, markers, overviews, read_pages
+from harness.report.readme import check_markers, contents_of, filled, markers, read_pages
 from harness.report.results import (
     Average,
     Row,
     TableResults,
     backed_scores,
     files_of,
-    read_or_empty,
+    read_results,
     row_of,
 )
 from harness.report.selection import Read, as_read, built_otherwise, cell_of, fit, select
 from harness.system.files import write_together
-
-if TYPE_CHECKING:
-    from harness.report.bootstrap import Resampled
 
 _TRACES = ("commit", "environment", "identity", "data_fingerprint", "scores_digest")
 """What two rows of a cell are compared by: code, data and scores."""
@@ -122,22 +120,22 @@ def _planned(
     if not only:
         check_markers(found, tables)
     marked = [marker.name for marker in found if marker.kind == "table"]
-    before = {name: read_or_empty(results, name) for name in sorted(names)}
+    before = {name: read_results(results, name) for name in sorted(names)}
     held, made, notes = dict(before), {}, []
     refusals = [tables.refused[name] for name in only or marked if name in tables.refused]
     for name in filter(tables.__contains__, only or tables):
-        table, rows = tables[name], before[name].rows
+        rows = before[name].rows
         kept = tuple(row for row in rows if not drop(name, row))
         try:
-            held[name], own = _updated(table, replace(before[name], rows=kept), runs, read)
+            held[name], own = _updated(tables[name], replace(before[name], rows=kept), runs, read)
         except ReportError as error:
             refusals.append(str(error))
-            continue
-        made[name] = table
-        notes += [*own, *_changed(table, rows, held[name].rows)]
+        else:
+            made[name] = tables[name]
+            notes += [*own, *_changed(tables[name], rows, held[name].rows)]
     sound = {n: t for n, t in tables.items() if not any(_misfit(t, row) for row in held[n].rows)}
-    contents = declared(found, made, held) | overviews(found, sound, held, results)
-    filled_in = {page: (text, filled(page, text, contents)) for page, text in pages.items()}
+    contents = contents_of(found, made, sound, held, results)
+    filled_in = {page: (text, filled(text, contents)) for page, text in pages.items()}
     shown = {*(name for name in marked if name in tables), *(n for n in names if held[n].rows)}
     shown |= {name for name in names if (results / f"{name}.csv").exists()}
     return Plan(before, {n: held[n] for n in held if n in shown}, filled_in, notes, refusals)
@@ -163,8 +161,6 @@ def _updated(
 
 def _results_of(table: Table, runs: Mapping[Cell, StoredRun], held: TableResults) -> TableResults:
     """Put runs, with their scores, into what a table's files hold; other rows stay as they are."""
-    from harness.report.bootstrap import average_limits, cell_limits, images_of, resample
-
     scores = dict(held.scores)
     scores |= {c.category: run.record.scores for c, run in runs.items() if table.headline}
 
@@ -199,14 +195,12 @@ def _results_of(table: Table, runs: Mapping[Cell, StoredRun], held: TableResults
     )
 
 
-def averages_of(table: Table, rows: Iterable[Row]) -> dict[str, Average]:
+def averages_of(table: Table, rows: Sequence[Row]) -> dict[str, Average]:
     """Average the complete columns of a table with one job per category, without intervals."""
-    found: dict[str, list[float]] = {}
-    for row in rows if table.headline else ():
-        for metric, value in row.metrics.items():
-            found.setdefault(metric, []).append(value)
-    complete = len(table.categories)
-    return {m: Average(fmean(v)) for m, v in sorted(found.items()) if len(v) == complete}
+    if not table.headline or len(rows) < len(table.categories):
+        return {}
+    complete = sorted(set.intersection(*(set(row.metrics) for row in rows)))
+    return {metric: Average(fmean(row.metrics[metric] for row in rows)) for metric in complete}
 
 
 def _misfit(table: Table, row: Row) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain, product, repeat
 from statistics import fmean, stdev
 
 import yaml
@@ -40,24 +40,12 @@ class Query:
 
     rows: layout.Line  # facets; `metric` and `defect_type` may be among them
     columns: layout.Line
+    axes: layout.Line  # those of rows and columns that runs have
     metrics: layout.Line  # several only where `metric` is an axis
     format: str
     choices: dict[str, Choice]
-
-    @property
-    def axes(self) -> layout.Line:
-        """The facets of rows and columns that runs have."""
-        return tuple(key for key in (*self.rows, *self.columns) if key not in (METRIC, DEFECT_TYPE))
-
-    @property
-    def by_type(self) -> bool:
-        """Whether normal test images are measured against those of one defect type at a time."""
-        return DEFECT_TYPE in (*self.rows, *self.columns, *self.choices)
-
-    @property
-    def timed(self) -> bool:
-        """Whether it shows times, which are of one machine."""
-        return not layout.TIMES.keys().isdisjoint(self.metrics)
+    by_type: bool  # whether normal images are measured against those of one defect type at a time
+    timed: bool  # whether it shows times, which are of one machine
 
     def places(self, runs: Sequence[StoredRun]) -> dict[layout.Line, list[StoredRun]]:
         """Sort the runs that are asked for by where they have a place, seeds apart."""
@@ -97,8 +85,6 @@ def search(arguments: Sequence[str], runs: Iterable[StoredRun], *, read: Read) -
     picked, refused = proven(places, read)
     notes = [f"run {r.run_id} of {r.record.category} is refused, {why}" for r, why in refused]
     shown = tuple(picked.values())
-    if not shown:
-        raise ReportError("nothing is left to show")
     if several := sum(len(those) > 1 for those in places.values()):
         notes.append(
             f"{several} of {len(places)} cells have several finished runs, the newest is shown"
@@ -138,13 +124,14 @@ def query_of(arguments: Iterable[str], finished: Sequence[Facets]) -> Query:
         raise ReportError(f"{len(metrics)} metrics need rows=metric or columns=metric")
     choices = {key: Choice(key, value) for key, value in given.items() if key not in _PARTS}
     facets.check_choices([one for key, one in choices.items() if key != DEFECT_TYPE], finished)
-    query = Query(rows, columns, metrics, kind, choices)
-    wrong = [metric for metric in metrics if metric not in _OF_SCORES]
-    if query.by_type and wrong:
+    by_type = DEFECT_TYPE in (*axes, *choices)
+    if by_type and (wrong := [metric for metric in metrics if metric not in _OF_SCORES]):
         raise ReportError(
             f"a defect type has no {', '.join(wrong)}; choose metric= from {', '.join(_OF_SCORES)}"
         )
-    return query
+    of_runs = tuple(key for key in axes if key not in (METRIC, DEFECT_TYPE))
+    timed = not layout.TIMES.keys().isdisjoint(metrics)
+    return Query(rows, columns, of_runs, metrics, kind, choices, by_type, timed)
 
 
 def _cells(
@@ -153,30 +140,28 @@ def _cells(
     """Measure all that is shown, and name the places of data that are not official."""
     cells: dict[Place, dict[int, layout.Measured]] = {}
     unofficial: set[Place] = set()
+    wanted = query.choices.get(DEFECT_TYPE)
     for run in runs:
-        for shown, value in _measured(query, run):
-            of = {**facets_of(run), **shown}
-            row, column = (tuple(of[key] for key in keys) for keys in (query.rows, query.columns))
-            cells.setdefault((row, column), {})[run.record.seed] = value
+        of, scores = facets_of(run), run.record.scores
+        types = (
+            dict.fromkeys(i.defect_type for i in scores if i.anomalous) if query.by_type else [""]
+        )
+        kinds = [kind for kind in types if wanted is None or wanted.rank(kind) is not None]
+        for metric, kind in product(query.metrics, kinds):
+            shown = {**of, METRIC: metric, DEFECT_TYPE: kind}
+            row, column = (
+                tuple(shown[key] for key in keys) for keys in (query.rows, query.columns)
+            )
+            cells.setdefault((row, column), {})[run.record.seed] = (
+                layout.of_type(scores, metric, defect_type=kind)
+                if query.by_type
+                else layout.measure(run.record, metric, run.status)
+            )
             if not run.record.official:
                 unofficial.add((row, column))
     if not cells:
         raise ReportError("nothing is left to show")
     return cells, unofficial
-
-
-def _measured(query: Query, run: StoredRun) -> Iterator[tuple[dict[str, str], layout.Measured]]:
-    """Yield all that is shown of a run: by metric, and by defect type if that is asked for."""
-    wanted = query.choices.get(DEFECT_TYPE)
-    kinds = dict.fromkeys(image.defect_type for image in run.record.scores if image.anomalous)
-    for metric in query.metrics:
-        if not query.by_type:
-            yield {METRIC: metric}, layout.measure(run.record, metric, run.status)
-            continue
-        for kind in kinds:
-            if wanted is None or wanted.has(kind):
-                value = layout.of_type(run.record.scores, metric, defect_type=kind)
-                yield {METRIC: metric, DEFECT_TYPE: kind}, value
 
 
 def _pivot(
@@ -203,8 +188,10 @@ def _pivot(
 
     by_category = _CATEGORY in (query.rows, query.columns)
     over = marked if query.columns == _CATEGORY else marked[:1]
+    words = (*CORE, METRIC, DEFECT_TYPE)
+    corner = [key.replace("_", " ").capitalize() if key in words else key for key in query.rows]
     return layout.Pivot(
-        corner=" · ".join(map(_title, query.rows)),
+        corner=" · ".join(corner),
         rows=titles(query.rows, 0),
         columns=titles(query.columns, 1),
         cells=cells,
@@ -241,10 +228,6 @@ def _words(key: str, value: str, keyed: bool) -> str:
     return (
         f"{key} = {written}" if keyed and key not in (*CORE[:4], METRIC, DEFECT_TYPE) else written
     )
-
-
-def _title(key: str) -> str:
-    return key.replace("_", " ").capitalize() if key in (*CORE, METRIC, DEFECT_TYPE) else key
 
 
 def render(found: Found, arguments: Sequence[str]) -> str:
@@ -285,8 +268,13 @@ def caption_of(found: Found, arguments: Sequence[str]) -> str:
     commits = dict.fromkeys(commit(run.commit, dirty=run.dirty) for run in found.runs)
     when = days(run.started for run in found.runs)
     several = "commits" if len(commits) > 1 else "commit"
+    what = ", ".join(map(layout.display, query.metrics))
+    what += ", normal test images against one defect type" * query.by_type
+    if found.pivot.seeds > 1:
+        seeds = ", ".join(map(str, sorted({record.seed for record in records})))
+        what += f", mean ± standard deviation over {found.pivot.seeds} seeds ({seeds})"
     sentences = [
-        f"{_what(found)}; {_fixed(found)}; {several} {', '.join(commits)};"
+        f"{what}; {_fixed(found)}; {several} {', '.join(commits)};"
         f" {len(found.runs)} runs {when} by {command}."
     ]
     oracles = [METRICS[m].display for m in query.metrics if m in METRICS and METRICS[m].oracle]
@@ -308,16 +296,6 @@ def _counted(record: Record) -> str:
     written = ", ".join(f"{what}: {count}" for what, count in counts.items() if count)
     category = text(f"{record.dataset}/{record.category}")
     return f"{category}, images {written}." if written else ""
-
-
-def _what(found: Found) -> str:
-    names = ", ".join(map(layout.display, found.query.metrics))
-    names += ", normal test images against one defect type" * found.query.by_type
-    if found.pivot.seeds == 1:
-        return names
-    seeds = sorted({run.record.seed for run in found.runs})
-    over = f"{len(seeds)} seeds ({', '.join(map(str, seeds))})"
-    return f"{names}, mean ± standard deviation over {over}"
 
 
 def _fixed(found: Found) -> str:

@@ -20,16 +20,13 @@ PAGES = ("README.md", "docs/results.md")
 SHOW = "show"
 """The kind of markers of any page, with arguments of `report show` for a name."""
 
-_KINDS = {
-    "table": "no conf/experiment",
-    "results": "no dataset of a table",
-    "status": "not `all`",
-}
-"""What a marker of `PAGES` may be of, and what is wrong with another name."""
+_KINDS = ("table", "results", "status")
+"""What a marker of `PAGES` may be of."""
 
 # On a line of its own: within one it is the text of a table.
 _KIND = "|".join((*_KINDS, SHOW))
 _MARKER = re.compile(rf"^<!-- (?:({_KIND}): (.+)|/({_KIND})) -->$", re.MULTILINE)
+_BLOCK = re.compile(rf"^<!-- ({_KIND}): ([^\n]+) -->$.*?^<!-- /\1 -->$", re.MULTILINE | re.DOTALL)
 
 
 class Marker(NamedTuple):
@@ -53,43 +50,36 @@ def markers(pages: Mapping[str, str]) -> dict[Marker, str]:
     """Return the markers of results, in order, and the page of each; none may be there twice."""
     found: dict[Marker, str] = {}
     for page, content in pages.items():
-        for marker in blocks(page, content):
+        for marker in [one for one in blocks(page, content) if one.kind != SHOW]:
             if marker in found:
-                raise _doubled(f"{found[marker]} and {page}", marker)
-            if marker.kind != SHOW:
-                found[marker] = page
+                where = " and ".join(dict.fromkeys((found[marker], page)))
+                what = f"{marker.kind} {marker.name}"
+                raise ReportError(f"{where}: more than one marker for {what}")
+            found[marker] = page
     return found
 
 
-def _doubled(where: str, marker: Marker) -> ReportError:
-    return ReportError(f"{where}: more than one marker for {marker.kind} {marker.name}")
-
-
-def blocks(page: str, content: str) -> dict[Marker, tuple[int, int]]:
-    """Return where the text of each marker of a page starts and ends, in order."""
-    found: dict[Marker, tuple[int, int]] = {}
-    opened: Marker | None = None
-    start = 0
-    for match in [*_MARKER.finditer(content), None]:
-        kind, name, closed = match.groups() if match else ("", "", "")
-        if opened and closed != opened.kind:
-            what, end = f"{opened.kind} {opened.name}", f"<!-- /{opened.kind} -->"
-            raise ReportError(f"{page}: the marker of {what} is not closed by {end}")
-        if closed and not opened:
-            raise ReportError(f"{page} has a <!-- /{closed} --> that closes no {closed}")
-        if opened in found:
-            raise _doubled(page, opened)
-        if match and opened:
-            found[opened] = start, match.start()
-        opened, start = Marker(kind, name) if kind else None, match.end() if match else 0
+def blocks(page: str, content: str) -> list[Marker]:
+    """List the markers of a page, each of which must be closed before the next one."""
+    found, opened = [], Marker("", "")
+    for kind, name, closed in [*_MARKER.findall(content), ("", "", "")]:
+        if closed != opened.kind:
+            what, end = f"{opened.kind} {opened.name}", f"<!-- /{opened.kind or closed} -->"
+            raise ReportError(
+                f"{page}: the marker of {what} is not closed by {end}"
+                if opened.kind
+                else f"{page} has a {end} that closes no {closed}"
+            )
+        opened = Marker(kind, name)
+        found += [opened] if kind else []
     return found
 
 
-def filled(page: str, content: str, contents: Mapping[Marker, str]) -> str:
+def filled(content: str, contents: Mapping[Marker, str]) -> str:
     r"""Put each content between its markers; all other text stays as it is.
 
     >>> page = "# Title\n<!-- table: demo -->\nold\n<!-- /table -->\nmore\n"
-    >>> print(filled("README.md", page, {Marker("table", "demo"): "| new |\n"}), end="")
+    >>> print(filled(page, {Marker("table", "demo"): "| new |\n"}), end="")
     # Title
     <!-- table: demo -->
     <BLANKLINE>
@@ -98,10 +88,13 @@ def filled(page: str, content: str, contents: Mapping[Marker, str]) -> str:
     <!-- /table -->
     more
     """
-    for marker, (start, end) in reversed(blocks(page, content).items()):
-        if marker in contents:
-            content = f"{content[:start]}\n\n{contents[marker]}\n{content[end:]}"
-    return content
+
+    def block(found: re.Match[str]) -> str:
+        kind, name = found.groups()
+        new = contents.get(Marker(kind, name))
+        return found[0] if new is None else f"<!-- {kind}: {name} -->\n\n{new}\n<!-- /{kind} -->"
+
+    return _BLOCK.sub(block, content)
 
 
 def fill_shown(path: str, page: str, table: Callable[[Sequence[str]], str]) -> str:
@@ -111,7 +104,7 @@ def fill_shown(path: str, page: str, table: Callable[[Sequence[str]], str]) -> s
         raise ReportError(
             f"{path} must have markers `<!-- show: KEY=VALUE -->` ... `<!-- /show -->`"
         )
-    return filled(path, page, {marker: table(shlex.split(marker.name)) for marker in found})
+    return filled(page, {marker: table(shlex.split(marker.name)) for marker in found})
 
 
 def check_markers(found: Mapping[Marker, str], tables: Tables) -> None:
@@ -120,8 +113,9 @@ def check_markers(found: Mapping[Marker, str], tables: Tables) -> None:
     known |= {Marker("results", table.choice("dataset")) for table in tables.values()}
     for marker, page in found.items():
         if marker not in known and not (tables.refused and marker.kind == "results"):
-            what = f"{_KINDS[marker.kind]}: {marker.name}"
-            raise ReportError(f"{page} has a marker for what is {what}")
+            choices = ", ".join(sorted(one.name for one in known if one.kind == marker.kind))
+            what = f"marker of {marker.kind} {marker.name}"
+            raise ReportError(f"{page} has a {what}; there are {choices}")
 
 
 STATUS = Marker("status", "all")
@@ -137,40 +131,35 @@ class Group(NamedTuple):
     caption: str  # in Markdown
 
 
-def declared(
-    found: Iterable[Marker], tables: Mapping[str, Table], held: Mapping[str, TableResults]
-) -> dict[Marker, str]:
-    """Write what stands at the markers of tables, of those that are given."""
-    wanted = [(m, tables[m.name]) for m in found if m.kind == "table" and m.name in tables]
-    each = [(m, layout.grid_of(t, held[t.name]), caption(t, held[t.name].rows)) for m, t in wanted]
-    return {marker: markdown(grid, words) for marker, grid, words in each}
-
-
-def overviews(
+def contents_of(
     found: Collection[Marker],
-    tables: Mapping[str, Table],
+    made: Mapping[str, Table],
+    sound: Mapping[str, Table],
     held: Mapping[str, TableResults],
     results: Path,
 ) -> dict[Marker, str]:
-    """Write what stands at the markers of the kinds `results` and `status`.
+    """Write what stands at the markers: of tables, those `made`; of the other kinds, all.
 
     An overview is of the tables that have a marker, in that order. Where one of them is not among
-    `tables`, whose rows are as they declare, the overview of its dataset is not made.
+    `sound`, whose rows are as they declare, the overview of its dataset is not made.
     """
     marked = [marker.name for marker in found if marker.kind == "table"]
-    withheld = [held[name].rows for name in marked if name in held and name not in tables]
+    contents = {}
+    for name in filter(made.__contains__, marked):
+        grid, words = layout.grid_of(made[name], held[name]), caption(made[name], held[name].rows)
+        contents[Marker("table", name)] = markdown(grid, words)
+    withheld = [held[name].rows for name in marked if name in held and name not in sound]
     stale = {row.dataset for rows in withheld for row in rows}
-    shown = [tables[name] for name in marked if name in tables and tables[name].headline]
-    datasets = {table.choice("dataset") for table in tables.values()} - stale
+    shown = [sound[name] for name in marked if name in sound and sound[name].headline]
+    datasets = {table.choice("dataset") for table in sound.values()} - stale
     wanted = [marker for marker in found if marker.kind == "results" and marker.name in datasets]
     sources = read_published(results) if wanted and (results / "published.csv").exists() else []
-    made = {
-        m: overview(m.name, [t for t in shown if t.choice("dataset") == m.name], held, sources)
-        for m in wanted
-    }
+    for marker in wanted:
+        tables = [table for table in shown if table.choice("dataset") == marker.name]
+        contents[marker] = overview(marker.name, tables, held, sources)
     if STATUS in found and not stale:
-        made[STATUS] = status(shown, held)
-    return made
+        contents[STATUS] = status(shown, held)
+    return contents
 
 
 def overview(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.metrics import image_metrics
 from harness.metrics.registry import HEADLINE, METRICS
 from harness.record import OLDEST_SCHEMA, SCHEMA_VERSION, ImageScore, Record, StoredRun, finite
 from harness.report.declaration import ReportError, read_csv, reading
@@ -140,23 +141,24 @@ def read_rows(path: Path) -> tuple[Row, ...]:
         return tuple(_parse(line, f"{path}:{n}") for n, line in enumerate(reader, start=2))
 
 
+def _parse(line: dict[str, str], where: str) -> Row:
+    check_schema(line["schema"], where)
+    values: dict[str, Any] = {name: {} for name in _NESTED.values()} | dict.fromkeys(_SINCE_3, "")
+    for column, cell in line.items():
+        prefix, _, key = column.partition(".")
+        text = from_cell(cell)
+        if not key:
+            values[column] = int(text) if column in _INTEGERS else text
+        elif text and prefix in _NESTED:
+            values[_NESTED[prefix]][key] = text if prefix in _TEXTS else float(text)
+    return Row(**values)
+
+
 def check_schema(schema: object, where: object) -> None:
     """Refuse what was written under a schema that this code does not read."""
     readable = [str(number) for number in range(OLDEST_SCHEMA, SCHEMA_VERSION + 1)]
     if str(schema) not in readable:
         raise ReportError(f"{where} has schema {schema}, this code reads {', '.join(readable)}")
-
-
-def _parse(line: dict[str, str], where: str) -> Row:
-    check_schema(line["schema"], where)
-    line = dict.fromkeys(_SINCE_3, "") | {name: from_cell(cell) for name, cell in line.items()}
-    plain = {name: int(line[name]) if name in _INTEGERS else line[name] for name in _PLAIN}
-    nested: dict[str, Any] = {name: {} for name in _NESTED.values()}
-    for column, cell in line.items():
-        prefix, _, key = column.partition(".")
-        if key and cell and prefix in _NESTED:
-            nested[_NESTED[prefix]][key] = cell if prefix in _TEXTS else float(cell)
-    return Row(**plain, **nested)  # type: ignore[arg-type]
 
 
 _TEXTS = ("setting", "undefined")
@@ -192,8 +194,6 @@ def read_scores(path: Path) -> dict[str, tuple[ImageScore, ...]]:
 
 def difference(of: Record, scores: Sequence[ImageScore]) -> str:
     """Name the first number of a finished job that its scores do not give, to the last bit."""
-    from harness.metrics import image_metrics
-
     labels = [image.anomalous for image in scores]
     found = {"n_test_normal": labels.count(False), "n_test_anomalous": labels.count(True)}
     recorded: dict[str, float | None] = {name: getattr(of, name) for name in found}
@@ -285,43 +285,32 @@ def files_of(tables: Mapping[str, TableResults]) -> dict[str, str]:
 
 
 def read_results(folder: Path, name: str) -> TableResults:
-    """Read back one table."""
-    rows, scores = read_rows(folder / f"{name}.csv"), folder / "scores" / f"{name}.csv"
-    environments = _read_environments(folder / "environment.json")
+    """Read back one table; empty where it has not been written yet."""
+    path, scores = folder / f"{name}.csv", folder / "scores" / f"{name}.csv"
+    if not path.exists():
+        return TableResults()
+    rows, averages = read_rows(path), {}
+    with reading(folder / "environment.json") as file:
+        content = json.load(file)
+        check_schema(content.get("schema"), folder / "environment.json")
+        environments: Environments = dict(content["environments"])
     unknown = sorted({row.environment for row in rows} - set(environments))
     if unknown:
         raise ReportError(f"{folder / 'environment.json'} lacks {', '.join(unknown)} of {name}.csv")
-    averages = {}
 
     def add(table: str, metric: str, _: str, value: str, *limits: str) -> None:
-        ends = (float(end) if end else None for end in limits)
-        averages[table, metric] = Average(float(value), *ends)
+        if table == name:
+            averages[metric] = Average(
+                float(value), *(float(end) if end else None for end in limits)
+            )
 
     read_csv(folder / "averages.csv", _AVERAGES, add, of="averages")
     return TableResults(
         rows,
         read_scores(scores) if scores.exists() else {},
-        {metric: average for (table, metric), average in averages.items() if table == name},
+        averages,
         {row.environment: environments[row.environment] for row in rows},
     )
-
-
-def _read_environments(path: Path) -> Environments:
-    with reading(path) as file:
-        try:
-            content: dict[str, Any] = json.load(file)
-        except json.JSONDecodeError as error:
-            raise ReportError(
-                f"{path} is no JSON: {error}; of a merge, keep the environments of both sides"
-            ) from None
-        check_schema(content.get("schema"), path)
-        environments: Environments = dict(content["environments"])
-    return environments
-
-
-def read_or_empty(folder: Path, name: str) -> TableResults:
-    """Read back one table that may not have been written yet."""
-    return read_results(folder, name) if (folder / f"{name}.csv").exists() else TableResults()
 
 
 AVERAGE = "Average"

@@ -54,23 +54,20 @@ def proven(
     picked, refused = {}, []
     for place, candidates in runs.items():
         for run in candidates:
-            try:
-                picked[place] = with_scores(run, read) if run.status == FINISHED else run
+            kept, wrong = run.record, ""
+            if run.status == FINISHED:
+                try:
+                    kept = read(run)
+                    wrong = difference(run.record, kept.scores) or first_difference(
+                        run.record.metrics, kept.metrics, by="its record"
+                    )
+                except ValueError as error:
+                    wrong = str(error)
+            if not wrong:
+                picked[place] = replace(run, record=replace(run.record, scores=kept.scores))
                 break
-            except ValueError as error:
-                refused.append((run, str(error)))
+            refused.append((run, wrong))
     return picked, refused
-
-
-def with_scores(run: StoredRun, read: Read) -> StoredRun:
-    """Return a finished run with its scores; raises `ValueError` where its metrics are others."""
-    kept, recorded = read(run), run.record
-    wrong = difference(recorded, kept.scores) or first_difference(
-        recorded.metrics, kept.metrics, by="its record"
-    )
-    if wrong:
-        raise ValueError(wrong)
-    return replace(run, record=replace(recorded, scores=kept.scores))
 
 
 def select(

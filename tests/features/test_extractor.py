@@ -355,7 +355,7 @@ def test_the_code_of_ones_own_backbone_counts_beside_its_graph(tmp_path, monkeyp
     found = set()
     for text in ("x = 1", "x = 2", "x = 2  # the same"):
         own.write_text(text)
-        provenance._first.clear()
+        provenance._read.cache_clear()
         found.add(LazyExtractor(replace(OWN, factory="net_of_mine:build")).code)
     assert len(found) == 2
     assert LazyExtractor(LITE).code == ""

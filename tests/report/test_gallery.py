@@ -175,7 +175,7 @@ def _draw(
     results = SimpleNamespace(rows=rows, scores=dict.fromkeys(runs, scores))
     tables = {"parts": SimpleNamespace(headline=True)}
     monkeypatch.setattr(gallery, "read_tables", lambda conf: tables)
-    monkeypatch.setattr(gallery, "read_or_empty", lambda folder, name: results)
+    monkeypatch.setattr(gallery, "read_results", lambda folder, name: results)
     return gallery.main([*options])
 
 

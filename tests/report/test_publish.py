@@ -106,23 +106,35 @@ def test_check_finds_one_edited_digit_and_names_the_command(
     [
         ("<!-- table: parts_tiny -->", "", "README.md has a <!-- /table --> that closes no table"),
         ("<!-- table: cells_small -->", "<!-- table: parts_tiny -->", "more than one marker for"),
-        ("<!-- table: cells_small -->", "<!-- table: cels -->", "no conf/experiment: cels"),
+        (
+            "<!-- table: cells_small -->",
+            "<!-- table: cels -->",
+            "marker of table cels; there are cells_small, ",
+        ),
         (
             "<!-- table: cells_small -->",
             "<!-- table: parts_few -->",
             "README.md and docs/results.md: more than one marker for table parts_few",
         ),
-        ("Text between.", "<!-- table: x -->\n<!-- /table -->", "no conf/experiment: x"),
+        (
+            "Text between.",
+            "<!-- table: x -->\n<!-- /table -->",
+            "marker of table x; there are cells_small, ",
+        ),
         (
             "<!-- /table -->\n\nText",
             "Text",
             "README.md: the marker of table parts_tiny is not closed",
         ),
         ("Text between.", "<!-- /table -->", "closes no table"),
-        ("<!-- results: cells -->", "<!-- results: cels -->", "no dataset of a table: cels"),
+        (
+            "<!-- results: cells -->",
+            "<!-- results: cels -->",
+            "marker of results cels; there are cells, parts",
+        ),
         ("<!-- results: cells -->", "<!-- results: parts -->", "more than one marker for results"),
         ("<!-- /results -->\n\n<!-- res", "<!-- res", "the marker of results parts is not closed"),
-        ("<!-- status: all -->", "<!-- status: parts -->", "what is not `all`: parts"),
+        ("<!-- status: all -->", "<!-- status: parts -->", "marker of status parts; there are all"),
     ],
 )
 def test_check_finds_wrong_markers(published: Path, old: str, new: str, problem: str) -> None:

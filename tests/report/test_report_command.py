@@ -85,18 +85,6 @@ def test_a_pipe_is_not_waited_for(
     assert f"{name} is no regular file" in capsys.readouterr().err
 
 
-def test_an_experiment_that_is_a_pipe_is_named(
-    published: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (published / DECLARATION).unlink()
-    os.mkfifo(published / DECLARATION)
-    root, reason = ["--root", str(published)], f"{DECLARATION} is no regular file"
-    assert main([*root, "--check"]) == 1
-    assert capsys.readouterr().err.startswith(f"error: {reason}")
-    assert main([*root, "html", "--output", str(published / "page.html")]) == 0
-    assert capsys.readouterr().err.startswith(f"left out: {reason}")
-
-
 @pytest.mark.parametrize("name", ["README.md", "results/scores/parts_tiny.csv"])
 def test_a_pipe_is_not_written_to(checkout: Path, name: str) -> None:
     from harness.report.declaration import ReportError

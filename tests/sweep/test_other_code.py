@@ -100,8 +100,8 @@ def forget():
     """Let this process read and import the code of jobs again, as another one would."""
     for name in ("mymodule", "helper"):
         sys.modules.pop(name, None)
-    provenance._first.clear()
-    provenance._held.cache_clear()
+    provenance._read.cache_clear()
+    provenance._walk.cache_clear()
     reader._readers.clear()
 
 

@@ -64,8 +64,8 @@ def afresh(folder, monkeypatch):
 
     def forget():
         sys.modules.pop("tiny_backbone", None)
-        provenance._first.clear()
-        provenance._held.cache_clear()
+        provenance._read.cache_clear()
+        provenance._walk.cache_clear()
         reader._readers.clear()
 
     def run(*arguments):
