@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,13 @@ EACH = 3
 """At most so many false alarms, and so many misses, are shown."""
 
 
-def evaluate(job: Job, stages: Stages | None = None, *, split: Split | None = None) -> Record:
+def evaluate(
+    job: Job,
+    stages: Stages | None = None,
+    *,
+    split: Split | None = None,
+    keep: Callable[[Fitted], object] | None = None,
+) -> Record:
     """Train on the normal images of a category, score its test images, measure the scores.
 
     Parameters
@@ -47,6 +53,8 @@ def evaluate(job: Job, stages: Stages | None = None, *, split: Split | None = No
         The stopwatch to time its stages with.
     split : Split, optional
         The images of the job, where they have been read already.
+    keep : callable, optional
+        Called with the fitted job once its scores are measured.
 
     Returns
     -------
@@ -61,7 +69,11 @@ def evaluate(job: Job, stages: Stages | None = None, *, split: Split | None = No
         If a setting does not fit the data.
     """
     stages = Stages() if stages is None else stages
-    return measure(fit(job, stages, split=split), stages)
+    fitted = fit(job, stages, split=split)
+    record = measure(fitted, stages)
+    if keep is not None:
+        keep(fitted)
+    return record
 
 
 def measure(fitted: Fitted, stages: Stages) -> Record:

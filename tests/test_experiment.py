@@ -47,6 +47,15 @@ def test_extraction_is_timed_where_no_features_come_from_the_cache(job):
     assert "extraction" not in evaluate(other).durations
 
 
+def test_the_fitted_job_is_passed_on(job, split):
+    kept = []
+    record = evaluate(job, split=split, keep=kept.append)
+    [fitted] = kept
+    assert fitted.split is split
+    test = fitted.reader.pooled(split.test, maps=True)
+    assert [score.score for score in record.scores] == fitted.model.anomaly_score(test).tolist()
+
+
 def test_without_localizer_pixel_metrics_are_absent_with_the_reason(job):
     record = evaluate(replace(job, localizer="none"))
     assert "pixel_auroc" not in record.metrics

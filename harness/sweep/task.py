@@ -112,12 +112,11 @@ class _Steps:
         with deferred():
             self.run = run = self.tracker.start(self.job, key)
         try:
-            from harness.experiment import measure
-            from harness.fitting import fit
+            from harness.experiment import evaluate
 
-            fitted = fit(self.job, self.stages, split=split)
-            record = measure(fitted, self.stages)
-            self.tracker.finish(run, record, attach=_saving(fitted) if save_model else None)
+            fitted: list[Fitted] = []
+            record = evaluate(self.job, self.stages, split=split, keep=fitted.append)
+            self.tracker.finish(run, record, attach=_saving(fitted[0]) if save_model else None)
         except Exception as error:
             return self._failed(error)
         n_images = record.n_train + record.n_test_normal + record.n_test_anomalous

@@ -337,10 +337,10 @@ def test_a_job_holds_its_lock_until_its_run_is_closed(client, monkeypatch):
         monkeypatch.setattr(MlflowTracker, name, look(getattr(MlflowTracker, name)))
     assert in_process(*ONE).status == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.experiment.measure", broken)
+        patch.setattr("harness.experiment.evaluate", broken)
         assert in_process(*ONE, "seed=7").status == 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.experiment.measure", interrupted)
+        patch.setattr("harness.experiment.evaluate", interrupted)
         assert in_process(*ONE, "seed=8").status == 143
     assert held == [True, True, True]
     [name] = {run.data.tags[IDENTITY] for run in runs(client, seed="42")}
