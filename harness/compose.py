@@ -31,7 +31,6 @@ from hydra.core.override_parser.types import (
     ValueType,
 )
 from hydra.errors import (
-    CompactHydraException,
     HydraException,
     MissingConfigException,
     OverrideParseException,
@@ -91,12 +90,8 @@ class Named(NamedTuple):
     categories: tuple[str, ...]
 
 
-class CategoryError(ValueError):
-    """A category that no dataset of the sweep has, or a pattern that matches none."""
-
-
-class ComposeError(CompactHydraException, ValueError):
-    """A sweep that cannot be, in one line; Hydra prints it without a traceback."""
+class ComposeError(ValueError):
+    """A sweep that cannot be, in one line."""
 
     def __init__(self, message: str) -> None:
         super().__init__(shown(" ".join(message.split())))
@@ -266,14 +261,14 @@ class Composer:
     ) -> dict[Named, list[str]]:
         """Return the categories to run of each dataset."""
         value = None if wanted is None else wanted.value()
-        try:
-            if isinstance(value, Glob):
-                return _matching(value, datasets)
-            if wanted is None or value is None:
-                return name_categories(None, datasets)
-            return name_categories(list(map(_text, self._values(wanted))), datasets)
-        except CategoryError as error:
-            raise ComposeError(str(error)) from None
+        if isinstance(value, Glob):
+            matched = {own: value.filter(list(own.categories)) for own in datasets}
+            if not any(matched.values()):
+                raise ComposeError(f"category=glob(...) matches no category. {_choices(datasets)}")
+            return matched
+        if wanted is None or value is None:
+            return name_categories(None, datasets)
+        return name_categories(list(map(_text, self._values(wanted))), datasets)
 
     def _jobs(
         self, values: tuple[Override, ...], selected: Mapping[Named, list[str]]
@@ -408,23 +403,15 @@ def name_categories(
     >>> name_categories(["botle"], [mvtec])
     Traceback (most recent call last):
     ...
-    harness.compose.CategoryError: category='botle' is not in dataset mvtec; \
+    harness.compose.ComposeError: category='botle' is not in dataset mvtec; \
 did you mean 'bottle'? Choose from: bottle, cable
     """
     if names is None:
-        raise CategoryError(f"category must be given. {_choices(datasets)}")
+        raise ComposeError(f"category must be given. {_choices(datasets)}")
     for name in names:
         if not any(name in dataset.categories for dataset in datasets):
-            raise CategoryError(_unknown(name, datasets))
+            raise ComposeError(_unknown(name, datasets))
     return {own: [name for name in names if name in own.categories] for own in datasets}
-
-
-def _matching(pattern: Glob, datasets: Collection[Named]) -> dict[Named, list[str]]:
-    """Return the categories of each dataset that a pattern matches, of one dataset at least."""
-    matched = {dataset: pattern.filter(list(dataset.categories)) for dataset in datasets}
-    if not any(matched.values()):
-        raise CategoryError(f"category=glob(...) matches no category. {_choices(datasets)}")
-    return matched
 
 
 def _unknown(name: str, datasets: Collection[Named]) -> str:

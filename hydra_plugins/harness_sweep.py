@@ -6,13 +6,12 @@ name.
 """
 # ruff: noqa: D102 - see Hydra's `Sweeper` and `Launcher`
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from hydra.core.plugins import Plugins
-from hydra.errors import CompactHydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -23,19 +22,14 @@ from harness.compose import Composer
 from harness.config import Config, conf_dir, name_differences, share_extraction
 from harness.record import Outcome
 from harness.sweep.multirun import SharedSettings, check_sweep, environment
-from harness.sweep.progress import Progress, failures, leave_if_busy, summary
+from harness.sweep.progress import Progress, conclude, summary
 from harness.sweep.task import Task, keep_averages, sweep_of
 from harness.sweep.workers import InProcess, Pool, Processes, run_tasks
 from harness.system.signals import Interrupted
-from harness.system.terminal import say, shown
+from harness.system.terminal import say
 from harness.system.threads import cores
-from harness.tracking import StoreError
 
 _MOST = 8  # workers by default: each holds a backbone in memory
-
-
-class SweepError(CompactHydraException):
-    """A sweep that cannot start, or in which jobs failed."""
 
 
 class HarnessSweeper(Sweeper):
@@ -56,7 +50,7 @@ class HarnessSweeper(Sweeper):
         if not hasattr(self.launcher, "outcomes"):
             names = sorted(path.stem for path in (conf_dir() / "hydra" / "launcher").glob("*.yaml"))
             got = type(self.launcher).__name__
-            raise SweepError(f"hydra/launcher must be one of {', '.join(names)}; got {got}")
+            raise ValueError(f"hydra/launcher must be one of {', '.join(names)}; got {got}")
         loader = hydra_context.config_loader
         self._composer = Composer(loader, config, SharedSettings(loader, config).check)
 
@@ -65,42 +59,32 @@ class HarnessSweeper(Sweeper):
         configs = [job.config for job in self._composer.expand(arguments).jobs]
         for key in ("tracking", "fail_fast", "plan"):
             if any(getattr(config, key) != getattr(configs[0], key) for config in configs):
-                raise SweepError(f"{key} must be the same for all jobs of a sweep")
+                raise ValueError(f"{key} must be the same for all jobs of a sweep")
         with environment(self._config):
             if configs[0].plan:
                 return self._plan(configs)
-            with _in_one_line(ValueError):
-                check_jobs(configs, local=self.launcher.is_local)
+            check_jobs(configs, local=self.launcher.is_local)
             # The configuration is kept beside the logs of the jobs, as by Hydra's own sweeper.
             folder = Path(self._config.hydra.sweep.dir)
-            with _in_one_line(OSError):
-                folder.mkdir(parents=True, exist_ok=True)
-                OmegaConf.save(self._config, folder / "multirun.yaml")
-            outcomes = self._launch(configs)
-        say(*summary(outcomes).split("\n"))
-        failed = failures(outcomes)
-        if failed:
-            raise SweepError(f"{len(failed)} of {len(outcomes)} jobs failed")
-        leave_if_busy(outcomes)
+            folder.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(self._config, folder / "multirun.yaml")
+            try:
+                outcomes = self.launcher.launch(configs, initial_job_idx=0)
+            except Interrupted as error:
+                say(*summary(self.launcher.outcomes).split("\n"))
+                say(str(error), error=True)
+                raise
+        conclude(outcomes)
         return outcomes
 
     def _plan(self, configs: Sequence[Config]) -> Sequence[Outcome]:
         from harness.plan import plan  # few commands need it
 
-        with _in_one_line(StoreError):
-            lines, can_run = plan(configs, local=self.launcher.is_local)
+        lines, can_run = plan(configs, local=self.launcher.is_local)
         say(*lines)
         if not can_run:
             raise SystemExit(1)
         return []
-
-    def _launch(self, configs: Sequence[Config]) -> Sequence[Outcome]:
-        try:
-            return self.launcher.launch(configs, initial_job_idx=0)
-        except Interrupted as error:
-            say(*summary(self.launcher.outcomes).split("\n"))
-            say(str(error), error=True)
-            raise
 
 
 class HarnessLauncher(Launcher):
@@ -113,7 +97,7 @@ class HarnessLauncher(Launcher):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         if not str(config.hydra.sweeper._target_).endswith(".HarnessSweeper"):
-            raise SweepError(f"hydra/sweeper must be harness, got {config.hydra.sweeper._target_}")
+            raise ValueError(f"hydra/sweeper must be harness, got {config.hydra.sweeper._target_}")
         self._folder = Path(config.hydra.sweep.dir).resolve()
 
     def launch(  # type: ignore[override]
@@ -125,22 +109,18 @@ class HarnessLauncher(Launcher):
             Task(job, c.tracking, self._folder / str(number), c.force, c.save_model)
             for number, (job, c) in enumerate(zip(jobs, configs, strict=True), initial_job_idx)
         ]
-        with _in_one_line(StoreError):
-            self._run(tasks, configs[0])
-        return self.outcomes
-
-    def _run(self, tasks: Sequence[Task], config: Config) -> None:
-        self.outcomes = outcomes = [Outcome(str(task.job), "stopped") for task in tasks]
-        progress = Progress(len(tasks))
+        self.outcomes = outcomes = [Outcome(str(job), "stopped") for job in jobs]
+        progress, first = Progress(len(tasks)), configs[0]
         with (
             closing(self.pool(progress)) as pool,
-            sweep_of(progress, config.tracking, config.features.cache),
-            closing(run_tasks(tasks, pool, fail_fast=config.fail_fast)) as ends,
+            sweep_of(progress, first.tracking, first.features.cache),
+            closing(run_tasks(tasks, pool, fail_fast=first.fail_fast)) as ends,
         ):
             for number, outcome in ends:
                 outcomes[number] = outcome
                 progress.count(outcome)
             keep_averages(tasks, outcomes)
+        return outcomes
 
     def pool(self, progress: Progress) -> Pool:
         """Return who does the tasks."""
@@ -158,10 +138,10 @@ class JoblibLauncher(HarnessLauncher):
     """Runs jobs in `n_jobs` processes: by default one for each core, but no more than eight."""
 
     def __init__(self, n_jobs: int | None = None) -> None:
-        self._size = _positive("n_jobs", min(cores(), _MOST) if n_jobs is None else n_jobs)
+        self._size = min(cores(), _MOST) if n_jobs is None else n_jobs
 
     def pool(self, progress: Progress) -> Pool:
-        return Processes(self._size, progress.stage)
+        return Processes(_positive("n_jobs", self._size), progress.stage)
 
 
 class SubmititSlurmLauncher(HarnessLauncher):
@@ -170,31 +150,22 @@ class SubmititSlurmLauncher(HarnessLauncher):
     is_local = False
 
     def __init__(self, max_jobs: int, parameters: dict[str, Any]) -> None:
-        self._size = _positive("max_jobs", max_jobs)
-        self._parameters = parameters
+        self._size, self._parameters = max_jobs, parameters
 
     def pool(self, progress: Progress) -> Pool:
+        size = _positive("max_jobs", self._size)
         try:
             from harness.sweep.slurm import SlurmQueue
 
-            return SlurmQueue(self._folder / "submitit", self._size, parameters=self._parameters)
+            return SlurmQueue(self._folder / "submitit", size, parameters=self._parameters)
         except ImportError as error:
             install = "pip install 'dfkde-benchmark[submitit]'"
-            raise SweepError(f"{shown(str(error))}: {install}") from None
+            raise ValueError(f"{error}: {install}") from None
         except (RuntimeError, ValueError) as error:
-            raise SweepError(f"hydra.launcher: {shown(str(error).splitlines()[0])}") from None
-
-
-@contextmanager
-def _in_one_line(kind: type[Exception]) -> Iterator[None]:
-    """Report a fault of this kind without a traceback."""
-    try:
-        yield
-    except kind as error:
-        raise SweepError(shown(str(error))) from None
+            raise ValueError(f"hydra.launcher: {str(error).splitlines()[0]}") from None
 
 
 def _positive(name: str, value: int) -> int:
     if value < 1:
-        raise SweepError(f"hydra.launcher.{name} must be at least 1, got {value}")
+        raise ValueError(f"hydra.launcher.{name} must be at least 1, got {value}")
     return value

@@ -10,9 +10,11 @@ from itertools import chain
 from shutil import get_terminal_size
 from types import TracebackType
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.table import Table
 from rich.text import Text
 
 from harness.metrics.registry import HEADLINE, METRICS
@@ -25,14 +27,16 @@ EXIT_BUSY = 75
 """The exit status where others compute what is missing: `EX_TEMPFAIL`, try again."""
 
 
-def failures(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Return the outcomes of failed jobs."""
-    return [outcome for outcome in outcomes if outcome.status == "failed"]
+def conclude(outcomes: Sequence[Outcome]) -> None:
+    """Print the summary; end the process with 1 if a job failed, or `EXIT_BUSY` if one is busy.
 
-
-def leave_if_busy(outcomes: Sequence[Outcome]) -> None:
-    """End the process with `EXIT_BUSY` where jobs run elsewhere, for they have no numbers yet."""
-    busy = sum(outcome.status == "busy" for outcome in outcomes)
+    A busy job runs elsewhere and has no numbers yet.
+    """
+    say(*summary(outcomes).split("\n"))
+    failed, busy = (sum(o.status == status for o in outcomes) for status in ("failed", "busy"))
+    if failed:
+        say(f"{failed} of {len(outcomes)} jobs failed", error=True)
+        raise SystemExit(1)
     if busy:
         message = f"{busy} of {len(outcomes)} jobs are running in other processes"
         say(f"{message}; the same command shows their results later", error=True)
@@ -47,10 +51,6 @@ def summary(outcomes: Sequence[Outcome], width: int | None = None) -> str:
     is folded anywhere only where one part of it is wider than the table. Where standard output is
     no terminal, the table is as wide as it needs to be: a name cut in two cannot be searched for.
     """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     rows = [_row(outcome) for outcome in outcomes]
     heads = ["Job", "Identity", "Status", *_metrics(), "Seconds"]
     columns = {head: [row[number] for row in rows] for number, head in enumerate(heads)}
@@ -72,7 +72,6 @@ def summary(outcomes: Sequence[Outcome], width: int | None = None) -> str:
 
 def _widths(columns: Mapping[str, Sequence[str]], width: int | None) -> dict[str, int]:
     """Choose which columns are shown, and how wide."""
-    from rich.cells import cell_len
 
     def widest(texts: Iterable[str]) -> int:
         return max(map(cell_len, texts), default=0)
