@@ -11,9 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from unicodedata import category
 
-from dfkde.backbones.presence import CHECKPOINTS, LITE, PARTS, TORCHVISION
 from dfkde.registry import ESTIMATORS, check_localizer
-from harness.config import BackboneConfig, Config
+from harness.config import Config
 from harness.features.settings import check_center_crop, check_numbers, input_shape, resolve_device
 from harness.provenance import code_digest
 from harness.system.terminal import nearest
@@ -29,10 +28,6 @@ _SEEDS = 2**32
 # given, normalised, and as the network's first layer returns them, which in usual networks are no
 # fewer. On a GPU only the first are in the memory of the machine.
 _NUMBERS = {"cpu": 9, "cuda": 3}
-# Activations for each pixel that exist at once, of the networks that are known: the output of a
-# ResNet's first convolution (64 channels at stride 2), and input and output of EfficientNet-Lite's
-# first expansion (16 and 96 channels at stride 2).
-_RESNET, _LITE = 16, 28
 # Bytes of a pixel in the pixel metrics at least: its anomaly score, and its ground truth.
 _PIXEL = 9
 # Models of ours with these parameters can be fitted on so many images: they need not be imported.
@@ -72,8 +67,11 @@ def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
         memory = memory_limit()
         for config in configs:
             _check_factory(config.backbone.factory)
-            _check_cache(config.features.cache)
             _check_memory(config, memory)
+            cache = config.features.cache
+            if cache is not None and Path(cache).exists() and not Path(cache).is_dir():
+                rule = "features.cache must be null or a folder"
+                raise ValueError(f"{rule}, got {cache!r}, which is none")
     from harness.features.extractor import LazyExtractor  # numpy is imported for it
 
     # By their text, for the settings hold lists and cannot be hashed.
@@ -187,18 +185,13 @@ def _count_images(configs: Sequence[Config]) -> dict[str, int]:
     if absent:
         first = next(iter(absent.values()))
         rest = [str(config.category) for place, config in every.items() if place not in absent]
-        names = [_cell(every[place]) for place in absent]
-        raise AbsentError(_without(names, rest, first) if rest else first)
+        if not rest:
+            raise AbsentError(first)
+        names = ", ".join(_cell(every[place]) for place in absent)
+        override = shlex.quote(f"category={','.join(dict.fromkeys(rest))}")
+        count = f"{len(absent)} of {len(every)} categories are not here"
+        raise AbsentError(f"{override} runs the rest: {count}, {names}: {first}")
     return counts
-
-
-def _without(absent: Sequence[str], rest: Sequence[str], first: str) -> str:
-    """Say which categories are not here, and how to run the rest."""
-    plain = all(re.fullmatch(r"\w[\w.-]*", name) for name in rest)
-    names = rest if plain else ["'{}'".format(name.replace("'", "\\'")) for name in rest]
-    override = shlex.quote(f"category={','.join(dict.fromkeys(names))}")
-    count = f"{len(absent)} of {len(absent) + len(rest)} categories are not here"
-    return f"{override} runs the rest: {count}, {', '.join(absent)}: {first}"
 
 
 def _place(config: Config) -> str:
@@ -218,7 +211,7 @@ def _check_model(config: Config, n_images: int | None) -> None:
             f" got {n_train}"
         )
     n_fitted = n_images if n_train is None else n_train
-    model, extra = config.model, config.save_model or config.threshold_quantile is not None
+    model = config.model
     params = {name: value for name, value in model.params.items() if name != "random_state"}
     usual = model.factory in ESTIMATORS and params in _USUAL and not model.layers
     if usual and (n_fitted or _ENOUGH) >= _ENOUGH:
@@ -238,28 +231,19 @@ def _check_model(config: Config, n_images: int | None) -> None:
             f"{model.name} needs at least {least} training images with these settings,"
             f" got {n_fitted} of {_cell(config)}"
         )
-    if extra:
+    if config.save_model or config.threshold_quantile is not None:
         asked = (
             "save_model must be false" if config.save_model else "threshold_quantile must be null"
         )
         check_holding_out(config.job(), n_fitted, setting=asked)
 
 
-def _check_cache(cache: str | None) -> None:
-    if cache is not None and Path(cache).exists() and not Path(cache).is_dir():
-        raise ValueError(f"features.cache must be null or a folder, got {cache!r}, which is none")
-
-
 def _check_memory(config: Config, memory: float) -> None:
     """Refuse sizes of which a few arrays alone take more bytes than there are."""
     workers = config.features.workers or available()
-    batch, channels, *sides = _shape(config)
-    usual = _NUMBERS[resolve_device(config.features.device)]
-    # Threads may reach their peaks one after the other, so one counts in full.
-    numbers = (workers - 1) * usual + max(usual, _known_numbers(config))
-    # Before it is cropped, a resized image has a byte for each number.
-    resized = workers * channels * config.image_size**2
-    needed = max(numbers * batch * 4 * sides[0] * sides[1], resized)
+    batch, _, height, width = _shape(config)
+    numbers = _NUMBERS[resolve_device(config.features.device)]
+    needed = 4 * workers * numbers * batch * height * width
     if needed > memory:
         raise ValueError(
             f"image_size must be such that a batch fits into memory: with batches of {batch} and"
@@ -272,24 +256,6 @@ def _check_memory(config: Config, memory: float) -> None:
             "pixel_resolution must be such that an anomaly map fits into memory:"
             f" {_gb(_PIXEL * side**2)} are needed at least, and there are {_gb(memory)}; got {side}"
         )
-
-
-def _known_numbers(config: Config) -> float:
-    """Return what `_NUMBERS` is for a network that is known on a CPU: images and activations."""
-    backbone, features = config.backbone, config.features
-    if resolve_device(features.device) != "cpu":
-        return 0
-    activations = _activations(backbone)
-    return 3 + activations / (2 if features.precision == "bf16" else 1) if activations else 0
-
-
-def _activations(backbone: BackboneConfig) -> int:
-    if backbone.factory == TORCHVISION:
-        known = {architecture for architecture, _ in CHECKPOINTS}
-        return _RESNET if str(backbone.arguments.get("architecture")) in known else 0
-    # What lies behind the last layer asked for is not computed.
-    behind = {layer.partition(".")[0] for layer in backbone.layers} - set(PARTS[LITE][:3])
-    return _LITE if backbone.factory == LITE and behind else 0
 
 
 def _network(config: Config) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -25,7 +25,6 @@ from hydra.core.override_parser.types import (
     Glob,
     Override,
     OverrideType,
-    Quote,
     QuotedString,
     Transformer,
     ValueType,
@@ -83,26 +82,11 @@ _store(name="schema", node=Config, provider="harness")
 _store(group="hydra/sweeper", name="harness", node=SweeperConf, provider="harness")
 
 
-class Named(NamedTuple):
-    """A dataset's name and all its categories; two datasets may have one name."""
-
-    name: str
-    categories: tuple[str, ...]
-
-
 class ComposeError(ValueError):
     """A sweep that cannot be, in one line."""
 
     def __init__(self, message: str) -> None:
         super().__init__(shown(" ".join(message.split())))
-
-
-@dataclass(frozen=True)
-class Composed:
-    """One job of a sweep: its whole configuration, and what the sweep sets for it."""
-
-    config: Config
-    overrides: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -113,7 +97,7 @@ class Sweep:
     are swept, of the last one.
     """
 
-    jobs: tuple[Composed, ...]
+    jobs: tuple[Config, ...]
     swept: dict[str, tuple[str, ...]]
 
 
@@ -125,14 +109,13 @@ def sweeps_of(conf: Path, experiments: Iterable[str]) -> dict[str, Sweep | Compo
     """
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         composer = Composer(GlobalHydra.instance().config_loader())
-        return {name: _expanded(composer, name) for name in experiments}
-
-
-def _expanded(composer: Composer, experiment: str) -> Sweep | ComposeError:
-    try:
-        return composer.expand([f"{EXPERIMENT}={experiment}"])
-    except ComposeError as error:
-        return error
+        found: dict[str, Sweep | ComposeError] = {}
+        for name in experiments:
+            try:
+                found[name] = composer.expand([f"{EXPERIMENT}={name}"])
+            except ComposeError as error:
+                found[name] = error
+        return found
 
 
 def files_of(loader: Any, sweep: DictConfig | None = None) -> Any:
@@ -191,22 +174,21 @@ class Composer:
         The arguments are overrides; they replace what files ask for in `hydra.sweeper.params`.
         """
         parts = [(own, self._products(own)) for own in self._by_experiment(arguments)]
-        every = (values for _, products in parts for values in products)
-        datasets = dict.fromkeys(_named(typed(self.compose(values)).dataset) for values in every)
-        jobs: list[Composed] = []
+        datasets = [job.dataset for _, products in parts for _, job in products]
+        jobs: list[Config] = []
         for own, products in parts:
             # A category may be one of any dataset of the sweep.
-            selected = self._select(own.get(CATEGORY), datasets)
-            for values in products:
-                jobs += self._jobs(values, selected)
-        return Sweep(tuple(jobs), self._swept(parts[-1][0], jobs))
-
-    def _swept(
-        self, own: Mapping[str, Override], jobs: Iterable[Composed]
-    ) -> dict[str, tuple[str, ...]]:
-        swept = {key: o for key, o in own.items() if key != CATEGORY and o.is_sweep_override()}
-        values = {key: tuple(map(_text, self._values(o))) for key, o in swept.items()}
-        return values | {CATEGORY: tuple(dict.fromkeys(str(job.config.category) for job in jobs))}
+            chosen = self._chosen(own.get(CATEGORY), datasets)
+            for config, job in products:
+                # Jobs of a dataset's categories mostly differ in nothing else.
+                referred = _CATEGORY.search(str(OmegaConf.to_container(config)))
+                for name in chosen(job.dataset.categories):
+                    given = _with_category(config, name) if referred else job
+                    jobs.append(replace(given, category=name))
+        last = {key: o for key, o in parts[-1][0].items() if o.is_sweep_override()}
+        swept = {k: tuple(map(_text, self._values(o))) for k, o in last.items() if k != CATEGORY}
+        swept[CATEGORY] = tuple(dict.fromkeys(str(job.category) for job in jobs))
+        return Sweep(tuple(jobs), swept)
 
     def _by_experiment(self, arguments: Iterable[str]) -> Iterator[dict[str, Override]]:
         """Yield the overrides of each experiment by key, those that its file asks for first."""
@@ -229,8 +211,11 @@ class Composer:
             raise ComposeError(f"hydra.sweeper.params must not have {EXPERIMENT}")
         return _by_key(self.parse(f"{key}={values}" for key, values in asked.items()))
 
-    def _products(self, own: Mapping[str, Override]) -> list[tuple[Override, ...]]:
-        return list(product(*(self._singles(o) for key, o in own.items() if key != CATEGORY)))
+    def _products(self, own: Mapping[str, Override]) -> list[tuple[DictConfig, Config]]:
+        """Compose and read the jobs, except for their categories."""
+        singles = (self._singles(o) for key, o in own.items() if key != CATEGORY)
+        composed = [self.compose(values) for values in product(*singles)]
+        return [(config, typed(config)) for config in composed]
 
     def _singles(self, override: Override) -> list[Override]:
         """Return an override for each of the values."""
@@ -256,31 +241,20 @@ class Composer:
             raise ComposeError(f"{override.input_line} must have values, and has none")
         return values
 
-    def _select(
-        self, wanted: Override | None, datasets: Collection[Named]
-    ) -> dict[Named, list[str]]:
-        """Return the categories to run of each dataset."""
+    def _chosen(
+        self, wanted: Override | None, datasets: Sequence[DatasetConfig]
+    ) -> Callable[[list[str]], list[str]]:
+        """Return what chooses the categories to run from those of a dataset."""
         value = None if wanted is None else wanted.value()
         if isinstance(value, Glob):
-            matched = {own: value.filter(list(own.categories)) for own in datasets}
-            if not any(matched.values()):
-                raise ComposeError(f"category=glob(...) matches no category. {_choices(datasets)}")
-            return matched
-        if wanted is None or value is None:
-            return name_categories(None, datasets)
-        return name_categories(list(map(_text, self._values(wanted))), datasets)
-
-    def _jobs(
-        self, values: tuple[Override, ...], selected: Mapping[Named, list[str]]
-    ) -> Iterator[Composed]:
-        """Yield the jobs of a dataset's categories, which mostly differ in nothing else."""
-        config = self.compose(values)
-        job = typed(config)
-        referred = _CATEGORY.search(str(OmegaConf.to_container(config)))
-        for name in selected[_named(job.dataset)]:
-            quoted = QuotedString(name, Quote.single).with_quotes()
-            own = _with_category(config, name) if referred else replace(job, category=name)
-            yield Composed(own, (*_lines(values), f"{CATEGORY}={quoted}"))
+            if not any(value.filter(dataset.categories) for dataset in datasets):
+                raise ComposeError("category=glob(...) matches no category of the datasets")
+            return value.filter
+        names = None
+        if wanted is not None and value is not None:
+            names = [_text(value) for value in self._values(wanted)]
+        check_categories(names, datasets)
+        return lambda categories: [name for name in names or () if name in categories]
 
     def _load(self, lines: tuple[str, ...]) -> tuple[DictConfig, dict[str, str]]:
         """Let Hydra compose; return the job's part, and the sweeps that the files ask for."""
@@ -389,46 +363,22 @@ def _with_category(config: DictConfig, name: str) -> Config:
     """Read a configuration of which other values refer to the category."""
     # It is a name, even if it looks like a reference itself.
     OmegaConf.update(config, CATEGORY, _REFERENCE.sub(r"\1\1\\${", name))
-    return replace(typed(config), category=name)
+    return typed(config)
 
 
-def name_categories(
-    names: Sequence[str] | None, datasets: Collection[Named]
-) -> dict[Named, list[str]]:
-    """Return the named categories that each dataset of a sweep has; None where none was given.
-
-    >>> mvtec, btad = Named("mvtec", ("bottle", "cable")), Named("btad", ("01", "02"))
-    >>> list(name_categories(["bottle", "01"], [mvtec, btad]).values())
-    [['bottle'], ['01']]
-    >>> name_categories(["botle"], [mvtec])
-    Traceback (most recent call last):
-    ...
-    harness.compose.ComposeError: category='botle' is not in dataset mvtec; \
-did you mean 'bottle'? Choose from: bottle, cable
-    """
+def check_categories(names: Sequence[str] | None, datasets: Sequence[DatasetConfig]) -> None:
+    """Refuse a sweep for which no categories are given (None), and a name that no dataset has."""
+    every = list(dict.fromkeys(name for dataset in datasets for name in dataset.categories))
+    choices = f"Choose from: {', '.join(every)}"
     if names is None:
-        raise ComposeError(f"category must be given. {_choices(datasets)}")
-    for name in names:
-        if not any(name in dataset.categories for dataset in datasets):
-            raise ComposeError(_unknown(name, datasets))
-    return {own: [name for name in names if name in own.categories] for own in datasets}
-
-
-def _unknown(name: str, datasets: Collection[Named]) -> str:
-    every = [category for dataset in datasets for category in dataset.categories]
-    hint = "; with -m, a pattern is 'category=glob(*)'." if "*" in name else nearest(name, every)
-    names = ", ".join(dict.fromkeys(dataset.name for dataset in datasets))
-    given = f"category={name!r}{alike(name, every)}"
-    return f"{given} is not in dataset {names}{hint} {_choices(datasets)}"
-
-
-def _choices(datasets: Collection[Named]) -> str:
-    every = dict.fromkeys(name for dataset in datasets for name in dataset.categories)
-    return "Choose from: " + ", ".join(every)
-
-
-def _named(dataset: DatasetConfig) -> Named:
-    return Named(dataset.name, tuple(dataset.categories))
+        raise ComposeError(f"category must be given. {choices}")
+    for name in (name for name in names if name not in every):
+        hint = (
+            "; with -m, a pattern is 'category=glob(*)'." if "*" in name else nearest(name, every)
+        )
+        among = ", ".join(dict.fromkeys(dataset.name for dataset in datasets))
+        given = f"category={name!r}{alike(name, every)}"
+        raise ComposeError(f"{given} is not in dataset {among}{hint} {choices}")
 
 
 def _key(override: Override) -> str:

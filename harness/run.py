@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.checks import check_jobs
-from harness.compose import Named, explained, name_categories, typed
+from harness.compose import check_categories, explained, typed
 from harness.config import Config, conf_dir
 from harness.record import Outcome, Stages
 from harness.sweep.progress import Progress, conclude
@@ -112,7 +112,7 @@ def _task(cfg: DictConfig) -> Outcome:
 def _check(config: Config) -> None:
     """Refuse what cannot become a job, before anything is read or a slow library imported."""
     given = None if config.category is None else [config.category]
-    name_categories(given, [Named(config.dataset.name, tuple(config.dataset.categories))])
+    check_categories(given, [config.dataset])
     check_jobs([config])
 
 

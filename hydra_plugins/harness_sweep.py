@@ -56,7 +56,7 @@ class HarnessSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Sequence[Outcome]:
         """Run every job, print what became of each, and fail if any of them failed."""
-        configs = [job.config for job in self._composer.expand(arguments).jobs]
+        configs = self._composer.expand(arguments).jobs
         for key in ("tracking", "fail_fast", "plan"):
             if any(getattr(config, key) != getattr(configs[0], key) for config in configs):
                 raise ValueError(f"{key} must be the same for all jobs of a sweep")

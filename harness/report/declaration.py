@@ -203,7 +203,7 @@ def read_table(conf: Path, name: str) -> Table:
 
 
 def _table(name: str, sweep: Sweep, where: str) -> Table:
-    jobs = [job.config for job in sweep.jobs]
+    jobs = sweep.jobs
     dataset, found = jobs[0].dataset, {str(job.category) for job in jobs}
     axis, configs = _axis(sweep, where)
     return Table(
@@ -230,7 +230,7 @@ def _axis(sweep: Sweep, where: str) -> tuple[str, dict[str, dict[str, Any]]]:
     if len(axes) > 1:
         raise ReportError(f"{where} sweeps {', '.join(axes)}; a table shows one setting at most")
     axis = "".join(axes)
-    values, jobs = sweep.swept.get(axis, ("",)), [job.config for job in sweep.jobs]
+    values, jobs = sweep.swept.get(axis, ("",)), sweep.jobs
     swept, first = f"{where} sweeps {axis} ({', '.join(values)})", jobs[0]
     if len({job.dataset.name for job in jobs}) > 1:
         raise ReportError(f"{swept}; a table shows one dataset")
