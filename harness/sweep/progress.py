@@ -10,6 +10,7 @@ from itertools import chain
 from shutil import get_terminal_size
 from types import TracebackType
 
+from rich.box import ASCII, HEAVY_HEAD
 from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -57,7 +58,8 @@ def summary(outcomes: Sequence[Outcome], width: int | None = None) -> str:
     if width is None and sys.stdout.isatty():
         width = get_terminal_size().columns
     widths = _widths(columns, width)
-    table = Table()
+    utf = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+    table = Table(box=HEAVY_HEAD if utf else ASCII)
     for name, wide in widths.items():
         table.add_column(name, width=wide, overflow="fold")
     for row in zip(*(columns[name] for name in widths), strict=True):
@@ -128,7 +130,7 @@ def _row(outcome: Outcome) -> list[str]:
 def _cell(outcome: Outcome, name: str) -> str:
     if outcome.status == "failed":
         return "failed"
-    return f"{outcome.metrics[name]:.3f}" if name in outcome.metrics else "–"
+    return f"{outcome.metrics[name]:.3f}" if name in outcome.metrics else "-"
 
 
 class Progress:
