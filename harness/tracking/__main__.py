@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
-import socket
 import sys
 from collections.abc import Sequence
 
@@ -78,20 +76,9 @@ def _close(options: argparse.Namespace) -> int:
     return 1 if left else 0
 
 
-def _check_free(port: int) -> None:
-    try:
-        if port not in range(65536):
-            raise OSError(errno.EINVAL, "there is no such port")
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError as error:
-        rule = f"--port must be a free port of this machine, got {port} ({error.strerror})"
-        raise StoreError(f"{rule}: another one is chosen with `make ui PORT=5001`") from None
-
-
 def _ui(options: argparse.Namespace) -> int:
     """Print the links, then become the server, which does not return."""
     uri, server = store_uri(options.uri), f"http://127.0.0.1:{options.port}"
-    _check_free(options.port)
     for experiment in connect_to_read(uri).search_experiments():
         if experiment.name != "Default":
             say(f"{experiment.name}: {link(server, experiment.experiment_id)}")

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.system.files import DamagedError, json_bytes, read_json, read_regular, write_atomically
+from harness.system.files import DamagedError, read_json, read_regular, write_atomically, write_json
 from harness.system.locks import hold, warn_once
 from harness.system.secrets import VARIABLE
 from harness.system.terminal import shown
@@ -76,7 +76,7 @@ class Outbox:
         if self._server is not None and not (self.folder / _ADDRESS).exists():
             write_atomically(self.folder / _ADDRESS, self._server.encode())
 
-    def add(self, entry: Entry, files: Files, *, attach: Write | None = None) -> Path:
+    def add(self, entry: Entry, files: Files, attach: Write | None = None) -> Path:
         """Add an entry and its artifacts, whole or not at all; what `attach` writes may fail."""
         self.open()
         # Names sort by time; the unique end keeps two processes apart.
@@ -86,11 +86,13 @@ class Outbox:
         try:
             with hold(self.folder / _LOCK):  # so that no `clean_up` takes it for a dead process's
                 artifacts(part).mkdir(parents=True)
-                for name, data in files.items():
-                    (artifacts(part) / name).write_bytes(data)
                 if attach is not None:
                     _attach(attach, artifacts(part))
-                _write(part, replace(entry, artifacts=_digests(artifacts(part))))
+                for name, data in files.items():
+                    (artifacts(part) / name).write_bytes(data)
+                whole = replace(entry, artifacts=_digests(artifacts(part)))
+                # JSON keeps every bit of a float64: the shortest text that reads back to it.
+                write_json(part / _FILE, asdict(whole), key=_key(part))
                 part.rename(path)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
@@ -126,17 +128,13 @@ class Outbox:
 
 
 def _attach(attach: Write, folder: Path) -> None:
-    """Add further artifacts: all of them or, after a fault, none; the numbers stay."""
-    apart = folder.with_name("attached")
-    apart.mkdir()
+    """Write further artifacts into an empty folder: all of them or, after a fault, none."""
     try:
-        attach(apart)
-        for path in apart.iterdir():
-            path.rename(folder / path.name)
+        attach(folder)
     except Exception:
         log.warning("what was to be attached could not be written", exc_info=True)
-    finally:
-        shutil.rmtree(apart)
+        shutil.rmtree(folder)
+        folder.mkdir()
 
 
 def stores() -> list[str]:
@@ -246,17 +244,6 @@ def _log_values(uri: str, run_id: str, *, entry: Entry) -> None:
     if entry.source:
         context = InputTag("mlflow.data.context", "evaluation")
         client.log_inputs(run_id, [DatasetInput(Dataset(**entry.source), [context])])
-
-
-def _write(folder: Path, entry: Entry) -> None:
-    """Write the entry into its folder, in one step that a loss of power does not undo."""
-    part = folder / f".{_FILE}"
-    with part.open("wb") as file:
-        # JSON keeps every bit of a float64: Python writes the shortest text that reads back to it.
-        file.write(json_bytes(asdict(entry), key=_key(folder)))
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(folder / _FILE)
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -189,7 +189,7 @@ class MlflowTracker(Tracker):
         """Write the entry to the outbox, then try to send it from there."""
         with deferred():
             try:
-                folder = self.outbox.add(entry, files, attach=attach)
+                folder = self.outbox.add(entry, files, attach)
             except OSError as error:
                 what = f"{self.outbox.folder} cannot hold the result ({error})"
                 raise OSError(f"{what}: the same command does the job again") from error
