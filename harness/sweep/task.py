@@ -76,7 +76,7 @@ def run_job(
             holder = stack.enter_context(tracker.lock(key.identity))
             skipped = None if holder or force else tracker.finished_run(job, key)
             if holder is not None:
-                outcome = Outcome(str(job), "busy", reason=holder)
+                outcome = Outcome(str(job), "busy", reason=f"running elsewhere, in {holder}")
             elif skipped is not None:
                 outcome = skipped
             else:

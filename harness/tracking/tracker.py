@@ -7,8 +7,8 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -64,10 +64,9 @@ class Tracker:
         """Return the job as skipped for its newest finished run, if there is one."""
         return None
 
-    @contextmanager
-    def lock(self, identity: str) -> Iterator[str | None]:
+    def lock(self, identity: str) -> AbstractContextManager[str | None]:
         """Keep other processes from the job in this block; give which one runs it already."""
-        yield None
+        return nullcontext()
 
     def start(self, job: Job, key: JobKey | None) -> OpenRun:
         """Open a run; of a job that failed before its key was known, only when it is closed."""
@@ -108,16 +107,16 @@ class MlflowTracker(Tracker):
         for entry in self.outbox.find(key.identity):
             if entry.experiment == self.experiment(job) and _same_cell(entry.job_tags, tags):
                 where = f"waits in the outbox for the store; {_PUSH} sends it"
-                return _skipped(job, entry.metrics, f"{_commit(entry.job_tags)}, {where}")
+                reason, metrics = f"{_commit(entry.job_tags)}, {where}", entry.metrics
+                return Outcome(str(job), "skipped", None, contents.measured(metrics), reason)
         for run in self._try(lambda: self._same_job(job, tags, "FINISHED")) or []:
-            reason = f"run {run.info.run_id}, {_commit(run.data.tags)}"
-            return _skipped(job, run.data.metrics, reason, run_id=run.info.run_id)
+            run_id, metrics = run.info.run_id, contents.measured(run.data.metrics)
+            reason = f"run {run_id}, {_commit(run.data.tags)}"
+            return Outcome(str(job), "skipped", run_id, metrics, reason)
         return None
 
-    @contextmanager
-    def lock(self, identity: str) -> Iterator[str | None]:
-        with self._locks.hold(identity) as holder:
-            yield None if holder is None else f"running elsewhere, in {holder}"
+    def lock(self, identity: str) -> AbstractContextManager[str | None]:
+        return self._locks.hold(identity)
 
     def start(self, job: Job, key: JobKey | None) -> OpenRun:
         run = OpenRun(job, self.experiment(job), tags=contents.job_tags(job, key))
@@ -324,9 +323,3 @@ def _same_cell(tags: Mapping[str, str], others: Mapping[str, str]) -> bool:
 def _commit(tags: Mapping[str, str]) -> str:
     edited = ", uncommitted changes" if tags.get("dirty") == "true" else ""
     return f"commit {tags.get('commit', '?')[:10]}{edited}"
-
-
-def _skipped(
-    job: Job, metrics: dict[str, float], reason: str, *, run_id: str | None = None
-) -> Outcome:
-    return Outcome(str(job), "skipped", run_id, contents.measured(metrics), reason)
