@@ -419,7 +419,7 @@ def _scopes(job: Job) -> dict[str, str]:
 def _settings(job: Job) -> Iterator[tuple[str, str, str]]:
     """Yield scope, key and value of each setting that the job's name does not say."""
     scopes = _scopes(job)
-    for key, value in _flat(asdict(job), ""):
+    for key, value in flat(asdict(job)):
         if key not in (*_NAMED, *OF_THE_SWEEP) and (key, value) != (
             "model.params.random_state",
             str(job.seed),
@@ -427,11 +427,11 @@ def _settings(job: Job) -> Iterator[tuple[str, str, str]]:
             yield scopes.get(key.partition(".")[0], ""), key, value
 
 
-def _flat(value: Any, key: str) -> Iterator[tuple[str, str]]:
+def flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Yield settings by their keys, as the command line takes them."""
     if isinstance(value, dict):
         for name, below in value.items():
-            yield from _flat(below, f"{key}.{name}".lstrip("."))
+            yield from flat(below, f"{key}.{name}".lstrip("."))
     elif isinstance(value, list):
         yield key, f"[{','.join(map(str, value))}]"
     elif value is None or isinstance(value, bool):

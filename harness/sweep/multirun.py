@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,14 +13,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.compose import ComposeError, files_of
+from harness.config import flat
 
 # Jobs run in processes that need no Hydra: what it does around a job of its own is not done.
 _ONLY = {
-    "job.chdir": (None, False),
-    "job_logging.root": (None,),
-    "output_subdir": (None,),
+    "job.chdir": ("null", "false"),
+    "job_logging.root": ("null",),
+    "output_subdir": ("null",),
     "sweep.subdir": ("${hydra.job.num}",),
-    "verbose": (False,),
+    "verbose": ("false",),
 }
 _OF_EACH = ("overrides", "runtime", "mode", "sweeper", "job.override_dirname")
 _SETTING = re.compile(r"\$\{[^:}]*\}")
@@ -30,9 +31,9 @@ def check_sweep(config: DictConfig, callbacks: Any) -> None:
     """Refuse what Hydra would do for each job; raises `ComposeError`."""
     settings = _flat(config)
     for key, only in _ONLY.items():
-        got = next((v for name, v in settings.items() if f"{name}.".startswith(f"{key}.")), None)
-        if got not in only:
-            raise ComposeError(f"hydra.{key} must be {_yaml(only[-1])} under -m, got {_yaml(got)}")
+        got = [v for name, v in settings.items() if f"{name}.".startswith(f"{key}.")]
+        if got and got[0] not in only:
+            raise ComposeError(f"hydra.{key} must be {only[-1]} under -m, got {got[0]}")
     for callback in callbacks.callbacks:
         for name in ("on_job_start", "on_job_end"):
             if getattr(type(callback), name, None) not in (None, getattr(Callback, name)):
@@ -64,7 +65,7 @@ class SharedSettings:
             if own.get(key) != shared.get(key) and not key.startswith(_OF_EACH):
                 raise ComposeError(
                     f"hydra.{key} must be the same for all jobs of a sweep, got"
-                    f" {_yaml(own.get(key))} and {_yaml(shared.get(key))}"
+                    f" {own.get(key, 'null')} and {shared.get(key, 'null')}"
                 )
 
     def _overridden(self, group: str, choice: Any) -> Iterator[tuple[str, Any]]:
@@ -95,20 +96,6 @@ def environment(config: DictConfig) -> Iterator[None]:
         yield
 
 
-def _flat(config: DictConfig) -> dict[str, Any]:
+def _flat(config: DictConfig) -> dict[str, str]:
     """Return the settings of Hydra by their keys, without `hydra.`, as they are written."""
-    return dict(_leaves(OmegaConf.to_container(config.hydra), ""))
-
-
-def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, Mapping):
-        yield key, value
-        return
-    for name, below in value.items():
-        yield from _leaves(below, f"{key}.{name}".lstrip("."))
-
-
-def _yaml(value: Any) -> str:
-    """Write a value as YAML does."""
-    text = "null" if value is None else str(value)
-    return text.lower() if isinstance(value, bool) else text
+    return dict(flat(OmegaConf.to_container(config.hydra)))
