@@ -29,11 +29,7 @@ from hydra.core.override_parser.types import (
     Transformer,
     ValueType,
 )
-from hydra.errors import (
-    HydraException,
-    MissingConfigException,
-    OverrideParseException,
-)
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import (
@@ -56,8 +52,9 @@ _REFERENCE = re.compile(r"(\\*)\$\{")
 _CATEGORY = re.compile(rf"\$\{{[^}}]*\b{CATEGORY}\b")
 # What Hydra says in several lines, and OmegaConf of a value of another type.
 _SAID = {
-    r"Ambiguous value for argument '(.*)'\n": "{} has several values: add -m to run a job for each",
-    r"Sweep parameters '(.*)' requires": "{} has several values: add -m to run a job for each",
+    r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'(?:\n| requires)": (
+        "{} has several values: add -m to run a job for each"
+    ),
     r"Could not append to config\. An item is already at '(.*)'": "{} is set already: leave out +",
     r"Could not delete from config\. '(.*)' does not exist": "{} is no setting",
     r"Only one of (--run, --multirun)": "only one of --multirun, --cfg and --info can be given",
@@ -108,7 +105,8 @@ def sweeps_of(conf: Path, experiments: Iterable[str]) -> dict[str, Sweep | Compo
     gives its error, and does not stop the others.
     """
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        composer = Composer(GlobalHydra.instance().config_loader())
+        loader = GlobalHydra.instance().config_loader()
+        composer = Composer(loader, loader.load_configuration("config", [], RunMode.MULTIRUN))
         found: dict[str, Sweep | ComposeError] = {}
         for name in experiments:
             try:
@@ -118,12 +116,9 @@ def sweeps_of(conf: Path, experiments: Iterable[str]) -> dict[str, Sweep | Compo
         return found
 
 
-def files_of(loader: Any, sweep: DictConfig | None = None) -> Any:
+def files_of(loader: Any, sweep: DictConfig) -> Any:
     """Return the configuration files that Hydra finds; its loader looks for them at each call."""
-    if sweep is None:
-        return loader._parse_overrides_and_create_caching_repo(None, [])[1]
-    given = OmegaConf.to_container(sweep.hydra.overrides.hydra)
-    name = sweep.hydra.job.config_name
+    name, given = sweep.hydra.job.config_name, OmegaConf.to_container(sweep.hydra.overrides.hydra)
     return loader._parse_overrides_and_create_caching_repo(name, given)[1]
 
 
@@ -137,15 +132,14 @@ class Composer:
     def __init__(
         self,
         loader: Any,
-        sweep: DictConfig | None = None,
-        check: Callable[[DictConfig], None] | None = None,
+        sweep: DictConfig,
+        check: Callable[[DictConfig], object] = lambda config: None,
     ) -> None:
         self._loader, self._sweep, self._check = loader, sweep, check
         self._parser = OverridesParser.create(config_loader=loader)
         # Both are slow, and the jobs of a sweep ask the same again and again.
         self._loaded = cache(self._load)
-        self._options = cache(self._list_options)
-        self._files = files_of(loader, sweep)
+        self._options = cache(files_of(loader, sweep).get_group_options)
 
     def parse(self, lines: Iterable[str]) -> list[Override]:
         """Parse overrides."""
@@ -157,12 +151,11 @@ class Composer:
     def compose(self, overrides: Sequence[Override]) -> DictConfig:
         """Return the configuration of the job with these overrides, without Hydra's own part."""
         # What is added or deleted may change what is set before it.
-        changing = [n for n, o in enumerate(overrides, 1) if o.type != OverrideType.CHANGE]
-        first, rest = overrides[: max(changing, default=0)], overrides[max(changing, default=0) :]
-        files = [*first, *(o for o in rest if not self._is_value(o))]
-        config = self._loaded(_lines(files))[0].copy()
+        plain = all(o.type == OverrideType.CHANGE for o in overrides)
+        values = [o for o in overrides if plain and self._is_value(o)]
+        config = self._loaded(_lines(o for o in overrides if o not in values))[0].copy()
         try:
-            for override in filter(self._is_value, rest):
+            for override in values:
                 OmegaConf.update(config, override.key_or_group, override.value())
         except OmegaConfBaseException:
             return self._load(_lines(overrides))[0]
@@ -221,7 +214,11 @@ class Composer:
         """Return an override for each of the values."""
         if not override.is_sweep_override():
             return [override]
-        return [_single(override, value) for value in self._values(override)]
+        kind, key = ValueType.ELEMENT, override.get_key_element()
+        return [
+            replace(override, value_type=kind, _value=v, input_line=f"{key}={Transformer.str(v)}")
+            for v in self._values(override)
+        ]
 
     def _values(self, override: Override) -> list[Any]:
         """List the values of an override."""
@@ -259,21 +256,14 @@ class Composer:
     def _load(self, lines: tuple[str, ...]) -> tuple[DictConfig, dict[str, str]]:
         """Let Hydra compose; return the job's part, and the sweeps that the files ask for."""
         try:
-            if self._sweep is None:
-                config = self._loader.load_configuration("config", list(lines), RunMode.RUN)
-            else:
-                config = self._loader.load_sweep_config(self._sweep, list(lines))
+            config = self._loader.load_sweep_config(self._sweep, list(lines))
         except (HydraException, ValueError, YAMLError) as error:
             raise ComposeError(explained(error)) from None
-        if self._check is not None:
-            self._check(config)
+        self._check(config)
         asked = dict(config.hydra.sweeper.get("params") or {})
         with read_write(config), open_dict(config):
             del config["hydra"]
         return config, asked
-
-    def _list_options(self, group: str) -> list[str]:
-        return self._files.get_group_options(group)
 
     def _is_value(self, override: Override) -> bool:
         """Return whether an override sets a plain value and so changes no other choice."""
@@ -373,33 +363,23 @@ def check_categories(names: Sequence[str] | None, datasets: Sequence[DatasetConf
     if names is None:
         raise ComposeError(f"category must be given. {choices}")
     for name in (name for name in names if name not in every):
-        hint = (
-            "; with -m, a pattern is 'category=glob(*)'." if "*" in name else nearest(name, every)
-        )
+        hint = nearest(name, every)
+        if "*" in name:
+            hint = "; with -m, a pattern is 'category=glob(*)'."
         among = ", ".join(dict.fromkeys(dataset.name for dataset in datasets))
         given = f"category={name!r}{alike(name, every)}"
         raise ComposeError(f"{given} is not in dataset {among}{hint} {choices}")
 
 
-def _key(override: Override) -> str:
-    at = "" if override.package is None else f"@{override.package}"
-    return f"{override.key_or_group}{at}"
-
-
 def _by_key(overrides: Iterable[Override]) -> dict[str, Override]:
     found: dict[str, Override] = {}
     for override in overrides:
-        first = found.setdefault(_key(override), override)
+        key = override.get_key_element().lstrip("+~")
+        first = found.setdefault(key, override)
         if first is not override:
             lines = f"{first.input_line} and {override.input_line}"
-            raise ComposeError(f"{_key(override)} must be given once, got {lines}")
+            raise ComposeError(f"{key} must be given once, got {lines}")
     return found
-
-
-def _single(override: Override, value: Any) -> Override:
-    """Return an override that sets one value of a sweep."""
-    line = f"{override.get_key_element()}={Transformer.str(value)}"
-    return replace(override, value_type=ValueType.ELEMENT, _value=value, input_line=line)
 
 
 def _text(value: Any) -> str:
