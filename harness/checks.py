@@ -118,20 +118,19 @@ def _check_names(config: Config) -> None:
 def _check_numbers(config: Config) -> None:
     check_center_crop(config.center_crop, image_size=config.image_size)
     side, quantile, n_train = config.pixel_resolution, config.threshold_quantile, config.n_train
-    if side is not None and side < 1:
-        raise ValueError(f"pixel_resolution must be null (native) or at least 1, got {side}")
-    if quantile is not None and not 0 < quantile <= 1:
-        raise ValueError(
-            f"threshold_quantile must be null, or above 0 and at most 1, got {quantile}"
-        )
-    if not 0 <= config.seed < _SEEDS:
-        raise ValueError(f"seed must be an integer from 0 to {_SEEDS - 1}, got {config.seed}")
-    if n_train is not None and n_train < 1:
-        raise ValueError(f"n_train must be null (all) or at least 1, got {n_train}")
-    if not 0 <= config.train_contamination < 1:
-        raise ValueError(
-            f"train_contamination must be at least 0 and below 1, got {config.train_contamination}"
-        )
+    rules = {
+        "pixel_resolution": (side is None or side >= 1, "null (native) or at least 1"),
+        "threshold_quantile": (
+            quantile is None or 0 < quantile <= 1,
+            "null, or above 0 and at most 1",
+        ),
+        "seed": (0 <= config.seed < _SEEDS, f"an integer from 0 to {_SEEDS - 1}"),
+        "n_train": (n_train is None or n_train >= 1, "null (all) or at least 1"),
+        "train_contamination": (0 <= config.train_contamination < 1, "at least 0 and below 1"),
+    }
+    for name, (holds, rule) in rules.items():
+        if not holds:
+            raise ValueError(f"{name} must be {rule}, got {getattr(config, name)}")
     features = config.features
     check_numbers(workers=features.workers, cache_limit_gb=features.cache_limit_gb)
 

@@ -186,12 +186,6 @@ class Composer:
     def _by_experiment(self, arguments: Iterable[str]) -> Iterator[dict[str, Override]]:
         """Yield the overrides of each experiment by key, those that its file asks for first."""
         given = _by_key(self.parse(arguments))
-        swept = {key for key, override in given.items() if override.is_sweep_override()}
-        if {"dataset", EXPERIMENT} <= swept:
-            raise ComposeError(
-                "dataset and experiment must not both be swept, for an experiment has a dataset;"
-                f" got {given['dataset'].input_line} and {given[EXPERIMENT].input_line}"
-            )
         for chosen in self._singles(given[EXPERIMENT]) if EXPERIMENT in given else [None]:
             own = given if chosen is None else given | {EXPERIMENT: chosen}
             yield self._asked(own.values()) | own
@@ -225,8 +219,6 @@ class Composer:
         value = override.value()
         if not override.is_sweep_override():
             return [value]
-        if override.is_interval_sweep():
-            raise ComposeError(f"{override.input_line} must be a list of values, or a range")
         try:
             if isinstance(value, Glob):
                 values: list[Any] = value.filter(self._options(override.key_or_group))

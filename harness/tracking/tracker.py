@@ -18,7 +18,7 @@ from harness.config import Job, TrackingConfig
 from harness.provenance import CHANGED
 from harness.record import Outcome, Record
 from harness.system.locks import JobLocks
-from harness.system.signals import deferred, ending
+from harness.system.signals import deferred
 from harness.system.terminal import one_line, shown
 from harness.tracking import contents, read, store
 from harness.tracking.contents import CODE, ERROR_CLASS, ERROR_MESSAGE, IDENTITY, LOCKS, JobKey
@@ -28,7 +28,6 @@ _PUSH = "`python -m harness.tracking push`"
 _CELL = ("official", "model", "backbone", CODE)
 _LONGEST_PREFIX = 100
 _PAUSE = 30.0  # seconds for which a store that failed is not asked: each try may wait for a timeout
-_RETRY = 1.0  # seconds after which a store is asked once more, where it refused at once
 
 log = logging.getLogger(__name__)
 
@@ -222,15 +221,8 @@ class MlflowTracker(Tracker):
         """Return what the action gives, or None if the store fails or has just failed."""
         if time.monotonic() < self._failed_at + _PAUSE:
             return None
-        started = time.monotonic()
         try:
             with store.hurried():
-                try:
-                    return action()
-                except Exception:
-                    if ending() or time.monotonic() > started + _RETRY:
-                        raise
-                time.sleep(_RETRY)
                 return action()
         except Exception as error:
             self._failed_at = time.monotonic()

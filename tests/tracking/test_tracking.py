@@ -48,7 +48,6 @@ def unreachable(monkeypatch):
     """A store that nobody reaches until the patch is undone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harness.tracking.store.connect", broken)
-        patch.setattr(tracker_module, "_RETRY", 0.0)
         yield patch
 
 
@@ -152,7 +151,6 @@ def test_results_of_a_server_are_not_sent_to_another_store(
     monkeypatch.chdir(tmp_path)
     # Nobody listens on port 1, and there is nothing to wait for.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(tracker_module, "_RETRY", 0.0)
     server = MlflowTracker("http://127.0.0.1:1")
     server.finish(server.start(job, KEY), record)
     own = open_tracker(TrackingConfig(), "cache")

@@ -52,7 +52,6 @@ def down(monkeypatch):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harness.tracking.store.connect", broken)
-        patch.setattr(tracker_module, "_RETRY", 0.0)
         yield patch
 
 
@@ -140,20 +139,6 @@ def test_run_closed_as_dead_that_finishes_after_all_tells_no_error(tracker, uri,
     tracker.finish(run, record)
     assert statuses(uri) == ["FINISHED"]
     assert "error.class" not in found(uri)[0].data.tags
-
-
-def test_one_refusal_is_no_reason_to_compute_again(tracker, uri, job, record, monkeypatch):
-    tracker.finish(tracker.start(job, KEY), record)
-    monkeypatch.setattr(tracker_module, "_RETRY", 0.01)
-    refusals = [ConnectionError("once")]
-
-    def once(uri, *, name):
-        if refusals:
-            raise refusals.pop()
-        return experiment_id(uri, name=name)
-
-    monkeypatch.setattr("harness.tracking.store.experiment_id", once)
-    assert tracker.finished_run(job, KEY).metrics == record.metrics
 
 
 def test_figure_that_fails_costs_itself_only(tracker, uri, job, record, monkeypatch):
