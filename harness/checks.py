@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import resource
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -74,8 +74,11 @@ def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
                 raise ValueError(f"{rule}, got {cache!r}, which is none")
     from harness.features.extractor import LazyExtractor  # numpy is imported for it
 
-    # By their text, for the settings hold lists and cannot be hashed.
-    for config in {_network(config): config for config in configs}.values():
+    networks = {}  # by their text, for the settings hold lists and cannot be hashed
+    for config in configs:
+        size = config.image_size, config.center_crop, config.allow_random_weights
+        networks[f"{config.backbone} {config.features} {size} {config.job().map_layers}"] = config
+    for config in networks.values():
         extractor = LazyExtractor(
             config.backbone,
             cache=config.features.cache,
@@ -92,8 +95,16 @@ def memory_limit(root: Path = Path("/")) -> float:
     `memory.limit_in_bytes`) allow, and `ulimit -v`: the least of them; infinity where none is
     known. `proc` and `sys` are mounted below `root`.
     """
-    kept = dict(_meminfo(root / "proc/meminfo"))
-    limits = [kept.get("MemAvailable", float("inf")), *_group_limits(root)]
+    kept: dict[str, float] = {}
+    with suppress(OSError, ValueError, IndexError):
+        for line in (root / "proc/meminfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            kept[name] = 1024 * float(value.split()[0])
+    limits = [kept.get("MemAvailable", float("inf"))]
+    for folder in group_folders(root, "memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):  # of either version
+            with suppress(OSError, ValueError):  # no such limit, or `max`
+                limits.append(float((folder / name).read_text()))
     address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
     given = float("inf") if address_space == resource.RLIM_INFINITY else address_space
     return min(min(limits) + kept.get("SwapFree", 0), given)
@@ -257,11 +268,6 @@ def _check_memory(config: Config, memory: float) -> None:
         )
 
 
-def _network(config: Config) -> str:
-    size = (config.image_size, config.center_crop, config.allow_random_weights)
-    return f"{config.backbone} {config.features} {size} {config.job().map_layers}"
-
-
 def _shape(config: Config) -> tuple[int, int, int, int]:
     size, crop = config.image_size, config.center_crop
     return input_shape(config.features, image_size=size, center_crop=crop)
@@ -269,19 +275,3 @@ def _shape(config: Config) -> tuple[int, int, int, int]:
 
 def _gb(n_bytes: float) -> str:
     return f"{n_bytes / 1e9:,.1f} GB"
-
-
-def _meminfo(path: Path) -> Iterator[tuple[str, float]]:
-    """Yield names and bytes; nothing where there is no such file."""
-    with suppress(OSError, ValueError, IndexError):
-        for line in path.read_text().splitlines():
-            name, _, value = line.partition(":")
-            yield name, 1024 * float(value.split()[0])
-
-
-def _group_limits(root: Path) -> Iterator[float]:
-    """Yield the limits of the control groups that this process is in, of either version."""
-    for folder in group_folders(root, "memory"):
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            with suppress(OSError, ValueError):  # no such limit, or `max`
-                yield float((folder / name).read_text())

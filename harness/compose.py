@@ -60,7 +60,6 @@ _SAID = {
     r"Only one of (--run, --multirun)": "only one of --multirun, --cfg and --info can be given",
 }
 _KINDS = {"Integer": "an integer", "Float": "a number", "bool": "true or false"}
-_RAISED = re.compile(r'^\w+ raised while resolving interpolation: "?(.*?)"?$')
 _WRONG = re.compile(rf"Value '(.*?)'.*(?:converted to|not a valid) ({'|'.join(_KINDS)})")
 
 
@@ -176,8 +175,9 @@ class Composer:
                 # Jobs of a dataset's categories mostly differ in nothing else.
                 referred = _CATEGORY.search(str(OmegaConf.to_container(config)))
                 for name in chosen(job.dataset.categories):
-                    given = _with_category(config, name) if referred else job
-                    jobs.append(replace(given, category=name))
+                    if referred:  # it is a name, even if it looks like a reference itself
+                        OmegaConf.update(config, CATEGORY, _REFERENCE.sub(r"\1\1\\${", name))
+                    jobs.append(replace(typed(config) if referred else job, category=name))
         last = {key: o for key, o in parts[-1][0].items() if o.is_sweep_override()}
         swept = {k: tuple(map(_text, self._values(o))) for k, o in last.items() if k != CATEGORY}
         swept[CATEGORY] = tuple(dict.fromkeys(str(job.category) for job in jobs))
@@ -188,15 +188,11 @@ class Composer:
         given = _by_key(self.parse(arguments))
         for chosen in self._singles(given[EXPERIMENT]) if EXPERIMENT in given else [None]:
             own = given if chosen is None else given | {EXPERIMENT: chosen}
-            yield self._asked(own.values()) | own
-
-    def _asked(self, given: Iterable[Override]) -> dict[str, Override]:
-        """Return the sweeps that the chosen files ask for."""
-        chosen = [o for o in given if not o.is_sweep_override() and not self._is_value(o)]
-        asked = self._loaded(_lines(chosen))[1]
-        if EXPERIMENT in asked:
-            raise ComposeError(f"hydra.sweeper.params must not have {EXPERIMENT}")
-        return _by_key(self.parse(f"{key}={values}" for key, values in asked.items()))
+            files = [o for o in own.values() if not (o.is_sweep_override() or self._is_value(o))]
+            asked = self._loaded(_lines(files))[1]
+            if EXPERIMENT in asked:
+                raise ComposeError(f"hydra.sweeper.params must not have {EXPERIMENT}")
+            yield _by_key(self.parse(f"{key}={text}" for key, text in asked.items())) | own
 
     def _products(self, own: Mapping[str, Override]) -> list[tuple[DictConfig, Config]]:
         """Compose and read the jobs, except for their categories."""
@@ -298,7 +294,10 @@ def explained(error: BaseException) -> str:
         options = ", ".join(error.options)
         return f"{group} must be one of {options}, got {choice!r}{nearest(choice, error.options)}"
     if isinstance(error, OverrideParseException):
-        return _unreadable(error.override)
+        key, equals, value = error.override.partition("=")
+        if not equals:
+            return f"{key!r} must be written as setting=value, or is an option without its --"
+        return f"the value of {key} cannot be read: quote what is text, as '{key}=\"{value}\"'"
     for pattern, rule in _SAID.items():
         if said := re.match(pattern, str(error)):
             return rule.format(said[1])
@@ -317,7 +316,6 @@ def _of_setting(error: OmegaConfBaseException) -> str:
         return f"{key} must be given; docs/settings.md says what it is"
     if isinstance(error, ConfigAttributeError | ConfigKeyError) and isinstance(parent, DictConfig):
         return _no_setting(key, [str(name) for name in parent])
-    reason = _RAISED.sub(r"\1", reason)
     if reason.endswith("is not Optional"):
         return f"{key} must not be null"
     wrong = _WRONG.match(reason)
@@ -332,20 +330,6 @@ def _no_setting(key: str, known: Collection[str]) -> str:
         return f"{key} is no setting: {key.rpartition('.')[0]} has none"
     hint = nearest(key.rpartition(".")[2], own)
     return f"{key} is no setting{hint} Choose from: {', '.join(own)}"
-
-
-def _unreadable(override: str) -> str:
-    key, equals, value = override.partition("=")
-    if not equals:
-        return f"{override!r} must be written as setting=value, or is an option without its --"
-    return f"the value of {key} cannot be read: quote what is text, as '{key}=\"{value}\"'"
-
-
-def _with_category(config: DictConfig, name: str) -> Config:
-    """Read a configuration of which other values refer to the category."""
-    # It is a name, even if it looks like a reference itself.
-    OmegaConf.update(config, CATEGORY, _REFERENCE.sub(r"\1\1\\${", name))
-    return typed(config)
 
 
 def check_categories(names: Sequence[str] | None, datasets: Sequence[DatasetConfig]) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 from hydra.core.utils import env_override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from harness.compose import ComposeError, files_of
 from harness.config import flat
@@ -88,11 +87,7 @@ def environment(config: DictConfig) -> Iterator[None]:
                 f"hydra.job.env_set.{name} must not depend on settings, for all jobs of a sweep"
                 f" share it; got {value}"
             )
-    try:
-        given = dict(config.hydra.job.env_set)
-    except OmegaConfBaseException as error:
-        raise ComposeError(f"hydra.job.env_set: {error}") from None
-    with env_override(given):
+    with env_override(dict(config.hydra.job.env_set)):
         yield
 
 

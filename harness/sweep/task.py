@@ -72,7 +72,9 @@ def run_job(
                 split, key = _split_and_key(job)
             known = {"identity": key.identity, "notes": split.notes}
             if save_model:
-                _check_holding_out(job, split)
+                from harness.fitting import check_holding_out, n_distinct
+
+                check_holding_out(job, n_distinct(split), setting="save_model must be false")
             holder = stack.enter_context(tracker.lock(key.identity))
             skipped = None if holder or force else tracker.finished_run(job, key)
             if holder is not None:
@@ -105,12 +107,6 @@ def _split_and_key(job: Job) -> tuple[Split, JobKey]:
 
     split = split_of(job)
     return split, JobKey(identify(job, split), split.official, code)
-
-
-def _check_holding_out(job: Job, split: Split) -> None:
-    from harness.fitting import check_holding_out, n_distinct
-
-    check_holding_out(job, n_distinct(split), setting="save_model must be false")
 
 
 def _computed(

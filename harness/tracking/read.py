@@ -104,7 +104,9 @@ def read_job(run_id: str, uri: str | None = None, *, trusted: Sequence[str] = ()
     one line means that there is no such run, or it holds no job of this version.
     """
     with _artifact(run_id, contents.JOB, uri) as data:
-        job = _job(yaml.safe_load(data.decode()))
+        values, kinds = yaml.safe_load(data.decode()), get_type_hints(Job)
+        groups: dict[str, Any] = {name: kinds[name] for name in kinds if is_dataclass(kinds[name])}
+        job = Job(**values | {name: kind(**values[name]) for name, kind in groups.items()})
         factories = [job.model.factory, job.backbone.factory]
         source = f"{contents.JOB} of run {run_id}"
         check_trusted(factories, trusted, source=source, option="--trusted ")
@@ -125,12 +127,6 @@ def _artifact(run_id: str, name: str, uri: str | None) -> Iterator[bytes]:
     except (*_FAULTS, MlflowException) as error:
         what = f"{name} of run {run_id}"
         raise ValueError(f"{what} cannot be read: {one_line(error)}") from error
-
-
-def _job(values: Any) -> Job:
-    kinds: dict[str, type[Any]] = get_type_hints(Job)
-    groups = {name: kind for name, kind in kinds.items() if is_dataclass(kind)}
-    return Job(**values | {name: kind(**values[name]) for name, kind in groups.items()})
 
 
 def stored(run: Any) -> StoredRun:

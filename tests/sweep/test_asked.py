@@ -73,7 +73,10 @@ def refused(ended):
             "hydra.job.env_set.HOME_OF must not depend on settings, for all jobs of a sweep share"
             " it; got ${dataset.name}",
         ),
-        ("+hydra.job.env_set.HOME_OF=${nowhere:x}", "hydra.job.env_set: Unsupported interpolation"),
+        (
+            "+hydra.job.env_set.HOME_OF=${nowhere:x}",
+            "hydra.job.env_set.HOME_OF: Unsupported interpolation",
+        ),
         ("+hydra.sweeper.params.experiment=demo", "hydra.sweeper.params must not have experiment"),
         ("seed=1 seed=2", "seed must be given once, got seed=1 and seed=2"),
         ("seed=1 ++seed=2,3", "seed must be given once, got seed=1 and ++seed=2,3"),

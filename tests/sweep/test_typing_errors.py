@@ -54,7 +54,7 @@ MISTAKES = [
     ("train_contamination=much", "train_contamination must be a number, got 'much'"),
     ("+seed=1", "seed is set already: leave out +"),
     ("n_train=${nowhere}", "n_train: Interpolation key 'nowhere' not found"),
-    ("dataset.root=${oc.env:NOPE}", "dataset.root: Environment variable 'NOPE' not found"),
+    ("dataset.root=${oc.env:NOPE}", "dataset.root: KeyError raised while resolving inter"),
     (
         "category=*",
         "category='*' is not in dataset btad; with -m, a pattern is 'category=glob(*)'.",
