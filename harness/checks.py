@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from unicodedata import category
 
 from dfkde.registry import ESTIMATORS, check_localizer
 from harness.config import Config
@@ -18,9 +17,6 @@ from harness.provenance import code_digest
 from harness.system.terminal import nearest
 from harness.system.threads import available, group_folders
 
-_LONGEST_NAME = 100
-# Unicode's categories of control characters and of halves of characters.
-_NO_TEXT = ("Cc", "Cs")
 # Seeds below it are those that numpy's and scikit-learn's generators take.
 _SEEDS = 2**32
 
@@ -53,14 +49,13 @@ def check_images(configs: Sequence[Config], *, local: bool) -> None:
 
 
 def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
-    """Refuse settings of jobs: names, sizes, numbers, the localizer, the backbone and its weights.
+    """Refuse settings of jobs: sizes, numbers, the localizer, the backbone and its weights.
 
     Sizes are refused that certainly do not fit into the memory that this process may have. With
     `weights=False` the jobs run on another machine: whether weights can be had, the cache and the
     memory are not checked.
     """
     for config in configs:
-        _check_names(config)
         _check_numbers(config)
         _check_choices(config)
     if weights:
@@ -108,22 +103,6 @@ def memory_limit(root: Path = Path("/")) -> float:
     address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
     given = float("inf") if address_space == resource.RLIM_INFINITY else address_space
     return min(min(limits) + kept.get("SwapFree", 0), given)
-
-
-def _check_names(config: Config) -> None:
-    """Refuse names that no store, or no line of a summary, holds."""
-    names = {
-        "dataset.name": config.dataset.name,
-        "category": " " if config.category is None else config.category,
-        "model.name": config.model.name,
-        "backbone.name": config.backbone.name,
-    }
-    for key, name in names.items():
-        if not 0 < len(name) <= _LONGEST_NAME or any(category(c) in _NO_TEXT for c in name):
-            raise ValueError(
-                f"{key} must be 1 to {_LONGEST_NAME} characters without control characters,"
-                f" got {name!r}"
-            )
 
 
 def _check_numbers(config: Config) -> None:
