@@ -30,10 +30,9 @@ log = logging.getLogger(__name__)
 _FILE = "run.json"
 _LOCK = ".lock"
 _ADDRESS = ".address"
-# The name of an entry's folder: its end, status and identity, and a unique number; and its name
-# while it is written or removed.
+# The name of an entry's folder: its end, status and identity, and a unique number; a dot is before
+# it while it is written or removed.
 _WHOLE = re.compile(r"\d+-[A-Z]+-[0-9a-f]*-[0-9a-f]{32}")
-_PART = re.compile(r"\." + _WHOLE.pattern)
 Files = dict[str, bytes]  # the content of artifacts by name
 Write = Callable[[Path], None]  # writes artifacts into the folder it is given
 
@@ -112,7 +111,8 @@ class Outbox:
     def clean_up(self) -> None:
         """Remove what processes that died left half-written, or half-removed."""
         lock = self.folder / _LOCK
-        parts = [path for path in self._all() if _PART.fullmatch(path.name)]
+        hidden = [path for path in self._all() if path.name.startswith(".")]
+        parts = [path for path in hidden if _WHOLE.fullmatch(path.name[1:])]
         if not parts:
             return
         with hold(lock, patience=0) as alone, hold(lock, patience=0) as again:
