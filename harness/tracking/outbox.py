@@ -102,12 +102,6 @@ class Outbox:
         """Yield the folder of each entry, the oldest first."""
         yield from sorted(path for path in self._all() if _WHOLE.fullmatch(path.name))
 
-    def find(self, identity: str) -> Iterator[Entry]:
-        """Yield the entries of finished jobs of that identity, the newest first."""
-        for path in reversed([path for path in self if f"-FINISHED-{identity}-" in path.name]):
-            with suppress(OSError, ValueError, TypeError):  # sent meanwhile, or damaged
-                yield read_entry(path)
-
     def clean_up(self) -> None:
         """Remove what processes that died left half-written, or half-removed."""
         lock = self.folder / _LOCK

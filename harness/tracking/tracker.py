@@ -103,14 +103,10 @@ class MlflowTracker(Tracker):
 
     def finished_run(self, job: Job, key: JobKey) -> Outcome | None:
         tags = contents.job_tags(job, key)
-        for entry in self.outbox.find(key.identity):
-            if entry.experiment == self.experiment(job) and _same_cell(entry.job_tags, tags):
-                where = f"waits in the outbox for the store; {_PUSH} sends it"
-                reason, metrics = f"{_commit(entry.job_tags)}, {where}", entry.metrics
-                return Outcome(str(job), "skipped", None, contents.measured(metrics), reason)
         for run in self._try(lambda: self._same_job(job, tags, "FINISHED")) or []:
             run_id, metrics = run.info.run_id, contents.measured(run.data.metrics)
-            reason = f"run {run_id}, {_commit(run.data.tags)}"
+            edited = ", uncommitted changes" if run.data.tags.get("dirty") == "true" else ""
+            reason = f"run {run_id}, commit {run.data.tags.get('commit', '?')[:10]}{edited}"
             return Outcome(str(job), "skipped", run_id, metrics, reason)
         return None
 
@@ -233,8 +229,8 @@ class MlflowTracker(Tracker):
     def _same_job(self, job: Job, tags: Mapping[str, str], status: str) -> list[Any]:
         """Return the runs of that status whose numbers are those of the job, the newest first.
 
-        An equal identity means equal numbers from equal code; under another name, a table would
-        not accept them.
+        An equal identity means equal numbers from equal code; under another name, or of another
+        code, a table would not accept them.
         """
         found = store.connect(self.uri).search_runs(
             [store.experiment_id(self.uri, name=self.experiment(job))],
@@ -242,7 +238,9 @@ class MlflowTracker(Tracker):
             max_results=store.PAGE,
             order_by=["attributes.start_time DESC"],
         )
-        return [run for run in found if _same_cell(run.data.tags, tags)]
+        cell = {name: tags.get(name) for name in _CELL}
+        own = [run for run in found if cell.items() <= run.data.tags.items()]
+        return [run for run in own if run.data.tags[CODE] != CHANGED]
 
     def _close_others(self, run: OpenRun) -> None:
         """Close the open runs of a finished job: their processes may never come back."""
@@ -305,13 +303,3 @@ def _terminate(uri: str, run_id: str, status: str, tags: Mapping[str, str]) -> N
     for name, value in tags.items():
         client.set_tag(run_id, name, value)
     client.set_terminated(run_id, status)
-
-
-def _same_cell(tags: Mapping[str, str], others: Mapping[str, str]) -> bool:
-    """Return whether tags name one cell of a table, are equally official and of the same code."""
-    return tags.get(CODE) != CHANGED and all(tags.get(name) == others.get(name) for name in _CELL)
-
-
-def _commit(tags: Mapping[str, str]) -> str:
-    edited = ", uncommitted changes" if tags.get("dirty") == "true" else ""
-    return f"commit {tags.get('commit', '?')[:10]}{edited}"
