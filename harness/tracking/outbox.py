@@ -66,7 +66,7 @@ class Outbox:
         self.folder = file.parent / name if file else Path("runs").resolve() / name / digest
 
     def open(self) -> None:
-        """Make the folder if need be; raise `OSError` unless this user alone may enter it."""
+        """Make the folder if need be, for this user alone; raise `OSError` if it is another's."""
         for folder in [self.folder] if self._server is None else [self.folder.parent, self.folder]:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):
@@ -255,22 +255,14 @@ def _key(folder: Path) -> str:
 
 
 def _check_own(folder: Path) -> None:
+    """Refuse another user's folder, or a link; close one of this user's own to others."""
     found = folder.lstat()
-    own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
-    if own and found.st_mode & 0o077 and _modes_are_forced(folder):
-        rule = "its filesystem lets others enter whatever the mode: keep it where only you may"
-        warn_once(f"{folder} cannot be closed to others; {rule}", about=str(folder))
-    elif not own or found.st_mode & 0o077:
-        rule = f"must be a folder of user {os.getuid()} that nobody else may enter (chmod 700)"
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         kind = f"mode {stat.filemode(found.st_mode)} of user {found.st_uid}"
-        raise PermissionError(shown(f"{folder} {rule}, got {kind}"))
-
-
-def _modes_are_forced(folder: Path) -> bool:
-    """Return whether a new folder gets another mode than asked for: on vfat, on WSL, on CIFS."""
-    probe = folder / f".{uuid.uuid4().hex}"
-    probe.mkdir(mode=0o700)
-    try:
-        return bool(probe.lstat().st_mode & 0o077)
-    finally:
-        probe.rmdir()
+        raise PermissionError(shown(f"{folder} must be a folder of user {os.getuid()}, got {kind}"))
+    if found.st_mode & 0o077:
+        with suppress(OSError):
+            folder.chmod(0o700)
+        if folder.lstat().st_mode & 0o077:  # as on vfat, CIFS or WSL, whatever is asked for
+            rule = "its filesystem lets others enter whatever the mode: keep it where only you may"
+            warn_once(f"{folder} cannot be closed to others; {rule}", about=str(folder))

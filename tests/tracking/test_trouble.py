@@ -246,8 +246,8 @@ def test_the_outbox_is_made_for_this_user_alone(tmp_path, job, record, uri):
     assert len(list(outbox)) == 1
 
 
-@pytest.mark.parametrize("kind", ["a link", "open to others", "a file"])
-def test_an_outbox_that_is_not_this_users_alone_is_refused(tmp_path, make_store, job, kind):
+@pytest.mark.parametrize("kind", ["a link", "a file"])
+def test_an_outbox_that_is_not_this_users_is_refused(tmp_path, make_store, job, kind):
     """Whoever can make it first could take results, or have files behind a link removed."""
     home = tmp_path / "home"
     part = home / f".1-FINISHED--{'0' * 32}"
@@ -256,18 +256,13 @@ def test_an_outbox_that_is_not_this_users_alone_is_refused(tmp_path, make_store,
     folder = tracker.outbox.folder
     if kind == "a link":
         folder.symlink_to(home)
-    elif kind == "a file":
-        folder.touch()
     else:
-        folder.mkdir()
-        folder.chmod(0o755)
+        folder.touch()
     if kind != "a file":  # nothing of a file is read; nothing can be written to it either
-        with pytest.raises(
-            StoreError, match=r"outbox-\d+ must be a folder of user \d+ that nobody"
-        ):
+        with pytest.raises(StoreError, match=r"outbox-\d+ must be a folder of user \d+, got "):
             tracker.recover()
-        assert "that nobody else may enter" in tracker.waiting()[-1]
-    with pytest.raises(PermissionError, match="that nobody else may enter"):
+        assert "must be a folder of user" in tracker.waiting()[-1]
+    with pytest.raises(PermissionError, match="must be a folder of user"):
         tracker.outbox.add(OpenRun(job).entry("KILLED"), {})
     assert part.exists()
 
@@ -276,8 +271,16 @@ def test_an_outbox_of_another_user_is_refused(tmp_path, monkeypatch):
     outbox = Outbox(f"sqlite:///{tmp_path}/mlflow.db")
     outbox.open()
     monkeypatch.setattr("os.getuid", lambda: outbox.folder.stat().st_uid + 1)
-    with pytest.raises(PermissionError, match="that nobody else may enter"):
+    with pytest.raises(PermissionError, match="must be a folder of user"):
         outbox.open()
+
+
+def test_an_outbox_that_is_open_to_others_is_closed(tmp_path):
+    outbox = Outbox(f"sqlite:///{tmp_path}/mlflow.db")
+    outbox.folder.mkdir()
+    outbox.folder.chmod(0o755)
+    outbox.open()
+    assert outbox.folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_who_connects_to_a_server_takes_the_password(monkeypatch):
@@ -295,14 +298,9 @@ def test_who_connects_to_a_server_takes_the_password(monkeypatch):
 
 def test_an_outbox_whose_filesystem_forces_modes_is_warned_of(tmp_path, job, monkeypatch):
     """As Windows' disks under WSL: nobody could close a folder there."""
-    make = Path.mkdir
-
-    def forced(self, *arguments, **keywords):
-        make(self, *arguments, **keywords)
-        self.chmod(0o777)
-
-    monkeypatch.setattr(Path, "mkdir", forced)
+    monkeypatch.setattr(Path, "chmod", lambda self, mode: None)
     outbox = Outbox(f"sqlite:///{tmp_path}/mlflow.db")
+    outbox.folder.mkdir(0o777)
     entry = OpenRun(job).entry("KILLED")
     with pytest.warns(UserWarning, match="cannot be closed to others"):
         outbox.add(entry, {})
