@@ -62,7 +62,11 @@ class HarnessSweeper(Sweeper):
                 raise ValueError(f"{key} must be the same for all jobs of a sweep")
         with environment(self._config):
             if configs[0].plan:
-                return self._plan(configs)
+                from harness.plan import plan  # few commands need it
+
+                lines, can_run = plan(configs, local=self.launcher.is_local)
+                say(*lines)
+                raise SystemExit(0 if can_run else 1)
             check_jobs(configs, local=self.launcher.is_local)
             # The configuration is kept beside the logs of the jobs, as by Hydra's own sweeper.
             folder = Path(self._config.hydra.sweep.dir)
@@ -76,15 +80,6 @@ class HarnessSweeper(Sweeper):
                 raise
         conclude(outcomes)
         return outcomes
-
-    def _plan(self, configs: Sequence[Config]) -> Sequence[Outcome]:
-        from harness.plan import plan  # few commands need it
-
-        lines, can_run = plan(configs, local=self.launcher.is_local)
-        say(*lines)
-        if not can_run:
-            raise SystemExit(1)
-        return []
 
 
 class HarnessLauncher(Launcher):
