@@ -6,22 +6,24 @@ name.
 """
 # ruff: noqa: D102 - see Hydra's `Sweeper` and `Launcher`
 
-from collections.abc import Sequence
-from contextlib import closing
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra.core.plugins import Plugins
+from hydra.core.utils import env_override
+from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from harness.checks import check_jobs
-from harness.compose import Composer
-from harness.config import Config, conf_dir, name_differences, share_extraction
+from harness.compose import Composer, files_of
+from harness.config import Config, conf_dir, flat, name_differences, share_extraction
 from harness.record import Outcome
-from harness.sweep.multirun import SharedSettings, check_sweep, environment
 from harness.sweep.progress import Progress, conclude, summary
 from harness.sweep.task import Task, keep_averages, sweep_of
 from harness.sweep.workers import InProcess, Pool, Processes, run_tasks
@@ -30,6 +32,16 @@ from harness.system.terminal import say
 from harness.system.threads import cores
 
 _MOST = 8  # workers by default: each holds a backbone in memory
+# Jobs run in processes that need no Hydra: what it does around a job of its own is not done.
+_ONLY = {
+    "job.chdir": ("null", "false"),
+    "job_logging.root": ("null",),
+    "output_subdir": ("null",),
+    "sweep.subdir": ("${hydra.job.num}",),
+    "verbose": ("false",),
+}
+_OF_EACH = ("overrides", "runtime", "mode", "sweeper", "job.override_dirname")
+_SETTING = re.compile(r"\$\{[^:}]*\}")
 
 
 class HarnessSweeper(Sweeper):
@@ -41,7 +53,7 @@ class HarnessSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        check_sweep(config, hydra_context.callbacks)
+        _check_sweep(config, hydra_context.callbacks)
         self._config = config
         self.launcher: Any = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -52,7 +64,7 @@ class HarnessSweeper(Sweeper):
             got = type(self.launcher).__name__
             raise ValueError(f"hydra/launcher must be one of {', '.join(names)}; got {got}")
         loader = hydra_context.config_loader
-        self._composer = Composer(loader, config, SharedSettings(loader, config).check)
+        self._composer = Composer(loader, config, _SharedSettings(loader, config).check)
 
     def sweep(self, arguments: list[str]) -> Sequence[Outcome]:
         """Run every job, print what became of each, and fail if any of them failed."""
@@ -60,7 +72,7 @@ class HarnessSweeper(Sweeper):
         for key in ("tracking", "fail_fast", "plan"):
             if any(getattr(config, key) != getattr(configs[0], key) for config in configs):
                 raise ValueError(f"{key} must be the same for all jobs of a sweep")
-        with environment(self._config):
+        with _environment(self._config):
             if configs[0].plan:
                 from harness.plan import plan  # few commands need it
 
@@ -164,3 +176,73 @@ def _positive(name: str, value: int) -> int:
     if value < 1:
         raise ValueError(f"hydra.launcher.{name} must be at least 1, got {value}")
     return value
+
+
+def _check_sweep(config: DictConfig, callbacks: Any) -> None:
+    """Refuse what Hydra would do for each job."""
+    settings = _flat(config)
+    for key, only in _ONLY.items():
+        got = [v for name, v in settings.items() if f"{name}.".startswith(f"{key}.")]
+        if got and got[0] not in only:
+            raise ValueError(f"hydra.{key} must be {only[-1]} under -m, got {got[0]}")
+    for callback in callbacks.callbacks:
+        for name in ("on_job_start", "on_job_end"):
+            if getattr(type(callback), name, None) not in (None, getattr(Callback, name)):
+                raise ValueError(
+                    f"hydra.callbacks must not have {name} under -m, for jobs run in other"
+                    f" processes; got {type(callback).__name__}"
+                )
+
+
+class _SharedSettings:
+    """What all jobs of a sweep share of Hydra's part: no file that a job chooses may change it."""
+
+    def __init__(self, loader: Any, sweep: DictConfig) -> None:
+        self._sweep = _flat(sweep)
+        self._files = files_of(loader, sweep)
+
+    def check(self, config: DictConfig) -> None:
+        """Refuse a configuration, Hydra's part included."""
+        choices = config.hydra.runtime.choices
+        for group, choice in choices.items():
+            for other, required in self._overridden(group, choice):
+                if choices.get(other) != required:
+                    raise ValueError(
+                        f"{other} must be chosen on the command line: {group}={choice} asks for"
+                        f" {other}={required}, and the sweep has {choices.get(other)}"
+                    )
+        own, shared = _flat(config), self._sweep
+        for key in sorted(own.keys() | shared.keys()):
+            if own.get(key) != shared.get(key) and not key.startswith(_OF_EACH):
+                raise ValueError(
+                    f"hydra.{key} must be the same for all jobs of a sweep, got"
+                    f" {own.get(key, 'null')} and {shared.get(key, 'null')}"
+                )
+
+    def _overridden(self, group: str, choice: Any) -> Iterator[tuple[str, Any]]:
+        """Yield the groups of Hydra that a file overrides; Hydra lets the main file win."""
+        if group.startswith("hydra/") or not isinstance(choice, str):
+            return
+        loaded = self._files.load_config(f"{group.partition('@')[0]}/{choice}")
+        for default in () if loaded is None else loaded.defaults_list:
+            if default.is_override() and default.group.startswith(("/hydra/", "hydra/")):
+                yield default.group.lstrip("/"), default.value
+
+
+@contextmanager
+def _environment(config: DictConfig) -> Iterator[None]:
+    """Set the variables of `hydra.job.env_set` in this block: workers that it starts have them."""
+    written: Any = OmegaConf.to_container(config.hydra.job.env_set)
+    for name, value in written.items():
+        if _SETTING.search(value):
+            raise ValueError(
+                f"hydra.job.env_set.{name} must not depend on settings, for all jobs of a sweep"
+                f" share it; got {value}"
+            )
+    with env_override(dict(config.hydra.job.env_set)):
+        yield
+
+
+def _flat(config: DictConfig) -> dict[str, str]:
+    """Return the settings of Hydra by their keys, without `hydra.`, as they are written."""
+    return dict(flat(OmegaConf.to_container(config.hydra)))
