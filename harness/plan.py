@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dfkde.backbones.presence import WeightsError
 from harness.checks import check_images, check_jobs, check_settings
 from harness.config import Config, Job, TrackingConfig, all_stages, name_differences
-from harness.provenance import code_digest, machine
+from harness.provenance import machine
 from harness.record import EXTRACTION
+from harness.sweep.task import split_and_key
 from harness.system.terminal import shown
 from harness.tracking import JobKey, open_tracker, store_uri
 from harness.tracking.contents import COUNTS, SECONDS
@@ -114,35 +115,29 @@ class _Known:
 
     def planned(self, config: Config, job: Job) -> Planned:
         from harness.data.load import is_inspected, list_images
-        from harness.fitting import has_masks, split_of
+        from harness.fitting import has_masks, reader_of, spec_of
 
         root, listing = list_images(job.dataset, job.category, seed=job.seed)
         if not is_inspected(root, listing, category=job.category):
             return self._unknown(config, job, root, listing, until="images are read")
-        split = split_of(job)
-        specs = _specs(config, job)
-        if specs is None:
+        if not _is_known(config, job):
             return self._unknown(config, job, root, listing, until="network is built")
-        from harness.experiment import identity
-
-        spec, whole = specs
-        key = JobKey(
-            identity(job, whole, fingerprint=split.fingerprint), split.official, code_digest(job)
-        )
+        split, key = split_and_key(job)
         reason = None if config.force else self._finished(config, job, key)
         if reason is not None:
             return Planned("skipped", f"by {reason}; force=true runs it again")
         from harness.features.feature_cache import MAPS, POOLED, Store, maps_of
 
-        shared = all_stages(job.map_layers)
-        store = Store(Path(str(config.features.cache)), spec if shared else whole)
-        entries = {(spec.key, sample.digest) for sample in (*split.train, *split.test)}
+        reader, shared = reader_of(job), all_stages(job.map_layers)
+        spec = reader.spec if shared else spec_of(job, reader)
+        store = Store(Path(str(config.features.cache)), spec)
+        entries = {(reader.spec.key, sample.digest) for sample in (*split.train, *split.test)}
         pooled = (POOLED, MAPS) if has_masks(split) and job.localizer != "none" else (POOLED,)
         kinds = tuple(map(maps_of, job.map_layers)) or pooled
         kept = config.features.maps or kinds == (POOLED,)  # other maps are computed each time
         missing = {
-            (key, digest)
-            for key, digest in entries - self._to_extract
+            (section, digest)
+            for section, digest in entries - self._to_extract
             if not (kept and all(store.has(digest, kind) for kind in kinds))
         }
         self._to_extract |= missing
@@ -177,31 +172,17 @@ class _Known:
         return None if outcome is None else outcome.reason
 
 
-def _specs(config: Config, job: Job) -> tuple[Any, Any] | None:
-    """Return how features are extracted and kept, and on what the job's numbers depend.
-
-    None where only the network itself could tell.
-    """
-    from harness.data import decoding_of
+def _is_known(config: Config, job: Job) -> bool:
+    """Return whether the digests of a job's network are cached; else the network must be built."""
     from harness.features.extractor import LazyExtractor
     from harness.features.settings import input_shape
-    from harness.features.spec import extraction_spec
 
-    size, crop, features = config.image_size, config.center_crop, config.features
     seed = config.seed if config.allow_random_weights else None
-    extractor = LazyExtractor(config.backbone, cache=features.cache, random_seed=seed)
-    whole = extractor.with_maps(tuple(sorted(job.map_layers))) if job.map_layers else extractor
-    shape = input_shape(features, image_size=size, center_crop=crop)
-    if not (extractor.is_known(shape) and whole.is_known(shape)):
-        return None
-    spec = extraction_spec(
-        extractor,
-        image_size=size,
-        settings=features,
-        center_crop=crop,
-        decoding=decoding_of(job.dataset),
-    )
-    return spec, replace(spec, network_digest=whole.digests(shape).network)
+    extractor = LazyExtractor(config.backbone, cache=config.features.cache, random_seed=seed)
+    size, crop = config.image_size, config.center_crop
+    shape = input_shape(config.features, image_size=size, center_crop=crop)
+    whole = extractor.with_maps(tuple(sorted(job.map_layers)))
+    return extractor.is_known(shape) and whole.is_known(shape)
 
 
 def _earlier_runs(tracking: TrackingConfig) -> list[Any]:

@@ -69,7 +69,7 @@ def run_job(
     with ExitStack() as stack:  # the lock is held until the run is closed
         try:
             with stages("data"):
-                split, key = _split_and_key(job)
+                split, key = split_and_key(job)
             known = {"identity": key.identity, "notes": split.notes}
             if save_model:
                 from harness.fitting import check_holding_out, n_distinct
@@ -99,7 +99,8 @@ def run_job(
     return replace(outcome, seconds=time.perf_counter() - started, **known)
 
 
-def _split_and_key(job: Job) -> tuple[Split, JobKey]:
+def split_and_key(job: Job) -> tuple[Split, JobKey]:
+    """Return the images of a job, and what a run of it must share to make it needless."""
     code = code_digest(job)  # before it is imported: an edit in between is noticed at the end
     # What computes takes a second to import, for `--help` and for mistakes in the settings too.
     from harness.experiment import identify
