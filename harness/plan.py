@@ -20,7 +20,6 @@ from harness.config import Config, Job, TrackingConfig, all_stages, name_differe
 from harness.provenance import machine
 from harness.record import EXTRACTION
 from harness.sweep.task import split_and_key
-from harness.system.terminal import shown
 from harness.tracking import JobKey, open_tracker, store_uri
 from harness.tracking.contents import COUNTS, SECONDS
 from harness.tracking.store import connect, ended_runs, errors_of, sqlite_file
@@ -49,7 +48,7 @@ def plan(configs: Sequence[Config], *, local: bool = True) -> tuple[list[str], b
     known = _Known(configs[0].tracking)
     jobs = name_differences([config.job() for config in configs])
     planned = [
-        _planned(config, job, known, local=local) for config, job in zip(configs, jobs, strict=True)
+        known.planned(config, job, local=local) for config, job in zip(configs, jobs, strict=True)
     ]
     lines, said = [], ""
     for job, one in zip(jobs, planned, strict=True):
@@ -63,21 +62,7 @@ def plan(configs: Sequence[Config], *, local: bool = True) -> tuple[list[str], b
     lines.append(f"{len(planned)} job{'s' * (len(planned) > 1)}: {total}{time}")
     if problem is not None and problem.detail not in {one.detail for one in planned}:
         lines.append(problem.detail)
-    return list(map(shown, lines)), all(one.status in _CAN_RUN for one in planned)
-
-
-def _planned(config: Config, job: Job, known: _Known, *, local: bool) -> Planned:
-    problem = known.problem(config, local=local)
-    if problem is not None:
-        return problem
-    if not local:
-        return Planned("run", "on a cluster: its images and weights cannot be seen from here")
-    from harness.data.listing import DataError
-
-    try:
-        return known.planned(config, job)
-    except DataError as error:
-        return Planned("broken data", str(error))
+    return lines, all(one.status in _CAN_RUN for one in planned)
 
 
 def _problem(check: Callable[[], object]) -> Planned | None:
@@ -105,15 +90,24 @@ class _Known:
         self._problems: dict[str, Planned | None] = {}
         self.seconds = 0.0
 
-    def problem(self, config: Config, *, local: bool) -> Planned | None:
-        """Return what is missing or wrong; each network is looked for once."""
+    def planned(self, config: Config, job: Job, *, local: bool) -> Planned:
+        """Plan a job; what does not depend on its category is checked once."""
         shared = repr(replace(config, category=None))
         if shared not in self._problems:
             self._problems[shared] = _problem(lambda: check_settings([config], weights=local))
-        found = self._problems[shared] or _problem(lambda: check_images([config], local=local))
-        return Planned(found.status, "") if found and found.status == _ABSENT else found
+        problem = self._problems[shared] or _problem(lambda: check_images([config], local=local))
+        if problem is not None:
+            return Planned(_ABSENT, "") if problem.status == _ABSENT else problem
+        if not local:
+            return Planned("run", "on a cluster: its images and weights cannot be seen from here")
+        from harness.data.listing import DataError
 
-    def planned(self, config: Config, job: Job) -> Planned:
+        try:
+            return self._local(config, job)
+        except DataError as error:
+            return Planned("broken data", str(error))
+
+    def _local(self, config: Config, job: Job) -> Planned:
         from harness.data.load import is_inspected, list_images
         from harness.fitting import has_masks, reader_of, spec_of
 
