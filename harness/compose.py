@@ -44,6 +44,8 @@ from harness.config import Config, DatasetConfig
 from harness.system.secrets import check_address, server_address
 from harness.system.terminal import alike, nearest, shown
 
+ERRORS = (HydraException, OmegaConfBaseException, ValueError, YAMLError)
+"""What is raised for a configuration that cannot be; see `explained`."""
 CATEGORY = "category"
 EXPERIMENT = "experiment"
 
@@ -110,8 +112,8 @@ def sweeps_of(conf: Path, experiments: Iterable[str]) -> dict[str, Sweep | Compo
         for name in experiments:
             try:
                 found[name] = composer.expand([f"{EXPERIMENT}={name}"])
-            except ComposeError as error:
-                found[name] = error
+            except ERRORS as error:
+                found[name] = ComposeError(explained(error))
         return found
 
 
@@ -142,10 +144,7 @@ class Composer:
 
     def parse(self, lines: Iterable[str]) -> list[Override]:
         """Parse overrides."""
-        try:
-            return self._parser.parse_overrides(list(lines))
-        except HydraException as error:
-            raise ComposeError(explained(error)) from None
+        return self._parser.parse_overrides(list(lines))
 
     def compose(self, overrides: Sequence[Override]) -> DictConfig:
         """Return the configuration of the job with these overrides, without Hydra's own part."""
@@ -243,10 +242,7 @@ class Composer:
 
     def _load(self, lines: tuple[str, ...]) -> tuple[DictConfig, dict[str, str]]:
         """Let Hydra compose; return the job's part, and the sweeps that the files ask for."""
-        try:
-            config = self._loader.load_sweep_config(self._sweep, list(lines))
-        except (HydraException, ValueError, YAMLError) as error:
-            raise ComposeError(explained(error)) from None
+        config = self._loader.load_sweep_config(self._sweep, list(lines))
         self._check(config)
         asked = dict(config.hydra.sweeper.get("params") or {})
         with read_write(config), open_dict(config):
@@ -263,18 +259,15 @@ class Composer:
 
 
 def typed(config: DictConfig) -> Config:
-    """Read a composed configuration; a part that is missing or wrong is a `ComposeError`.
+    """Read a composed configuration; a part that is missing or wrong raises one of `ERRORS`.
 
     The address of the store has no password, for what is read here is written to files.
     """
-    try:
-        read: Any = OmegaConf.to_object(config)
-        uri = read.tracking.uri
-        tracking = replace(read.tracking, uri=None if uri is None else check_address(uri))
-    except (OmegaConfBaseException, ValueError) as error:
-        raise ComposeError(explained(error)) from None
+    read: Any = OmegaConf.to_object(config)
     _refuse_added(read)
-    return replace(read, tracking=tracking)
+    if read.tracking.uri is None:
+        return read
+    return replace(read, tracking=replace(read.tracking, uri=check_address(read.tracking.uri)))
 
 
 def _refuse_added(config: Any, prefix: str = "") -> None:
@@ -304,7 +297,7 @@ def explained(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
-    return str(error) if cause is None else _of_setting(cause)
+    return " ".join(str(error).split()) if cause is None else _of_setting(cause)
 
 
 def _of_setting(error: OmegaConfBaseException) -> str:

@@ -20,12 +20,10 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import env_override
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from harness.checks import check_jobs
-from harness.compose import check_categories, explained, typed
+from harness.compose import ERRORS, check_categories, explained, typed
 from harness.config import Config, conf_dir
 from harness.record import Outcome, Stages
 from harness.sweep.progress import Progress, conclude
@@ -60,7 +58,7 @@ def _in_one_line() -> Iterator[None]:
     """End the process with one line for an error of the command line."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException, ValueError, OSError, StoreError) as error:
+    except (*ERRORS, OSError, StoreError) as error:
         if _traceback_wanted:
             raise
         say(explained(error), error=True)
