@@ -81,10 +81,7 @@ _store(group="hydra/sweeper", name="harness", node=SweeperConf, provider="harnes
 
 
 class ComposeError(ValueError):
-    """A sweep that cannot be, in one line."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(shown(" ".join(message.split())))
+    """A sweep that cannot be."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,7 @@ def sweeps_of(conf: Path, experiments: Iterable[str]) -> dict[str, Sweep | Compo
             try:
                 found[name] = composer.expand([f"{EXPERIMENT}={name}"])
             except ERRORS as error:
-                found[name] = ComposeError(explained(error))
+                found[name] = ComposeError(shown(explained(error)))
         return found
 
 

@@ -14,10 +14,12 @@ import pytest
 from dfkde.backbones import presence
 from harness import checks
 from harness.checks import check_settings, memory_limit
+from harness.compose import explained
 from harness.config import BackboneConfig, Config, DatasetConfig, FeaturesConfig, ModelConfig
 from harness.data.synthetic import Plan, write_synthetic
 from harness.features import reader
 from harness.run import _check
+from harness.system.terminal import shown
 from tests.sweep.conftest import in_process
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -356,5 +358,4 @@ def test_categories_of_a_file_are_named_in_a_line():
     dataset = replace(CONFIG.dataset, categories=["bolt\x1b[2J\nerror: x", "\udcff"])
     with pytest.raises(ValueError, match="is not in dataset") as error:
         _check(replace(CONFIG, dataset=dataset))
-    assert "Choose from: bolt\\x1b[2J error: x, \\udcff" in str(error.value)
-    assert str(error.value).isprintable()
+    assert "Choose from: bolt\\x1b[2J error: x, \\udcff" in shown(explained(error.value))
