@@ -9,6 +9,7 @@ name.
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,9 @@ class HarnessSweeper(Sweeper):
             got = type(self.launcher).__name__
             raise ValueError(f"hydra/launcher must be one of {', '.join(names)}; got {got}")
         loader = hydra_context.config_loader
-        self._composer = Composer(loader, config, _SharedSettings(loader, config).check)
+        shared, files = _flat(config), files_of(loader, config)
+        check = partial(_check_shared, shared=shared, files=files)
+        self._composer = Composer(loader, config, check)
 
     def sweep(self, arguments: list[str]) -> Sequence[Outcome]:
         """Run every job, print what became of each, and fail if any of them failed."""
@@ -194,39 +197,33 @@ def _check_sweep(config: DictConfig, callbacks: Any) -> None:
                 )
 
 
-class _SharedSettings:
-    """What all jobs of a sweep share of Hydra's part: no file that a job chooses may change it."""
-
-    def __init__(self, loader: Any, sweep: DictConfig) -> None:
-        self._sweep = _flat(sweep)
-        self._files = files_of(loader, sweep)
-
-    def check(self, config: DictConfig) -> None:
-        """Refuse a configuration, Hydra's part included."""
-        choices = config.hydra.runtime.choices
-        for group, choice in choices.items():
-            for other, required in self._overridden(group, choice):
-                if choices.get(other) != required:
-                    raise ValueError(
-                        f"{other} must be chosen on the command line: {group}={choice} asks for"
-                        f" {other}={required}, and the sweep has {choices.get(other)}"
-                    )
-        own, shared = _flat(config), self._sweep
-        for key in sorted(own.keys() | shared.keys()):
-            if own.get(key) != shared.get(key) and not key.startswith(_OF_EACH):
+def _check_shared(config: DictConfig, *, shared: dict[str, str], files: Any) -> None:
+    """Refuse a job of which a file changes what all jobs of a sweep share of Hydra's settings."""
+    choices = config.hydra.runtime.choices
+    for group, choice in choices.items():
+        for other, required in _overridden(group, choice, files):
+            if choices.get(other) != required:
                 raise ValueError(
-                    f"hydra.{key} must be the same for all jobs of a sweep, got"
-                    f" {own.get(key, 'null')} and {shared.get(key, 'null')}"
+                    f"{other} must be chosen on the command line: {group}={choice} asks for"
+                    f" {other}={required}, and the sweep has {choices.get(other)}"
                 )
+    own = _flat(config)
+    for key in sorted(own.keys() | shared.keys()):
+        if own.get(key) != shared.get(key) and not key.startswith(_OF_EACH):
+            raise ValueError(
+                f"hydra.{key} must be the same for all jobs of a sweep, got"
+                f" {own.get(key, 'null')} and {shared.get(key, 'null')}"
+            )
 
-    def _overridden(self, group: str, choice: Any) -> Iterator[tuple[str, Any]]:
-        """Yield the groups of Hydra that a file overrides; Hydra lets the main file win."""
-        if group.startswith("hydra/") or not isinstance(choice, str):
-            return
-        loaded = self._files.load_config(f"{group.partition('@')[0]}/{choice}")
-        for default in () if loaded is None else loaded.defaults_list:
-            if default.is_override() and default.group.startswith(("/hydra/", "hydra/")):
-                yield default.group.lstrip("/"), default.value
+
+def _overridden(group: str, choice: Any, files: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the groups of Hydra that a file overrides; Hydra lets the main file win."""
+    if group.startswith("hydra/") or not isinstance(choice, str):
+        return
+    loaded = files.load_config(f"{group.partition('@')[0]}/{choice}")
+    for default in () if loaded is None else loaded.defaults_list:
+        if default.is_override() and default.group.startswith(("/hydra/", "hydra/")):
+            yield default.group.lstrip("/"), default.value
 
 
 @contextmanager
