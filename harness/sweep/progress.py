@@ -52,7 +52,16 @@ def summary(outcomes: Sequence[Outcome], width: int | None = None) -> str:
     is folded anywhere only where one part of it is wider than the table. Where standard output is
     no terminal, the table is as wide as it needs to be: a name cut in two cannot be searched for.
     """
-    rows = [_row(outcome) for outcome in outcomes]
+    rows = [
+        [
+            writable(one.job, sys.stdout),
+            one.identity[:8],
+            one.status,
+            *(_cell(one, name) for name in HEADLINE),
+            f"{one.seconds:.1f}",
+        ]
+        for one in outcomes
+    ]
     heads = ["Job", "Identity", "Status", *_METRICS, "Seconds"]
     columns = {head: [row[number] for row in rows] for number, head in enumerate(heads)}
     if width is None and sys.stdout.isatty():
@@ -110,17 +119,6 @@ def _explanations(outcome: Outcome) -> Iterator[str]:
         yield shown(f"{outcome.job}: run {outcome.run_id}")
     if outcome.model:
         yield shown(f"python -m harness.predict {outcome.model} images=FOLDER")
-
-
-def _row(outcome: Outcome) -> list[str]:
-    cells = [_cell(outcome, name) for name in HEADLINE]
-    return [
-        writable(outcome.job, sys.stdout),
-        outcome.identity[:8],
-        outcome.status,
-        *cells,
-        f"{outcome.seconds:.1f}",
-    ]
 
 
 def _cell(outcome: Outcome, name: str) -> str:

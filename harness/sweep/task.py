@@ -44,13 +44,8 @@ def perform(task: Task, stages: Stages | None = None) -> Outcome:
     Raises `Interrupted` on SIGINT, SIGTERM or SIGHUP, once the run is closed as KILLED.
     """
     with log_file(task.folder), interruptible():
-        return run_job(
-            task.job,
-            open_tracker(task.tracking, task.job.features.cache),
-            force=task.force,
-            save_model=task.save_model,
-            stages=stages,
-        )
+        tracker, force = open_tracker(task.tracking, task.job.features.cache), task.force
+        return run_job(task.job, tracker, force=force, save_model=task.save_model, stages=stages)
 
 
 def run_job(

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from harness.config import Job, TrackingConfig
 from harness.provenance import CHANGED
@@ -126,7 +126,7 @@ class MlflowTracker(Tracker):
         run.tags |= changed
         entry = replace(run.entry("FINISHED"), **contents.of_record(run.job, record))
         entry.tags.update(changed)
-        self._keep(run, entry, contents.record_files(run.job, record), attach=attach)
+        self._keep(run, entry, contents.record_files(run.job, record), attach)
         self._try(lambda: self._close_others(run))
 
     def fail(self, run: OpenRun, error: BaseException) -> None:
@@ -159,7 +159,8 @@ class MlflowTracker(Tracker):
         return [f"{wait}; {_PUSH} sends them", *refused] if folders else []
 
     def outdated(self) -> str | None:
-        return cast("str | None", self._try(lambda: read.outdated(self.uri)))
+        found: str | None = self._try(lambda: read.outdated(self.uri))
+        return found
 
     def close(self, run_ids: Collection[str]) -> dict[str, str]:
         """Close these runs, whose processes have ended; return what each open run is, by its id."""
@@ -177,9 +178,7 @@ class MlflowTracker(Tracker):
         """Return the name of the experiment of a job."""
         return self._prefix + job.dataset.name
 
-    def _keep(
-        self, run: OpenRun, entry: Entry, files: Files, *, attach: Write | None = None
-    ) -> None:
+    def _keep(self, run: OpenRun, entry: Entry, files: Files, attach: Write | None) -> None:
         """Write the entry to the outbox, then try to send it from there."""
         with deferred():
             try:
@@ -194,7 +193,7 @@ class MlflowTracker(Tracker):
     def _keep_or_close(self, run: OpenRun, entry: Entry, files: Files) -> None:
         """Keep the entry; where no disk can, close the run at least."""
         try:
-            self._keep(run, entry, files)
+            self._keep(run, entry, files, None)
         except OSError as error:
             log.warning("%s", error)
             run_id = run.run_id
