@@ -27,6 +27,7 @@ from harness.system.terminal import from_cell, one_line, shown
 from harness.tracking import contents, store
 
 _FAULTS = (ValueError, TypeError, LookupError, RecursionError, OSError, yaml.YAMLError, csv.Error)
+_NAMES = ("dataset", "category", "model", "backbone", "model_factory", "backbone_factory")
 _MANY = 100  # runs that are counted: more take time to read
 
 log = logging.getLogger(__name__)
@@ -157,12 +158,7 @@ def _record(run: Any) -> Record:
         for field, name in contents.COUNTS.items()
     }
     return Record(
-        dataset=_tag(run, "dataset"),
-        category=_tag(run, "category"),
-        model=_tag(run, "model"),
-        backbone=_tag(run, "backbone"),
-        model_factory=_tag(run, "model_factory"),
-        backbone_factory=_tag(run, "backbone_factory"),
+        **{name: _tag(run, name) for name in _NAMES},
         seed=_tag(run, "seed", int),
         settings=dict(sorted(params.items())),
         weights_digest=tags.get("weights_digest", ""),
