@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import resource
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,12 +71,18 @@ def check_settings(configs: Sequence[Config], *, weights: bool = True) -> None:
         memory = memory_limit()
         for config in configs:
             _check_factory(config.backbone.factory)
-            _check_cache(config.features.cache)
             _check_memory(config, memory)
+            cache = config.features.cache
+            if cache is not None and Path(cache).exists() and not Path(cache).is_dir():
+                rule = "features.cache must be null or a folder"
+                raise ValueError(f"{rule}, got {cache!r}, which is none")
     from harness.features.extractor import LazyExtractor  # numpy is imported for it
 
-    # By their text, for the settings hold lists and cannot be hashed.
-    for config in {_network(config): config for config in configs}.values():
+    networks = {}  # by their text, for the settings hold lists and cannot be hashed
+    for config in configs:
+        size = config.image_size, config.center_crop, config.allow_random_weights
+        networks[f"{config.backbone} {config.features} {size} {config.job().map_layers}"] = config
+    for config in networks.values():
         extractor = LazyExtractor(
             config.backbone,
             cache=config.features.cache,
@@ -93,8 +99,16 @@ def memory_limit(root: Path = Path("/")) -> float:
     `memory.limit_in_bytes`) allow, and `ulimit -v`: the least of them; infinity where none is
     known. `proc` and `sys` are mounted below `root`.
     """
-    kept = dict(_meminfo(root / "proc/meminfo"))
-    limits = [kept.get("MemAvailable", float("inf")), *_group_limits(root)]
+    kept: dict[str, float] = {}
+    with suppress(OSError, ValueError, IndexError):
+        for line in (root / "proc/meminfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            kept[name] = 1024 * float(value.split()[0])
+    limits = [kept.get("MemAvailable", float("inf"))]
+    for folder in group_folders(root, "memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):  # of either version
+            with suppress(OSError, ValueError):  # no such limit, or `max`
+                limits.append(float((folder / name).read_text()))
     address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
     given = float("inf") if address_space == resource.RLIM_INFINITY else address_space
     return min(min(limits) + kept.get("SwapFree", 0), given)
@@ -110,30 +124,27 @@ def _check_names(config: Config) -> None:
     }
     for key, name in names.items():
         if not 0 < len(name) <= _LONGEST_NAME or any(category(c) in _NO_TEXT for c in name):
-            raise ValueError(
-                f"{key} must be 1 to {_LONGEST_NAME} characters without control characters,"
-                f" got {name!r}"
-            )
+            rule = f"{key} must be 1 to {_LONGEST_NAME} characters without control characters"
+            raise ValueError(f"{rule}, got {name!r}")
 
 
 def _check_numbers(config: Config) -> None:
     size, crop = config.image_size, config.center_crop
     check_features(config.features, image_size=size, center_crop=crop)
     side, quantile, n_train = config.pixel_resolution, config.threshold_quantile, config.n_train
-    if side is not None and side < 1:
-        raise ValueError(f"pixel_resolution must be null (native) or at least 1, got {side}")
-    if quantile is not None and not 0 < quantile <= 1:
-        raise ValueError(
-            f"threshold_quantile must be null, or above 0 and at most 1, got {quantile}"
-        )
-    if not 0 <= config.seed < _SEEDS:
-        raise ValueError(f"seed must be an integer from 0 to {_SEEDS - 1}, got {config.seed}")
-    if n_train is not None and n_train < 1:
-        raise ValueError(f"n_train must be null (all) or at least 1, got {n_train}")
-    if not 0 <= config.train_contamination < 1:
-        raise ValueError(
-            f"train_contamination must be at least 0 and below 1, got {config.train_contamination}"
-        )
+    rules = {
+        "pixel_resolution": (side is None or side >= 1, "null (native) or at least 1"),
+        "threshold_quantile": (
+            quantile is None or 0 < quantile <= 1,
+            "null, or above 0 and at most 1",
+        ),
+        "seed": (0 <= config.seed < _SEEDS, f"an integer from 0 to {_SEEDS - 1}"),
+        "n_train": (n_train is None or n_train >= 1, "null (all) or at least 1"),
+        "train_contamination": (0 <= config.train_contamination < 1, "at least 0 and below 1"),
+    }
+    for name, (holds, rule) in rules.items():
+        if not holds:
+            raise ValueError(f"{name} must be {rule}, got {getattr(config, name)}")
 
 
 def _check_choices(config: Config) -> None:
@@ -181,18 +192,15 @@ def _count_images(configs: Sequence[Config]) -> dict[str, int]:
     if absent:
         first = next(iter(absent.values()))
         rest = [str(config.category) for place, config in every.items() if place not in absent]
-        names = [_cell(every[place]) for place in absent]
-        raise AbsentError(_without(names, rest, first) if rest else first)
+        if not rest:
+            raise AbsentError(first)
+        names = ", ".join(_cell(every[place]) for place in absent)
+        plain = all(re.fullmatch(r"\w[\w.-]*", name) for name in rest)
+        quoted = rest if plain else ["'{}'".format(name.replace("'", "\\'")) for name in rest]
+        override = shlex.quote(f"category={','.join(dict.fromkeys(quoted))}")
+        count = f"{len(absent)} of {len(every)} categories are not here"
+        raise AbsentError(f"{override} runs the rest: {count}, {names}: {first}")
     return counts
-
-
-def _without(absent: Sequence[str], rest: Sequence[str], first: str) -> str:
-    """Say which categories are not here, and how to run the rest."""
-    plain = all(re.fullmatch(r"\w[\w.-]*", name) for name in rest)
-    names = rest if plain else ["'{}'".format(name.replace("'", "\\'")) for name in rest]
-    override = shlex.quote(f"category={','.join(dict.fromkeys(names))}")
-    count = f"{len(absent)} of {len(absent) + len(rest)} categories are not here"
-    return f"{override} runs the rest: {count}, {', '.join(absent)}: {first}"
 
 
 def _place(config: Config) -> str:
@@ -212,7 +220,7 @@ def _check_model(config: Config, n_images: int | None) -> None:
             f" got {n_train}"
         )
     n_fitted = n_images if n_train is None else n_train
-    model, extra = config.model, config.save_model or config.threshold_quantile is not None
+    model = config.model
     params = {name: value for name, value in model.params.items() if name != "random_state"}
     usual = model.factory in ESTIMATORS and params in _USUAL and not model.layers
     if usual and (n_fitted or _ENOUGH) >= _ENOUGH:
@@ -232,28 +240,23 @@ def _check_model(config: Config, n_images: int | None) -> None:
             f"{model.name} needs at least {least} training images with these settings,"
             f" got {n_fitted} of {_cell(config)}"
         )
-    if extra:
+    if config.save_model or config.threshold_quantile is not None:
         asked = (
             "save_model must be false" if config.save_model else "threshold_quantile must be null"
         )
         check_holding_out(config.job(), n_fitted, setting=asked)
 
 
-def _check_cache(cache: str | None) -> None:
-    if cache is not None and Path(cache).exists() and not Path(cache).is_dir():
-        raise ValueError(f"features.cache must be null or a folder, got {cache!r}, which is none")
-
-
 def _check_memory(config: Config, memory: float) -> None:
     """Refuse sizes of which a few arrays alone take more bytes than there are."""
     workers = config.features.workers or available()
-    batch, channels, *sides = _shape(config)
+    batch, channels, height, width = _shape(config)
     usual = _NUMBERS[resolve_device(config.features.device)]
     # Threads may reach their peaks one after the other, so one counts in full.
     numbers = (workers - 1) * usual + max(usual, _known_numbers(config))
     # Before it is cropped, a resized image has a byte for each number.
     resized = workers * channels * config.image_size**2
-    needed = max(numbers * batch * 4 * sides[0] * sides[1], resized)
+    needed = max(numbers * batch * 4 * height * width, resized)
     if needed > memory:
         raise ValueError(
             f"image_size must be such that a batch fits into memory: with batches of {batch} and"
@@ -286,11 +289,6 @@ def _activations(backbone: BackboneConfig) -> int:
     return _LITE if backbone.factory == LITE and behind else 0
 
 
-def _network(config: Config) -> str:
-    size = (config.image_size, config.center_crop, config.allow_random_weights)
-    return f"{config.backbone} {config.features} {size} {config.job().map_layers}"
-
-
 def _shape(config: Config) -> tuple[int, int, int, int]:
     size, crop = config.image_size, config.center_crop
     return input_shape(config.features, image_size=size, center_crop=crop)
@@ -298,19 +296,3 @@ def _shape(config: Config) -> tuple[int, int, int, int]:
 
 def _gb(n_bytes: float) -> str:
     return f"{n_bytes / 1e9:,.1f} GB"
-
-
-def _meminfo(path: Path) -> Iterator[tuple[str, float]]:
-    """Yield names and bytes; nothing where there is no such file."""
-    with suppress(OSError, ValueError, IndexError):
-        for line in path.read_text().splitlines():
-            name, _, value = line.partition(":")
-            yield name, 1024 * float(value.split()[0])
-
-
-def _group_limits(root: Path) -> Iterator[float]:
-    """Yield the limits of the control groups that this process is in, of either version."""
-    for folder in group_folders(root, "memory"):
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            with suppress(OSError, ValueError):  # no such limit, or `max`
-                yield float((folder / name).read_text())

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -25,17 +25,11 @@ from hydra.core.override_parser.types import (
     Glob,
     Override,
     OverrideType,
-    Quote,
     QuotedString,
     Transformer,
     ValueType,
 )
-from hydra.errors import (
-    CompactHydraException,
-    HydraException,
-    MissingConfigException,
-    OverrideParseException,
-)
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import (
@@ -50,6 +44,8 @@ from harness.config import Config, DatasetConfig
 from harness.system.secrets import check_address, server_address
 from harness.system.terminal import alike, nearest, shown
 
+ERRORS = (HydraException, OmegaConfBaseException, ValueError, YAMLError)
+"""What is raised for a configuration that cannot be; see `explained`."""
 CATEGORY = "category"
 EXPERIMENT = "experiment"
 
@@ -58,14 +54,15 @@ _REFERENCE = re.compile(r"(\\*)\$\{")
 _CATEGORY = re.compile(rf"\$\{{[^}}]*\b{CATEGORY}\b")
 # What Hydra says in several lines, and OmegaConf of a value of another type.
 _SAID = {
-    r"Ambiguous value for argument '(.*)'\n": "{} has several values: add -m to run a job for each",
-    r"Sweep parameters '(.*)' requires": "{} has several values: add -m to run a job for each",
+    r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'(?:\n| requires)": (
+        "{} has several values: add -m to run a job for each"
+    ),
     r"Could not append to config\. An item is already at '(.*)'": "{} is set already: leave out +",
     r"Could not delete from config\. '(.*)' does not exist": "{} is no setting",
     r"Only one of (--run, --multirun)": "only one of --multirun, --cfg and --info can be given",
 }
-_KINDS = {"Integer": "an integer", "Float": "a number", "bool": "true or false"}
 _RAISED = re.compile(r'^\w+ raised while resolving interpolation: "?(.*?)"?$')
+_KINDS = {"Integer": "an integer", "Float": "a number", "bool": "true or false"}
 _WRONG = re.compile(rf"Value '(.*?)'.*(?:converted to|not a valid) ({'|'.join(_KINDS)})")
 
 
@@ -84,30 +81,8 @@ _store(name="schema", node=Config, provider="harness")
 _store(group="hydra/sweeper", name="harness", node=SweeperConf, provider="harness")
 
 
-class Named(NamedTuple):
-    """A dataset's name and all its categories; two datasets may have one name."""
-
-    name: str
-    categories: tuple[str, ...]
-
-
-class CategoryError(ValueError):
-    """A category that no dataset of the sweep has, or a pattern that matches none."""
-
-
-class ComposeError(CompactHydraException, ValueError):
-    """A sweep that cannot be, in one line; Hydra prints it without a traceback."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(shown(" ".join(message.split())))
-
-
-@dataclass(frozen=True)
-class Composed:
-    """One job of a sweep: its whole configuration, and what the sweep sets for it."""
-
-    config: Config
-    overrides: tuple[str, ...]
+class ComposeError(ValueError):
+    """A sweep that cannot be."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +93,7 @@ class Sweep:
     are swept, of the last one.
     """
 
-    jobs: tuple[Composed, ...]
+    jobs: tuple[Config, ...]
     swept: dict[str, tuple[str, ...]]
 
 
@@ -129,23 +104,20 @@ def sweeps_of(conf: Path, experiments: Iterable[str]) -> dict[str, Sweep | Compo
     gives its error, and does not stop the others.
     """
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        composer = Composer(GlobalHydra.instance().config_loader())
-        return {name: _expanded(composer, name) for name in experiments}
+        loader = GlobalHydra.instance().config_loader()
+        composer = Composer(loader, loader.load_configuration("config", [], RunMode.MULTIRUN))
+        found: dict[str, Sweep | ComposeError] = {}
+        for name in experiments:
+            try:
+                found[name] = composer.expand([f"{EXPERIMENT}={name}"])
+            except ERRORS as error:
+                found[name] = ComposeError(shown(explained(error)))
+        return found
 
 
-def _expanded(composer: Composer, experiment: str) -> Sweep | ComposeError:
-    try:
-        return composer.expand([f"{EXPERIMENT}={experiment}"])
-    except ComposeError as error:
-        return error
-
-
-def files_of(loader: Any, sweep: DictConfig | None = None) -> Any:
+def files_of(loader: Any, sweep: DictConfig) -> Any:
     """Return the configuration files that Hydra finds; its loader looks for them at each call."""
-    if sweep is None:
-        return loader._parse_overrides_and_create_caching_repo(None, [])[1]
-    given = OmegaConf.to_container(sweep.hydra.overrides.hydra)
-    name = sweep.hydra.job.config_name
+    name, given = sweep.hydra.job.config_name, OmegaConf.to_container(sweep.hydra.overrides.hydra)
     return loader._parse_overrides_and_create_caching_repo(name, given)[1]
 
 
@@ -159,32 +131,27 @@ class Composer:
     def __init__(
         self,
         loader: Any,
-        sweep: DictConfig | None = None,
-        check: Callable[[DictConfig], None] | None = None,
+        sweep: DictConfig,
+        check: Callable[[DictConfig], object] = lambda config: None,
     ) -> None:
         self._loader, self._sweep, self._check = loader, sweep, check
         self._parser = OverridesParser.create(config_loader=loader)
         # Both are slow, and the jobs of a sweep ask the same again and again.
         self._loaded = cache(self._load)
-        self._options = cache(self._list_options)
-        self._files = files_of(loader, sweep)
+        self._options = cache(files_of(loader, sweep).get_group_options)
 
     def parse(self, lines: Iterable[str]) -> list[Override]:
         """Parse overrides."""
-        try:
-            return self._parser.parse_overrides(list(lines))
-        except HydraException as error:
-            raise ComposeError(explained(error)) from None
+        return self._parser.parse_overrides(list(lines))
 
     def compose(self, overrides: Sequence[Override]) -> DictConfig:
         """Return the configuration of the job with these overrides, without Hydra's own part."""
         # What is added or deleted may change what is set before it.
-        changing = [n for n, o in enumerate(overrides, 1) if o.type != OverrideType.CHANGE]
-        first, rest = overrides[: max(changing, default=0)], overrides[max(changing, default=0) :]
-        files = [*first, *(o for o in rest if not self._is_value(o))]
-        config = self._loaded(_lines(files))[0].copy()
+        plain = all(o.type == OverrideType.CHANGE for o in overrides)
+        values = [o for o in overrides if plain and self._is_value(o)]
+        config = self._loaded(_lines(o for o in overrides if o not in values))[0].copy()
         try:
-            for override in filter(self._is_value, rest):
+            for override in values:
                 OmegaConf.update(config, override.key_or_group, override.value())
         except OmegaConfBaseException:
             return self._load(_lines(overrides))[0]
@@ -196,52 +163,49 @@ class Composer:
         The arguments are overrides; they replace what files ask for in `hydra.sweeper.params`.
         """
         parts = [(own, self._products(own)) for own in self._by_experiment(arguments)]
-        every = (values for _, products in parts for values in products)
-        datasets = dict.fromkeys(_named(typed(self.compose(values)).dataset) for values in every)
-        jobs: list[Composed] = []
+        datasets = [job.dataset for _, products in parts for _, job in products]
+        jobs: list[Config] = []
         for own, products in parts:
             # A category may be one of any dataset of the sweep.
-            selected = self._select(own.get(CATEGORY), datasets)
-            for values in products:
-                jobs += self._jobs(values, selected)
-        return Sweep(tuple(jobs), self._swept(parts[-1][0], jobs))
-
-    def _swept(
-        self, own: Mapping[str, Override], jobs: Iterable[Composed]
-    ) -> dict[str, tuple[str, ...]]:
-        swept = {key: o for key, o in own.items() if key != CATEGORY and o.is_sweep_override()}
-        values = {key: tuple(map(_text, self._values(o))) for key, o in swept.items()}
-        return values | {CATEGORY: tuple(dict.fromkeys(str(job.config.category) for job in jobs))}
+            chosen = self._chosen(own.get(CATEGORY), datasets)
+            for config, job in products:
+                # Jobs of a dataset's categories mostly differ in nothing else.
+                referred = _CATEGORY.search(str(OmegaConf.to_container(config)))
+                for name in chosen(job.dataset.categories):
+                    if referred:  # it is a name, even if it looks like a reference itself
+                        OmegaConf.update(config, CATEGORY, _REFERENCE.sub(r"\1\1\\${", name))
+                    jobs.append(replace(typed(config) if referred else job, category=name))
+        last = {key: o for key, o in parts[-1][0].items() if o.is_sweep_override()}
+        swept = {k: tuple(map(_text, self._values(o))) for k, o in last.items() if k != CATEGORY}
+        swept[CATEGORY] = tuple(dict.fromkeys(str(job.category) for job in jobs))
+        return Sweep(tuple(jobs), swept)
 
     def _by_experiment(self, arguments: Iterable[str]) -> Iterator[dict[str, Override]]:
         """Yield the overrides of each experiment by key, those that its file asks for first."""
         given = _by_key(self.parse(arguments))
-        swept = {key for key, override in given.items() if override.is_sweep_override()}
-        if {"dataset", EXPERIMENT} <= swept:
-            raise ComposeError(
-                "dataset and experiment must not both be swept, for an experiment has a dataset;"
-                f" got {given['dataset'].input_line} and {given[EXPERIMENT].input_line}"
-            )
         for chosen in self._singles(given[EXPERIMENT]) if EXPERIMENT in given else [None]:
             own = given if chosen is None else given | {EXPERIMENT: chosen}
-            yield self._asked(own.values()) | own
+            files = [o for o in own.values() if not (o.is_sweep_override() or self._is_value(o))]
+            asked = self._loaded(_lines(files))[1]
+            if EXPERIMENT in asked:
+                raise ComposeError(f"hydra.sweeper.params must not have {EXPERIMENT}")
+            yield _by_key(self.parse(f"{key}={text}" for key, text in asked.items())) | own
 
-    def _asked(self, given: Iterable[Override]) -> dict[str, Override]:
-        """Return the sweeps that the chosen files ask for."""
-        chosen = [o for o in given if not o.is_sweep_override() and not self._is_value(o)]
-        asked = self._loaded(_lines(chosen))[1]
-        if EXPERIMENT in asked:
-            raise ComposeError(f"hydra.sweeper.params must not have {EXPERIMENT}")
-        return _by_key(self.parse(f"{key}={values}" for key, values in asked.items()))
-
-    def _products(self, own: Mapping[str, Override]) -> list[tuple[Override, ...]]:
-        return list(product(*(self._singles(o) for key, o in own.items() if key != CATEGORY)))
+    def _products(self, own: Mapping[str, Override]) -> list[tuple[DictConfig, Config]]:
+        """Compose and read the jobs, except for their categories."""
+        singles = (self._singles(o) for key, o in own.items() if key != CATEGORY)
+        composed = [self.compose(values) for values in product(*singles)]
+        return [(config, typed(config)) for config in composed]
 
     def _singles(self, override: Override) -> list[Override]:
         """Return an override for each of the values."""
         if not override.is_sweep_override():
             return [override]
-        return [_single(override, value) for value in self._values(override)]
+        kind, key = ValueType.ELEMENT, override.get_key_element()
+        return [
+            replace(override, value_type=kind, _value=v, input_line=f"{key}={Transformer.str(v)}")
+            for v in self._values(override)
+        ]
 
     def _values(self, override: Override) -> list[Any]:
         """List the values of an override."""
@@ -261,50 +225,29 @@ class Composer:
             raise ComposeError(f"{override.input_line} must have values, and has none")
         return values
 
-    def _select(
-        self, wanted: Override | None, datasets: Collection[Named]
-    ) -> dict[Named, list[str]]:
-        """Return the categories to run of each dataset."""
+    def _chosen(
+        self, wanted: Override | None, datasets: Sequence[DatasetConfig]
+    ) -> Callable[[list[str]], list[str]]:
+        """Return what chooses the categories to run from those of a dataset."""
         value = None if wanted is None else wanted.value()
-        try:
-            if isinstance(value, Glob):
-                return _matching(value, datasets)
-            if wanted is None or value is None:
-                return name_categories(None, datasets)
-            return name_categories(list(map(_text, self._values(wanted))), datasets)
-        except CategoryError as error:
-            raise ComposeError(str(error)) from None
-
-    def _jobs(
-        self, values: tuple[Override, ...], selected: Mapping[Named, list[str]]
-    ) -> Iterator[Composed]:
-        """Yield the jobs of a dataset's categories, which mostly differ in nothing else."""
-        config = self.compose(values)
-        job = typed(config)
-        referred = _CATEGORY.search(str(OmegaConf.to_container(config)))
-        for name in selected[_named(job.dataset)]:
-            quoted = QuotedString(name, Quote.single).with_quotes()
-            own = _with_category(config, name) if referred else replace(job, category=name)
-            yield Composed(own, (*_lines(values), f"{CATEGORY}={quoted}"))
+        if isinstance(value, Glob):
+            if not any(value.filter(dataset.categories) for dataset in datasets):
+                raise ComposeError("category=glob(...) matches no category of the datasets")
+            return value.filter
+        names = None
+        if wanted is not None and value is not None:
+            names = [_text(value) for value in self._values(wanted)]
+        check_categories(names, datasets)
+        return lambda categories: [name for name in names or () if name in categories]
 
     def _load(self, lines: tuple[str, ...]) -> tuple[DictConfig, dict[str, str]]:
         """Let Hydra compose; return the job's part, and the sweeps that the files ask for."""
-        try:
-            if self._sweep is None:
-                config = self._loader.load_configuration("config", list(lines), RunMode.RUN)
-            else:
-                config = self._loader.load_sweep_config(self._sweep, list(lines))
-        except (HydraException, ValueError, YAMLError) as error:
-            raise ComposeError(explained(error)) from None
-        if self._check is not None:
-            self._check(config)
+        config = self._loader.load_sweep_config(self._sweep, list(lines))
+        self._check(config)
         asked = dict(config.hydra.sweeper.get("params") or {})
         with read_write(config), open_dict(config):
             del config["hydra"]
         return config, asked
-
-    def _list_options(self, group: str) -> list[str]:
-        return self._files.get_group_options(group)
 
     def _is_value(self, override: Override) -> bool:
         """Return whether an override sets a plain value and so changes no other choice."""
@@ -316,18 +259,15 @@ class Composer:
 
 
 def typed(config: DictConfig) -> Config:
-    """Read a composed configuration; a part that is missing or wrong is a `ComposeError`.
+    """Read a composed configuration; a part that is missing or wrong raises one of `ERRORS`.
 
     The address of the store has no password, for what is read here is written to files.
     """
-    try:
-        read: Any = OmegaConf.to_object(config)
-        uri = read.tracking.uri
-        tracking = replace(read.tracking, uri=None if uri is None else check_address(uri))
-    except (OmegaConfBaseException, ValueError) as error:
-        raise ComposeError(explained(error)) from None
+    read: Any = OmegaConf.to_object(config)
     _refuse_added(read)
-    return replace(read, tracking=tracking)
+    if read.tracking.uri is None:
+        return read
+    return replace(read, tracking=replace(read.tracking, uri=check_address(read.tracking.uri)))
 
 
 def _refuse_added(config: Any, prefix: str = "") -> None:
@@ -347,14 +287,17 @@ def explained(error: BaseException) -> str:
         options = ", ".join(error.options)
         return f"{group} must be one of {options}, got {choice!r}{nearest(choice, error.options)}"
     if isinstance(error, OverrideParseException):
-        return _unreadable(error.override)
+        key, equals, value = error.override.partition("=")
+        if not equals:
+            return f"{key!r} must be written as setting=value, or is an option without its --"
+        return f"the value of {key} cannot be read: quote what is text, as '{key}=\"{value}\"'"
     for pattern, rule in _SAID.items():
         if said := re.match(pattern, str(error)):
             return rule.format(said[1])
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
-    return str(error) if cause is None else _of_setting(cause)
+    return " ".join(str(error).split()) if cause is None else _of_setting(cause)
 
 
 def _of_setting(error: OmegaConfBaseException) -> str:
@@ -383,86 +326,30 @@ def _no_setting(key: str, known: Collection[str]) -> str:
     return f"{key} is no setting{hint} Choose from: {', '.join(own)}"
 
 
-def _unreadable(override: str) -> str:
-    key, equals, value = override.partition("=")
-    if not equals:
-        return f"{override!r} must be written as setting=value, or is an option without its --"
-    return f"the value of {key} cannot be read: quote what is text, as '{key}=\"{value}\"'"
-
-
-def _with_category(config: DictConfig, name: str) -> Config:
-    """Read a configuration of which other values refer to the category."""
-    # It is a name, even if it looks like a reference itself.
-    OmegaConf.update(config, CATEGORY, _REFERENCE.sub(r"\1\1\\${", name))
-    return replace(typed(config), category=name)
-
-
-def name_categories(
-    names: Sequence[str] | None, datasets: Collection[Named]
-) -> dict[Named, list[str]]:
-    """Return the named categories that each dataset of a sweep has; None where none was given.
-
-    >>> mvtec, btad = Named("mvtec", ("bottle", "cable")), Named("btad", ("01", "02"))
-    >>> list(name_categories(["bottle", "01"], [mvtec, btad]).values())
-    [['bottle'], ['01']]
-    >>> name_categories(["botle"], [mvtec])
-    Traceback (most recent call last):
-    ...
-    harness.compose.CategoryError: category='botle' is not in dataset mvtec; \
-did you mean 'bottle'? Choose from: bottle, cable
-    """
+def check_categories(names: Sequence[str] | None, datasets: Sequence[DatasetConfig]) -> None:
+    """Refuse a sweep for which no categories are given (None), and a name that no dataset has."""
+    every = list(dict.fromkeys(name for dataset in datasets for name in dataset.categories))
+    choices = f"Choose from: {', '.join(every)}"
     if names is None:
-        raise CategoryError(f"category must be given. {_choices(datasets)}")
-    for name in names:
-        if not any(name in dataset.categories for dataset in datasets):
-            raise CategoryError(_unknown(name, datasets))
-    return {own: [name for name in names if name in own.categories] for own in datasets}
-
-
-def _matching(pattern: Glob, datasets: Collection[Named]) -> dict[Named, list[str]]:
-    """Return the categories of each dataset that a pattern matches, of one dataset at least."""
-    matched = {dataset: pattern.filter(list(dataset.categories)) for dataset in datasets}
-    if not any(matched.values()):
-        raise CategoryError(f"category=glob(...) matches no category. {_choices(datasets)}")
-    return matched
-
-
-def _unknown(name: str, datasets: Collection[Named]) -> str:
-    every = [category for dataset in datasets for category in dataset.categories]
-    hint = "; with -m, a pattern is 'category=glob(*)'." if "*" in name else nearest(name, every)
-    names = ", ".join(dict.fromkeys(dataset.name for dataset in datasets))
-    given = f"category={name!r}{alike(name, every)}"
-    return f"{given} is not in dataset {names}{hint} {_choices(datasets)}"
-
-
-def _choices(datasets: Collection[Named]) -> str:
-    every = dict.fromkeys(name for dataset in datasets for name in dataset.categories)
-    return "Choose from: " + ", ".join(every)
-
-
-def _named(dataset: DatasetConfig) -> Named:
-    return Named(dataset.name, tuple(dataset.categories))
-
-
-def _key(override: Override) -> str:
-    at = "" if override.package is None else f"@{override.package}"
-    return f"{override.key_or_group}{at}"
+        raise ComposeError(f"category must be given. {choices}")
+    for name in (name for name in names if name not in every):
+        hint = nearest(name, every)
+        if "*" in name:
+            hint = "; with -m, a pattern is 'category=glob(*)'."
+        among = ", ".join(dict.fromkeys(dataset.name for dataset in datasets))
+        given = f"category={name!r}{alike(name, every)}"
+        raise ComposeError(f"{given} is not in dataset {among}{hint} {choices}")
 
 
 def _by_key(overrides: Iterable[Override]) -> dict[str, Override]:
     found: dict[str, Override] = {}
     for override in overrides:
-        first = found.setdefault(_key(override), override)
+        key = override.get_key_element().lstrip("+~")
+        first = found.setdefault(key, override)
         if first is not override:
             lines = f"{first.input_line} and {override.input_line}"
-            raise ComposeError(f"{_key(override)} must be given once, got {lines}")
+            raise ComposeError(f"{key} must be given once, got {lines}")
     return found
-
-
-def _single(override: Override, value: Any) -> Override:
-    """Return an override that sets one value of a sweep."""
-    line = f"{override.get_key_element()}={Transformer.str(value)}"
-    return replace(override, value_type=ValueType.ELEMENT, _value=value, input_line=line)
 
 
 def _text(value: Any) -> str:

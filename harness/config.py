@@ -267,7 +267,16 @@ class Job:
         A setting that is added later is left out where it has its default: identities stored
         before it was there stay valid.
         """
-        layout = {f"dataset.{name}": value for name, value in self._layout().items()}
+        dataset = self.dataset
+        layout: dict[str, object] = {"dataset.reader": dataset.reader}
+        if dataset.train_share is not None:  # only where the layout has no split of its own
+            layout["dataset.train_share"] = dataset.train_share
+        if dataset.reader == "folder":
+            # The files are the same whichever folder holds the normal ones.
+            normal, abnormal, _ = dataset.folders
+            layout |= {"dataset.normal_dir": normal, "dataset.abnormal_dir": abnormal}
+        if dataset.bits != 16:
+            layout["dataset.bits"] = dataset.bits
         given = self.backbone.arguments.items()
         return {
             "image_size": self.image_size,
@@ -280,20 +289,6 @@ class Job:
             **layout,
             **{f"backbone.arguments.{name}": value for name, value in given},
         }
-
-    def _layout(self) -> dict[str, object]:
-        """Return the settings of the dataset's reader that change what it reads."""
-        dataset = self.dataset
-        values: dict[str, object] = {"reader": dataset.reader}
-        if dataset.train_share is not None:  # only where the layout has no split of its own
-            values["train_share"] = dataset.train_share
-        if dataset.reader == "folder":
-            # The files are the same whichever folder holds the normal ones.
-            normal, abnormal, _ = dataset.folders
-            values |= {"normal_dir": normal, "abnormal_dir": abnormal}
-        if dataset.bits != 16:
-            values["bits"] = dataset.bits
-        return values
 
     def __str__(self) -> str:
         """Name the job as its run is named."""
@@ -418,20 +413,17 @@ def _scopes(job: Job) -> dict[str, str]:
 
 def _settings(job: Job) -> Iterator[tuple[str, str, str]]:
     """Yield scope, key and value of each setting that the job's name does not say."""
-    scopes = _scopes(job)
-    for key, value in _flat(asdict(job), ""):
-        if key not in (*_NAMED, *OF_THE_SWEEP) and (key, value) != (
-            "model.params.random_state",
-            str(job.seed),
-        ):
+    scopes, seed = _scopes(job), ("model.params.random_state", str(job.seed))
+    for key, value in flat(asdict(job)):
+        if key not in (*_NAMED, *OF_THE_SWEEP) and (key, value) != seed:
             yield scopes.get(key.partition(".")[0], ""), key, value
 
 
-def _flat(value: Any, key: str) -> Iterator[tuple[str, str]]:
+def flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Yield settings by their keys, as the command line takes them."""
     if isinstance(value, dict):
         for name, below in value.items():
-            yield from _flat(below, f"{key}.{name}".lstrip("."))
+            yield from flat(below, f"{key}.{name}".lstrip("."))
     elif isinstance(value, list):
         yield key, f"[{','.join(map(str, value))}]"
     elif value is None or isinstance(value, bool):

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dfkde.backbones.presence import WeightsError
 from harness.checks import check_images, check_jobs, check_settings
 from harness.config import Config, Job, TrackingConfig, all_stages, name_differences
-from harness.provenance import code_digest, machine
+from harness.provenance import machine
 from harness.record import EXTRACTION
-from harness.system.terminal import shown
+from harness.sweep.task import split_and_key
 from harness.tracking import JobKey, open_tracker, store_uri
 from harness.tracking.contents import COUNTS, SECONDS
 from harness.tracking.store import connect, ended_runs, errors_of, sqlite_file
@@ -48,7 +48,7 @@ def plan(configs: Sequence[Config], *, local: bool = True) -> tuple[list[str], b
     known = _Known(configs[0].tracking)
     jobs = name_differences([config.job() for config in configs])
     planned = [
-        _planned(config, job, known, local=local) for config, job in zip(configs, jobs, strict=True)
+        known.planned(config, job, local=local) for config, job in zip(configs, jobs, strict=True)
     ]
     lines, said = [], ""
     for job, one in zip(jobs, planned, strict=True):
@@ -62,21 +62,7 @@ def plan(configs: Sequence[Config], *, local: bool = True) -> tuple[list[str], b
     lines.append(f"{len(planned)} job{'s' * (len(planned) > 1)}: {total}{time}")
     if problem is not None and problem.detail not in {one.detail for one in planned}:
         lines.append(problem.detail)
-    return list(map(shown, lines)), all(one.status in _CAN_RUN for one in planned)
-
-
-def _planned(config: Config, job: Job, known: _Known, *, local: bool) -> Planned:
-    problem = known.problem(config, local=local)
-    if problem is not None:
-        return problem
-    if not local:
-        return Planned("run", "on a cluster: its images and weights cannot be seen from here")
-    from harness.data.listing import DataError
-
-    try:
-        return known.planned(config, job)
-    except DataError as error:
-        return Planned("broken data", str(error))
+    return lines, all(one.status in _CAN_RUN for one in planned)
 
 
 def _problem(check: Callable[[], object]) -> Planned | None:
@@ -104,45 +90,48 @@ class _Known:
         self._problems: dict[str, Planned | None] = {}
         self.seconds = 0.0
 
-    def problem(self, config: Config, *, local: bool) -> Planned | None:
-        """Return what is missing or wrong; each network is looked for once."""
+    def planned(self, config: Config, job: Job, *, local: bool) -> Planned:
+        """Plan a job; what does not depend on its category is checked once."""
         shared = repr(replace(config, category=None))
         if shared not in self._problems:
             self._problems[shared] = _problem(lambda: check_settings([config], weights=local))
-        found = self._problems[shared] or _problem(lambda: check_images([config], local=local))
-        return Planned(found.status, "") if found and found.status == _ABSENT else found
+        problem = self._problems[shared] or _problem(lambda: check_images([config], local=local))
+        if problem is not None:
+            return Planned(_ABSENT, "") if problem.status == _ABSENT else problem
+        if not local:
+            return Planned("run", "on a cluster: its images and weights cannot be seen from here")
+        from harness.data.listing import DataError
 
-    def planned(self, config: Config, job: Job) -> Planned:
+        try:
+            return self._local(config, job)
+        except DataError as error:
+            return Planned("broken data", str(error))
+
+    def _local(self, config: Config, job: Job) -> Planned:
         from harness.data.load import is_inspected, list_images
-        from harness.fitting import has_masks, split_of
+        from harness.fitting import has_masks, reader_of, spec_of
 
         root, listing = list_images(job.dataset, job.category, seed=job.seed)
         if not is_inspected(root, listing, category=job.category):
             return self._unknown(config, job, root, listing, until="images are read")
-        split = split_of(job)
-        specs = _specs(config, job)
-        if specs is None:
+        if not _is_known(config, job):
             return self._unknown(config, job, root, listing, until="network is built")
-        from harness.experiment import identity
-
-        spec, whole = specs
-        key = JobKey(
-            identity(job, whole, fingerprint=split.fingerprint), split.official, code_digest(job)
-        )
+        split, key = split_and_key(job)
         reason = None if config.force else self._finished(config, job, key)
         if reason is not None:
             return Planned("skipped", f"by {reason}; force=true runs it again")
         from harness.features.feature_cache import MAPS, POOLED, Store, maps_of
 
-        shared = all_stages(job.map_layers)
-        store = Store(Path(str(config.features.cache)), spec if shared else whole)
-        entries = {(spec.key, sample.digest) for sample in (*split.train, *split.test)}
+        reader, shared = reader_of(job), all_stages(job.map_layers)
+        spec = reader.spec if shared else spec_of(job, reader)
+        store = Store(Path(str(config.features.cache)), spec)
+        entries = {(reader.spec.key, sample.digest) for sample in (*split.train, *split.test)}
         pooled = (POOLED, MAPS) if has_masks(split) and job.localizer != "none" else (POOLED,)
         kinds = tuple(map(maps_of, job.map_layers)) or pooled
         kept = config.features.maps or kinds == (POOLED,)  # other maps are computed each time
         missing = {
-            (key, digest)
-            for key, digest in entries - self._to_extract
+            (section, digest)
+            for section, digest in entries - self._to_extract
             if not (kept and all(store.has(digest, kind) for kind in kinds))
         }
         self._to_extract |= missing
@@ -177,31 +166,17 @@ class _Known:
         return None if outcome is None else outcome.reason
 
 
-def _specs(config: Config, job: Job) -> tuple[Any, Any] | None:
-    """Return how features are extracted and kept, and on what the job's numbers depend.
-
-    None where only the network itself could tell.
-    """
-    from harness.data import decoding_of
+def _is_known(config: Config, job: Job) -> bool:
+    """Return whether the digests of a job's network are cached; else the network must be built."""
     from harness.features.extractor import LazyExtractor
     from harness.features.settings import input_shape
-    from harness.features.spec import extraction_spec
 
-    size, crop, features = config.image_size, config.center_crop, config.features
     seed = config.seed if config.allow_random_weights else None
-    extractor = LazyExtractor(config.backbone, cache=features.cache, random_seed=seed)
-    whole = extractor.with_maps(tuple(sorted(job.map_layers))) if job.map_layers else extractor
-    shape = input_shape(features, image_size=size, center_crop=crop)
-    if not (extractor.is_known(shape) and whole.is_known(shape)):
-        return None
-    spec = extraction_spec(
-        extractor,
-        image_size=size,
-        settings=features,
-        center_crop=crop,
-        decoding=decoding_of(job.dataset),
-    )
-    return spec, replace(spec, network_digest=whole.digests(shape).network)
+    extractor = LazyExtractor(config.backbone, cache=config.features.cache, random_seed=seed)
+    size, crop = config.image_size, config.center_crop
+    shape = input_shape(config.features, image_size=size, center_crop=crop)
+    whole = extractor.with_maps(tuple(sorted(job.map_layers)))
+    return extractor.is_known(shape) and whole.is_known(shape)
 
 
 def _earlier_runs(tracking: TrackingConfig) -> list[Any]:

@@ -13,37 +13,30 @@ from argparse import ArgumentError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from traceback import walk_tb
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.core.utils import env_override, run_job
-from hydra.errors import CompactHydraException, HydraException
+from hydra.core.utils import env_override
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from harness.checks import check_jobs
-from harness.compose import Named, explained, name_categories, typed
+from harness.compose import ERRORS, check_categories, explained, typed
 from harness.config import Config, conf_dir
 from harness.record import Outcome, Stages
-from harness.sweep.progress import Progress, failures, leave_if_busy, summary
+from harness.sweep.progress import Progress, conclude
 from harness.sweep.task import Task, perform, sweep_of
 from harness.system.secrets import check_argument
 from harness.system.signals import interruptible
-from harness.system.terminal import nearest, say, shown
+from harness.system.terminal import nearest, say
 from harness.tracking import StoreError
 
 # With it Hydra raises its errors, and does not print them in several lines.
 _RAISE = "HYDRA_FULL_ERROR"
 _traceback_wanted = os.environ.get(_RAISE) == "1"
 _PLAN = re.compile(r"\+*plan=(true|yes|on|1)", re.IGNORECASE)
-
-
-class JobError(CompactHydraException):
-    """A job that cannot start, or that failed."""
 
 
 def main() -> None:
@@ -65,19 +58,10 @@ def _in_one_line() -> Iterator[None]:
     """End the process with one line for an error of the command line."""
     try:
         yield
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (*ERRORS, OSError, StoreError) as error:
         if _traceback_wanted:
             raise
         say(explained(error), error=True)
-        raise SystemExit(1) from None
-    except OSError as error:
-        if error.filename is None or _traceback_wanted:
-            raise
-        rule = "hydra.run.dir must be a folder that can be made and written to, got "
-        # What Hydra does itself for a job is to make its folder.
-        modules = [frame.f_globals["__name__"] for frame, _ in walk_tb(error.__traceback__)]
-        place = f"{error.filename!r}: {error.strerror}"
-        say(f"{rule}{place}" if run_job.__module__ in modules else place, error=True)
         raise SystemExit(1) from None
 
 
@@ -110,37 +94,24 @@ def _prefer_own_launchers() -> None:
         theirs.pop(path.name, None)
 
 
+@_in_one_line()  # here too, for Hydra would add a line
 def _task(cfg: DictConfig) -> Outcome:
-    with _in_one_line():  # here, for Hydra would add a line
-        return _run(cfg)
-
-
-def _run(cfg: DictConfig) -> Outcome:
     config = typed(cfg)
     _check(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
     task = Task(config.job(), config.tracking, folder, config.force, config.save_model)
     progress = Progress(1)
-    try:
-        with sweep_of(progress, config.tracking, config.features.cache):
-            outcome = perform(task, Stages(progress.stage))
-    except StoreError as error:
-        raise JobError(shown(str(error))) from None
-    say(*summary([outcome]).split("\n"))
-    if failures([outcome]):
-        raise JobError("the job failed")
-    leave_if_busy([outcome])
+    with sweep_of(progress, config.tracking, config.features.cache):
+        outcome = perform(task, Stages(progress.stage))
+    conclude([outcome])
     return outcome
 
 
 def _check(config: Config) -> None:
     """Refuse what cannot become a job, before anything is read or a slow library imported."""
     given = None if config.category is None else [config.category]
-    try:
-        name_categories(given, [Named(config.dataset.name, tuple(config.dataset.categories))])
-        check_jobs([config])
-    except ValueError as error:
-        raise JobError(shown(str(error))) from None
+    check_categories(given, [config.dataset])
+    check_jobs([config])
 
 
 if __name__ == "__main__":

@@ -6,36 +6,43 @@ name.
 """
 # ruff: noqa: D102 - see Hydra's `Sweeper` and `Launcher`
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hydra.core.plugins import Plugins
-from hydra.errors import CompactHydraException
+from hydra.core.utils import env_override
+from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from harness.checks import check_jobs
-from harness.compose import Composer
-from harness.config import Config, conf_dir, name_differences, share_extraction
+from harness.compose import Composer, files_of
+from harness.config import Config, conf_dir, flat, name_differences, share_extraction
 from harness.record import Outcome
-from harness.sweep.multirun import SharedSettings, check_sweep, environment
-from harness.sweep.progress import Progress, failures, leave_if_busy, summary
+from harness.sweep.progress import Progress, conclude, summary
 from harness.sweep.task import Task, keep_averages, sweep_of
 from harness.sweep.workers import InProcess, Pool, Processes, run_tasks
 from harness.system.signals import Interrupted
-from harness.system.terminal import say, shown
+from harness.system.terminal import say
 from harness.system.threads import cores
-from harness.tracking import StoreError
 
 _MOST = 8  # workers by default: each holds a backbone in memory
-
-
-class SweepError(CompactHydraException):
-    """A sweep that cannot start, or in which jobs failed."""
+# Jobs run in processes that need no Hydra: what it does around a job of its own is not done.
+_ONLY = {
+    "job.chdir": ("null", "false"),
+    "job_logging.root": ("null",),
+    "output_subdir": ("null",),
+    "sweep.subdir": ("${hydra.job.num}",),
+    "verbose": ("false",),
+}
+_OF_EACH = ("overrides", "runtime", "mode", "sweeper", "job.override_dirname")
+_SETTING = re.compile(r"\$\{[^:}]*\}")
 
 
 class HarnessSweeper(Sweeper):
@@ -47,7 +54,7 @@ class HarnessSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        check_sweep(config, hydra_context.callbacks)
+        _check_sweep(config, hydra_context.callbacks)
         self._config = config
         self.launcher: Any = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -56,51 +63,38 @@ class HarnessSweeper(Sweeper):
         if not hasattr(self.launcher, "outcomes"):
             names = sorted(path.stem for path in (conf_dir() / "hydra" / "launcher").glob("*.yaml"))
             got = type(self.launcher).__name__
-            raise SweepError(f"hydra/launcher must be one of {', '.join(names)}; got {got}")
+            raise ValueError(f"hydra/launcher must be one of {', '.join(names)}; got {got}")
         loader = hydra_context.config_loader
-        self._composer = Composer(loader, config, SharedSettings(loader, config).check)
+        shared, files = _flat(config), files_of(loader, config)
+        check = partial(_check_shared, shared=shared, files=files)
+        self._composer = Composer(loader, config, check)
 
     def sweep(self, arguments: list[str]) -> Sequence[Outcome]:
         """Run every job, print what became of each, and fail if any of them failed."""
-        configs = [job.config for job in self._composer.expand(arguments).jobs]
+        configs = self._composer.expand(arguments).jobs
         for key in ("tracking", "fail_fast", "plan"):
             if any(getattr(config, key) != getattr(configs[0], key) for config in configs):
-                raise SweepError(f"{key} must be the same for all jobs of a sweep")
-        with environment(self._config):
+                raise ValueError(f"{key} must be the same for all jobs of a sweep")
+        with _environment(self._config):
             if configs[0].plan:
-                return self._plan(configs)
-            with _in_one_line(ValueError):
-                check_jobs(configs, local=self.launcher.is_local)
+                from harness.plan import plan  # few commands need it
+
+                lines, can_run = plan(configs, local=self.launcher.is_local)
+                say(*lines)
+                raise SystemExit(0 if can_run else 1)
+            check_jobs(configs, local=self.launcher.is_local)
             # The configuration is kept beside the logs of the jobs, as by Hydra's own sweeper.
             folder = Path(self._config.hydra.sweep.dir)
-            with _in_one_line(OSError):
-                folder.mkdir(parents=True, exist_ok=True)
-                OmegaConf.save(self._config, folder / "multirun.yaml")
-            outcomes = self._launch(configs)
-        say(*summary(outcomes).split("\n"))
-        failed = failures(outcomes)
-        if failed:
-            raise SweepError(f"{len(failed)} of {len(outcomes)} jobs failed")
-        leave_if_busy(outcomes)
+            folder.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(self._config, folder / "multirun.yaml")
+            try:
+                outcomes = self.launcher.launch(configs, initial_job_idx=0)
+            except Interrupted as error:
+                say(*summary(self.launcher.outcomes).split("\n"))
+                say(str(error), error=True)
+                raise
+        conclude(outcomes)
         return outcomes
-
-    def _plan(self, configs: Sequence[Config]) -> Sequence[Outcome]:
-        from harness.plan import plan  # few commands need it
-
-        with _in_one_line(StoreError):
-            lines, can_run = plan(configs, local=self.launcher.is_local)
-        say(*lines)
-        if not can_run:
-            raise SystemExit(1)
-        return []
-
-    def _launch(self, configs: Sequence[Config]) -> Sequence[Outcome]:
-        try:
-            return self.launcher.launch(configs, initial_job_idx=0)
-        except Interrupted as error:
-            say(*summary(self.launcher.outcomes).split("\n"))
-            say(str(error), error=True)
-            raise
 
 
 class HarnessLauncher(Launcher):
@@ -113,7 +107,7 @@ class HarnessLauncher(Launcher):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         if not str(config.hydra.sweeper._target_).endswith(".HarnessSweeper"):
-            raise SweepError(f"hydra/sweeper must be harness, got {config.hydra.sweeper._target_}")
+            raise ValueError(f"hydra/sweeper must be harness, got {config.hydra.sweeper._target_}")
         self._folder = Path(config.hydra.sweep.dir).resolve()
 
     def launch(  # type: ignore[override]
@@ -125,22 +119,18 @@ class HarnessLauncher(Launcher):
             Task(job, c.tracking, self._folder / str(number), c.force, c.save_model)
             for number, (job, c) in enumerate(zip(jobs, configs, strict=True), initial_job_idx)
         ]
-        with _in_one_line(StoreError):
-            self._run(tasks, configs[0])
-        return self.outcomes
-
-    def _run(self, tasks: Sequence[Task], config: Config) -> None:
-        self.outcomes = outcomes = [Outcome(str(task.job), "stopped") for task in tasks]
-        progress = Progress(len(tasks))
+        self.outcomes = outcomes = [Outcome(str(job), "stopped") for job in jobs]
+        progress, first = Progress(len(tasks)), configs[0]
         with (
             closing(self.pool(progress)) as pool,
-            sweep_of(progress, config.tracking, config.features.cache),
-            closing(run_tasks(tasks, pool, fail_fast=config.fail_fast)) as ends,
+            sweep_of(progress, first.tracking, first.features.cache),
+            closing(run_tasks(tasks, pool, fail_fast=first.fail_fast)) as ends,
         ):
             for number, outcome in ends:
                 outcomes[number] = outcome
                 progress.count(outcome)
             keep_averages(tasks, outcomes)
+        return outcomes
 
     def pool(self, progress: Progress) -> Pool:
         """Return who does the tasks."""
@@ -158,10 +148,10 @@ class JoblibLauncher(HarnessLauncher):
     """Runs jobs in `n_jobs` processes: by default one for each core, but no more than eight."""
 
     def __init__(self, n_jobs: int | None = None) -> None:
-        self._size = _positive("n_jobs", min(cores(), _MOST) if n_jobs is None else n_jobs)
+        self._size = min(cores(), _MOST) if n_jobs is None else n_jobs
 
     def pool(self, progress: Progress) -> Pool:
-        return Processes(self._size, progress.stage)
+        return Processes(_positive("n_jobs", self._size), progress.stage)
 
 
 class SubmititSlurmLauncher(HarnessLauncher):
@@ -170,31 +160,86 @@ class SubmititSlurmLauncher(HarnessLauncher):
     is_local = False
 
     def __init__(self, max_jobs: int, parameters: dict[str, Any]) -> None:
-        self._size = _positive("max_jobs", max_jobs)
-        self._parameters = parameters
+        self._size, self._parameters = max_jobs, parameters
 
     def pool(self, progress: Progress) -> Pool:
+        size = _positive("max_jobs", self._size)
         try:
             from harness.sweep.slurm import SlurmQueue
 
-            return SlurmQueue(self._folder / "submitit", self._size, parameters=self._parameters)
+            return SlurmQueue(self._folder / "submitit", size, parameters=self._parameters)
         except ImportError as error:
             install = "pip install 'dfkde-benchmark[submitit]'"
-            raise SweepError(f"{shown(str(error))}: {install}") from None
+            raise ValueError(f"{error}: {install}") from None
         except (RuntimeError, ValueError) as error:
-            raise SweepError(f"hydra.launcher: {shown(str(error).splitlines()[0])}") from None
-
-
-@contextmanager
-def _in_one_line(kind: type[Exception]) -> Iterator[None]:
-    """Report a fault of this kind without a traceback."""
-    try:
-        yield
-    except kind as error:
-        raise SweepError(shown(str(error))) from None
+            raise ValueError(f"hydra.launcher: {str(error).splitlines()[0]}") from None
 
 
 def _positive(name: str, value: int) -> int:
     if value < 1:
-        raise SweepError(f"hydra.launcher.{name} must be at least 1, got {value}")
+        raise ValueError(f"hydra.launcher.{name} must be at least 1, got {value}")
     return value
+
+
+def _check_sweep(config: DictConfig, callbacks: Any) -> None:
+    """Refuse what Hydra would do for each job."""
+    settings = _flat(config)
+    for key, only in _ONLY.items():
+        got = [v for name, v in settings.items() if f"{name}.".startswith(f"{key}.")]
+        if got and got[0] not in only:
+            raise ValueError(f"hydra.{key} must be {only[-1]} under -m, got {got[0]}")
+    for callback in callbacks.callbacks:
+        for name in ("on_job_start", "on_job_end"):
+            if getattr(type(callback), name, None) not in (None, getattr(Callback, name)):
+                raise ValueError(
+                    f"hydra.callbacks must not have {name} under -m, for jobs run in other"
+                    f" processes; got {type(callback).__name__}"
+                )
+
+
+def _check_shared(config: DictConfig, *, shared: dict[str, str], files: Any) -> None:
+    """Refuse a job of which a file changes what all jobs of a sweep share of Hydra's settings."""
+    choices = config.hydra.runtime.choices
+    for group, choice in choices.items():
+        for other, required in _overridden(group, choice, files):
+            if choices.get(other) != required:
+                raise ValueError(
+                    f"{other} must be chosen on the command line: {group}={choice} asks for"
+                    f" {other}={required}, and the sweep has {choices.get(other)}"
+                )
+    own = _flat(config)
+    for key in sorted(own.keys() | shared.keys()):
+        if own.get(key) != shared.get(key) and not key.startswith(_OF_EACH):
+            raise ValueError(
+                f"hydra.{key} must be the same for all jobs of a sweep, got"
+                f" {own.get(key, 'null')} and {shared.get(key, 'null')}"
+            )
+
+
+def _overridden(group: str, choice: Any, files: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the groups of Hydra that a file overrides; Hydra lets the main file win."""
+    if group.startswith("hydra/") or not isinstance(choice, str):
+        return
+    loaded = files.load_config(f"{group.partition('@')[0]}/{choice}")
+    for default in () if loaded is None else loaded.defaults_list:
+        if default.is_override() and default.group.startswith(("/hydra/", "hydra/")):
+            yield default.group.lstrip("/"), default.value
+
+
+@contextmanager
+def _environment(config: DictConfig) -> Iterator[None]:
+    """Set the variables of `hydra.job.env_set` in this block: workers that it starts have them."""
+    written: Any = OmegaConf.to_container(config.hydra.job.env_set)
+    for name, value in written.items():
+        if _SETTING.search(value):
+            raise ValueError(
+                f"hydra.job.env_set.{name} must not depend on settings, for all jobs of a sweep"
+                f" share it; got {value}"
+            )
+    with env_override(dict(config.hydra.job.env_set)):
+        yield
+
+
+def _flat(config: DictConfig) -> dict[str, str]:
+    """Return the settings of Hydra by their keys, without `hydra.`, as they are written."""
+    return dict(flat(OmegaConf.to_container(config.hydra)))

@@ -15,8 +15,8 @@ SOURCES = sorted(
 )
 # Library -> the modules that may import it.
 HOMES = {
-    "hydra": r"harness\.(run|compose|sweep\.multirun)|hydra_plugins\..*",
-    "omegaconf": r"harness\.(run|compose|sweep\.multirun)|hydra_plugins\..*",
+    "hydra": r"harness\.(run|compose)|hydra_plugins\..*",
+    "omegaconf": r"harness\.(run|compose)|hydra_plugins\..*",
     "mlflow": r"harness\.tracking(\..*)?|harness\.predict(\..*)?",
     "torch": r"harness\.features(\..*)?|dfkde\.(extractor|graph|backbones)(\..*)?",
     "torchvision": r"harness\.features(\..*)?|dfkde\.(extractor|backbones)(\..*)?",

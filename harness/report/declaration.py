@@ -200,7 +200,7 @@ def _table(name: str, sweep: Sweep, where: str) -> Table:
     axes = [key for key in sweep.swept if key not in ("category", "seed")]
     if len(axes) > 1:
         raise ReportError(f"{where} sweeps {', '.join(axes)}; a table shows one setting at most")
-    axis, jobs = "".join(axes), [job.config for job in sweep.jobs]
+    axis, jobs = "".join(axes), sweep.jobs
     values, first = sweep.swept.get(axis, ("",)), jobs[0]
     swept = f"{where} sweeps {axis} ({', '.join(values)})"
     if len({job.dataset.name for job in jobs}) > 1:

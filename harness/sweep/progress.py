@@ -8,31 +8,36 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from shutil import get_terminal_size
-from types import TracebackType
 
+import rich.progress
+from rich.box import ASCII, HEAVY_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from rich.table import Table
 from rich.text import Text
 
 from harness.metrics.registry import HEADLINE, METRICS
 from harness.record import Outcome
 from harness.system.terminal import say, shown, writable
 
+_METRICS = [METRICS[name].display for name in HEADLINE]
 _PART = 24
 """Columns for which metrics make room, so that no shorter part of a job's name is cut in two."""
 EXIT_BUSY = 75
 """The exit status where others compute what is missing: `EX_TEMPFAIL`, try again."""
 
 
-def failures(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Return the outcomes of failed jobs."""
-    return [outcome for outcome in outcomes if outcome.status == "failed"]
+def conclude(outcomes: Sequence[Outcome]) -> None:
+    """Print the summary; end the process with 1 if a job failed, or `EXIT_BUSY` if one is busy.
 
-
-def leave_if_busy(outcomes: Sequence[Outcome]) -> None:
-    """End the process with `EXIT_BUSY` where jobs run elsewhere, for they have no numbers yet."""
-    busy = sum(outcome.status == "busy" for outcome in outcomes)
+    A busy job runs elsewhere and has no numbers yet.
+    """
+    say(*summary(outcomes).split("\n"))
+    failed, busy = (sum(o.status == status for o in outcomes) for status in ("failed", "busy"))
+    if failed:
+        say(f"{failed} of {len(outcomes)} jobs failed", error=True)
+        raise SystemExit(1)
     if busy:
         message = f"{busy} of {len(outcomes)} jobs are running in other processes"
         say(f"{message}; the same command shows their results later", error=True)
@@ -47,17 +52,23 @@ def summary(outcomes: Sequence[Outcome], width: int | None = None) -> str:
     is folded anywhere only where one part of it is wider than the table. Where standard output is
     no terminal, the table is as wide as it needs to be: a name cut in two cannot be searched for.
     """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    rows = [_row(outcome) for outcome in outcomes]
-    heads = ["Job", "Identity", "Status", *_metrics(), "Seconds"]
+    rows = [
+        [
+            writable(one.job, sys.stdout),
+            one.identity[:8],
+            one.status,
+            *(_cell(one, name) for name in HEADLINE),
+            f"{one.seconds:.1f}",
+        ]
+        for one in outcomes
+    ]
+    heads = ["Job", "Identity", "Status", *_METRICS, "Seconds"]
     columns = {head: [row[number] for row in rows] for number, head in enumerate(heads)}
     if width is None and sys.stdout.isatty():
         width = get_terminal_size().columns
     widths = _widths(columns, width)
-    table = Table()
+    utf = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+    table = Table(box=HEAVY_HEAD if utf else ASCII)
     for name, wide in widths.items():
         table.add_column(name, width=wide, overflow="fold")
     for row in zip(*(columns[name] for name in widths), strict=True):
@@ -72,7 +83,6 @@ def summary(outcomes: Sequence[Outcome], width: int | None = None) -> str:
 
 def _widths(columns: Mapping[str, Sequence[str]], width: int | None) -> dict[str, int]:
     """Choose which columns are shown, and how wide."""
-    from rich.cells import cell_len
 
     def widest(texts: Iterable[str]) -> int:
         return max(map(cell_len, texts), default=0)
@@ -82,7 +92,7 @@ def _widths(columns: Mapping[str, Sequence[str]], width: int | None) -> dict[str
         return widths
     # A head of two words takes two lines, which costs no more than one line.
     widths = {name: widest([*name.split(), *cells]) for name, cells in columns.items()}
-    going = ["Identity", "Seconds", *reversed(_metrics())]
+    going = ["Identity", "Seconds", *reversed(_METRICS)]
     for name in going[:2]:
         if _total(widths) > width:
             del widths[name]
@@ -98,10 +108,6 @@ def _total(widths: Mapping[str, int]) -> int:
     return sum(widths.values()) + 3 * len(widths) + 1
 
 
-def _metrics() -> list[str]:
-    return [METRICS[name].display for name in HEADLINE]
-
-
 def _explanations(outcome: Outcome) -> Iterator[str]:
     if outcome.status == "skipped":
         again = "force=true runs it again"
@@ -115,67 +121,42 @@ def _explanations(outcome: Outcome) -> Iterator[str]:
         yield shown(f"python -m harness.predict {outcome.model} images=FOLDER")
 
 
-def _row(outcome: Outcome) -> list[str]:
-    cells = [_cell(outcome, name) for name in HEADLINE]
-    return [
-        writable(outcome.job, sys.stdout),
-        outcome.identity[:8],
-        outcome.status,
-        *cells,
-        f"{outcome.seconds:.1f}",
-    ]
-
-
 def _cell(outcome: Outcome, name: str) -> str:
     if outcome.status == "failed":
         return "failed"
-    return f"{outcome.metrics[name]:.3f}" if name in outcome.metrics else "–"
+    return f"{outcome.metrics[name]:.3f}" if name in outcome.metrics else "-"
 
 
-class Progress:
+class Progress(rich.progress.Progress):
     """Shows on standard error what a sweep is doing; shows nothing where that is no terminal."""
 
     def __init__(self, n_jobs: int, console: Console | None = None) -> None:
-        self._console = Console(stderr=True) if console is None else console
-        self._bar = Bar(
+        console = Console(stderr=True) if console is None else console
+        super().__init__(
             MofNCompleteColumn(),
             BarColumn(),
             TextColumn("{task.description}"),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
-            console=self._console,
+            console=console,
             transient=True,
-            disable=not self._console.is_terminal,
+            disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=n_jobs, rate="")
+        self._sweep = self.add_task("", total=n_jobs, rate="")
         self._started = time.perf_counter()
         self._images = 0
 
-    def __enter__(self) -> Progress:
-        """Begin to draw."""
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
-        """Remove the bar; the lines stay."""
-        self._bar.stop()
-
     def stage(self, name: str) -> None:
         """Show the stage of the current job."""
-        self._bar.update(self._task, description=name)
+        self.update(self._sweep, description=name)
 
     def count(self, outcome: Outcome) -> None:
         """Show that a job has ended."""
         self._images += outcome.n_images
         rate = self._images / (time.perf_counter() - self._started)
-        if not self._bar.disable:
-            self._bar.print(Text(writable(_line(outcome), self._console.file)))
-        self._bar.update(self._task, advance=1, rate=f"{rate:.0f} images/s")
+        if not self.disable:
+            self.print(Text(writable(_line(outcome), self.console.file)))
+        self.update(self._sweep, advance=1, rate=f"{rate:.0f} images/s")
 
 
 def _line(outcome: Outcome) -> str:

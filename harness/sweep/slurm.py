@@ -15,7 +15,7 @@ from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
 
 from harness.record import Outcome
 from harness.sweep.task import Task, perform
-from harness.sweep.workers import GRACE, Pending, Pool, WorkerDiedError
+from harness.sweep.workers import GRACE, Pool, WorkerDiedError
 
 _INTERVAL = 10  # seconds between two questions to Slurm, once it has been asked a few times
 _THREADS = "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}"
@@ -35,7 +35,7 @@ class SlurmQueue(Pool):
         self._executor.update_parameters(**dict(parameters) | {"setup": setup})
         self._jobs: list[Job[Outcome]] = []
 
-    def submit(self, task: Task) -> Pending:
+    def submit(self, task: Task) -> Job[Outcome]:
         job = self._executor.submit(perform, task)
         self._jobs = [*self._unfinished(), job]
         return job

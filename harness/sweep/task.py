@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.config import Job, TrackingConfig
 from harness.provenance import code_digest
@@ -44,13 +44,8 @@ def perform(task: Task, stages: Stages | None = None) -> Outcome:
     Raises `Interrupted` on SIGINT, SIGTERM or SIGHUP, once the run is closed as KILLED.
     """
     with log_file(task.folder), interruptible():
-        return run_job(
-            task.job,
-            open_tracker(task.tracking, task.job.features.cache),
-            force=task.force,
-            save_model=task.save_model,
-            stages=stages,
-        )
+        tracker, force = open_tracker(task.tracking, task.job.features.cache), task.force
+        return run_job(task.job, tracker, force=force, save_model=task.save_model, stages=stages)
 
 
 def run_job(
@@ -63,78 +58,44 @@ def run_job(
 ) -> Outcome:
     """Run one job, unless one is finished or running elsewhere, and keep its record or failure."""
     started = time.perf_counter()
-    steps = _Steps(job, tracker, Stages() if stages is None else stages)
-    outcome = steps.outcome(force=force, save_model=save_model)
+    stages = Stages() if stages is None else stages
+    run: OpenRun | None = None
+    known: dict[str, Any] = {}
+    with ExitStack() as stack:  # the lock is held until the run is closed
+        try:
+            with stages("data"):
+                split, key = split_and_key(job)
+            known = {"identity": key.identity, "notes": split.notes}
+            if save_model:
+                from harness.fitting import check_holding_out, n_distinct
+
+                check_holding_out(job, n_distinct(split), setting="save_model must be false")
+            holder = stack.enter_context(tracker.lock(key.identity))
+            skipped = None if holder or force else tracker.finished_run(job, key)
+            if holder is not None:
+                outcome = Outcome(str(job), "busy", reason=f"running elsewhere, in {holder}")
+            elif skipped is not None:
+                outcome = skipped
+            else:
+                with deferred():
+                    run = tracker.start(job, key)
+                outcome = _computed(run, tracker, split, stages, save_model=save_model)
+        except Interrupted:
+            if run is not None:
+                tracker.kill(run)
+            raise
+        except Exception as error:
+            log.info("%s failed", job, exc_info=error)
+            run = tracker.start(job, None) if run is None else run
+            tracker.fail(run, error)
+            outcome = Outcome(str(job), "failed", run.run_id, reason=one_line(error))
     if save_model and outcome.status in ("finished", "skipped"):
         outcome = _with_model(outcome, tracker)
-    seconds = time.perf_counter() - started
-    return replace(outcome, identity=steps.identity, seconds=seconds, notes=steps.notes)
+    return replace(outcome, seconds=time.perf_counter() - started, **known)
 
 
-class _Steps:
-    """The steps from a job to its outcome; its run and its identity, as soon as they are known."""
-
-    def __init__(self, job: Job, tracker: Tracker, stages: Stages) -> None:
-        self.job, self.tracker, self.stages = job, tracker, stages
-        self.run: OpenRun | None = None
-        self.identity = ""
-        self.notes: tuple[str, ...] = ()
-
-    def outcome(self, *, force: bool, save_model: bool) -> Outcome:
-        try:
-            with self.stages("data"):
-                split, key = _split_and_key(self.job)
-            self.identity, self.notes = key.identity, split.notes
-            if save_model:
-                _check_save_model(self.job, self.tracker, split)
-            skipped = None if force else self.tracker.finished_run(self.job, key)
-            return skipped or self._locked(split, key, force=force, save_model=save_model)
-        except Exception as error:
-            return self._failed(error)
-
-    def _locked(self, split: Split, key: JobKey, *, force: bool, save_model: bool) -> Outcome:
-        """Run the job while its lock keeps other processes from it."""
-        with self.tracker.lock(key.identity) as holder:
-            if holder is not None:
-                return Outcome(str(self.job), "busy", reason=holder)
-            # Another process may have finished it just now.
-            skipped = None if force else self.tracker.finished_run(self.job, key)
-            if skipped is not None:
-                return skipped
-            try:
-                return self._recorded(split, key, save_model)
-            except Interrupted:
-                if self.run is not None:
-                    self.tracker.kill(self.run)
-                raise
-
-    def _recorded(self, split: Split, key: JobKey, save_model: bool) -> Outcome:
-        with deferred():
-            self.run = run = self.tracker.start(self.job, key)
-        try:
-            from harness.experiment import evaluate
-
-            fitted: list[Fitted] = []
-            record = evaluate(self.job, self.stages, split=split, keep=fitted.append)
-            self.tracker.finish(run, record, attach=_saving(fitted[0]) if save_model else None)
-        except Exception as error:
-            return self._failed(error)
-        n_images = record.n_train + record.n_test_normal + record.n_test_anomalous
-        why = record.undefined.get("image_auroc")
-        reason = None if why is None else f"metrics are undefined: {why}"
-        return Outcome(
-            str(self.job), "finished", run.run_id, record.metrics, reason, n_images=n_images
-        )
-
-    def _failed(self, error: Exception) -> Outcome:
-        log.info("%s failed", self.job, exc_info=error)
-        if self.run is None:
-            self.run = self.tracker.start(self.job, None)
-        self.tracker.fail(self.run, error)
-        return Outcome(str(self.job), "failed", self.run.run_id, reason=one_line(error))
-
-
-def _split_and_key(job: Job) -> tuple[Split, JobKey]:
+def split_and_key(job: Job) -> tuple[Split, JobKey]:
+    """Return the images of a job, and what a run of it must share to make it needless."""
     code = code_digest(job)  # before it is imported: an edit in between is noticed at the end
     # What computes takes a second to import, for `--help` and for mistakes in the settings too.
     from harness.experiment import identify
@@ -144,18 +105,23 @@ def _split_and_key(job: Job) -> tuple[Split, JobKey]:
     return split, JobKey(identify(job, split), split.official, code)
 
 
-def _check_save_model(job: Job, tracker: Tracker, split: Split) -> None:
-    from harness.fitting import check_holding_out, n_distinct
+def _computed(
+    run: OpenRun, tracker: Tracker, split: Split, stages: Stages, *, save_model: bool
+) -> Outcome:
+    from harness.experiment import evaluate
 
-    if type(tracker) is Tracker:
-        raise ValueError("save_model must be false where tracking.kind is none, got true")
-    check_holding_out(job, n_distinct(split), setting="save_model must be false")
+    fitted: list[Fitted] = []
+    record = evaluate(run.job, stages, split=split, keep=fitted.append)
+    attach = None
+    if save_model:
+        from harness.predict.model import saving  # mlflow is imported for those who ask for it
 
-
-def _saving(fitted: Fitted) -> Callable[[Path], None]:
-    from harness.predict.model import saving  # mlflow is imported for those who ask for it
-
-    return saving(fitted)
+        attach = saving(fitted[0])
+    tracker.finish(run, record, attach=attach)
+    n_images = record.n_train + record.n_test_normal + record.n_test_anomalous
+    why = record.undefined.get("image_auroc")
+    reason = None if why is None else f"metrics are undefined: {why}"
+    return Outcome(str(run.job), "finished", run.run_id, record.metrics, reason, n_images=n_images)
 
 
 def _with_model(outcome: Outcome, tracker: Tracker) -> Outcome:

@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
 from traceback import format_exc
-from typing import Protocol
+from typing import Any
 
 from harness.provenance import read_shared_code
 from harness.record import Outcome, Stages
@@ -36,23 +36,13 @@ class WorkerDiedError(RuntimeError):
     """A worker ended during a task; where it could send its traceback, that is a note."""
 
 
-class Pending(Protocol):
-    """A task that a worker has begun."""
-
-    def done(self) -> bool:
-        """Return whether it has ended, in whatever way."""
-
-    def result(self) -> Outcome:
-        """Return its outcome; raises `WorkerDiedError` if its process died."""
-
-
 class Pool:
     """Does tasks, `size` of them at once."""
 
     size = 1
 
-    def submit(self, task: Task) -> Pending:
-        """Begin a task."""
+    def submit(self, task: Task) -> Any:
+        """Begin a task; what is returned has `done()`, and `result()` as a future has it."""
         raise NotImplementedError
 
     def wait(self) -> None:
@@ -71,7 +61,7 @@ class InProcess(Pool):
     def __init__(self, watch: Callable[[str], object]) -> None:
         self._watch = watch
 
-    def submit(self, task: Task) -> Pending:
+    def submit(self, task: Task) -> Future[Outcome]:
         done: Future[Outcome] = Future()
         done.set_result(perform(task, Stages(self._watch)))
         return done
@@ -86,12 +76,16 @@ def run_tasks(
     failure. Tasks that have begun when the generator is closed are stopped.
     """
     waiting = deque(range(len(tasks)))
-    begun: dict[int, Pending] = {}
+    begun: dict[int, Any] = {}
     try:
         while waiting or begun:
             while waiting and len(begun) < pool.size:
                 number = waiting.popleft()
-                begun[number] = _begin(tasks[number], pool)
+                try:
+                    begun[number] = pool.submit(tasks[number])
+                except Exception as error:  # what cannot begin has failed
+                    begun[number] = Future()
+                    begun[number].set_exception(error)
             ended = [number for number, pending in begun.items() if pending.done()]
             for number in ended:
                 outcome = _outcome(tasks[number], begun.pop(number))
@@ -106,17 +100,7 @@ def run_tasks(
                 pool.stop()
 
 
-def _begin(task: Task, pool: Pool) -> Pending:
-    """Submit a task; where the pool cannot begin it, it has failed."""
-    try:
-        return pool.submit(task)
-    except Exception as error:
-        failed: Future[Outcome] = Future()
-        failed.set_exception(error)
-        return failed
-
-
-def _outcome(task: Task, pending: Pending) -> Outcome:
+def _outcome(task: Task, pending: Any) -> Outcome:
     try:
         return pending.result()
     except Exception as error:
@@ -143,7 +127,7 @@ class Processes(Pool):
         # One of them is sure to be needed; it imports while its parent opens the store.
         self._start_worker()
 
-    def submit(self, task: Task) -> Pending:
+    def submit(self, task: Task) -> _Worker:
         self._drop_dead()
         for worker in self._workers:
             if worker.idle and worker.give(task):

@@ -87,7 +87,7 @@ class JobLocks:
             return ""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            return _folder_id(self._folder) if _has_real_locks(self._folder) else ""
+            return _folder_id(self._folder)
         except OSError as error:
             return self._no_id(error)
 
@@ -176,19 +176,15 @@ def _holder(path: Path) -> str:
 
 
 def _folder_id(folder: Path) -> str:
-    path = folder / "id"
-    with hold(folder / "id.lock"):
+    """Return the folder's id; empty where its locks keep nobody out, on other machines as well."""
+    path, lock = folder / "id", folder / "id.lock"
+    with hold(lock), hold(lock, patience=0) as again:
+        if again or _known_to_one_machine(folder):
+            return ""
         if not path.exists():
             write_atomically(path, uuid.uuid4().hex.encode())
         text = read_regular(path).decode(errors="replace")
         return f"{text}-{path.stat().st_ino}" if _ID.fullmatch(text) else ""
-
-
-def _has_real_locks(folder: Path) -> bool:
-    """Return whether a lock keeps others out, those on other machines as well."""
-    path = folder / "id.lock"
-    with hold(path), hold(path, patience=0) as again:
-        return not again and not _known_to_one_machine(folder)
 
 
 def _known_to_one_machine(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:

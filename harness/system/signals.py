@@ -30,10 +30,6 @@ class Interrupted(SystemExit):
         super().__init__(128 + number)
         self.number = number
 
-    def __reduce__(self) -> tuple[type[Interrupted], tuple[int]]:
-        """Make copies for other processes from the signal, not from the exit status."""
-        return type(self), (self.number,)
-
     def __str__(self) -> str:
         return f"interrupted by {signal.Signals(self.number).name}"
 

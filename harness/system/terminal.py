@@ -6,7 +6,6 @@ those of Markdown and LaTeX are in `harness.report`.
 
 from __future__ import annotations
 
-import codecs
 import logging
 import re
 import sys
@@ -25,10 +24,7 @@ if TYPE_CHECKING:
 # Also as a full-width character, and behind spaces: programs differ in what they forgive.
 _FORMULA = re.compile(r"'*\s*[=+\-@\t\r\n＝＋－＠]")
 _SPECIAL = re.compile('[",\r\n;\t]')
-# Our own characters in ASCII, for a stream whose encoding lacks them.
-_ASCII = dict.fromkeys("·–─━", "-") | dict.fromkeys("│┃", "|") | dict.fromkeys("┏┳┓┡╇┩├┼┤└┴┘", "+")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?(e[+-]?\d+)?|inf|nan)", re.ASCII)
-_REPLACE = "harness.ascii"
 
 
 def shown(text: str) -> str:
@@ -58,29 +54,26 @@ def one_line(error: BaseException) -> str:
 
 
 def writable(text: str, stream: IO[str]) -> str:
-    r"""Write a text as `shown`, in characters that a stream takes: UTF-8 has all, others have not.
-
-    Dashes, dots and lines of our own become ASCII; what else the stream lacks is escaped.
+    r"""Write a text as `shown`; what the stream's encoding lacks is escaped as well.
 
     >>> import io
-    >>> print(writable("│ größe · 日 │", io.TextIOWrapper(io.BytesIO(), encoding="ascii")))
-    | gr\xf6\xdfe - \u65e5 |
+    >>> print(writable("größe · 日", io.TextIOWrapper(io.BytesIO(), encoding="latin-1")))
+    größe · \u65e5
     """
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    return shown(text).encode(encoding, _REPLACE).decode(encoding)
+    return shown(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def alike(name: str, others: Iterable[str]) -> str:
     r"""Return which other name looks the same and is not, for a message; empty where none does.
 
-    Two names look the same if they are one in Unicode's compatible form (NFKC), or differ only
-    where one has an ASCII character and the other a Greek or Cyrillic one.
+    Two names look the same if they are one in Unicode's compatible form (NFKC).
 
     >>> print("no folder 'bär'" + alike("bär", ["a", "b", "bär"]))
     no folder 'bär' (which is 'bär', and not 'bär')
     """
     for other in others:
-        if other != name and _looks_like(other, name):
+        if other != name and normalize("NFKC", other) == normalize("NFKC", name):
             return f" (which is {name!a}, and not {other!a})"
     return ""
 
@@ -171,28 +164,6 @@ def csv_line(cells: Iterable[str]) -> str:
     'a,"b;=1","c ""d"", e"\r\n'
     """
     return ",".join(map(_quoted, cells)) + "\r\n"
-
-
-def _replaced(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    lacking = error.object[error.start : error.end]
-    return "".join(_ASCII.get(c, ascii(c)[1:-1]) for c in lacking), error.end
-
-
-codecs.register_error(_REPLACE, _replaced)
-
-
-def _looks_like(one: str, other: str) -> bool:
-    if one.isascii() and other.isascii():
-        return False
-    one, other = normalize("NFKC", one), normalize("NFKC", other)
-    pairs = zip(one, other, strict=False)
-    return len(one) == len(other) and all(a == b or _is_shared(*sorted((a, b))) for a, b in pairs)
-
-
-def _is_shared(ascii_one: str, other: str) -> bool:
-    return ascii_one.isascii() and "\u0370" <= other <= "\u052f"
 
 
 def _quoted(cell: str) -> str:

@@ -26,10 +26,6 @@ _SHARED = (
 )
 
 
-class NoAverageError(ValueError):
-    """Runs of which no average is to be written, and why."""
-
-
 def averages(tracker: MlflowTracker, ends: Iterable[tuple[Job, Outcome]]) -> Iterator[str]:
     """Write a run for each dataset of which the sweep has every category, unless there is one.
 
@@ -45,7 +41,7 @@ def averages(tracker: MlflowTracker, ends: Iterable[tuple[Job, Outcome]]) -> Ite
                 if holder is None:
                     _write(tracker, job, ids, digest=digest)
         except Exception as error:
-            why = str(error) if isinstance(error, NoAverageError) else one_line(error)
+            why = str(error) if isinstance(error, ValueError) else one_line(error)
             yield f"{job}: not written: {why}"
 
 
@@ -69,15 +65,14 @@ def _complete(ends: Iterable[tuple[Job, Outcome]]) -> Iterator[tuple[Job, list[O
 def _check_stored(n_missing: int) -> None:
     if n_missing:
         rule = "the same command writes it once they are"
-        raise NoAverageError(f"{n_missing} of its runs are not in the store yet; {rule}")
+        raise ValueError(f"{n_missing} of its runs are not in the store yet; {rule}")
 
 
 def _write(tracker: MlflowTracker, job: Job, ids: Sequence[str], *, digest: str) -> None:
     experiment, client = tracker.experiment(job), store.connect(tracker.uri)
     experiments = [store.experiment_id(tracker.uri, name=experiment)]
     stored = client.search_runs(experiments, f"tags.{AVERAGE} = '{digest}'", max_results=1)
-    waiting = (entry.job_tags.get(AVERAGE) for entry in tracker.outbox.find(""))
-    if not stored and digest not in waiting:
+    if not stored:
         runs = [client.get_run(run_id) for run_id in ids]
         tags = contents.average_tags(job, runs) | {AVERAGE: digest}
         entry = _average(runs, job, experiment=experiment, tags=tags)
@@ -92,10 +87,12 @@ def _average(runs: Sequence[Any], job: Job, *, experiment: str, tags: dict[str, 
         for run in runs
     ]
     shared = [{name: run.data.tags.get(name, "") for name in _SHARED} for run in runs]
-    _check_same(shared, "tags")
-    _check_same(settings, "settings")
+    for what, values in (("tags", shared), ("settings", settings)):
+        differing = {key for own in values for key, _ in own.items() ^ values[0].items()}
+        if differing:
+            raise ValueError(f"its runs differ in their {what} {', '.join(sorted(differing))}")
     if shared[0][CODE] == CHANGED:
-        raise NoAverageError("the code was edited while its runs computed")
+        raise ValueError("the code was edited while its runs computed")
     means, undefined = _means(runs, job.dataset.categories)
     now = round(time.time() * 1000)
     return Entry(
@@ -126,9 +123,3 @@ def _means(
         else:
             means[metric] = fmean(values)  # as the tables do
     return means, undefined
-
-
-def _check_same(values: Sequence[dict[str, str]], what: str) -> None:
-    differing = {key for own in values for key, _ in own.items() ^ values[0].items()}
-    if differing:
-        raise NoAverageError(f"its runs differ in their {what} {', '.join(sorted(differing))}")

@@ -12,7 +12,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -27,6 +27,7 @@ from harness.system.terminal import from_cell, one_line, shown
 from harness.tracking import contents, store
 
 _FAULTS = (ValueError, TypeError, LookupError, RecursionError, OSError, yaml.YAMLError, csv.Error)
+_NAMES = ("dataset", "category", "model", "backbone", "model_factory", "backbone_factory")
 _MANY = 100  # runs that are counted: more take time to read
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,9 @@ def read_job(run_id: str, uri: str | None = None, *, trusted: Sequence[str] = ()
     one line means that there is no such run, or it holds no job of this version.
     """
     with _artifact(run_id, contents.JOB, uri) as data:
-        job = _job(yaml.safe_load(data.decode()))
+        values, kinds = yaml.safe_load(data.decode()), get_type_hints(Job)
+        groups: dict[str, Any] = {name: kinds[name] for name in kinds if is_dataclass(kinds[name])}
+        job = Job(**values | {name: kind(**values[name]) for name, kind in groups.items()})
         factories = [job.model.factory, job.backbone.factory]
         source = f"{contents.JOB} of run {run_id}"
         check_trusted(factories, trusted, source=source, option="--trusted ")
@@ -125,22 +128,6 @@ def _artifact(run_id: str, name: str, uri: str | None) -> Iterator[bytes]:
     except (*_FAULTS, MlflowException) as error:
         what = f"{name} of run {run_id}"
         raise ValueError(f"{what} cannot be read: {one_line(error)}") from error
-
-
-def _job(values: Any) -> Job:
-    hints: dict[str, type[Any]] = get_type_hints(Job)
-    groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
-    _check_keys(Job, values, name="the job")
-    for name, kind in groups.items():
-        _check_keys(kind, values[name], name=name)
-    return Job(**values | {name: kind(**values[name]) for name, kind in groups.items()})
-
-
-def _check_keys(kind: type[Any], values: Any, *, name: str) -> None:
-    known = [field.name for field in fields(kind)]
-    got = [key for key in values if key not in known] if isinstance(values, dict) else values
-    if got != []:
-        raise ValueError(f"{name} must have keys of {', '.join(known)}, got {got!r}")
 
 
 def stored(run: Any) -> StoredRun:
@@ -171,12 +158,7 @@ def _record(run: Any) -> Record:
         for field, name in contents.COUNTS.items()
     }
     return Record(
-        dataset=_tag(run, "dataset"),
-        category=_tag(run, "category"),
-        model=_tag(run, "model"),
-        backbone=_tag(run, "backbone"),
-        model_factory=_tag(run, "model_factory"),
-        backbone_factory=_tag(run, "backbone_factory"),
+        **{name: _tag(run, name) for name in _NAMES},
         seed=_tag(run, "seed", int),
         settings=dict(sorted(params.items())),
         weights_digest=tags.get("weights_digest", ""),

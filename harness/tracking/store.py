@@ -122,9 +122,7 @@ def connect(uri: str) -> MlflowClient:
         client = MlflowClient(tracking_uri=uri)
         # One process can write while others read: a setting that the file itself keeps.
         with closing(sqlite3.connect(path, timeout=_WAIT)) as connection:
-            [[mode]] = connection.execute("PRAGMA journal_mode")
-            if mode != "wal":
-                connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA journal_mode=WAL")
     return client
 
 

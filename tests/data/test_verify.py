@@ -126,10 +126,10 @@ def test_a_mask_whose_name_only_looks_the_same_is_told_apart(copy, capsys):
     image = min((Path(dataset.root) / "bottle/test").glob("[!g]*/*.png"))
     mask = Path(str(image).replace("/test/", "/ground_truth/"))
     image.rename(image.with_stem("a"))
-    mask.with_stem(f"{mask.stem}_mask").rename(mask.with_stem("\u0430_mask"))  # Cyrillic
+    mask.with_stem(f"{mask.stem}_mask").rename(mask.with_stem("\uff41_mask"))  # of full width
     main(["verify", "dataset=mvtec", "category=bottle", f"dataset.root={dataset.root}"])
     kind = image.parent.name
-    hint = f"(which is '{kind}/\\u0430', and not '{kind}/a')"
+    hint = f"(which is '{kind}/\\uff41', and not '{kind}/a')"
     assert f"is a mask without an anomalous image {hint}" in capsys.readouterr().out
 
 

@@ -304,13 +304,6 @@ def test_another_artifact_of_a_run_is_no_model(run_id, uri, images, tmp_path, ca
     assert f"run {run_id} kept no 'other'; run its job with" in capsys.readouterr().err
 
 
-def test_without_tracking_no_model_can_be_kept(small_job):
-    tracker = open_tracker(TrackingConfig(kind="none"), None)
-    outcome = run_job(small_job, tracker, save_model=True)
-    assert outcome.status == "failed"
-    assert "save_model must be false where tracking.kind is none" in outcome.reason
-
-
 @pytest.mark.parametrize(
     ("model", "n_train", "message"),
     [

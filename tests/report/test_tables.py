@@ -47,7 +47,7 @@ def test_a_table_has_the_jobs_of_its_sweep(
     assert (table.seeds, table.axis, tuple(table.configs)) == (seeds, axis, values)
     composed = sweeps_of(checkout / "conf", ["new"])["new"]
     assert isinstance(composed, Sweep)
-    jobs = [job.config for job in composed.jobs]
+    jobs = list(composed.jobs)
     assert len(jobs) == len(table.cells()) == 3 * len(seeds) * len(values)
     assert {Cell(str(job.category), job.seed, "") for job in jobs} == {
         cell._replace(value="") for cell in table.cells()
@@ -68,7 +68,7 @@ REFUSED = [
     ({"seed": "one,two"}, "new.yaml: seed must be an integer, got 'one'"),
     (
         {"seed": "interval(0,1)"},
-        "new.yaml: seed=interval(0,1) must be a list of values, or a",
+        "new.yaml: seed=interval(0,1): Can only enumerate CHOICE and RANGE sweeps",
     ),
     ({"category": "null"}, "new.yaml: category must be given. Choose from: bolt, cap, 01"),
 ]

@@ -29,7 +29,7 @@ def shown(monkeypatch):
             progress.count(DONE)
             progress.count(FAILED)
             progress.stage("anomaly maps")
-            progress._bar.refresh()
+            progress.refresh()
             time.sleep(0.2)
         return text.getvalue()
 
