@@ -133,7 +133,7 @@ def fill(folder: Path, n_runs: int) -> None:
 
 
 def report(folder: Path) -> None:
-    """Time the report on the store, and see that the runs stand in their table."""
+    """Time the report on the store, and check that the runs are in their table."""
     shutil.copytree(ROOT / "conf", folder / "conf")
     shutil.copy(ROOT / "README.md", folder / "README.md")
     seconds = timed([sys.executable, "-m", "harness.report"], folder)

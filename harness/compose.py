@@ -58,7 +58,7 @@ _SAID = {
         "{} has several values: add -m to run a job for each"
     ),
     r"Could not append to config\. An item is already at '(.*)'": "{} is set already: leave out +",
-    r"Could not delete from config\. '(.*)' does not exist": "{} is no setting",
+    r"Could not delete from config\. '(.*)' does not exist": "{} is not a setting",
     r"Only one of (--run, --multirun)": "only one of --multirun, --cfg and --info can be given",
 }
 _RAISED = re.compile(r'^\w+ raised while resolving interpolation: "?(.*?)"?$')
@@ -321,9 +321,9 @@ def _of_setting(error: OmegaConfBaseException) -> str:
 def _no_setting(key: str, known: Collection[str]) -> str:
     own = [name for name in known if name != "hydra"]
     if not own:
-        return f"{key} is no setting: {key.rpartition('.')[0]} has none"
+        return f"{key} is not a setting: {key.rpartition('.')[0]} has none"
     hint = nearest(key.rpartition(".")[2], own)
-    return f"{key} is no setting{hint} Choose from: {', '.join(own)}"
+    return f"{key} is not a setting{hint} Choose from: {', '.join(own)}"
 
 
 def check_categories(names: Sequence[str] | None, datasets: Sequence[DatasetConfig]) -> None:

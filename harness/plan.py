@@ -45,7 +45,7 @@ def plan(configs: Sequence[Config], *, local: bool = True) -> tuple[list[str], b
     With `local=False` other machines do the jobs: whether they have the images and the weights
     cannot be seen from here.
     """
-    known = _Known(configs[0].tracking)
+    known = _Planner(configs[0].tracking)
     jobs = name_differences([config.job() for config in configs])
     planned = [
         known.planned(config, job, local=local) for config, job in zip(configs, jobs, strict=True)
@@ -80,7 +80,7 @@ def _problem(check: Callable[[], object]) -> Planned | None:
     return None
 
 
-class _Known:
+class _Planner:
     """What caches and earlier runs tell of the jobs of a plan, in their order."""
 
     def __init__(self, tracking: TrackingConfig) -> None:
@@ -153,7 +153,7 @@ class _Known:
     def _run(self, job: Job, n_images: int, detail: str) -> Planned:
         seconds = _estimate(self._runs, job, n_images)
         if seconds is None:
-            return Planned("run", f"{detail}; no earlier run tells the time")
+            return Planned("run", f"{detail}; no earlier run to estimate the time from")
         self.seconds += seconds
         return Planned("run", f"{detail}; {_duration(seconds)}")
 

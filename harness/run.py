@@ -75,7 +75,7 @@ def _in_order(arguments: list[str]) -> list[str]:
         raise ValueError(str(error)) from None
     options = re.findall(r"--[a-z-]+", parser.format_usage())
     for name in unknown:
-        raise ValueError(f"{name} is no option{nearest(name, options)} See --help")
+        raise ValueError(f"{name} is not an option{nearest(name, options)} See --help")
     planned = any(map(_PLAN.fullmatch, given.overrides))
     other = given.multirun or given.cfg or given.info or given.help or given.hydra_help
     first = ["--multirun"] if planned and not other else []

@@ -73,11 +73,13 @@ def download(url: str, target: Path, *, sha256: str, progress: Progress) -> None
         raise DataError(f"'{shown(str(part))}' cannot be written ({why})") from error
     except _EndlessError as error:
         part.unlink()
-        raise DataError(f"{shown(url)}: {error}; what came was deleted") from error
+        raise DataError(f"{shown(url)}: {error}; what was received was deleted") from error
     found = _file_digest(part)
     if found != sha256:
         part.unlink()
-        raise DataError(f"{shown(url)}: its SHA-256 must be {sha256}, got {found}; it was deleted")
+        raise DataError(
+            f"{shown(url)}: its SHA-256 must be {sha256}, got {found}; the file was deleted"
+        )
     os.replace(part, target)
 
 

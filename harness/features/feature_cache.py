@@ -185,7 +185,7 @@ def warn_unwritable(error: OSError, *, cache: Path) -> None:
     if error.errno not in _UNWRITABLE:
         raise error
     warn_once(
-        f"features.cache={str(cache)!r} does not let us keep everything ({error.strerror}:"
+        f"features.cache={str(cache)!r} cannot keep everything ({error.strerror}:"
         f" {error.filename!r}): what it lacks is computed, and kept for this process only",
         about=str(cache),
     )

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         say(f"error: {error}", error=True)
     if options.check:
-        say(f"to mend it: {MEND}", error=True)
+        say(f"to fix it: {MEND}", error=True)
     return 1
 
 
@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
 def _check(root: Path) -> int:
     if difference := check(root):
         _print(difference)
-        say(f"{' or '.join(PAGES)} and results/ disagree; to mend it: {MEND}", error=True)
+        say(f"{' or '.join(PAGES)} and results/ disagree; to fix it: {MEND}", error=True)
     return int(bool(difference))
 
 

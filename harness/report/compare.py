@@ -79,7 +79,7 @@ def _check_categories(tables: Mapping[str, Table], sources: Sequence[Source]) ->
             found = {c for d, c, m in source.values if (d, m) == (dataset, metric)} - {AVERAGE}
             if wrong := found and sorted(found ^ {*known[dataset]}):
                 rule = f"must have each of {', '.join(known[dataset])}, or {AVERAGE} alone"
-                raise ReportError(f"{what}: {rule}; unknown or lacking: {', '.join(wrong)}")
+                raise ReportError(f"{what}: {rule}; unknown or missing: {', '.join(wrong)}")
 
 
 def _sections(table: Table, results: TableResults, sources: Sequence[Source]) -> list[str]:
@@ -96,7 +96,7 @@ def _sections(table: Table, results: TableResults, sources: Sequence[Source]) ->
     others = [source for source in sources if source.backbone != backbone]
     if others:
         names = ", ".join(f"{text(s.label)} ({code(s.backbone)})" for s in others)
-        sections.append(f"{title}: other backbones\n\nNot beside ours: {names}.\n")
+        sections.append(f"{title}: other backbones\n\nNot shown beside ours: {names}.\n")
     return sections
 
 

@@ -53,7 +53,7 @@ def read_csv(path: Path, header: tuple[str, ...], line: Callable[..., T], *, of:
     with reading(path, errors="surrogatepass", newline="") as file:
         reader, found = csv.reader(file), []
         if tuple(next(reader, ())) != header:
-            raise ReportError(f"{path} has not the columns {', '.join(header)}")
+            raise ReportError(f"{path} does not have the columns {', '.join(header)}")
         for cells in reader:
             where = f"{path}:{reader.line_num}"
             try:
@@ -63,7 +63,7 @@ def read_csv(path: Path, header: tuple[str, ...], line: Callable[..., T], *, of:
             except ReportError as error:
                 raise ReportError(f"{where}: {error}") from None
             except (ValueError, LookupError) as error:
-                raise ReportError(f"{where} is no line of {of} ({one_line(error)})") from None
+                raise ReportError(f"{where} is not a line of {of} ({one_line(error)})") from None
     return found
 
 

@@ -59,7 +59,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Found:
+class RunTable:
     """The runs of a table, with their scores, and its cells."""
 
     query: Query
@@ -70,7 +70,7 @@ class Found:
     notes: tuple[str, ...]  # for the terminal
 
 
-def search(arguments: Sequence[str], runs: Iterable[StoredRun], *, read: Read) -> Found:
+def search(arguments: Sequence[str], runs: Iterable[StoredRun], *, read: Read) -> RunTable:
     """Lay out the runs that `KEY=VALUE` arguments ask for, the newest of each cell."""
     newest = sorted(runs, key=preference, reverse=True)
     finished = [run for run in newest if run.status == FINISHED]
@@ -98,7 +98,7 @@ def search(arguments: Sequence[str], runs: Iterable[StoredRun], *, read: Read) -
         listed = " and ".join(",".join(map(str, one)) for one in seeds)
         notes.append(f"cells are of different seeds, {listed}: choose with seed=VALUE")
     pivot = _pivot(query, shown, cells=cells, unofficial=unofficial)
-    return Found(query, shown, common, pivot, unofficial, tuple(notes))
+    return RunTable(query, shown, common, pivot, unofficial, tuple(notes))
 
 
 def query_of(arguments: Iterable[str], finished: Sequence[Facets]) -> Query:
@@ -230,7 +230,7 @@ def _words(key: str, value: str, keyed: bool) -> str:
     )
 
 
-def render(found: Found, arguments: Sequence[str]) -> str:
+def render(found: RunTable, arguments: Sequence[str]) -> str:
     """Write a table in the format that was asked for; a CSV has no caption."""
     if found.query.format == "csv":
         return csv_of(found)
@@ -240,7 +240,7 @@ def render(found: Found, arguments: Sequence[str]) -> str:
     return page_of(grid, caption) if found.query.format == "html" else markdown(grid, caption)
 
 
-def csv_of(found: Found) -> str:
+def csv_of(found: RunTable) -> str:
     """Write the cells as CSV at full precision, with a column for each of the rows' keys.
 
     Over several seeds, the cells hold means, and columns beside them the standard deviations.
@@ -261,7 +261,7 @@ def csv_of(found: Found) -> str:
     return to_csv(lines)
 
 
-def caption_of(found: Found, arguments: Sequence[str]) -> str:
+def caption_of(found: RunTable, arguments: Sequence[str]) -> str:
     """Write in Markdown what all runs have in common, and how to print the table again."""
     query, records = found.query, [run.record for run in found.runs]
     command = code(shlex.join(["python", "-m", "harness.report", "show", *arguments]))
@@ -298,7 +298,7 @@ def _counted(record: Record) -> str:
     return f"{category}, images {written}." if written else ""
 
 
-def _fixed(found: Found) -> str:
+def _fixed(found: RunTable) -> str:
     runs = [run.record for run in found.runs]
     common = {key: value for key, value in found.common.items() if value != "None"}
     named = [code(f"{key}={value}") for key, value in common.items() if key not in _APART]

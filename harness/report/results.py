@@ -137,7 +137,7 @@ def read_rows(path: Path) -> tuple[Row, ...]:
         reader = csv.DictReader(file)
         columns = tuple(name for name in reader.fieldnames or () if "." not in name)
         if columns not in (_PLAIN, _PLAIN_2):
-            raise ReportError(f"{path} has not the columns of schema {SCHEMA_VERSION}")
+            raise ReportError(f"{path} does not have the columns of schema {SCHEMA_VERSION}")
         return tuple(_parse(line, f"{path}:{n}") for n, line in enumerate(reader, start=2))
 
 

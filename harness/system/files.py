@@ -71,7 +71,7 @@ def open_regular(path: Path) -> IO[bytes]:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)  # `open` would leave that of a folder open
-        raise DamagedError(f"{path} is no regular file")
+        raise DamagedError(f"{path} is not a regular file")
     return open(descriptor, "rb")
 
 

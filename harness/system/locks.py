@@ -124,7 +124,7 @@ class JobLocks:
         return None
 
     def _no_id(self, error: OSError) -> str:
-        rule = "a job that runs in another process is not noticed"
+        rule = "a job that runs in another process is not detected"
         warn_once(f"{self._folder} cannot hold locks ({error.strerror}): {rule}", about="locks")
         return ""
 

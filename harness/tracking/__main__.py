@@ -60,7 +60,7 @@ def _push(options: argparse.Namespace) -> int:
             except StoreError as error:
                 say(f"error: {error}", error=True)
         left += tracker.waiting()
-    say(*left or ["nothing waits"], error=True)
+    say(*left or ["nothing is waiting"], error=True)
     return 1 if left else 0
 
 

@@ -154,7 +154,7 @@ class MlflowTracker(Tracker):
             folders = list(self.outbox)
         except OSError as error:
             return [one_line(error)]
-        wait = f"{len(folders)} results wait in {self.outbox.folder} for {self.uri}"
+        wait = f"{len(folders)} results are waiting in {self.outbox.folder} for {self.uri}"
         refused = [why for path, why in self._refused.items() if path in folders]
         return [f"{wait}; {_PUSH} sends them", *refused] if folders else []
 

@@ -212,7 +212,7 @@ def test_a_pipe_in_the_place_of_a_label_file_is_not_waited_for(copy, layout, nam
     dataset = copy(layout)
     (Path(dataset.root) / name).unlink()
     os.mkfifo(Path(dataset.root) / name)
-    with pytest.raises(DataError, match=r"the split file cannot be read .*is no regular file"):
+    with pytest.raises(DataError, match=r"the split file cannot be read .*is not a regular file"):
         load_split(dataset, CATEGORY[layout], seed=42)
 
 

@@ -172,7 +172,7 @@ def test_one_cell_that_is_normal_and_defective_is_refused(tmp_path):
 def test_the_labels_of_cells_may_be_no_pipe(tmp_path):
     (tmp_path / "images").mkdir()
     os.mkfifo(tmp_path / "labels.csv")
-    with pytest.raises(DataError, match=r"labels.csv: cannot be read \(.*is no regular file"):
+    with pytest.raises(DataError, match=r"labels.csv: cannot be read \(.*is not a regular file"):
         load_split(dataset_settings("elpv", root=str(tmp_path)), "mono", seed=42)
 
 

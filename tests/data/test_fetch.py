@@ -418,7 +418,9 @@ def test_a_body_without_end_is_given_up_and_deleted(tmp_path, headers, monkeypat
     monkeypatch.setattr(fetch, "_MOST_BYTES", 2**22)
     chunk = b"10000\r\n" + bytes(2**16) + b"\r\n" if b"chunked" in headers else bytes(2**16)
     with replying(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n", endless=chunk) as url:
-        assert "does not end after 4,194,304 bytes; what came was deleted" in failure(tmp_path, url)
+        assert "does not end after 4,194,304 bytes; what was received was deleted" in failure(
+            tmp_path, url
+        )
 
 
 def test_a_body_without_end_does_not_fill_the_disk(tmp_path, monkeypatch):

@@ -125,7 +125,7 @@ def test_damaged_digests_are_computed_again(tmp_path, harm):
         assert [cache.find(SHAPE), cache.find(SHAPE)] == [None, None]
     assert len(w) == 1
     if harm == "folder":
-        with pytest.warns(UserWarning, match="does not let us keep everything"):
+        with pytest.warns(UserWarning, match="cannot keep everything"):
             cache.save(SHAPE, DIGESTS)
         return
     cache.save(SHAPE, DIGESTS)

@@ -107,7 +107,7 @@ def test_a_cache_that_may_not_be_read_is_computed(samples, tmp_path, monkeypatch
 def test_a_folder_without_write_permission(samples, tmp_path, monkeypatch):
     (tmp_path / "cache").mkdir(mode=0o555)
     expected = features_of(open_reader(None, monkeypatch), samples)
-    with pytest.warns(UserWarning, match="does not let us keep everything"):
+    with pytest.warns(UserWarning, match="cannot keep everything"):
         found = features_of(open_reader(tmp_path / "cache", monkeypatch), samples)
     np.testing.assert_equal(found, expected)
 

@@ -1,4 +1,4 @@
-"""Synthetic runs: invented scores that no detector gave; they stand in no table of the project."""
+"""Synthetic runs: invented scores that no detector gave; they are in no table of the project."""
 
 from __future__ import annotations
 

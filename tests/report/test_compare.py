@@ -229,7 +229,7 @@ def test_scores_that_do_not_give_the_numbers_of_their_row_are_refused(published:
 def test_a_line_that_holds_no_score_is_named(published: Path, line: str) -> None:
     path = published / "results" / "scores" / "parts_tiny.csv"
     path.write_text(write_scores({}) + line + "\n")
-    with pytest.raises(ReportError, match=r"parts_tiny.csv:2 is no line of scores"):
+    with pytest.raises(ReportError, match=r"parts_tiny.csv:2 is not a line of scores"):
         read_results(published / "results", "parts_tiny")
 
 
@@ -367,13 +367,13 @@ def test_numbers_of_another_backbone_are_named_and_stand_beside_nothing(
 ) -> None:
     _sources(published)
     text = _compared(published, capsys)
-    assert "tiny: other backbones\n\nNot beside ours: Wide (`wide`).\n" in text
+    assert "tiny: other backbones\n\nNot shown beside ours: Wide (`wide`).\n" in text
     assert "a book" not in text
     sources = published / "results" / "published_sources.csv"
     sources.write_text(sources.read_text().replace(",dfkde,tiny", ",dfkde,tiny2"))
     text = _compared(published, capsys)
     assert "| Ours |" not in text
-    assert "Not beside ours: Old (`tiny2`), Wide (`wide`).\n" in text
+    assert "Not shown beside ours: Old (`tiny2`), Wide (`wide`).\n" in text
 
 
 def test_other_methods_are_listed_on_their_own(
@@ -421,7 +421,7 @@ def test_the_average_of_more_categories_is_not_beside_ours(published: Path) -> N
             "parts,cup",
             "old, image_auroc of parts: must have each of bolt, cap, 01, or Average alone; ",
         ),
-        ("old,parts,cap,image_auroc,0.9012\n", "", "or Average alone; unknown or lacking: cap"),
+        ("old,parts,cap,image_auroc,0.9012\n", "", "or Average alone; unknown or missing: cap"),
         ("parts,cap", "parts,bolt", ".csv:3: old has the image_auroc of parts/bolt twice"),
         (
             "old,parts,Average,aupro",
@@ -435,7 +435,7 @@ def test_the_average_of_more_categories_is_not_beside_ours(published: Path) -> N
         (
             "0.9012",
             "0.9012,0.9",
-            "published.csv:3 is no line of published numbers (ValueError: 6 cells",
+            "published.csv:3 is not a line of published numbers (ValueError: 6 cells",
         ),
         ("old,parts,cap", "new,parts,cap", "published_sources.csv has no line for new"),
     ],

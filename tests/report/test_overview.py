@@ -176,7 +176,7 @@ def test_new_runs_fill_the_pages(checkout: Path) -> None:
     assert check(checkout) == ""
 
 
-def test_only_one_table_made_anew_moves_its_overview(published: Path) -> None:
+def test_only_one_table_made_again_moves_its_overview(published: Path) -> None:
     publish(published, [run("w", record("cap", 5, **WIDE))], only=["parts_wide"])
     assert lines(block(published, "results", "parts"))[0] == ["Category", "tiny", "wide"]
     assert "1/3 categories with `wide`" in block(published, "status", "all")
@@ -233,6 +233,6 @@ def test_rows_of_a_table_that_is_none_now_stay_in_the_overview(
 def test_a_page_that_is_no_file_is_named(checkout: Path) -> None:
     (checkout / "docs/results.md").unlink()
     (checkout / "docs/results.md").mkdir()
-    with pytest.raises(ValueError, match=r"docs/results.md is no regular file"):
+    with pytest.raises(ValueError, match=r"docs/results.md is not a regular file"):
         publish(checkout, complete())
     assert not (checkout / "results").exists()

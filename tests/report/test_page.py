@@ -99,7 +99,7 @@ def _gallery(folder: Path) -> None:
 
 def test_a_wrong_gallery_index_is_named(tmp_path: Path) -> None:
     (tmp_path / INDEX).write_text("a,b\n")
-    with pytest.raises(ReportError, match=r"index.csv has not the columns kind, image"):
+    with pytest.raises(ReportError, match=r"index.csv does not have the columns kind, image"):
         read_gallery(tmp_path)
     assert read_gallery(tmp_path / "none") == []
 

@@ -80,7 +80,7 @@ def test_two_commits_in_one_table_are_both_named(checkout: Path) -> None:
     assert "commits `c0ffeec0ff` (bolt), `dddddddddd` with uncommitted changes (cap)" in text
 
 
-def test_only_the_named_tables_are_made_anew(published: Path) -> None:
+def test_only_the_named_tables_are_made_again(published: Path) -> None:
     before = _lines(published)
     publish(published, [], only=["cells_small"])
     assert _lines(published) == before
@@ -153,7 +153,7 @@ def test_check_finds_results_that_do_not_fit_the_code(published: Path) -> None:
     with pytest.raises(ReportError, match=r"parts_tiny.csv:3 has schema 0, this code reads \d"):
         check(published)
     path.write_text(text.replace("schema,dataset", "scheme,dataset"))
-    with pytest.raises(ReportError, match="has not the columns"):
+    with pytest.raises(ReportError, match="does not have the columns"):
         check(published)
     path.unlink()
     with pytest.raises(ReportError, match=r"parts_tiny.csv is missing"):

@@ -48,7 +48,7 @@ def test_a_folder_that_is_no_checkout_is_named(
         assert "`python -m harness.report show format=html > PAGE` works anywhere" in error
 
 
-def test_an_unknown_table_to_make_anew_is_named(published: Path) -> None:
+def test_an_unknown_table_to_make_again_is_named(published: Path) -> None:
     from harness.report.declaration import ReportError
     from harness.report.publish import publish
 
@@ -82,7 +82,7 @@ def test_a_pipe_is_not_waited_for(
         assert main(command) == 0
         return
     assert main(command) == 1
-    assert f"{name} is no regular file" in capsys.readouterr().err
+    assert f"{name} is not a regular file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["README.md", "results/scores/parts_tiny.csv"])
@@ -96,7 +96,7 @@ def test_a_pipe_is_not_written_to(checkout: Path, name: str) -> None:
     path.unlink(missing_ok=True)
     os.mkfifo(path)
     if name == "README.md":
-        with pytest.raises(ReportError, match=r"README.md is no regular file"):
+        with pytest.raises(ReportError, match=r"README.md is not a regular file"):
             publish(checkout, complete())
     else:
         publish(checkout, complete())
@@ -134,7 +134,7 @@ def test_damaged_published_numbers_are_named_in_a_line(
 ) -> None:
     (published / "results/published.csv").write_text(content)
     error = _error(["--root", str(published), "compare", "published"], capsys)
-    assert "results/published.csv has not the columns source, dataset, category" in error
+    assert "results/published.csv does not have the columns source, dataset, category" in error
 
 
 @pytest.mark.parametrize(
@@ -168,5 +168,5 @@ def test_scores_that_are_not_finite_are_refused(
     *lines, last = path.read_text().splitlines()
     path.write_text("\n".join([*lines, f"{last.rpartition(',')[0]},inf\n"]))
     error = _error(["--root", str(published), "html"], capsys)
-    where = f"parts_tiny.csv:{len(lines) + 1} is no line of scores"
+    where = f"parts_tiny.csv:{len(lines) + 1} is not a line of scores"
     assert f"{where} (ValueError: a score must be finite, got 'inf')" in error

@@ -76,7 +76,7 @@ def test_two_people_publish_from_two_stores(checkout: Path, swept: Path, tmp_pat
 def test_a_merge_that_left_marks_is_named(published: Path) -> None:
     for name, problem in (
         ("environment.json", "cannot be read .JSONDecodeError: "),
-        ("averages.csv", "averages.csv:2 is no line of averages"),
+        ("averages.csv", "averages.csv:2 is not a line of averages"),
         ("parts_tiny.csv", "has schema <<<<<<< ours"),
     ):
         path = published / "results" / name
@@ -98,7 +98,7 @@ def test_averages_are_the_same_under_every_version_of_python(published: Path) ->
     assert average.value == float(sum(map(Fraction, values))) / len(values)
 
 
-def test_averages_of_a_merge_are_made_anew(published: Path) -> None:
+def test_averages_of_a_merge_are_made_again(published: Path) -> None:
     before = texts(published)
     path = published / "results" / "averages.csv"
     path.write_text(path.read_text().split("\n")[0] + "\n")

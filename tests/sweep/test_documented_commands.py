@@ -83,7 +83,7 @@ SAYS = {
     "harness.features list": r"(?m)^KEY +WEIGHTS .*\n\w{12}  \w{12} +64  torch fp32 cpu pil",
     "harness.features verify": r"(?m)^\d+ entries, 0 damaged\n",
     "harness.features prune --limit-gb 20": r"(?m)^0 entries removed\n",
-    "harness.tracking push": r"(?m)^nothing waits\n",
+    "harness.tracking push": r"(?m)^nothing is waiting\n",
     "harness.tracking close": r"(?m)^\w{32} open: elpv/\w+ · dfkde .*, process \d+ of ",
     "harness.tracking close RUN_ID": r"(?m)^\w{32} closed: elpv/\w+ · dfkde .*, process \d+ of ",
     "harness.tracking ui --port 5001": r"(?m)^mvtec: http://127.0.0.1:\d+/#/experiments/\d+",

@@ -118,4 +118,4 @@ def test_a_sweep_into_a_server_writes_none(empty_folder, monkeypatch):
     push = subprocess.run(
         [sys.executable, "-m", "harness.tracking", "push"], capture_output=True, text=True
     )
-    assert (push.returncode, push.stderr) == (0, "nothing waits\n")
+    assert (push.returncode, push.stderr) == (0, "nothing is waiting\n")

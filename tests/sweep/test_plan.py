@@ -47,7 +47,7 @@ def test_a_plan_writes_nothing_and_builds_no_network(empty_folder, monkeypatch):
     assert job == "run              btad/01 · dfkde · custom · s42"
     # Another test may have read the images.
     unknown = r" {17}unknown until the (images are read|network is built): at most 32 images to"
-    assert re.match(f"{unknown} extract; no earlier run tells the time$", detail)
+    assert re.match(f"{unknown} extract; no earlier run to estimate the time from$", detail)
     assert total == "1 job: 1 run"
     assert files() == []
 
@@ -77,7 +77,7 @@ def test_a_plan_knows_what_is_finished_and_what_is_extracted(folder, client):
     assert files() == before
     unfitted = [one for one in command if not one.startswith("model.")]
     other = in_process(*unfitted, "category=01", "model=knn", PLAN, settings=())
-    assert "0 images to extract; no earlier run tells the time" in other.out
+    assert "0 images to extract; no earlier run to estimate the time from" in other.out
     mapped = [*(one for one in command if one != "localizer=none"), "category=01", "seed=1", PLAN]
     assert " 0 images to extract" in in_process(*mapped, settings=()).out
     recomputed = in_process(*mapped, "features.maps=false", settings=()).out

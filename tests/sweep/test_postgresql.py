@@ -121,7 +121,7 @@ def same_tags(run):
 
 def report(uri, client):
     """Make a table of the runs that are on the server."""
-    # Synthetic data may stand in no table; here the tag says otherwise.
+    # Synthetic data may be in no table; here the tag says otherwise.
     for run in runs(client):
         client.set_tag(run.info.run_id, "official", "true")
     shutil.copytree(ROOT / "conf", "conf")
@@ -153,7 +153,7 @@ def test_nothing_is_lost_while_the_store_is_down(server, database, monkeypatch, 
 
     assert process.wait(500) == 0, Path("output.txt").read_text(encoding="utf-8")
     text = Path("output.txt").read_text(encoding="utf-8")
-    assert f"results wait in {outbox()} for {server.uri}" in text, text
+    assert f"results are waiting in {outbox()} for {server.uri}" in text, text
     waiting = len(entries())
     assert 1 <= waiting < N_NEXT
     assert push().returncode == 1
@@ -163,7 +163,7 @@ def test_nothing_is_lost_while_the_store_is_down(server, database, monkeypatch, 
 
     (server if victim == "server" else database).start()
     pushed = push()
-    assert (pushed.returncode, pushed.stderr) == (0, "nothing waits\n")
+    assert (pushed.returncode, pushed.stderr) == (0, "nothing is waiting\n")
     assert not entries()
     assert statuses(client) == {"FINISHED": N_NEXT}
     assert numbers(client) == expected

@@ -30,23 +30,26 @@ MISTAKES = [
     ("hydra/launcher=joblb", "hydra/launcher must be one of ..., got 'joblb'; did you mean 'jobli"),
     (
         "model.params.n_component=8",
-        "model.params.n_component is no setting; did you mean 'n_components'? Choose from: n_comp",
+        "model.params.n_component is not a setting; did you mean 'n_components'? Choose from: n_c",
     ),
     (
         "backbone.arguments.depth=3",
-        "backbone.arguments.depth is no setting: backbone.arguments has none",
+        "backbone.arguments.depth is not a setting: backbone.arguments has none",
     ),
     (
         "model.factory=tests.centroid:Centroid",
         "model.params.n_components is not a parameter of tests.centroid:Centroid, which has none",
     ),
-    ("sed=1", "sed is no setting; did you mean 'seed'? Choose from: dataset, backbone, model,"),
-    ("modle=knn", "modle is no setting; did you mean 'model'?"),
-    ("dataset.rot=x", "dataset.rot is no setting; did you mean 'root'? Choose from: name, title,"),
-    ("+n_trian=10", "n_trian is no setting; did you mean 'n_train'?"),
-    ("+features.worker=2", "features.worker is no setting; did you mean 'workers'?"),
-    ("++dataset.oficial=false", "dataset.oficial is no setting; did you mean 'official'?"),
-    ("~sed", "sed is no setting"),
+    ("sed=1", "sed is not a setting; did you mean 'seed'? Choose from: dataset, backbone, model,"),
+    ("modle=knn", "modle is not a setting; did you mean 'model'?"),
+    (
+        "dataset.rot=x",
+        "dataset.rot is not a setting; did you mean 'root'? Choose from: name, title,",
+    ),
+    ("+n_trian=10", "n_trian is not a setting; did you mean 'n_train'?"),
+    ("+features.worker=2", "features.worker is not a setting; did you mean 'workers'?"),
+    ("++dataset.oficial=false", "dataset.oficial is not a setting; did you mean 'official'?"),
+    ("~sed", "sed is not a setting"),
     ("seed=abc", "seed must be an integer, got 'abc'"),
     ("seed=1.5", "seed must be an integer, got '1.5'"),
     ("seed=null", "seed must not be null"),
@@ -80,7 +83,7 @@ MISTAKES = [
     ),
     ("model.factory=dfkde:Nope", "model.factory must be an importable 'module:class' or"),
     ("model.params.n_components=abc", "n_components must be an integer of at least 1, got 'abc'"),
-    ("--mutlirun", "--mutlirun is no option; did you mean '--multirun'?"),
+    ("--mutlirun", "--mutlirun is not an option; did you mean '--multirun'?"),
     ("--cfg", "argument --cfg/-c: invalid choice: 'dataset=btad' (choose from"),
 ]
 
@@ -145,4 +148,4 @@ def test_options_may_stand_anywhere(empty_folder):
 def test_a_process_prints_one_line_and_fails(empty_folder):
     ended = as_process("dataset=btad", "category=01", "sed=1")
     assert (ended.status, ended.out, ended.err.count("\n")) == (1, "", 1)
-    assert ended.err.startswith("sed is no setting; did you mean 'seed'?")
+    assert ended.err.startswith("sed is not a setting; did you mean 'seed'?")

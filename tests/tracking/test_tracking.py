@@ -128,14 +128,14 @@ def test_results_wait_while_the_store_is_away(uri, job, record, unreachable, cap
     assert run.run_id is None
     tracker.finish(run, record)
     tracker.fail(tracker.start(job, OTHER), ValueError("x"))
-    assert "2 results wait in" in tracker.waiting()[-1]
+    assert "2 results are waiting in" in tracker.waiting()[-1]
     assert tracker.finished_run(job, KEY) is tracker.finished_run(job, OTHER) is None
     assert main(["push", "--uri", uri]) == 1
-    assert "2 results wait in" in capsys.readouterr().err
+    assert "2 results are waiting in" in capsys.readouterr().err
 
     unreachable.undo()
     assert main(["push", "--uri", uri]) == 0
-    assert capsys.readouterr().err == "nothing waits\n"
+    assert capsys.readouterr().err == "nothing is waiting\n"
     finished, failed = sorted(read_runs(uri), key=lambda run: run.status, reverse=True)
     assert (finished.status, finished.identity) == ("finished", "f" * 64)
     assert finished.record.metrics == record.metrics
@@ -156,7 +156,7 @@ def test_results_of_a_server_are_not_sent_to_another_store(
     assert own.finished_run(job, KEY) is None
     assert stores()[-1] == "http://127.0.0.1:1"
     assert main(["push"]) == 1
-    assert "1 results wait in" in capsys.readouterr().err
+    assert "1 results are waiting in" in capsys.readouterr().err
     assert main(["push", "--uri", store_uri()]) == 0
     assert not read_runs()
 
