@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 from scipy.special import logsumexp
 
@@ -21,6 +23,12 @@ class PositionDensities:
     shrinkage: float
     mean_: Array
     components_: Array
+    points_: Array
+
+    @cached_property
+    def norms_(self) -> Array:
+        """Squared norms of the whitened points; detectors saved by older versions lack them."""
+        return _squared_norms(self.points_)
 
     def _projected(self, features: Array) -> Array:
         return (features - self.mean_) @ self.components_.T

@@ -115,13 +115,18 @@ def check_weights(factory: str, *, arguments: Mapping[str, Any], weights: str | 
     architecture = str(arguments.get("architecture"))
     path = checkpoint_file(factory, arguments=arguments, weights=weights)
     if path is not None:
-        what, url = f"the weights {weights} of {architecture}", f"{_DOWNLOADS}/{path.name}"
-        if not path.exists() and not reachable(url):
-            raise checkpoint_error(what, url=url)
+        what = f"the weights {weights} of {architecture}"
+        check_checkpoint(what, url=f"{_DOWNLOADS}/{path.name}")
     elif factory == TIMM and weights == "pretrained" and not ELSEWHERE.match(architecture):
         # Which tag a name without one stands for is known to timm alone.
         name = architecture if "." in architecture else f"{architecture}.TAG"
         check_hub(architecture, repository=f"timm/{name}")
+
+
+def check_checkpoint(what: str, *, url: str) -> None:
+    """Raise the error for a file that torch has not downloaded, where it cannot be asked for."""
+    if not (checkpoint_folder() / Path(url).name).exists() and not reachable(url):
+        raise checkpoint_error(what, url=url)
 
 
 def checkpoint_error(what: str, *, url: str) -> WeightsError:
@@ -156,7 +161,7 @@ def check_hub(architecture: str, *, repository: str) -> None:
     from huggingface_hub.constants import ENDPOINT, HF_HUB_CACHE, HF_HUB_OFFLINE
 
     name = repository.partition("/")[2].replace("TAG", "*")
-    is_here = any(Path(HF_HUB_CACHE).glob(f"models--*--{name}"))
+    is_here = any(Path(HF_HUB_CACHE).glob(f"models--*--{name}/snapshots/*/*"))
     if not is_here and (HF_HUB_OFFLINE or not reachable(ENDPOINT)):
         raise hub_error(architecture, repository=repository)
 

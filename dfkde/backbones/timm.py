@@ -8,7 +8,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from dfkde.backbones.presence import check_hub, checkpoint_error, hub_error
+from dfkde.backbones.presence import check_checkpoint, check_hub, checkpoint_error, hub_error
 
 PRETRAINED = "pretrained"
 """The name of the weights that timm's tag stands for."""
@@ -28,8 +28,11 @@ def timm_model(architecture: str, *, weights: str | None, img_size: int | None =
     config: Any = timm.get_pretrained_cfg(architecture)
     if weights is not None and not (config and config.has_weights):
         raise ValueError(f"timm has no weights for {architecture!r}")
+    what = f"the weights of {architecture}"
     if weights is not None and config.hf_hub_id:  # which would be asked for a minute
         check_hub(architecture, repository=config.hf_hub_id)
+    elif weights is not None:
+        check_checkpoint(what, url=str(config.url))
     try:
         return timm.create_model(
             architecture,
@@ -41,7 +44,7 @@ def timm_model(architecture: str, *, weights: str | None, img_size: int | None =
     except OSError as cause:
         if config.hf_hub_id:
             raise hub_error(architecture, repository=config.hf_hub_id) from cause
-        raise checkpoint_error(f"the weights of {architecture}", url=str(config.url)) from cause
+        raise checkpoint_error(what, url=str(config.url)) from cause
 
 
 def _check_name(architecture: str) -> None:

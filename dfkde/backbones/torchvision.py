@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from torch import nn
 from torchvision.models import get_model, get_model_weights, list_models
 
-from dfkde.backbones.presence import checkpoint_error
+from dfkde.backbones.presence import check_checkpoint, checkpoint_error
 
 
 def torchvision_model(
@@ -32,8 +32,9 @@ def torchvision_model(
             f" with {weights}"
         )
     entry = names[weights]
+    what = f"the weights {entry.name} of {architecture}"
+    check_checkpoint(what, url=entry.url)
     try:
         return get_model(architecture, weights=entry)
     except OSError as cause:
-        what = f"the weights {entry.name} of {architecture}"
         raise checkpoint_error(what, url=entry.url) from cause

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import IO
 from urllib.parse import urljoin, urlsplit
@@ -39,8 +40,8 @@ def fetch(archive: Archive, root: Path, *, categories: list[str], progress: Prog
     resumes the download.
     """
     root = root.resolve()
-    if not hasattr(tarfile, "data_filter"):
-        raise DataError("fetch needs Python 3.11.4 or later, to unpack within a folder")
+    if not hasattr(tarfile, "data_filter") or find_spec("_lzma") is None:
+        raise DataError("fetch needs Python 3.11.4 or later, with lzma, to unpack archives")
     try:
         if root.exists() and not (root.is_dir() and not any(root.iterdir())):
             raise DataError(f"'{root}' is already there; remove it to fetch it again")
@@ -247,12 +248,15 @@ def _unpack(packed: Path, root: Path, *, categories: list[str]) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        if tarfile.is_tarfile(packed):
-            with tarfile.open(packed) as tar:
-                tar.extractall(partial, filter="data")
-        else:
-            with zipfile.ZipFile(packed) as bundle:
-                bundle.extractall(partial)  # noqa: S202 - its SHA-256 is the published one
+        try:
+            if tarfile.is_tarfile(packed):
+                with tarfile.open(packed) as tar:
+                    tar.extractall(partial, filter="data")
+            else:
+                with zipfile.ZipFile(packed) as bundle:
+                    bundle.extractall(partial)  # noqa: S202 - its SHA-256 is the published one
+        except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+            raise DataError(f"{shown(str(packed))} cannot be unpacked ({error})") from error
         found = _dataset_folder(packed, partial, categories=categories)
         files = [path for path in found.rglob("*") if path.is_file()]
         write_manifest(found, {p.relative_to(found).as_posix(): _file_digest(p) for p in files})

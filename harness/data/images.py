@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import math
 import os
 import re
 import warnings
@@ -40,6 +41,7 @@ _WARNINGS = (
     "|Truncated File Read|Metadata Warning, tag|Image appears to be a malformed MPO|Invalid APNG"
 )
 _SILENCED = ("ignore", re.compile(_WARNINGS, re.IGNORECASE), UserWarning, None, 0)
+_SCAN, _MOST_SCANNED = b"\xff\xda", 20  # times as many pixels as an image may have
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF 6.0, section 15
 # Where a PNG may state an orientation behind its pixels; the last is compressed, so unknown.
 _LATE = (b"eXIf", b"Raw profile type exif", b"tiff:Orientation", b"XML:com.adobe.xmp\0\1")
@@ -181,21 +183,27 @@ def opened(data: bytes, decoding: Decoding = USUAL) -> Iterator[Image.Image]:
     Image.MAX_IMAGE_PIXELS = None  # ours takes its place
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            _check_header(image, decoding.max_pixels)
+            _check_header(image, data, decoding.max_pixels)
             yield image
     except Exception as error:  # damage makes decoders raise anything
         raise DataError(f"cannot be decoded ({_reason(error)})") from error
 
 
-def _check_header(image: Image.Image, max_pixels: int) -> None:
+def _check_header(image: Image.Image, data: bytes, max_pixels: int) -> None:
     """Refuse, before a pixel is decoded, what is too large or has no single meaning."""
-    width, height = image.size
+    sizes = [image.size]
     if image.format == "TIFF":  # a tile is decoded whole, however small the image
         tags = image.tag_v2  # type: ignore[attr-defined]
-        width, height = max(width, tags.get(_TILE_WIDTH, 0)), max(height, tags.get(_TILE_LENGTH, 0))
-    if width * height > max_pixels:
-        what = f"has {width}x{height} pixels, more than {max_pixels:,}"
-        raise ValueError(f"{what} (dataset.max_pixels)")
+        sizes.append((tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)))
+    for width, height in sizes:
+        if width * height > max_pixels:
+            what = f"has {width}x{height} pixels, more than {max_pixels:,}"
+            raise ValueError(f"{what} (dataset.max_pixels)")
+    if image.format in ("JPEG", "MPO"):  # each scan visits every pixel
+        pixels = data.count(_SCAN) * math.prod(image.size)
+        if pixels > _MOST_SCANNED * max_pixels:
+            rule = f"more than {_MOST_SCANNED * max_pixels:,}"
+            raise ValueError(f"has {pixels:,} pixels in all its scans, {rule}")
     # Not by `n_frames`: that of a TIFF follows a chain as long as the file likes.
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise ValueError("holds several images, not one")

@@ -70,37 +70,35 @@ class InspectionCache:
     """
 
     def __init__(self, root: Path, category: str) -> None:
-        self._place, self._key = _place(root, category), f"inspections of {category}"
-        self._entries: dict[str, str] = {}
-        try:
-            kept = {} if self._place is None else read_json(self._place, key=self._key)
-        except DamagedError:
-            log.warning("%s is damaged; the files are read again", shown(str(self._place)))
-        except OSError:
-            pass  # it is absent
-        else:
-            self._entries = kept["files"] if kept.get("version") == _VERSION else {}
+        self._key = f"inspections of {category}"
+        self._places = _places(root, category)
+        loaded = [_load(place, self._key) for place in self._places]
+        self._entries = [entries for entries in loaded if entries]
+        for place, entries in zip(self._places, loaded, strict=True):
+            if entries is None and not self._entries:
+                log.warning("%s is damaged; the files are read again", shown(str(place)))
 
     def find(self, key: str, stamp: str) -> Inspection | None:
         """Return the inspection of a file, or None if the file is new or changed."""
-        entry = self._entries.get(key, "")
-        if not entry.startswith(f"{stamp} "):
-            return None
-        digest, *numbers = entry.removeprefix(stamp).split()
-        width, height, defect, synthetic, solid, inverted, top = map(int, numbers)
-        return Inspection(
-            digest, width, height, defect, bool(synthetic), solid, bool(inverted), top
-        )
+        for entries in self._entries:
+            entry = entries.get(key, "")
+            if entry.startswith(f"{stamp} "):
+                digest, *numbers = entry.removeprefix(stamp).split()
+                width, height, defect, synthetic, solid, inverted, top = map(int, numbers)
+                kinds = bool(synthetic), solid, bool(inverted), top
+                return Inspection(digest, width, height, defect, *kinds)
+        return None
 
     def save(self, found: Mapping[str, tuple[str, Inspection]]) -> None:
-        """Write all inspections if they can be written; else do without."""
+        """Write all inspections to the first place that can be written; else do without."""
         entries = {
             key: " ".join(map(str, (stamp, seen.digest, *map(int, seen[1:]))))
             for key, (stamp, seen) in found.items()
         }
-        with contextlib.suppress(OSError):
-            if self._place is not None:
-                write_json(self._place, {"version": _VERSION, "files": entries}, key=self._key)
+        for place in self._places:
+            with contextlib.suppress(OSError):
+                write_json(place, {"version": _VERSION, "files": entries}, key=self._key)
+                return
 
 
 def inspect_image(data: bytes, decoding: Decoding = USUAL) -> Inspection:
@@ -162,23 +160,36 @@ def fingerprint(seen: Mapping[str, Inspection]) -> str:
     return whole.hexdigest()
 
 
-def _place(root: Path, category: str) -> Path | None:
-    """Return the file beside the data or, where nothing may be written, in the user's cache."""
+def _places(root: Path, category: str) -> list[Path]:
     root = root.resolve()
-    beside = root / ".dfkde"
-    packages = (Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib"))
-    installed = any(root.is_relative_to(folder) for folder in packages)
-    marked = root.stat().st_mode & 0o222 == 0  # as read-only, although root could write to it
-    writable = os.access(beside if beside.exists() else root, os.W_OK)
-    # A link could lead to a folder of somebody's that has a file of that name.
-    if writable and not (installed or marked or beside.is_symlink()):
-        return beside / f"{category}.json"
-    try:
+    places = []
+    with contextlib.suppress(RuntimeError):  # a user without a home directory
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # a user without a home directory
+        key = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
+        places = [cache / "dfkde" / "digests" / key / f"{category}.json"]
+    beside = root / ".dfkde"
+    # A link could lead to a folder of somebody's that has a file of that name.
+    if beside.is_symlink() or _is_read_only(root):
+        return places
+    return [beside / f"{category}.json", *places]
+
+
+def _is_read_only(root: Path) -> bool:
+    """Tell an installed package and a folder marked read-only (which root could write to)."""
+    places = (sysconfig.get_path(name) for name in ("purelib", "platlib"))
+    installed = any(root.is_relative_to(Path(place).resolve()) for place in places)
+    return installed or root.stat().st_mode & 0o222 == 0
+
+
+def _load(place: Path, key: str) -> dict[str, str] | None:
+    """Return a file's entries: none if it is absent or of another version; None if damaged."""
+    try:
+        kept = read_json(place, key=key)
+    except DamagedError:
         return None
-    folder = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
-    return cache / "dfkde" / "digests" / folder / f"{category}.json"
+    except OSError:
+        return {}
+    return kept["files"] if kept.get("version") == _VERSION else {}
 
 
 def problems_of(

@@ -123,6 +123,9 @@ def _read_tree(
     files, problems = walk(root, folder, without)
     train, test, masks = [], [], []
     skipped = Counter[str]()
+    for problem in [one for one in problems if _part(one.file, folder) in unused]:
+        problems.remove(problem)
+        skipped[unused[_part(problem.file, folder)]] += 1
     for name in files:
         match name.removeprefix(f"{folder}/").split("/"):
             case [part, _, *_] if part in unused:
@@ -144,6 +147,10 @@ def _read_tree(
     paired, unpaired = pair_masks(test, masks, ending=ending, category=category)
     found = (*problems, *unpaired)
     return Listing(tuple(train), tuple(paired), found, files, skipped=skipped)
+
+
+def _part(name: str, folder: str) -> str:
+    return name.removeprefix(f"{folder}/").partition("/")[0]
 
 
 def _read_elpv(

@@ -188,11 +188,10 @@ class LazyExtractor:
             old, new = getattr(cached, name), getattr(found, name)
             if old != new:
                 self.outdated = True
-                self._kept.save(shape, found)
+                then = self._kept.replace(shape, found)
                 raise ValueError(
                     f"the backbone {self.backbone.name} has changed since its digests were cached:"
-                    f" {what} had SHA-256 {old[:12]}, now {new[:12]}; the same command runs the job"
-                    " with the network as it is now"
+                    f" {what} had SHA-256 {old[:12]}, now {new[:12]}; {then}"
                 )
 
 
@@ -233,10 +232,16 @@ class DigestCache:
         is_current = self._checkpoint in (None, kept["checkpoint"])
         return Digests(kept["weights"], kept["network"]), is_current
 
-    def save(self, shape: Shape, digests: Digests) -> None:
-        """Write the digests; a cache that cannot be written to causes a warning."""
+    def replace(self, shape: Shape, digests: Digests) -> str:
+        """Write digests in place of others; say what to do."""
+        if self.save(shape, digests):
+            return "the same command runs the job with the network as it is now"
+        return f"'{self._path(shape)}' must be removed, for it cannot be replaced"
+
+    def save(self, shape: Shape, digests: Digests) -> bool:
+        """Write the digests if they can be; a cache that cannot be written to causes a warning."""
         if not self._is_kept:
-            return
+            return False
         path = self._path(shape)
         try:
             refuse_link(path, cache=self._folder)
@@ -244,6 +249,8 @@ class DigestCache:
             write_json(path, kept, key=path.stem)
         except OSError as error:
             warn_unwritable(error, cache=self._folder)
+            return False
+        return True
 
     def _path(self, shape: Shape) -> Path:
         if shape not in self._stamps:

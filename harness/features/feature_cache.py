@@ -54,7 +54,7 @@ _UNWRITABLE = {
 folder of ours. A full disk is another matter: it ends the job."""
 
 _ABANDONED = 3600.0
-"""Seconds after which a half-written file, or a lock, belongs to no living process."""
+"""Seconds after which a half-written file belongs to no living process."""
 
 _KEY = re.compile(r"[0-9a-f]{32}")
 """How the folder of a section is called: of other folders in the cache's place nothing is ours."""
@@ -311,11 +311,13 @@ def _entries(folder: Path) -> Iterator[Entry]:
 
 
 def _remove_abandoned(cache: Path) -> None:
-    """Remove what killed processes left: half-written files, and the files of their locks."""
+    """Remove what killed processes left: half-written files, and locks that nobody holds."""
     for folder in [*_folders(cache), cache / "backbones"]:
         for pattern in ("*.part", "??/*.part", "??/*.lock"):
-            for path in folder.glob(pattern):
+            for path in (one for one in folder.glob(pattern) if _is_own(one, cache=cache)):
                 with suppress(OSError):
-                    is_old = time.time() - path.lstat().st_mtime > _ABANDONED
-                    if is_old and _is_own(path, cache=cache):
+                    if path.suffix == ".lock":
+                        with lock(path, wait=False):
+                            pass  # the file goes with its lock
+                    elif time.time() - path.lstat().st_mtime > _ABANDONED:
                         path.unlink()

@@ -66,6 +66,7 @@ class Predictor:
             raise ValueError(
                 f"the detector's inputs must hold {', '.join(REQUIRED)}, got none of {missing}"
             )
+        detector.backbone.check()
         self.detector = detector
         self._extractor = _extractor(detector.backbone, cache)
         self.reader = FeatureReader(

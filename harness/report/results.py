@@ -291,7 +291,11 @@ def read_results(folder: Path, name: str) -> TableResults:
         return TableResults()
     rows, averages = read_rows(path), {}
     with reading(folder / "environment.json") as file:
-        content = json.load(file)
+        try:
+            content = json.load(file)
+        except json.JSONDecodeError as error:
+            rule = "of a merge, keep the environments of both sides"
+            raise ReportError(f"{file.name} is not JSON: {error}; {rule}") from None
         check_schema(content.get("schema"), folder / "environment.json")
         environments: Environments = dict(content["environments"])
     unknown = sorted({row.environment for row in rows} - set(environments))

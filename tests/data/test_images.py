@@ -280,6 +280,17 @@ def png(before=b"", after=b""):
 
 
 @pytest.mark.parametrize("look", LOOKS)
+def test_scans_that_visit_too_many_pixels_together_are_refused(tmp_path, look):
+    data = saved("JPEG", Image.fromarray(GREY), progressive=True)
+    last = data.rfind(b"\xff\xda")
+    data = bytearray(data[:last] + data[last:-2] * 21 + data[-2:])
+    frame = data.index(b"\xff\xc2")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", 10_500, 8500)
+    what = refusal(tmp_path / "scans.jpg", bytes(data), look)
+    assert "pixels in all its scans, more than 1,789,569,700)" in what
+
+
+@pytest.mark.parametrize("look", LOOKS)
 def test_a_tile_larger_than_any_image_is_refused(tmp_path, look):
     """It is decoded whole, for an image of 16 pixels."""
     tiles = [(322, 2**16), (323, 2**15), (324, 8), (325, 256)]

@@ -23,6 +23,7 @@ from dfkde import (
     load_backbone,
     localizer,
 )
+from dfkde.localizers import PatchDensity
 from tests.saved import rewrite, with_class
 
 LITE = "dfkde.backbones.efficientnet_lite:efficientnet_lite"
@@ -270,3 +271,12 @@ def test_the_backbone_is_built_again_and_checked():
     assert (extractor.layers, extractor.mean) == (("bn2",), (0.5, 0.5, 0.5))
     with pytest.raises(ValueError, match=f"must be the one of training, SHA-256 0+, got {digest}"):
         BACKBONE.extractor()
+
+
+def test_densities_at_positions_read_back_without_their_norms():
+    """Detectors that older versions saved lack them."""
+    maps = np.random.default_rng(0).normal(size=(8, 6, 3, 3))
+    localizer = PatchDensity(n_components=2).fit(maps)
+    expected = localizer.anomaly_map(maps[0])
+    del localizer.norms_
+    np.testing.assert_array_equal(localizer.anomaly_map(maps[0]), expected)

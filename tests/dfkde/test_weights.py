@@ -118,6 +118,26 @@ def test_a_network_that_swallows_packets_is_found_out_in_time(monkeypatch):
     assert elapsed < 2
 
 
+@pytest.mark.parametrize(
+    ("factory", "architecture", "weights"),
+    [
+        (TORCHVISION, "alexnet", "IMAGENET1K_V1"),  # none of the checkpoints that are listed
+        (TIMM, "resnet18.a1_in1k", "pretrained"),
+        (TIMM, "legacy_seresnet18.in1k", "pretrained"),
+    ],
+)
+def test_weights_are_not_waited_for_where_nothing_is_reached(
+    offline, monkeypatch, factory, architecture, weights
+):
+    """Also where a download that broke off has left a folder."""
+    (offline / "hub_cache" / "models--timm--resnet18.a1_in1k" / "refs").mkdir(parents=True)
+    monkeypatch.setattr("dfkde.backbones.presence.reachable", lambda url: False)
+    for name in ("torchvision.get_model", "timm.timm.create_model"):
+        monkeypatch.setattr(f"dfkde.backbones.{name}", None)  # which would wait
+    with pytest.raises(WeightsError, match="cannot be fetched"):
+        load_backbone(factory, arguments={"architecture": architecture}, weights=weights)
+
+
 @pytest.fixture
 def server():
     """A server that takes connections and never answers; its address without a scheme."""

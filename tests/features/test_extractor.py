@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -216,6 +217,27 @@ def test_a_reader_whose_network_has_changed_serves_no_other_job(tmp_path, sample
     fresh = feature_reader(backbone, settings, image_size=64)
     assert fresh.spec.weights_digest != first.spec.weights_digest
     assert (fresh.pooled(samples[:1]) != first.pooled(samples[:1])).any()
+
+
+def test_where_digests_cannot_be_replaced_their_file_is_named(tmp_path, samples, monkeypatch):
+    backbone = pinned(tmp_path)
+    monkeypatch.setattr(extractor, "_state", lambda file: (0, 0, 0))
+    cache = str(tmp_path / "cache")
+    LazyExtractor(backbone, cache=cache).digests(SHAPE)
+    exchange(Path(backbone.weights), squeezenet(seed=1))
+    [kept] = (tmp_path / "cache" / "backbones").iterdir()
+    changed = LazyExtractor(backbone, cache=cache)
+    changed.digests(SHAPE)
+    monkeypatch.setattr(extractor, "write_json", fail_to_write)
+    with (
+        pytest.warns(UserWarning, match="cannot keep everything"),
+        pytest.raises(ValueError, match=rf"; '{kept}' must be removed"),
+    ):
+        changed.program(SHAPE)
+
+
+def fail_to_write(path, *_, **__):
+    raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
 
 def test_random_weights_are_refused_unless_they_are_allowed():
