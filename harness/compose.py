@@ -183,6 +183,12 @@ class Composer:
     def _by_experiment(self, arguments: Iterable[str]) -> Iterator[dict[str, Override]]:
         """Yield the overrides of each experiment by key, those that its file asks for first."""
         given = _by_key(self.parse(arguments))
+        swept = {key for key, override in given.items() if override.is_sweep_override()}
+        if {"dataset", EXPERIMENT} <= swept:
+            raise ComposeError(
+                "dataset and experiment must not both be swept, for an experiment has a dataset;"
+                f" got {given['dataset'].input_line} and {given[EXPERIMENT].input_line}"
+            )
         for chosen in self._singles(given[EXPERIMENT]) if EXPERIMENT in given else [None]:
             own = given if chosen is None else given | {EXPERIMENT: chosen}
             files = [o for o in own.values() if not (o.is_sweep_override() or self._is_value(o))]
@@ -232,7 +238,8 @@ class Composer:
         value = None if wanted is None else wanted.value()
         if isinstance(value, Glob):
             if not any(value.filter(dataset.categories) for dataset in datasets):
-                raise ComposeError("category=glob(...) matches no category of the datasets")
+                rule = "category=glob(...) matches no category"
+                raise ComposeError(f"{rule}. {_choices(datasets)}")
             return value.filter
         names = None
         if wanted is not None and value is not None:
@@ -328,17 +335,21 @@ def _no_setting(key: str, known: Collection[str]) -> str:
 
 def check_categories(names: Sequence[str] | None, datasets: Sequence[DatasetConfig]) -> None:
     """Refuse a sweep for which no categories are given (None), and a name that no dataset has."""
-    every = list(dict.fromkeys(name for dataset in datasets for name in dataset.categories))
-    choices = f"Choose from: {', '.join(every)}"
+    every = [name for dataset in datasets for name in dataset.categories]
     if names is None:
-        raise ComposeError(f"category must be given. {choices}")
+        raise ComposeError(f"category must be given. {_choices(datasets)}")
     for name in (name for name in names if name not in every):
         hint = nearest(name, every)
         if "*" in name:
             hint = "; with -m, a pattern is 'category=glob(*)'."
         among = ", ".join(dict.fromkeys(dataset.name for dataset in datasets))
         given = f"category={name!r}{alike(name, every)}"
-        raise ComposeError(f"{given} is not in dataset {among}{hint} {choices}")
+        raise ComposeError(f"{given} is not in dataset {among}{hint} {_choices(datasets)}")
+
+
+def _choices(datasets: Sequence[DatasetConfig]) -> str:
+    every = dict.fromkeys(name for dataset in datasets for name in dataset.categories)
+    return f"Choose from: {', '.join(every)}"
 
 
 def _by_key(overrides: Iterable[Override]) -> dict[str, Override]:

@@ -256,7 +256,7 @@ class Job:
         if not layers:
             raise ValueError(
                 f"model.layers of {self.model.name} must name the layers of the backbone"
-                f" {self.backbone.name!r} (model.layers.{self.backbone.name}=[...]);"
+                f" {self.backbone.name!r} (+model.layers.{self.backbone.name}=[...]);"
                 f" it has those of {', '.join(self.model.layers)}"
             )
         return tuple(layers)

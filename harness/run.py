@@ -13,13 +13,14 @@ from argparse import ArgumentError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import walk_tb
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.core.utils import env_override
+from hydra.core.utils import env_override, run_job
 from omegaconf import DictConfig
 
 from harness.checks import check_jobs
@@ -61,7 +62,11 @@ def _in_one_line() -> Iterator[None]:
     except (*ERRORS, OSError, StoreError) as error:
         if _traceback_wanted:
             raise
-        say(explained(error), error=True)
+        # What Hydra does itself for a job is to make its folder.
+        modules = [frame.f_globals["__name__"] for frame, _ in walk_tb(error.__traceback__)]
+        of_hydra = isinstance(error, OSError) and run_job.__module__ in modules
+        rule = "hydra.run.dir must be a folder that can be made and written to: " * of_hydra
+        say(rule + explained(error), error=True)
         raise SystemExit(1) from None
 
 

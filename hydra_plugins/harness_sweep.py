@@ -101,6 +101,7 @@ class HarnessLauncher(Launcher):
     """Runs every job in one worker process, which keeps the backbone from job to job."""
 
     is_local = True  # whether jobs run on this machine
+    size: tuple[str, int] = ("n_jobs", 1)  # how many jobs run at once, and what the setting is
     outcomes: Sequence[Outcome] = ()  # of the jobs launched last, in their order
 
     def setup(
@@ -108,6 +109,9 @@ class HarnessLauncher(Launcher):
     ) -> None:
         if not str(config.hydra.sweeper._target_).endswith(".HarnessSweeper"):
             raise ValueError(f"hydra/sweeper must be harness, got {config.hydra.sweeper._target_}")
+        name, size = self.size
+        if type(size) is not int or size < 1:
+            raise ValueError(f"hydra.launcher.{name} must be at least 1, got {size}")
         self._folder = Path(config.hydra.sweep.dir).resolve()
 
     def launch(  # type: ignore[override]
@@ -148,10 +152,10 @@ class JoblibLauncher(HarnessLauncher):
     """Runs jobs in `n_jobs` processes: by default one for each core, but no more than eight."""
 
     def __init__(self, n_jobs: int | None = None) -> None:
-        self._size = min(cores(), _MOST) if n_jobs is None else n_jobs
+        self.size = "n_jobs", min(cores(), _MOST) if n_jobs is None else n_jobs
 
     def pool(self, progress: Progress) -> Pool:
-        return Processes(_positive("n_jobs", self._size), progress.stage)
+        return Processes(self.size[1], progress.stage)
 
 
 class SubmititSlurmLauncher(HarnessLauncher):
@@ -160,25 +164,18 @@ class SubmititSlurmLauncher(HarnessLauncher):
     is_local = False
 
     def __init__(self, max_jobs: int, parameters: dict[str, Any]) -> None:
-        self._size, self._parameters = max_jobs, parameters
+        self.size, self._parameters = ("max_jobs", max_jobs), parameters
 
     def pool(self, progress: Progress) -> Pool:
-        size = _positive("max_jobs", self._size)
         try:
             from harness.sweep.slurm import SlurmQueue
 
-            return SlurmQueue(self._folder / "submitit", size, parameters=self._parameters)
+            return SlurmQueue(self._folder / "submitit", self.size[1], parameters=self._parameters)
         except ImportError as error:
             install = "pip install 'dfkde-benchmark[submitit]'"
             raise ValueError(f"{error}: {install}") from None
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"hydra.launcher: {str(error).splitlines()[0]}") from None
-
-
-def _positive(name: str, value: int) -> int:
-    if value < 1:
-        raise ValueError(f"hydra.launcher.{name} must be at least 1, got {value}")
-    return value
 
 
 def _check_sweep(config: DictConfig, callbacks: Any) -> None:

@@ -163,7 +163,7 @@ def test_the_identity_depends_on_the_layers(map_job):
         ("localizer=occlusion", "localizer must be null for padim, which makes its own anomaly"),
         (
             "backbone=timm backbone.arguments.architecture=vgg11 backbone.layers=[features]",
-            "must name the layers of the backbone 'vgg11' (model.layers.vgg11=[...])",
+            "must name the layers of the backbone 'vgg11' (+model.layers.vgg11=[...])",
         ),
     ],
 )

@@ -70,13 +70,13 @@ def run_job(
                 from harness.fitting import check_holding_out, n_distinct
 
                 check_holding_out(job, n_distinct(split), setting="save_model must be false")
-            holder = stack.enter_context(tracker.lock(key.identity))
-            skipped = None if holder or force else tracker.finished_run(job, key)
+            outcome = None if force else tracker.finished_run(job, key)
+            holder = None if outcome else stack.enter_context(tracker.lock(key.identity))
             if holder is not None:
-                outcome = Outcome(str(job), "busy", reason=f"running elsewhere, in {holder}")
-            elif skipped is not None:
-                outcome = skipped
-            else:
+                outcome = Outcome(str(job), "busy", reason=holder)
+            elif not (outcome or force):  # another process may have finished it just now
+                outcome = tracker.finished_run(job, key)
+            if outcome is None:
                 with deferred():
                     run = tracker.start(job, key)
                 outcome = _computed(run, tracker, split, stages, save_model=save_model)
@@ -85,10 +85,7 @@ def run_job(
                 tracker.kill(run)
             raise
         except Exception as error:
-            log.info("%s failed", job, exc_info=error)
-            run = tracker.start(job, None) if run is None else run
-            tracker.fail(run, error)
-            outcome = Outcome(str(job), "failed", run.run_id, reason=one_line(error))
+            outcome = _failed(job, run, tracker, error)
     if save_model and outcome.status in ("finished", "skipped"):
         outcome = _with_model(outcome, tracker)
     return replace(outcome, seconds=time.perf_counter() - started, **known)
@@ -122,6 +119,17 @@ def _computed(
     why = record.undefined.get("image_auroc")
     reason = None if why is None else f"metrics are undefined: {why}"
     return Outcome(str(run.job), "finished", run.run_id, record.metrics, reason, n_images=n_images)
+
+
+def _failed(job: Job, run: OpenRun | None, tracker: Tracker, error: Exception) -> Outcome:
+    log.info("%s failed", job, exc_info=error)
+    run = tracker.start(job, None) if run is None else run
+    try:
+        tracker.fail(run, error)
+    except Interrupted:
+        tracker.kill(run)
+        raise
+    return Outcome(str(job), "failed", run.run_id, reason=one_line(error))
 
 
 def _with_model(outcome: Outcome, tracker: Tracker) -> Outcome:

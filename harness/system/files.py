@@ -99,8 +99,13 @@ def strip_checksum(data: bytes, *, key: str) -> memoryview:
 
 def write_json(path: Path, content: Any, *, key: str) -> None:
     """Write what JSON can hold, with a checksum over it and its key, as `write_atomically` does."""
+    write_atomically(path, json_bytes(content, key=key))
+
+
+def json_bytes(content: Any, *, key: str) -> bytes:
+    """Return what `write_json` writes."""
     kept = {"checksum": _json_checksum(content, key), "content": content}
-    write_atomically(path, json.dumps(kept, indent=0).encode())
+    return json.dumps(kept, indent=0).encode()
 
 
 def read_json(path: Path, *, key: str) -> Any:

@@ -72,7 +72,8 @@ def _write(tracker: MlflowTracker, job: Job, ids: Sequence[str], *, digest: str)
     experiment, client = tracker.experiment(job), store.connect(tracker.uri)
     experiments = [store.experiment_id(tracker.uri, name=experiment)]
     stored = client.search_runs(experiments, f"tags.{AVERAGE} = '{digest}'", max_results=1)
-    if not stored:
+    waiting = (entry.job_tags.get(AVERAGE) for entry in tracker.outbox.find(""))
+    if not stored and digest not in waiting:
         runs = [client.get_run(run_id) for run_id in ids]
         tags = contents.average_tags(job, runs) | {AVERAGE: digest}
         entry = _average(runs, job, experiment=experiment, tags=tags)

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.system.files import DamagedError, read_json, read_regular, write_atomically, write_json
+from harness.system.files import DamagedError, json_bytes, read_json, read_regular, write_atomically
 from harness.system.locks import hold, warn_once
 from harness.system.secrets import VARIABLE
 from harness.system.terminal import shown
@@ -30,9 +30,10 @@ log = logging.getLogger(__name__)
 _FILE = "run.json"
 _LOCK = ".lock"
 _ADDRESS = ".address"
-# The name of an entry's folder: its end, status and identity, and a unique number; a dot is before
-# it while it is written or removed.
+# The name of an entry's folder: its end, status and identity, and a unique number; and its name
+# while it is written or removed.
 _WHOLE = re.compile(r"\d+-[A-Z]+-[0-9a-f]*-[0-9a-f]{32}")
+_PART = re.compile(r"\." + _WHOLE.pattern)
 Files = dict[str, bytes]  # the content of artifacts by name
 Write = Callable[[Path], None]  # writes artifacts into the folder it is given
 
@@ -66,7 +67,7 @@ class Outbox:
         self.folder = file.parent / name if file else Path("runs").resolve() / name / digest
 
     def open(self) -> None:
-        """Make the folder if need be, for this user alone; raise `OSError` if it is another's."""
+        """Make the folder if need be; raise `OSError` unless this user alone may enter it."""
         for folder in [self.folder] if self._server is None else [self.folder.parent, self.folder]:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):
@@ -75,7 +76,7 @@ class Outbox:
         if self._server is not None and not (self.folder / _ADDRESS).exists():
             write_atomically(self.folder / _ADDRESS, self._server.encode())
 
-    def add(self, entry: Entry, files: Files, attach: Write | None = None) -> Path:
+    def add(self, entry: Entry, files: Files, *, attach: Write | None = None) -> Path:
         """Add an entry and its artifacts, whole or not at all; what `attach` writes may fail."""
         self.open()
         # Names sort by time; the unique end keeps two processes apart.
@@ -85,13 +86,11 @@ class Outbox:
         try:
             with hold(self.folder / _LOCK):  # so that no `clean_up` takes it for a dead process's
                 artifacts(part).mkdir(parents=True)
-                if attach is not None:
-                    _attach(attach, artifacts(part))
                 for name, data in files.items():
                     (artifacts(part) / name).write_bytes(data)
-                whole = replace(entry, artifacts=_digests(artifacts(part)))
-                # JSON keeps every bit of a float64: the shortest text that reads back to it.
-                write_json(part / _FILE, asdict(whole), key=_key(part))
+                if attach is not None:
+                    _attach(attach, artifacts(part))
+                _write(part, replace(entry, artifacts=_digests(artifacts(part))))
                 part.rename(path)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
@@ -102,11 +101,16 @@ class Outbox:
         """Yield the folder of each entry, the oldest first."""
         yield from sorted(path for path in self._all() if _WHOLE.fullmatch(path.name))
 
+    def find(self, identity: str) -> Iterator[Entry]:
+        """Yield the entries of finished jobs of that identity, the newest first."""
+        for path in reversed([path for path in self if f"-FINISHED-{identity}-" in path.name]):
+            with suppress(OSError, ValueError, TypeError):  # sent meanwhile, or damaged
+                yield read_entry(path)
+
     def clean_up(self) -> None:
         """Remove what processes that died left half-written, or half-removed."""
         lock = self.folder / _LOCK
-        hidden = [path for path in self._all() if path.name.startswith(".")]
-        parts = [path for path in hidden if _WHOLE.fullmatch(path.name[1:])]
+        parts = [path for path in self._all() if _PART.fullmatch(path.name)]
         if not parts:
             return
         with hold(lock, patience=0) as alone, hold(lock, patience=0) as again:
@@ -122,13 +126,17 @@ class Outbox:
 
 
 def _attach(attach: Write, folder: Path) -> None:
-    """Write further artifacts into an empty folder: all of them or, after a fault, none."""
+    """Add further artifacts: all of them or, after a fault, none; the numbers stay."""
+    apart = folder.with_name("attached")
+    apart.mkdir()
     try:
-        attach(folder)
+        attach(apart)
+        for path in apart.iterdir():
+            path.rename(folder / path.name)
     except Exception:
         log.warning("what was to be attached could not be written", exc_info=True)
-        shutil.rmtree(folder)
-        folder.mkdir()
+    finally:
+        shutil.rmtree(apart)
 
 
 def stores() -> list[str]:
@@ -240,6 +248,17 @@ def _log_values(uri: str, run_id: str, *, entry: Entry) -> None:
         client.log_inputs(run_id, [DatasetInput(Dataset(**entry.source), [context])])
 
 
+def _write(folder: Path, entry: Entry) -> None:
+    """Write the entry into its folder, in one step that a loss of power does not undo."""
+    part = folder / f".{_FILE}"
+    with part.open("wb") as file:
+        # JSON keeps every bit of a float64: Python writes the shortest text that reads back to it.
+        file.write(json_bytes(asdict(entry), key=_key(folder)))
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(folder / _FILE)
+
+
 def _digests(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest() for path in files}
@@ -255,14 +274,22 @@ def _key(folder: Path) -> str:
 
 
 def _check_own(folder: Path) -> None:
-    """Refuse another user's folder, or a link; close one of this user's own to others."""
     found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+    own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    if own and found.st_mode & 0o077 and _modes_are_forced(folder):
+        rule = "its filesystem lets others enter whatever the mode: keep it where only you may"
+        warn_once(f"{folder} cannot be closed to others; {rule}", about=str(folder))
+    elif not own or found.st_mode & 0o077:
+        rule = f"must be a folder of user {os.getuid()} that nobody else may enter (chmod 700)"
         kind = f"mode {stat.filemode(found.st_mode)} of user {found.st_uid}"
-        raise PermissionError(shown(f"{folder} must be a folder of user {os.getuid()}, got {kind}"))
-    if found.st_mode & 0o077:
-        with suppress(OSError):
-            folder.chmod(0o700)
-        if folder.lstat().st_mode & 0o077:  # as on vfat, CIFS or WSL, whatever is asked for
-            rule = "its filesystem lets others enter whatever the mode: keep it where only you may"
-            warn_once(f"{folder} cannot be closed to others; {rule}", about=str(folder))
+        raise PermissionError(shown(f"{folder} {rule}, got {kind}"))
+
+
+def _modes_are_forced(folder: Path) -> bool:
+    """Return whether a new folder gets another mode than asked for: on vfat, on WSL, on CIFS."""
+    probe = folder / f".{uuid.uuid4().hex}"
+    probe.mkdir(mode=0o700)
+    try:
+        return bool(probe.lstat().st_mode & 0o077)
+    finally:
+        probe.rmdir()

@@ -7,18 +7,18 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from harness.config import Job, TrackingConfig
 from harness.provenance import CHANGED
 from harness.record import Outcome, Record
 from harness.system.locks import JobLocks
-from harness.system.signals import deferred
+from harness.system.signals import deferred, ending
 from harness.system.terminal import one_line, shown
 from harness.tracking import contents, read, store
 from harness.tracking.contents import CODE, ERROR_CLASS, ERROR_MESSAGE, IDENTITY, LOCKS, JobKey
@@ -28,6 +28,7 @@ _PUSH = "`python -m harness.tracking push`"
 _CELL = ("official", "model", "backbone", CODE)
 _LONGEST_PREFIX = 100
 _PAUSE = 30.0  # seconds for which a store that failed is not asked: each try may wait for a timeout
+_RETRY = 1.0  # seconds after which a store is asked once more, where it refused at once
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +64,10 @@ class Tracker:
         """Return the job as skipped for its newest finished run, if there is one."""
         return None
 
-    def lock(self, identity: str) -> AbstractContextManager[str | None]:
+    @contextmanager
+    def lock(self, identity: str) -> Iterator[str | None]:
         """Keep other processes from the job in this block; give which one runs it already."""
-        return nullcontext()
+        yield None
 
     def start(self, job: Job, key: JobKey | None) -> OpenRun:
         """Open a run; of a job that failed before its key was known, only when it is closed."""
@@ -103,15 +105,19 @@ class MlflowTracker(Tracker):
 
     def finished_run(self, job: Job, key: JobKey) -> Outcome | None:
         tags = contents.job_tags(job, key)
+        for entry in self.outbox.find(key.identity):
+            if entry.experiment == self.experiment(job) and _same_cell(entry.job_tags, tags):
+                where = f"waits in the outbox for the store; {_PUSH} sends it"
+                return _skipped(job, entry.metrics, f"{_commit(entry.job_tags)}, {where}")
         for run in self._try(lambda: self._same_job(job, tags, "FINISHED")) or []:
-            run_id, metrics = run.info.run_id, contents.measured(run.data.metrics)
-            edited = ", uncommitted changes" if run.data.tags.get("dirty") == "true" else ""
-            reason = f"run {run_id}, commit {run.data.tags.get('commit', '?')[:10]}{edited}"
-            return Outcome(str(job), "skipped", run_id, metrics, reason)
+            reason = f"run {run.info.run_id}, {_commit(run.data.tags)}"
+            return _skipped(job, run.data.metrics, reason, run_id=run.info.run_id)
         return None
 
-    def lock(self, identity: str) -> AbstractContextManager[str | None]:
-        return self._locks.hold(identity)
+    @contextmanager
+    def lock(self, identity: str) -> Iterator[str | None]:
+        with self._locks.hold(identity) as holder:
+            yield None if holder is None else f"running elsewhere, in {holder}"
 
     def start(self, job: Job, key: JobKey | None) -> OpenRun:
         run = OpenRun(job, self.experiment(job), tags=contents.job_tags(job, key))
@@ -126,7 +132,7 @@ class MlflowTracker(Tracker):
         run.tags |= changed
         entry = replace(run.entry("FINISHED"), **contents.of_record(run.job, record))
         entry.tags.update(changed)
-        self._keep(run, entry, contents.record_files(run.job, record), attach)
+        self._keep(run, entry, contents.record_files(run.job, record), attach=attach)
         self._try(lambda: self._close_others(run))
 
     def fail(self, run: OpenRun, error: BaseException) -> None:
@@ -159,8 +165,7 @@ class MlflowTracker(Tracker):
         return [f"{wait}; {_PUSH} sends them", *refused] if folders else []
 
     def outdated(self) -> str | None:
-        found: str | None = self._try(lambda: read.outdated(self.uri))
-        return found
+        return cast("str | None", self._try(lambda: read.outdated(self.uri)))
 
     def close(self, run_ids: Collection[str]) -> dict[str, str]:
         """Close these runs, whose processes have ended; return what each open run is, by its id."""
@@ -178,11 +183,13 @@ class MlflowTracker(Tracker):
         """Return the name of the experiment of a job."""
         return self._prefix + job.dataset.name
 
-    def _keep(self, run: OpenRun, entry: Entry, files: Files, attach: Write | None) -> None:
+    def _keep(
+        self, run: OpenRun, entry: Entry, files: Files, *, attach: Write | None = None
+    ) -> None:
         """Write the entry to the outbox, then try to send it from there."""
         with deferred():
             try:
-                folder = self.outbox.add(entry, files, attach)
+                folder = self.outbox.add(entry, files, attach=attach)
             except OSError as error:
                 what = f"{self.outbox.folder} cannot hold the result ({error})"
                 raise OSError(f"{what}: the same command does the job again") from error
@@ -193,7 +200,7 @@ class MlflowTracker(Tracker):
     def _keep_or_close(self, run: OpenRun, entry: Entry, files: Files) -> None:
         """Keep the entry; where no disk can, close the run at least."""
         try:
-            self._keep(run, entry, files, None)
+            self._keep(run, entry, files)
         except OSError as error:
             log.warning("%s", error)
             run_id = run.run_id
@@ -216,8 +223,15 @@ class MlflowTracker(Tracker):
         """Return what the action gives, or None if the store fails or has just failed."""
         if time.monotonic() < self._failed_at + _PAUSE:
             return None
+        started = time.monotonic()
         try:
             with store.hurried():
+                try:
+                    return action()
+                except Exception:
+                    if ending() or time.monotonic() > started + _RETRY:
+                        raise
+                time.sleep(_RETRY)
                 return action()
         except Exception as error:
             self._failed_at = time.monotonic()
@@ -228,8 +242,8 @@ class MlflowTracker(Tracker):
     def _same_job(self, job: Job, tags: Mapping[str, str], status: str) -> list[Any]:
         """Return the runs of that status whose numbers are those of the job, the newest first.
 
-        An equal identity means equal numbers from equal code; under another name, or of another
-        code, a table would not accept them.
+        An equal identity means equal numbers from equal code; under another name, a table would
+        not accept them.
         """
         found = store.connect(self.uri).search_runs(
             [store.experiment_id(self.uri, name=self.experiment(job))],
@@ -237,9 +251,7 @@ class MlflowTracker(Tracker):
             max_results=store.PAGE,
             order_by=["attributes.start_time DESC"],
         )
-        cell = {name: tags.get(name) for name in _CELL}
-        own = [run for run in found if cell.items() <= run.data.tags.items()]
-        return [run for run in own if run.data.tags[CODE] != CHANGED]
+        return [run for run in found if _same_cell(run.data.tags, tags)]
 
     def _close_others(self, run: OpenRun) -> None:
         """Close the open runs of a finished job: their processes may never come back."""
@@ -302,3 +314,19 @@ def _terminate(uri: str, run_id: str, status: str, tags: Mapping[str, str]) -> N
     for name, value in tags.items():
         client.set_tag(run_id, name, value)
     client.set_terminated(run_id, status)
+
+
+def _same_cell(tags: Mapping[str, str], others: Mapping[str, str]) -> bool:
+    """Return whether tags name one cell of a table, are equally official and of the same code."""
+    return tags.get(CODE) != CHANGED and all(tags.get(name) == others.get(name) for name in _CELL)
+
+
+def _commit(tags: Mapping[str, str]) -> str:
+    edited = ", uncommitted changes" if tags.get("dirty") == "true" else ""
+    return f"commit {tags.get('commit', '?')[:10]}{edited}"
+
+
+def _skipped(
+    job: Job, metrics: dict[str, float], reason: str, *, run_id: str | None = None
+) -> Outcome:
+    return Outcome(str(job), "skipped", run_id, contents.measured(metrics), reason)

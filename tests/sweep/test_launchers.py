@@ -60,6 +60,8 @@ def test_where_no_devices_are_chosen_local_jobs_see_all(folder, monkeypatch):
             ("submitit_slurm", "hydra.launcher.max_jobs=0"),
             "hydra.launcher.max_jobs must be at least 1, got 0",
         ),
+        (("joblib", "hydra.launcher.n_jobs=four"), "hydra.launcher.n_jobs must be at least 1, got"),
+        (("joblib", "hydra.launcher.n_jobs=0", "plan=true"), "n_jobs must be at least 1, got 0"),
         (("submitit_slurm",), "hydra.launcher: "),
         (
             ("basic",),

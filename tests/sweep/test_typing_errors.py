@@ -122,8 +122,10 @@ def test_an_interval_is_no_list(empty_folder):
 
 
 def test_a_folder_of_logs_that_cannot_be_made_is_one_line(empty_folder):
-    line = refused("hydra.run.dir=/dev/null/x")
-    assert line == "[Errno 20] Not a directory: '/dev/null/x'"
+    line = (
+        "hydra.run.dir must be a folder that can be made and written to: [Errno 20] Not a directory"
+    )
+    assert refused("hydra.run.dir=/dev/null/x").startswith(line)
 
 
 def test_another_file_that_cannot_be_read_is_named_alone(empty_folder, monkeypatch):

@@ -185,7 +185,8 @@ def test_store_that_fails_costs_the_average_only_and_it_is_sent_once(uri, tracke
         assert line.endswith("s42: not written: ConnectionError: nobody answers")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harness.tracking.outbox.create_run", _broken)
-        keep(tracker, ends)
+        for _ in range(2):
+            keep(tracker, ends)
     assert tracker.waiting()[0].startswith("1 results are waiting in ")
     tracker.recover()
     keep(tracker, ends)

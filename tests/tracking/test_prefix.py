@@ -43,10 +43,10 @@ def test_a_result_in_the_outbox_does_too(uri, trackers, job, record):
         for tracker in trackers:
             patch.setattr(tracker, "_try", lambda action: None)
         alice.finish(alice.start(job, KEY), record)
-    bob.recover()
-    assert experiments(uri) == ["alice/parts"]
     assert alice.finished_run(job, KEY).metrics == record.metrics
     assert bob.finished_run(job, KEY) is plain.finished_run(job, KEY) is None
+    bob.recover()
+    assert experiments(uri) == ["alice/parts"]
 
 
 def test_failures_and_interrupted_jobs_are_kept_there(uri, trackers, job):

@@ -30,6 +30,14 @@ def tracker(uri):
     return MlflowTracker(uri)
 
 
+@pytest.fixture
+def away(tracker):
+    """The store is not reached until the patch is undone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracker, "_try", lambda action: None)
+        yield patch
+
+
 def test_the_newest_run_of_the_same_code_counts(tracker, uri, job, record):
     first = tracker.start(job, KEY)
     tracker.finish(first, record)
@@ -47,6 +55,16 @@ def test_run_without_the_tag_counts_for_none(tracker, uri, job, record):
     tracker.finish(run, record)
     connect(uri).delete_tag(run.run_id, "code")
     assert tracker.finished_run(job, KEY) is None
+
+
+def test_result_in_the_outbox_counts_for_its_code_alone(tracker, job, record, away):
+    tracker.finish(tracker.start(job, KEY), record)
+    assert tracker.finished_run(job, EDITED) is None
+    reason = tracker.finished_run(job, KEY).reason
+    assert reason.startswith("commit ")
+    assert reason.endswith(
+        ", waits in the outbox for the store; `python -m harness.tracking push` sends it"
+    )
 
 
 @pytest.mark.parametrize("waiting", [False, True])

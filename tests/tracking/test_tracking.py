@@ -48,6 +48,7 @@ def unreachable(monkeypatch):
     """A store that nobody reaches until the patch is undone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harness.tracking.store.connect", broken)
+        patch.setattr(tracker_module, "_RETRY", 0.0)
         yield patch
 
 
@@ -129,7 +130,9 @@ def test_results_wait_while_the_store_is_away(uri, job, record, unreachable, cap
     tracker.finish(run, record)
     tracker.fail(tracker.start(job, OTHER), ValueError("x"))
     assert "2 results are waiting in" in tracker.waiting()[-1]
-    assert tracker.finished_run(job, KEY) is tracker.finished_run(job, OTHER) is None
+    skipped = tracker.finished_run(job, KEY)
+    assert (skipped.run_id, skipped.metrics) == (None, record.metrics)
+    assert tracker.finished_run(job, OTHER) is None
     assert main(["push", "--uri", uri]) == 1
     assert "2 results are waiting in" in capsys.readouterr().err
 
@@ -149,6 +152,7 @@ def test_results_of_a_server_are_not_sent_to_another_store(
     monkeypatch.chdir(tmp_path)
     # Nobody listens on port 1, and there is nothing to wait for.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(tracker_module, "_RETRY", 0.0)
     server = MlflowTracker("http://127.0.0.1:1")
     server.finish(server.start(job, KEY), record)
     own = open_tracker(TrackingConfig(), "cache")

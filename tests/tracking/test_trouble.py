@@ -52,6 +52,7 @@ def down(monkeypatch):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harness.tracking.store.connect", broken)
+        patch.setattr(tracker_module, "_RETRY", 0.0)
         yield patch
 
 
@@ -77,6 +78,7 @@ def test_entry_that_cannot_be_read_holds_up_no_other(tracker, uri, job, record, 
     newest = good.with_name("9" + good.name[1:])
     shutil.copytree(good, newest)
     (newest / "run.json").write_text("{}")
+    assert tracker.finished_run(job, KEY).metrics == record.metrics
     down.undo()
     tracker.recover()
     assert statuses(uri) == ["FINISHED"]
@@ -138,6 +140,20 @@ def test_run_closed_as_dead_that_finishes_after_all_tells_no_error(tracker, uri,
     tracker.finish(run, record)
     assert statuses(uri) == ["FINISHED"]
     assert "error.class" not in found(uri)[0].data.tags
+
+
+def test_one_refusal_is_no_reason_to_compute_again(tracker, uri, job, record, monkeypatch):
+    tracker.finish(tracker.start(job, KEY), record)
+    monkeypatch.setattr(tracker_module, "_RETRY", 0.01)
+    refusals = [ConnectionError("once")]
+
+    def once(uri, *, name):
+        if refusals:
+            raise refusals.pop()
+        return experiment_id(uri, name=name)
+
+    monkeypatch.setattr("harness.tracking.store.experiment_id", once)
+    assert tracker.finished_run(job, KEY).metrics == record.metrics
 
 
 def test_figure_that_fails_costs_itself_only(tracker, uri, job, record, monkeypatch):
@@ -228,6 +244,7 @@ def test_a_damaged_entry_is_reported_and_never_sent(tracker, uri, job, record, d
     value = repr(record.metrics["image_auroc"])
     assert value in whole
     file.write_text(whole.replace(value, f"1{value[1:]}"))
+    assert list(tracker.outbox.find(KEY.identity)) == []
     down.undo()
     tracker.recover()
     assert "its checksum does not fit" in tracker.waiting()[-1]
@@ -245,8 +262,8 @@ def test_the_outbox_is_made_for_this_user_alone(tmp_path, job, record, uri):
     assert len(list(outbox)) == 1
 
 
-@pytest.mark.parametrize("kind", ["a link", "a file"])
-def test_an_outbox_that_is_not_this_users_is_refused(tmp_path, make_store, job, kind):
+@pytest.mark.parametrize("kind", ["a link", "open to others", "a file"])
+def test_an_outbox_that_is_not_this_users_alone_is_refused(tmp_path, make_store, job, kind):
     """Whoever can make it first could take results, or have files behind a link removed."""
     home = tmp_path / "home"
     part = home / f".1-FINISHED--{'0' * 32}"
@@ -255,13 +272,18 @@ def test_an_outbox_that_is_not_this_users_is_refused(tmp_path, make_store, job, 
     folder = tracker.outbox.folder
     if kind == "a link":
         folder.symlink_to(home)
-    else:
+    elif kind == "a file":
         folder.touch()
+    else:
+        folder.mkdir()
+        folder.chmod(0o755)
     if kind != "a file":  # nothing of a file is read; nothing can be written to it either
-        with pytest.raises(StoreError, match=r"outbox-\d+ must be a folder of user \d+, got "):
+        with pytest.raises(
+            StoreError, match=r"outbox-\d+ must be a folder of user \d+ that nobody"
+        ):
             tracker.recover()
-        assert "must be a folder of user" in tracker.waiting()[-1]
-    with pytest.raises(PermissionError, match="must be a folder of user"):
+        assert "that nobody else may enter" in tracker.waiting()[-1]
+    with pytest.raises(PermissionError, match="that nobody else may enter"):
         tracker.outbox.add(OpenRun(job).entry("KILLED"), {})
     assert part.exists()
 
@@ -270,16 +292,8 @@ def test_an_outbox_of_another_user_is_refused(tmp_path, monkeypatch):
     outbox = Outbox(f"sqlite:///{tmp_path}/mlflow.db")
     outbox.open()
     monkeypatch.setattr("os.getuid", lambda: outbox.folder.stat().st_uid + 1)
-    with pytest.raises(PermissionError, match="must be a folder of user"):
+    with pytest.raises(PermissionError, match="that nobody else may enter"):
         outbox.open()
-
-
-def test_an_outbox_that_is_open_to_others_is_closed(tmp_path):
-    outbox = Outbox(f"sqlite:///{tmp_path}/mlflow.db")
-    outbox.folder.mkdir()
-    outbox.folder.chmod(0o755)
-    outbox.open()
-    assert outbox.folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_who_connects_to_a_server_takes_the_password(monkeypatch):
@@ -297,9 +311,14 @@ def test_who_connects_to_a_server_takes_the_password(monkeypatch):
 
 def test_an_outbox_whose_filesystem_forces_modes_is_warned_of(tmp_path, job, monkeypatch):
     """As Windows' disks under WSL: nobody could close a folder there."""
-    monkeypatch.setattr(Path, "chmod", lambda self, mode: None)
+    make = Path.mkdir
+
+    def forced(self, *arguments, **keywords):
+        make(self, *arguments, **keywords)
+        self.chmod(0o777)
+
+    monkeypatch.setattr(Path, "mkdir", forced)
     outbox = Outbox(f"sqlite:///{tmp_path}/mlflow.db")
-    outbox.folder.mkdir(0o777)
     entry = OpenRun(job).entry("KILLED")
     with pytest.warns(UserWarning, match="cannot be closed to others"):
         outbox.add(entry, {})
