@@ -105,7 +105,10 @@ def sweeps_of(conf: Path, experiments: Iterable[str]) -> dict[str, Sweep | Compo
     """
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        composer = Composer(loader, loader.load_configuration("config", [], RunMode.MULTIRUN))
+        try:
+            composer = Composer(loader, loader.load_configuration("config", [], RunMode.MULTIRUN))
+        except ERRORS as error:  # of what all experiments share
+            return dict.fromkeys(experiments, ComposeError(shown(explained(error))))
         found: dict[str, Sweep | ComposeError] = {}
         for name in experiments:
             try:

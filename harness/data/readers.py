@@ -123,9 +123,6 @@ def _read_tree(
     files, problems = walk(root, folder, without)
     train, test, masks = [], [], []
     skipped = Counter[str]()
-    for problem in [one for one in problems if _part(one.file, folder) in unused]:
-        problems.remove(problem)
-        skipped[unused[_part(problem.file, folder)]] += 1
     for name in files:
         match name.removeprefix(f"{folder}/").split("/"):
             case [part, _, *_] if part in unused:
@@ -143,6 +140,9 @@ def _read_tree(
                 pass
             case _:
                 problems.append(stray(name))
+    for problem in [one for one in problems if _part(one.file, folder) in unused]:
+        problems.remove(problem)
+        skipped[unused[_part(problem.file, folder)]] += 1
     ending = dataset.mask_ending if mask_ending is None else mask_ending
     paired, unpaired = pair_masks(test, masks, ending=ending, category=category)
     found = (*problems, *unpaired)

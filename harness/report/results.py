@@ -290,17 +290,18 @@ def read_results(folder: Path, name: str) -> TableResults:
     if not path.exists():
         return TableResults()
     rows, averages = read_rows(path), {}
-    with reading(folder / "environment.json") as file:
+    held = folder / "environment.json"
+    with reading(held) as file:
         try:
             content = json.load(file)
         except json.JSONDecodeError as error:
             rule = "of a merge, keep the environments of both sides"
-            raise ReportError(f"{file.name} is not JSON: {error}; {rule}") from None
-        check_schema(content.get("schema"), folder / "environment.json")
+            raise ReportError(f"{held} is not JSON: {error}; {rule}") from None
+        check_schema(content.get("schema"), held)
         environments: Environments = dict(content["environments"])
     unknown = sorted({row.environment for row in rows} - set(environments))
     if unknown:
-        raise ReportError(f"{folder / 'environment.json'} lacks {', '.join(unknown)} of {name}.csv")
+        raise ReportError(f"{held} lacks {', '.join(unknown)} of {name}.csv")
 
     def add(table: str, metric: str, _: str, value: str, *limits: str) -> None:
         if table == name:

@@ -39,12 +39,12 @@ def test_a_zip_archive(server, tmp_path):
     assert (root / "bottle/x").read_text() == "content"
 
 
-def test_what_cannot_be_unpacked_is_one_line(server, tmp_path):
+@pytest.mark.parametrize("content", [b"no archive", b"PK\3\4"])
+def test_what_cannot_be_unpacked_is_one_line(server, tmp_path, content):
     """Its digest is the published one all the same."""
-    for content in (b"no archive", _tar("bottle/x")[:700]):
-        with pytest.raises(DataError, match=r"mvtec.* cannot be unpacked \(|hold the categories"):
-            fetch_to(archive_of(server, content), tmp_path / "mvtec")
-        assert not (tmp_path / "mvtec").exists()
+    with pytest.raises(DataError, match=r"data.tar cannot be unpacked \("):
+        fetch_to(archive_of(server, content), tmp_path / "mvtec")
+    assert not (tmp_path / "mvtec").exists()
 
 
 @pytest.mark.parametrize("name", ["../evil", "bottle/../../evil", "/tmp/evil"])

@@ -276,7 +276,7 @@ def test_the_backbone_is_built_again_and_checked():
 def test_densities_at_positions_read_back_without_their_norms():
     """Detectors that older versions saved lack them."""
     maps = np.random.default_rng(0).normal(size=(8, 6, 3, 3))
-    localizer = PatchDensity(n_components=2).fit(maps)
+    localizer = PatchDensity(n_components=2).fit(Constant(), maps.mean(axis=(2, 3)), maps)
     expected = localizer.anomaly_map(maps[0])
     del localizer.norms_
     np.testing.assert_array_equal(localizer.anomaly_map(maps[0]), expected)

@@ -334,6 +334,7 @@ HOUSEKEEPING = {
     "dfkde.graph",
     "harness.system.files",
     "harness.provenance",
+    "harness.data.listing",
     "harness.data.split",
     "harness.features.extractor",
     "harness.features.settings",

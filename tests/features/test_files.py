@@ -68,7 +68,7 @@ def test_without_a_cache_to_write_to_features_last_as_long_as_the_process(
     expected = features_of(open_reader(None, monkeypatch), samples)
     deny(monkeypatch, tmp_path / "cache", code=code)
     reader = open_reader(tmp_path / "cache", monkeypatch)
-    with pytest.warns(UserWarning, match=r"^features\.cache='.*' does not let us .*: '") as caught:
+    with pytest.warns(UserWarning, match=r"^features\.cache='.*' cannot keep .*: '") as caught:
         found = features_of(reader, samples)
     assert len(caught) == 1
     assert reader.pooled(samples[:3]).tobytes() == expected[0][:3].tobytes()
@@ -86,9 +86,9 @@ def test_a_damaged_entry_that_cannot_be_replaced_is_computed_once(
     entry.write_bytes(entry.read_bytes()[:-1])
     deny(monkeypatch, tmp_path / "cache")
     reader = open_reader(tmp_path / "cache", monkeypatch)
-    with pytest.warns(UserWarning, match="made again|let us keep") as caught:
+    with pytest.warns(UserWarning, match="made again|cannot keep") as caught:
         found = features_of(reader, samples)
-    assert ["let us keep" in str(one.message) for one in caught] == [False, True]
+    assert ["cannot keep" in str(one.message) for one in caught] == [False, True]
     np.testing.assert_equal(found[:2], expected[:2])
     np.testing.assert_equal(list(reader.maps(samples)), expected[1])
     assert reader.n_extracted == 1
@@ -97,10 +97,10 @@ def test_a_damaged_entry_that_cannot_be_replaced_is_computed_once(
 def test_a_cache_that_may_not_be_read_is_computed(samples, tmp_path, monkeypatch):
     expected = features_of(open_reader(tmp_path / "cache", monkeypatch), samples)
     deny(monkeypatch, tmp_path / "cache", reading=True)
-    with pytest.warns(UserWarning, match="made again: Permission|let us keep") as caught:
+    with pytest.warns(UserWarning, match="made again: Permission|cannot keep") as caught:
         found = features_of(open_reader(tmp_path / "cache", monkeypatch), samples)
     np.testing.assert_equal(found, expected)
-    assert ["let us keep" in str(one.message) for one in caught] == [False, True]
+    assert ["cannot keep" in str(one.message) for one in caught] == [False, True]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

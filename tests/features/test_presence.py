@@ -147,7 +147,9 @@ def test_a_backbone_whose_digests_are_cached_needs_no_weights(offline):
 )
 def test_weights_of_the_hub_are_looked_for_by_name(offline, repository, architecture, is_named):
     if repository:
-        (offline / "hub" / f"models--{repository}").mkdir(parents=True)
+        snapshot = offline / "hub" / f"models--{repository}" / "snapshots" / "0"
+        snapshot.mkdir(parents=True)
+        (snapshot / "model.safetensors").touch()
     try:
         check_weights(TIMM, arguments={"architecture": architecture}, weights="pretrained")
     except WeightsError as error:

@@ -68,7 +68,7 @@ REFUSED = [
     ({"seed": "one,two"}, "new.yaml: seed must be an integer, got 'one'"),
     (
         {"seed": "interval(0,1)"},
-        "new.yaml: seed=interval(0,1): Can only enumerate CHOICE and RANGE sweeps",
+        "new.yaml: seed=interval(0,1) must be a list of values, or a range",
     ),
     ({"category": "null"}, "new.yaml: category must be given. Choose from: bolt, cap, 01"),
 ]

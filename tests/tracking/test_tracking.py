@@ -172,7 +172,7 @@ def test_store_that_fails_in_the_middle_of_a_job(uri, job, record):
         patch.setattr("harness.tracking.outbox._log_values", broken)
         tracker.finish(run, record)
     assert tracked(uri).info.status == "RUNNING"
-    assert "1 results wait" in tracker.waiting()[-1]
+    assert "1 results are waiting" in tracker.waiting()[-1]
     tracker.recover()
     assert tracked(uri).info.status == "FINISHED"
     assert tracked(uri).data.metrics["image_auroc"] == 0.1 + 0.2

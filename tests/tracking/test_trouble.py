@@ -65,7 +65,7 @@ def test_entry_that_is_refused_holds_up_no_other(tracker, uri, job, record, down
     [run] = [run for run in found(uri) if run.info.status == "FINISHED"]
     assert run.data.tags["seed"] == "7"
     first, second = tracker.waiting()
-    assert first.startswith("1 results wait")
+    assert first.startswith("1 results are waiting")
     assert second.startswith("parts/bolt · dfkde · tiny · s42: MlflowException: ")
 
 
