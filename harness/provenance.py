@@ -262,16 +262,22 @@ def _stamp(path: str) -> tuple[int, int]:
 
 @cache
 def _read(path: str, package: str) -> _Source:
-    """Read a file; of one that is compiled or no valid Python the bytes count."""
+    """Read a file as it is when it is first asked for."""
     stamp = _stamp(path)
     content = Path(path).read_bytes() if Path(path).is_file() else b""
+    return _Source(path, package, stamp, *_parsed(content, package))
+
+
+@cache
+def _parsed(content: bytes, package: str) -> tuple[str, tuple[tuple[str, _Import], ...]]:
+    """Digest code and list its imports; if it is compiled or no valid Python the bytes count."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # those of its import are enough
             tree = ast.parse(content)
-        return _Source(path, package, stamp, _sha256(_text(tree)), (*_imports(tree, package),))
+        return _sha256(_text(tree)), tuple(_imports(tree, package))
     except (SyntaxError, ValueError, RecursionError):
-        return _Source(path, package, stamp, _sha256(content))
+        return _sha256(content), ()
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[tuple[str, _Import]]:

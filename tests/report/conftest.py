@@ -29,7 +29,8 @@ def _sweeps_of(conf: Path, experiments: Iterable[str]) -> dict[str, Sweep | Comp
     files = {path: path.read_bytes() for path in sorted(conf.rglob("*")) if path.is_file()}
     shared = [(str(p.relative_to(conf)), text) for p, text in files.items() if p.parent != own]
     keys = {name: (name, files.get(own / f"{name}.yaml"), *shared) for name in names}
-    found = sweeps_of(conf, [name for name in names if keys[name] not in _composed])
+    missing = [name for name in names if keys[name] not in _composed]
+    found = sweeps_of(conf, missing) if missing else {}
     # An error may name the folder.
     _composed.update((keys[n], s) for n, s in found.items() if isinstance(s, Sweep))
     return {name: _composed.get(keys[name]) or found[name] for name in names}
