@@ -180,7 +180,10 @@ def opened(data: bytes, decoding: Decoding = USUAL) -> Iterator[Image.Image]:
     # Not by `catch_warnings`: images are decoded in threads, which share the filters.
     if _SILENCED not in warnings.filters:
         warnings.filterwarnings("ignore", _WARNINGS, UserWarning)
-    Image.MAX_IMAGE_PIXELS = None  # ours takes its place
+        warnings.filterwarnings("ignore", "", Image.DecompressionBombWarning)  # we refuse
+    # Pillow's own limit is the process's, and not below what a dataset has been allowed.
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, decoding.max_pixels)
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_header(image, data, decoding.max_pixels)
@@ -272,4 +275,6 @@ def _reason(error: Exception) -> str:
         return error.strerror
     if isinstance(error, UnidentifiedImageError):
         return "not an image: no PNG, JPEG, BMP, TIFF or WebP"
+    if isinstance(error, Image.DecompressionBombError):  # twice its limit, or more
+        return f"{shown(str(error))} (dataset.max_pixels)"
     return shown(str(error).splitlines()[0]) if str(error) else type(error).__name__
