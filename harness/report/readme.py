@@ -145,7 +145,7 @@ def contents_of(
     """
     marked = [marker.name for marker in found if marker.kind == "table"]
     contents = {}
-    for name in filter(made.__contains__, marked):
+    for name in (name for name in marked if name in made):
         grid, words = layout.grid_of(made[name], held[name]), caption(made[name], held[name].rows)
         contents[Marker("table", name)] = markdown(grid, words)
     withheld = [held[name].rows for name in marked if name in held and name not in sound]
